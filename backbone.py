@@ -1,0 +1,76 @@
+"""Backbones: which timm models can be filtered once before the first attention block, and how one is created."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from tokfilter.errors import UnsupportedModelError
+
+__all__ = ["Architecture", "check_filterable", "create_backbone"]
+
+_SUPPORTED = (VisionTransformer, VisionTransformerDistilled, Eva)
+
+_REASONS = {
+    "VisionTransformerSAM": "its attention works in windows of the full grid and adds relative positions",
+    "NaFlexVit": "its patch_drop slot works only while training",
+    "Beit": "its attention adds a relative position bias for every pair of grid positions",
+    "VisionTransformerRelPos": "its attention adds a relative position bias for every pair of grid positions",
+    "SwinTransformer": "its attention works in windows that need the full grid",
+    "SwinTransformerV2": "its attention works in windows that need the full grid",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What timm needs to build the backbone again: a model name and keyword arguments of plain types."""
+
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_filterable(backbone: nn.Module) -> None:
+    """Raise UnsupportedModelError, with the reason, unless dropping tokens in timm's ``patch_drop`` slot is sound."""
+    kind = type(backbone).__name__
+    if type(backbone) not in _SUPPORTED:
+        if kind in _REASONS:
+            reason = _REASONS[kind]
+        elif hasattr(backbone, "patch_drop"):
+            reason = "nobody has shown that what follows its patch_drop slot is independent of token positions"
+        else:
+            reason = "it has no patch_drop slot before its first block (convolutions, windows and pyramids need the full grid)"
+        raise UnsupportedModelError(
+            f"{kind} cannot be filtered: {reason}. Supported are timm's VisionTransformer (ViT, DeiT, DINOv2, CLIP, "
+            "SigLIP, MAE...), VisionTransformerDistilled and Eva."
+        )
+    pool = getattr(backbone, "attn_pool", None)
+    if pool is not None and getattr(pool, "pos_embed", None) is not None:
+        raise UnsupportedModelError(
+            f"{kind} cannot be filtered: its attention pooling adds a position embedding of its own to the kept tokens. "
+            "Use a model whose position embedding comes before the first block only."
+        )
+
+
+def create_backbone(architecture: Architecture, pretrained: bool = False) -> nn.Module:
+    """Build a timm model. ``pretrained`` lets timm fetch its published weights.
+
+    Raises UnsupportedModelError for a name that timm does not know, arguments that it refuses, or a model that cannot
+    be filtered.
+    """
+    if not timm.is_model(architecture.name):
+        near = timm.list_models(f"*{architecture.name.split('_')[0]}*")[:5]
+        hint = f" Similar names: {', '.join(near)}." if near else ""
+        raise UnsupportedModelError(f"timm {timm.__version__} knows no model {architecture.name!r}.{hint}")
+    try:
+        backbone: nn.Module = timm.create_model(architecture.name, pretrained=pretrained, **architecture.kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UnsupportedModelError(
+            f"timm refuses {architecture.name} with {dict(architecture.kwargs)}: {error}"
+        ) from error
+    check_filterable(backbone)
+    return backbone

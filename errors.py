@@ -1,0 +1,63 @@
+"""The errors that tokfilter raises for its callers: each says what was wanted, what was got, what to do.
+
+Only ``cli.py`` turns them into exit codes. Anything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+__all__ = [
+    "BudgetError",
+    "BundleError",
+    "ContractError",
+    "DataError",
+    "EngineError",
+    "ExportError",
+    "MissingDependencyError",
+    "TokfilterError",
+    "UnsupportedModelError",
+    "VerificationError",
+]
+
+
+class TokfilterError(Exception):
+    """Base of everything that a user can mend. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class BudgetError(TokfilterError, ValueError):
+    """A keep ratio or token count that no model can serve."""
+
+
+class ContractError(TokfilterError, ValueError):
+    """Arguments that break the TokenSelect contract (``kernels/op.py``)."""
+
+
+class UnsupportedModelError(TokfilterError):
+    """A model that cannot be filtered once before the first attention block, with the reason."""
+
+
+class BundleError(TokfilterError):
+    """A file that is not a bundle, or a damaged, foreign or newer one."""
+
+
+class DataError(TokfilterError):
+    """Images, labels or folders that cannot be used."""
+
+
+class ExportError(TokfilterError):
+    """A graph that could not be written or read."""
+
+
+class EngineError(TokfilterError):
+    """An engine that could not be built, loaded or run."""
+
+
+class VerificationError(TokfilterError):
+    """An artefact whose outputs differ from the bundle's golden tensors."""
+
+    exit_code = 3
+
+
+class MissingDependencyError(TokfilterError):
+    """A package, tool or device that this command needs and this machine lacks."""
+
+    exit_code = 4

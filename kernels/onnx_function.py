@@ -1,0 +1,100 @@
+"""TokenSelect as an ONNX model-local function: standard ops that any runtime can inline where the plugin is absent.
+
+The body keeps to operators whose meaning is the same from opset 13 to today, so one text serves every opset. Rows are
+fetched by one Gather over flattened tokens, prefix rows included: each row is one contiguous copy, and no Concat of
+tokens follows.
+"""
+
+from typing import Final
+
+import onnx
+import onnx.parser
+
+from tokfilter.errors import ContractError
+from tokfilter.kernels.op import DOMAIN, NAME, ORDERS
+
+__all__ = ["MIN_OPSET", "token_select_function"]
+
+MIN_OPSET: Final = 13
+
+_BUDGET = {
+    "slots": "budget = Shape (slots)",
+    "attribute": "k_scalar = Constant <value_int: int = @k> () budget = Reshape (k_scalar, one)",
+}
+
+# TensorRT's parser wants as many inputs on the node as on its function.
+_INPUTS = {"slots": "tokens, scores, slots", "attribute": "tokens, scores"}
+
+# Positions below 2^24 are exact in float32, the type that TopK takes on every runtime.
+_KEPT = {
+    "score": "kept = Identity (ranked)",
+    "position": """
+      ranked_float = Cast <to = 1> (ranked)
+      kept_float, kept_order = TopK <axis = 1, largest = 0, sorted = 1> (ranked_float, budget)
+      kept = Cast <to = 7> (kept_float)""",
+}
+
+# Every tensor has a name of its own: TensorRT-RTX 1.7 fails on two outputs called "_".
+_TEXT = """
+<opset_import: ["" : {opset}], domain: "{domain}">
+{name} <k: int = 0, prefix_tokens: int = 1, order: string = "position"> ({inputs}) => (selected, indices)
+{{
+  zero = Constant <value_ints = [0]> ()
+  one = Constant <value_ints = [1]> ()
+  minus_one = Constant <value_ints = [-1]> ()
+  column = Constant <value_ints = [-1, 1]> ()
+  zero_scalar = Constant <value_int = 0> ()
+  one_scalar = Constant <value_int = 1> ()
+  {budget}
+
+  scores_float = Cast <to = 1> (scores)
+  unknown = IsNaN (scores_float)
+  lowest = Constant <value = float {{-inf}}> ()
+  keys = Where (unknown, lowest, scores_float)
+  top, ranked = TopK <axis = 1, largest = 1, sorted = 1> (keys, budget)
+  {kept}
+  indices = Cast <to = 6> (kept)
+
+  prefix = Constant <value_int: int = @prefix_tokens> ()
+  shape = Shape (tokens)
+  batch = Gather <axis = 0> (shape, zero)
+  batch_scalar = Gather <axis = 0> (shape, zero_scalar)
+  length = Gather <axis = 0> (shape, one_scalar)
+  prefix_rows = Range (zero_scalar, prefix, one_scalar)
+  prefix_count = Reshape (prefix, one)
+  prefix_shape = Concat <axis = 0> (batch, prefix_count)
+  prefix_expanded = Expand (prefix_rows, prefix_shape)
+  patch_rows = Add (kept, prefix)
+  local_rows = Concat <axis = 1> (prefix_expanded, patch_rows)
+  images = Range (zero_scalar, batch_scalar, one_scalar)
+  offsets = Mul (images, length)
+  offsets_column = Reshape (offsets, column)
+  rows = Add (local_rows, offsets_column)
+  flat = Flatten <axis = 2> (tokens)
+  selected = Gather <axis = 0> (flat, rows)
+}}
+"""
+
+
+def token_select_function(opset: int, budget: str, order: str) -> onnx.FunctionProto:
+    """The function body for the nodes of one model (contract: ``kernels/op.py``).
+
+    opset: the model's ai.onnx opset, 13 or later
+    budget: "slots" when the third input gives the budget, "attribute" when attribute k does
+    order: the nodes' order; it is a choice between two bodies, because a function cannot branch on a string
+    Raises ContractError.
+    """
+    if opset < MIN_OPSET or budget not in _BUDGET or order not in ORDERS:
+        raise ContractError(
+            f"the TokenSelect function wants opset >= {MIN_OPSET}, a budget of {', '.join(_BUDGET)} and an order of "
+            f"{', '.join(ORDERS)}; got opset {opset}, budget {budget!r}, order {order!r}."
+        )
+    text = _TEXT.format(
+        opset=opset,
+        domain=DOMAIN,
+        name=NAME,
+        inputs=_INPUTS[budget],
+        budget=_BUDGET[budget],
+        kept=_KEPT[order],
+    )
+    return onnx.parser.parse_function(text)
