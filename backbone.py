@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import timm
@@ -15,6 +16,9 @@ from tokfilter.errors import UnsupportedModelError
 __all__ = ["Architecture", "check_filterable", "create_backbone"]
 
 _SUPPORTED = (VisionTransformer, VisionTransformerDistilled, Eva)
+
+# Only what shapes the model: timm's loader also takes paths and addresses, which a bundle must not be able to name.
+_ARGUMENTS = {name for kind in _SUPPORTED for name in signature(kind).parameters} - {"weight_init", "device"}
 
 _REASONS = {
     "VisionTransformerSAM": "its attention works in windows of the full grid and adds relative positions",
@@ -35,7 +39,7 @@ class Architecture:
 
 
 def check_filterable(backbone: nn.Module) -> None:
-    """Raise UnsupportedModelError, with the reason, unless dropping tokens in timm's ``patch_drop`` slot is sound."""
+    """Raise UnsupportedModelError with the reason, unless dropping tokens in timm's ``patch_drop`` slot is sound."""
     kind = type(backbone).__name__
     if type(backbone) not in _SUPPORTED:
         if kind in _REASONS:
@@ -43,7 +47,7 @@ def check_filterable(backbone: nn.Module) -> None:
         elif hasattr(backbone, "patch_drop"):
             reason = "nobody has shown that what follows its patch_drop slot is independent of token positions"
         else:
-            reason = "it has no patch_drop slot before its first block (convolutions, windows and pyramids need the full grid)"
+            reason = "it has no patch_drop slot before its first block (windows and pyramids need the full grid)"
         raise UnsupportedModelError(
             f"{kind} cannot be filtered: {reason}. Supported are timm's VisionTransformer (ViT, DeiT, DINOv2, CLIP, "
             "SigLIP, MAE...), VisionTransformerDistilled and Eva."
@@ -66,6 +70,11 @@ def create_backbone(architecture: Architecture, pretrained: bool = False) -> nn.
         near = timm.list_models(f"*{architecture.name.split('_')[0]}*")[:5]
         hint = f" Similar names: {', '.join(near)}." if near else ""
         raise UnsupportedModelError(f"timm {timm.__version__} knows no model {architecture.name!r}.{hint}")
+    unknown = sorted(set(architecture.kwargs) - _ARGUMENTS)
+    if unknown:
+        raise UnsupportedModelError(
+            f"{architecture.name} wants arguments of timm's Vision Transformers, got {', '.join(unknown)}."
+        )
     try:
         backbone: nn.Module = timm.create_model(architecture.name, pretrained=pretrained, **architecture.kwargs)
     except (TypeError, ValueError, AssertionError) as error:

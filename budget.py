@@ -29,7 +29,7 @@ def tokens_from_keep(keep: Keep, patches: int) -> int:
 
 
 def keep_from_text(text: str) -> Keep:
-    """Read a budget as typed: ``0.5`` and ``1`` are ratios, ``98`` is a count (two tokens or more). Raises BudgetError."""
+    """Read a budget as typed: ``0.5`` and ``1`` are ratios, ``98`` (2 or more) is a count. Raises BudgetError."""
     try:
         value = float(text)
     except ValueError:

@@ -61,7 +61,7 @@ class TokenDrop(nn.Module):
         self.select: Select = token_select
 
     def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
-        """tokens: [B, P+N, C]. Returns [B, P+k, C], with the kept indices where timm passes them on to rotary blocks."""
+        """tokens: [B, P+N, C]. Returns [B, P+k, C], with the kept indices where timm hands them to rotary blocks."""
         kept, indices = self._reduce(tokens)
         if not self.hands_on_indices:
             return kept

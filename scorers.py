@@ -1,7 +1,7 @@
 """Scorers: modules that map patch tokens [B, N, C] to scores [B, N], higher is more important.
 
-``TokenFilter`` is the trained one (method: arXiv 2305.14840; its shape is our choice). The others are the baselines that
-it has to beat at the same budget.
+``TokenFilter`` is the trained one (method: arXiv 2305.14840; its shape is our choice). The others are the baselines
+that it has to beat at the same budget.
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ selected      ``[B, P+k, C]``, type of tokens: the prefix rows, then the kept pa
 indices       ``[B, k]`` int32, optional: positions of the kept rows among the N patches
 ============  ==========================================================================================================
 
-Ties: the lower position wins. NaN counts as -inf; -0.0 equals +0.0. Rows are moved bit for bit. The result is the same on
-every backend that tokfilter ships, run after run.
+Ties: the lower position wins. NaN counts as -inf; -0.0 equals +0.0. Rows are moved bit for bit. The result is the same
+on every backend that tokfilter ships, run after run.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,54 @@
+"""Files that are either the old ones or the new ones, whatever happens while they are written."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokfilter.errors import DataError
+
+__all__ = ["atomic_path", "existing_file", "sha256"]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+
+    A full disk, an exception or a kill leaves an existing file as it was. Raises OSError from the writing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def existing_file(path: str | Path, what: str) -> Path:
+    """``path`` when it is a file. Raises DataError that names what was wanted."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{what} wants a file, got the folder {path}.")
+    if not path.is_file():
+        raise DataError(f"{what} wants a file, but there is none at {path}.")
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
