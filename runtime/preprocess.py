@@ -1,0 +1,176 @@
+"""One image in, one model input out, with numpy and Pillow only: the same pixels as timm's evaluation transform.
+
+Source of every rule: ``transforms_imagenet_eval`` in timm's ``data/transforms_factory.py`` and the resize and crop that
+it takes from torchvision.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tokfilter.errors import DataError
+from tokfilter.files import existing_file
+
+__all__ = ["Floats", "Preprocess", "open_image", "preprocess_from_fields", "rgb_from_image"]
+
+Floats = npt.NDArray[np.float32]
+CropMode = Literal["center", "squash", "border"]
+
+_FILTERS: Final = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_MAX_PIXELS: Final = 100_000_000  # 300 MB of RGB
+_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the model's input, in timm's terms.
+
+    height, width: of the input, in pixels
+    mean, std: per channel, for pixels in 0..1
+    interpolation: one of Pillow's filters
+    crop_pct: input size as a share of the size that the image is resized to
+    crop_mode: center (shortest edge fitted), squash (both edges), border (longest edge, the rest filled with the mean)
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "center"
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """What the model sees of an RGB image: resized and cropped, height x width, not yet normalised.
+
+        Raises DataError for a strip so long that resizing its short edge would exhaust the memory.
+        """
+        high, wide = self._resized(image.height, image.width)
+        if high * wide > _MAX_PIXELS:
+            raise DataError(
+                f"an image of {image.width} x {image.height} pixels is too long a strip: resized it would have "
+                f"{high * wide / 1e6:.0f} million pixels. Cut out the part to be classified."
+            )
+        # All of it is resized before the crop: Pillow's `box` would save work, and differ by some grey levels.
+        resized = image.resize((wide, high), _FILTERS[self.interpolation])
+        fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
+        canvas = Image.new("RGB", (self.width, self.height), fill)
+        canvas.paste(resized, (_offset(wide, self.width), _offset(high, self.height)))
+        return canvas
+
+    def input_from_view(self, view: Image.Image) -> Floats:
+        """Normalise a view. Returns [3, height, width]."""
+        pixels = np.asarray(view, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+        mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
+        return np.ascontiguousarray((pixels - mean) / std)
+
+    def view_from_input(self, images: Floats) -> Image.Image:
+        """The view that ``input_from_view`` was given. images: [3, height, width]."""
+        mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
+        pixels = np.clip(np.rint((images * std + mean) * 255), 0, 255).astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+    def __call__(self, image: Image.Image) -> Floats:
+        """The model's input for an RGB image. Returns [3, height, width]."""
+        return self.input_from_view(self.view(image))
+
+    def _resized(self, high: int, wide: int) -> tuple[int, int]:
+        """Size (height, width) of the whole image after the resize that precedes the crop."""
+        scale = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
+        if self.crop_mode == "squash":
+            return scale
+        if self.crop_mode == "center" and scale[0] == scale[1]:
+            # torchvision truncates the longer edge here; timm rounds it everywhere else.
+            edge = scale[0]
+            return (int(edge * high / wide), edge) if wide <= high else (edge, int(edge * wide / high))
+        ratios = high / scale[0], wide / scale[1]
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return max(1, round(high / ratio)), max(1, round(wide / ratio))
+
+
+def _offset(resized: int, wanted: int) -> int:
+    """Where along an axis the resized image begins on the canvas: negative when it is cropped."""
+    return (wanted - resized) // 2 if resized < wanted else -round((resized - wanted) / 2)
+
+
+def preprocess_from_fields(fields: Mapping[str, Any]) -> Preprocess:
+    """Read the preprocessing of a bundle or manifest: input_size (3, H, W), mean, std and, when there, the rest.
+
+    Raises DataError that names what is wrong.
+    """
+    try:
+        channels, height, width = (int(size) for size in fields["input_size"])
+        mean, std = (tuple(float(value) for value in fields[name]) for name in ("mean", "std"))
+        interpolation, mode = str(fields.get("interpolation", "bicubic")), str(fields.get("crop_mode", "center"))
+        crop_pct = float(fields.get("crop_pct", 1.0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"preprocessing wants input_size, mean and std, got {dict(fields)} ({error!r}).") from error
+    numbers_fit = min(height, width) >= 1 and 0 < crop_pct <= min(height, width)  # false for NaN too
+    if channels != 3 or len(mean) != 3 or len(std) != 3 or 0 in std or not numbers_fit:
+        raise DataError(f"preprocessing wants three channels, a size and a crop share above 0, got {dict(fields)}.")
+    for name, value, allowed in (
+        ("interpolation", interpolation, tuple(_FILTERS)),
+        ("crop_mode", mode, get_args(CropMode)),
+    ):
+        if value not in allowed:
+            raise DataError(f"preprocessing wants {name} to be one of {', '.join(allowed)}, got {value!r}.")
+    return Preprocess(height, width, mean, std, interpolation, crop_pct, cast(CropMode, mode))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file as an upright RGB image (``rgb_from_image``).
+
+    Raises DataError when there is no such file, when it is no image or a damaged one, and when it is so large that it
+    could exhaust the memory (Pillow's limit for decompression bombs).
+    """
+    path = existing_file(path, "an image")
+    try:
+        with Image.open(path) as image:
+            return rgb_from_image(image)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not an image that Pillow can read. Give a JPEG, PNG, WebP or TIFF file.") from error
+    except _BOMB as error:
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise DataError(f"{path} is refused: it has far more than {limit} million pixels. Scale it down.") from error
+    except Exception as error:  # decoders of damaged files raise what they like; the answer is the same
+        raise DataError(f"{path} could not be read, it may be damaged or cut short: {error}.") from error
+
+
+def rgb_from_image(image: Image.Image) -> Image.Image:
+    """An 8-bit RGB image as a viewer would show it.
+
+    Turned upright by its EXIF tag; 16 bits scaled to 8 (Pillow alone would clip); what is transparent lies on white.
+    Raises DataError for 32-bit pixels, whose range nobody states.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _WIDE_MODES:
+        image = _eight_bits(image)
+    if image.mode == "F":
+        raise DataError("floating-point pixels have no agreed range. Convert it to 8 or 16 bits per channel.")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise DataError("32-bit pixels have no agreed range. Convert it to 8 or 16 bits per channel.")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
