@@ -227,6 +227,7 @@ def _preprocessing(fields: dict[str, Any]) -> Preprocessing:
 
 
 def _check(bundle: Bundle) -> None:
+    _want(isinstance(bundle.backbone, dict), "its backbone holds no tensors")
     _want(_depth(bundle.architecture) <= len(bundle.backbone), "its architecture is deeper than it has weights")
     with torch.device("meta"):
         backbone = create_backbone(bundle.architecture)
@@ -236,10 +237,8 @@ def _check(bundle: Bundle) -> None:
     _check_tensors("backbone", backbone_weights, bundle.backbone)
     _check_tensors("filter", filter_weights, bundle.filter)
 
-    size = bundle.preprocessing.input_size
-    _want(
-        tuple(size) == (3, *skeleton.backbone.patch_embed.img_size), f"preprocessing for {size} does not fit its model"
-    )
+    size, wanted = bundle.preprocessing.input_size, (3, *skeleton.backbone.patch_embed.img_size)
+    _want(size == wanted, f"its preprocessing makes {size} images, its model wants {wanted}")
     numbers = (*bundle.preprocessing.mean, *bundle.preprocessing.std, bundle.preprocessing.crop_pct)
     _want(all(math.isfinite(number) for number in numbers), "its preprocessing is not finite")
     _want(len(bundle.preprocessing.mean) == len(bundle.preprocessing.std) == 3, "its mean and std want three channels")

@@ -1,0 +1,80 @@
+"""What several test files share: one small filtered model, its bundle, and the report of why GPU tests are skipped."""
+
+import os
+from pathlib import Path
+
+# Two test processes' worth of spinning threads slow each other by an order of magnitude.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+from tokfilter.backbone import Architecture, create_backbone
+from tokfilter.bundle import (
+    Bundle,
+    Preprocessing,
+    golden_from_model,
+    save_bundle,
+    weights_from_model,
+)
+from tokfilter.model import FilteredViT
+from tokfilter.scorers import FilterConfig, TokenFilter
+
+SMALL = Architecture(
+    "vit_tiny_patch16_224",
+    {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5},
+)
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not has_gpu():
+        skip = pytest.mark.skip(reason="no NVIDIA GPU on this machine; `make test-gpu` on one that has it")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+def small_model(seed: int = 0, architecture: Architecture = SMALL) -> FilteredViT:
+    torch.manual_seed(seed)
+    backbone = create_backbone(architecture)
+    model = FilteredViT(backbone, keep=0.5)
+    model.drop.scorer = TokenFilter(model.channels, FilterConfig(width=8))
+    return model.eval()
+
+
+def small_bundle(seed: int = 0) -> Bundle:
+    model = small_model(seed)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    backbone, scorer = weights_from_model(model)
+    return Bundle(
+        architecture=SMALL,
+        backbone=backbone,
+        filter_config=FilterConfig(width=8),
+        filter=scorer,
+        keep=0.5,
+        preprocessing=Preprocessing((3, 32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        class_names=["ant", "bee", "cat", "dog", "eel"],
+        golden=golden_from_model(model, images, [0.7, 0.5, 0.25]),
+        training={"data": "random", "seeds": [seed]},
+    )
+
+
+@pytest.fixture
+def model() -> FilteredViT:
+    return small_model()
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    return small_bundle()
+
+
+@pytest.fixture(scope="session")
+def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "model.pt"
+    save_bundle(small_bundle(), path)
+    return path
