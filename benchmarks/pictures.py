@@ -1,0 +1,176 @@
+"""Pictures of a choice of tokens: kept patches as they are, dropped ones dark and grey, or a heat map of the scores.
+
+Pure functions of arrays and Pillow images; neither torch nor an engine is needed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tokfilter.errors import DataError
+
+__all__ = ["Choice", "Picture", "heat_picture", "kept_mask", "kept_picture", "scale_from_size"]
+
+Grid = tuple[int, int]
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float32]
+
+_LUMINANCE: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+_SLATE: Final = np.array([22, 26, 34], dtype=np.float32)
+_LINE: Final = np.array([66, 74, 90], dtype=np.float32)
+_RIM: Final = np.array([176, 186, 204], dtype=np.float32)
+_DIMMED: Final = 0.26
+
+# Anchors of cividis, readable with every common colour vision (Nuñez, Anderton, Renslow 2018, arXiv 1712.01662).
+_HEAT: Final = np.array(
+    [(0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115), (138, 134, 120), (165, 156, 116),
+     (195, 179, 105), (225, 204, 85), (254, 232, 56)],
+    dtype=np.float32,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a model said of a picture at one budget.
+
+    tokens: patch tokens kept
+    indices: kept positions among the patches; None when every token was kept
+    predicted, probability: the likeliest class and its share in 0..1
+    """
+
+    tokens: int
+    predicted: str
+    probability: float
+    indices: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image as the model sees it, with what the model said of it at some budgets.
+
+    view: resized and cropped to the model's input
+    grid: (rows, columns) of patches
+    truth: its class, where known
+    scores: [rows * columns], higher is more important
+    """
+
+    view: Image.Image
+    grid: Grid
+    choices: Sequence[Choice]
+    truth: str | None = None
+    scores: Numbers | None = None
+
+
+def kept_mask(indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid) -> Mask:
+    """Which patches are kept. indices: [k], positions among the patches, prefix tokens not counted.
+
+    Returns bool [rows, columns]. Raises DataError for a position outside the grid or named twice.
+    """
+    rows, columns = grid
+    positions = np.asarray(indices, dtype=np.int64).ravel()
+    if positions.size and not (positions.min() >= 0 and positions.max() < rows * columns):
+        raise DataError(
+            f"a grid of {rows} x {columns} patches has positions 0 to {rows * columns - 1}, "
+            f"got {positions.min()} to {positions.max()}."
+        )
+    if np.unique(positions).size != positions.size:
+        raise DataError("kept positions want to differ from each other, got one twice.")
+    mask = np.zeros(rows * columns, dtype=np.bool_)
+    mask[positions] = True
+    return mask.reshape(grid)
+
+
+def scale_from_size(size: tuple[int, int], wanted: int = 224) -> int:
+    """The whole number by which a picture of this (width, height) is enlarged to be at least ``wanted`` pixels wide."""
+    return max(1, math.ceil(wanted / max(size)))
+
+
+def kept_picture(
+    view: Image.Image, indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid, scale: int = 1
+) -> Image.Image:
+    """The view with dropped patches dark, grey and ruled by a fine grid; kept pixels are unchanged.
+
+    indices: [k], positions among the patches, prefix tokens not counted
+    scale: each pixel becomes scale x scale pixels
+    Raises DataError for a position outside the grid.
+    """
+    mask = kept_mask(indices, grid)
+    pixels = _pixels(view, grid, scale)
+    height, width = pixels.shape[:2]
+    kept = _per_pixel(mask, height, width)
+    grey = (pixels @ _LUMINANCE)[..., None]
+    dropped = _SLATE + _DIMMED * grey
+    ruled = _first_lines(height, grid[0])[:, None] | _first_lines(width, grid[1])[None, :]
+    dropped[ruled] = 0.5 * (dropped[ruled] + _LINE)
+    dropped[_grown(kept, max(1, min(height, width) // 240)) & ~kept] = (
+        _RIM  # or dark kept patches look like dropped ones
+    )
+    return _image(np.where(kept[..., None], pixels, dropped))
+
+
+def heat_picture(view: Image.Image, scores: npt.ArrayLike, grid: Grid, scale: int = 1) -> Image.Image:
+    """The view in grey under the colours of its scores, from dark blue (lowest) to yellow (highest).
+
+    scores: [rows * columns]; NaN counts as the lowest, as in the TokenSelect contract
+    Raises DataError unless there is one score for each patch.
+    """
+    values = np.asarray(scores, dtype=np.float64).ravel()
+    if values.size != grid[0] * grid[1]:
+        raise DataError(f"a grid of {grid[0]} x {grid[1]} patches wants {grid[0] * grid[1]} scores, got {values.size}.")
+    pixels = _pixels(view, grid, scale)
+    height, width = pixels.shape[:2]
+    anchors = np.linspace(0, 1, len(_HEAT))
+    shares = _ranked(values).reshape(grid)
+    colours = np.stack([np.interp(shares, anchors, _HEAT[:, channel]) for channel in range(3)], axis=-1)
+    grey = (pixels @ _LUMINANCE)[..., None]
+    return _image(0.7 * _per_pixel(colours, height, width) + 0.3 * grey)
+
+
+def _ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each score's place among the others in 0..1, equal scores sharing one: a choice by rank looks as it is made."""
+    _, places = np.unique(np.where(np.isnan(values), -np.inf, values), return_inverse=True)
+    return places / max(1, places.max())
+
+
+def _pixels(view: Image.Image, grid: Grid, scale: int) -> Numbers:
+    """Enlarged pixels [height, width, 3]. Raises DataError when there are more patches than pixels along an edge."""
+    if view.height * scale < grid[0] or view.width * scale < grid[1]:
+        raise DataError(f"a picture of {view.width} x {view.height} pixels cannot show {grid[0]} x {grid[1]} patches.")
+    pixels = np.asarray(view.convert("RGB"), dtype=np.float32)
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _edges(length: int, parts: int) -> npt.NDArray[np.int64]:
+    """Where ``parts`` patches begin and end along an edge, to the nearest pixel. Returns [parts + 1]."""
+    return np.rint(np.linspace(0, length, parts + 1)).astype(np.int64)
+
+
+def _first_lines(length: int, parts: int) -> Mask:
+    lines = np.zeros(length, dtype=np.bool_)
+    lines[_edges(length, parts)[:-1]] = True
+    return lines
+
+
+def _grown(mask: Mask, pixels: int) -> Mask:
+    """The mask and what lies at most ``pixels`` beside, above or below it."""
+    grown = mask
+    for axis in (0, 1):
+        wide = np.pad(grown, [(pixels, pixels) if a == axis else (0, 0) for a in (0, 1)])
+        grown = np.lib.stride_tricks.sliding_window_view(wide, 2 * pixels + 1, axis=axis).any(axis=-1)
+    return grown
+
+
+def _per_pixel(patches: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+    """Spread one value per patch [rows, columns, ...] over its pixels [height, width, ...]."""
+    rows, columns = (np.diff(_edges(n, parts)) for n, parts in ((height, patches.shape[0]), (width, patches.shape[1])))
+    return patches.repeat(rows, axis=0).repeat(columns, axis=1)
+
+
+def _image(pixels: npt.NDArray[np.floating]) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
