@@ -55,7 +55,7 @@ def check_filterable(backbone: nn.Module) -> None:
     pool = getattr(backbone, "attn_pool", None)
     if pool is not None and getattr(pool, "pos_embed", None) is not None:
         raise UnsupportedModelError(
-            f"{kind} cannot be filtered: its attention pooling adds a position embedding of its own to the kept tokens. "
+            f"{kind} cannot be filtered: its attention pooling adds a position embedding of its own to kept tokens. "
             "Use a model whose position embedding comes before the first block only."
         )
 

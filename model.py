@@ -17,7 +17,7 @@ from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.kernels.torch_op import token_select
 from tokfilter.scorers import FilterConfig, TokenFilter
 
-__all__ = ["FilterConfig", "FilteredViT", "Selection", "TokenDrop", "TokenFilter"]
+__all__ = ["FilterConfig", "FilteredViT", "Selection", "TokenDrop", "TokenFilter", "weights_from_model"]
 
 Select = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 """(tokens, scores, k, prefix_tokens) -> (selected, indices): how the choice is carried out."""
@@ -173,3 +173,9 @@ class FilteredViT(nn.Module):
         finally:
             request.intercept = None
         return logits
+
+
+def weights_from_model(model: FilteredViT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of the backbone, and those of the filter, as timm and ``TokenFilter`` name them."""
+    whole = model.backbone.state_dict()
+    return {name: whole[name] for name in whole if not name.startswith("patch_drop.")}, model.scorer.state_dict()
