@@ -1,0 +1,77 @@
+"""The one place of ``runtime/`` that imports TensorRT and CUDA bindings, each when it is first asked for."""
+
+import ctypes
+from importlib import import_module
+from typing import Any, Final
+
+from tokfilter.errors import EngineError, MissingDependencyError
+
+__all__ = ["cuda_driver", "cuda_runtime", "pycuda_driver", "tensorrt_module"]
+
+_TENSORRT: Final = {
+    "tensorrt": (
+        "tensorrt",
+        "pip install 'tokfilter[trt]'; on a Jetson JetPack brings it: apt install python3-libnvinfer",
+    ),
+    "tensorrt-rtx": ("tensorrt_rtx", "pip install 'tokfilter[rtx]'"),
+}
+
+_CUDA_ERROR_NO_DEVICE: Final = 100
+
+
+def tensorrt_module(runtime: str) -> Any:
+    """TensorRT's or TensorRT-RTX's Python module. Raises MissingDependencyError."""
+    name, remedy = _TENSORRT[runtime]
+    try:
+        module = import_module(name)
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(f"{name} cannot be imported ({error}): {remedy}.") from error
+    if not hasattr(module, "Runtime"):  # type stubs install a folder of this name without code
+        raise MissingDependencyError(f"{name} is installed as type stubs only: {remedy}.")
+    return module
+
+
+def cuda_driver() -> ctypes.CDLL:
+    """The NVIDIA driver's library, initialised, on a machine with a GPU. Raises MissingDependencyError, EngineError."""
+    library = None
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            library = ctypes.CDLL(name)
+            break
+        except OSError:
+            continue
+    if library is None:
+        raise MissingDependencyError(
+            "no NVIDIA driver: its library libcuda.so.1 is not on this machine. Install the driver, in a container "
+            "start it with the NVIDIA runtime (--gpus all), or use --provider cpu."
+        )
+    status = library.cuInit(0)
+    count = ctypes.c_int(0)
+    if status == 0:
+        status = library.cuDeviceGetCount(ctypes.byref(count))
+    if status == _CUDA_ERROR_NO_DEVICE or (status == 0 and count.value == 0):
+        raise MissingDependencyError(
+            "no NVIDIA GPU: the driver is installed and sees none. Check CUDA_VISIBLE_DEVICES and the container's "
+            "devices, or use --provider cpu."
+        )
+    if status != 0:
+        raise EngineError(f"the NVIDIA driver does not start (CUDA error {status}): reboot after an update of it.")
+    return library
+
+
+def pycuda_driver() -> Any:
+    """pycuda.driver. Raises MissingDependencyError."""
+    try:
+        return import_module("pycuda.driver")
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(f"pycuda cannot be imported ({error}): pip install 'tokfilter[trt]'.") from error
+
+
+def cuda_runtime() -> Any:
+    """cuda.bindings.runtime of NVIDIA's cuda-python, 12.6 or later. Raises MissingDependencyError."""
+    try:
+        return import_module("cuda.bindings.runtime")
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"cuda-python cannot be imported ({error}): pip install cuda-python, or use pycuda."
+        ) from error

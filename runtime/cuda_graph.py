@@ -1,0 +1,54 @@
+"""CUDA graphs through the driver's C interface, so that they work with any CUDA binding (pycuda 2026.1 has none)."""
+
+import ctypes
+from typing import Any, Final
+
+from tokfilter.errors import EngineError
+from tokfilter.runtime.bindings import cuda_driver
+
+__all__ = ["Graphs"]
+
+_THREAD_LOCAL: Final = 1
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, the mode that trtexec captures in: other threads may go on allocating."""
+
+
+class Graphs:
+    """Capture of a stream into a CUDA graph, and its replay, through the driver's C interface."""
+
+    def __init__(self) -> None:
+        self._driver = cuda_driver()
+        self._instances: list[ctypes.c_void_p] = []
+
+    def begin(self, stream: int) -> None:
+        """Start to capture what is put on the stream."""
+        self._call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_THREAD_LOCAL))
+
+    def end(self, stream: int) -> int:
+        """End the capture. Returns a graph to replay; raises EngineError when nothing was captured."""
+        graph, instance, nodes = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_size_t(0)
+        self._call("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+        if graph.value is None:
+            raise EngineError("CUDA graph capture gave no graph: run with cuda_graph=False.")
+        try:
+            self._call("cuGraphGetNodes", graph, None, ctypes.byref(nodes))
+            if nodes.value == 0:
+                raise EngineError("CUDA graph capture took nothing in: run with cuda_graph=False.")
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
+        finally:
+            self._call("cuGraphDestroy", graph)
+        self._instances.append(instance)
+        return instance.value or 0
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Replay a graph."""
+        self._call("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+
+    def close(self) -> None:
+        """Destroy all graphs."""
+        while self._instances:
+            self._call("cuGraphExecDestroy", self._instances.pop())
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._driver, function)(*arguments)
+        if status != 0:
+            raise EngineError(f"{function} failed with CUDA error {status}: run with cuda_graph=False.")

@@ -1,0 +1,132 @@
+"""Sessions on ONNX Runtime: CPU, CUDA, TensorRT and TensorRT-RTX execution providers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.manifest import checked_path
+from tokfilter.runtime.artefacts import Artefact, budgets_of
+from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
+
+__all__ = ["PROVIDERS", "OnnxRuntimeSession"]
+
+PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu and TensorRT"),
+    "tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "an onnxruntime built with TensorRT-RTX"),
+}
+"""Our name of a provider -> ONNX Runtime's, and the package that brings it."""
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
+
+
+@dataclass
+class OnnxRuntimeSession(CheckedSession):
+    """One graph in ONNX Runtime. Safe for several threads: ONNX Runtime's Run is, and nothing here changes after it.
+
+    provider: a key of PROVIDERS; never replaced by another in silence
+    threads: intra-op threads; None leaves the number to ONNX Runtime
+    spinning: whether idle threads spin while a call runs, which is quicker and keeps cores busy; between calls they
+        never do, so that a process that waits disturbs nobody
+    provider_options: passed on to the execution provider
+    """
+
+    artefact: Artefact
+    provider: str = "cpu"
+    threads: int | None = None
+    spinning: bool = True
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    _session: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.thread_safe = True
+
+    def _open(self) -> Callable[[], None]:
+        onnxruntime = _onnxruntime()
+        name = _available_provider(onnxruntime, self.provider)
+        path = checked_path(self.artefact.directory, self.artefact.entry)
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), self._options(onnxruntime), providers=[(name, dict(self.provider_options))]
+            )
+        except Exception as error:  # ONNX Runtime raises many kinds; each means that this file does not load
+            raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        if session.get_providers()[0] != name:
+            raise EngineError(
+                f"ONNX Runtime was asked for {name} and took {session.get_providers()[0]}: the provider's libraries "
+                "or its device are missing; `tokfilter doctor` says which."
+            )
+        self._describe(session, str(path))
+        self._session = session
+        return self._release
+
+    def _options(self, onnxruntime: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.inter_op_num_threads = 1
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return options
+
+    def _describe(self, session: Any, path: str) -> None:
+        self.inputs = tuple(_spec(item) for item in session.get_inputs())
+        self.outputs = tuple(_spec(item) for item in session.get_outputs())
+        names = [spec.name for spec in self.inputs]
+        if names not in (["images"], ["images", "slots"]) or self.outputs[0].name != "logits":
+            raise EngineError(
+                f"{path} wants inputs images and perhaps slots, and a first output logits; it has {names} and "
+                f"{[spec.name for spec in self.outputs]}. Export with tokfilter."
+            )
+        self._budgets = budgets_of(self.artefact, elastic="slots" in names)
+
+    def _release(self) -> None:
+        self._session = None
+
+    def _execute(self, images: Array, k: int) -> Result:
+        feeds: dict[str, Array] = {"images": images}
+        if len(self.inputs) == 2:
+            feeds["slots"] = np.zeros(k, np.int32)
+        try:
+            logits, *rest = self._session.run(None, feeds)
+        except Exception as error:  # see _open
+            raise EngineError(f"ONNX Runtime failed at {k} tokens: {_first_line(error)}") from error
+        return Result(logits, rest[0] if rest else None)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "ONNX Runtime is not installed: pip install 'tokfilter[runtime]', on an NVIDIA machine "
+            "'tokfilter[runtime-gpu]'."
+        ) from error
+    return onnxruntime
+
+
+def _available_provider(onnxruntime: Any, provider: str) -> str:
+    if provider not in PROVIDERS:
+        raise EngineError(f"provider wants one of {', '.join(PROVIDERS)}, got {provider!r}.")
+    name, package = PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if name not in available:
+        raise MissingDependencyError(
+            f"this ONNX Runtime has no {name}; it has {', '.join(available)}. Install {package}."
+        )
+    return name
+
+
+def _spec(item: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else str(size) for size in item.shape)
+    return TensorSpec(item.name, shape, np.dtype(_DTYPES.get(item.type, np.float32)))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

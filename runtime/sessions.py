@@ -1,0 +1,54 @@
+"""One door to every engine: ``with open_session("out/") as session: session.run(images, keep=0.5)``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokfilter.errors import EngineError
+from tokfilter.manifest import Runtime
+from tokfilter.runtime.artefacts import Artefact, Role, artefact
+from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
+from tokfilter.runtime.session import CheckedSession
+from tokfilter.runtime.tensorrt_session import TensorRTSession
+
+__all__ = ["EngineOptions", "open_session", "session_for"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is run, the same for full and filtered.
+
+    runtime: onnx, tensorrt or tensorrt-rtx
+    precision: fp32, fp16 or bf16, as exported
+    provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx)
+    threads, spinning: of ONNX Runtime; None leaves the number of threads to it
+    cuda_graph, backend: of TensorRT
+    """
+
+    runtime: Runtime = "onnx"
+    precision: str = "fp32"
+    provider: str = "cpu"
+    threads: int | None = None
+    spinning: bool = True
+    cuda_graph: bool = False
+    backend: str | None = None
+
+
+def open_session(
+    directory: str | Path, role: Role = "filtered", options: EngineOptions | None = None, tokens: int | None = None
+) -> CheckedSession:
+    """The session for a file of an export directory; nothing is loaded before ``with``.
+
+    tokens: where given, a graph made for exactly this budget comes before one whose budget is chosen at run time
+    Raises DataError, EngineError.
+    """
+    options = options or EngineOptions()
+    return session_for(artefact(directory, role, options.runtime, options.precision, tokens), options)
+
+
+def session_for(chosen: Artefact, options: EngineOptions) -> CheckedSession:
+    """The session for one file. Raises EngineError."""
+    if options.runtime == "onnx":
+        return OnnxRuntimeSession(chosen, options.provider, options.threads, options.spinning)
+    if options.runtime in ("tensorrt", "tensorrt-rtx"):
+        return TensorRTSession(chosen, options.cuda_graph, options.backend)
+    raise EngineError(f"runtime wants onnx, tensorrt or tensorrt-rtx, got {options.runtime!r}.")

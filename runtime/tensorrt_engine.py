@@ -1,0 +1,116 @@
+"""A plan file in, an engine out, and its refusals in words that say what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tokfilter.errors import EngineError
+from tokfilter.manifest import Entry
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["Profile", "engine_from_plan", "profiles_of", "serving_profile"]
+
+# What TensorRT's log says -> what to do about it.
+_REMEDIES: Final = (
+    (
+        "plugin",
+        "The plan holds tokfilter's plugin: put its library into the export directory (`tokfilter export` does).",
+    ),
+    ("version", "The plan is of another TensorRT version: build it again on this machine with `tokfilter export`."),
+    ("incompatible device", "The plan is for another GPU: build it again on this machine with `tokfilter export`."),
+    ("compute", "The plan is for another GPU: build it again on this machine with `tokfilter export`."),
+)
+_REMEDY: Final = "Build it again on this machine with `tokfilter export`."
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shapes that one optimization profile of an engine serves, (low, high) both included.
+
+    budget: None where the plan has a fixed budget or none
+    """
+
+    index: int
+    batch: tuple[int, int]
+    budget: tuple[int, int] | None
+
+    def serves(self, batch: int, k: int) -> bool:
+        """Whether a batch at k tokens fits."""
+        in_budget = self.budget is None or self.budget[0] <= k <= self.budget[1]
+        return self.batch[0] <= batch <= self.batch[1] and in_budget
+
+
+def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Path]) -> "tuple[trt.ICudaEngine, Any]":
+    """Deserialize a plan. Returns the engine and what has to outlive it (runtime, logger).
+
+    module: TensorRT's or TensorRT-RTX's Python module
+    plugins: plugin libraries with getCreators, loaded first
+    Raises EngineError with TensorRT's own words, what the plan was built for, and what to do.
+    """
+    logger = _logger(module)
+    runtime: trt.Runtime = module.Runtime(logger)
+    for plugin in plugins:
+        if runtime.get_plugin_registry().load_library(str(plugin)) is None:
+            raise EngineError(
+                f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {_said(logger)}. "
+                "Build it for this machine: make plugin."
+            )
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        said = _said(logger)
+        remedy = next((text for word, text in _REMEDIES if word in said.lower()), _REMEDY)
+        built = ", ".join(f"{key} {value}" for key, value in entry.target.items()) or "an unknown target"
+        raise EngineError(f"TensorRT {module.__version__} refuses {path}: {said}. It was built for {built}. {remedy}")
+    return engine, (runtime, logger)
+
+
+def profiles_of(engine: "trt.ICudaEngine") -> list[Profile]:
+    """The engine's optimization profiles."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    profiles = []
+    for index in range(engine.num_optimization_profiles):
+        low, _, high = engine.get_tensor_profile_shape("images", index)
+        budget = None
+        if "slots" in names:
+            shortest, _, longest = engine.get_tensor_profile_shape("slots", index)
+            budget = (int(shortest[0]), int(longest[0]))
+        profiles.append(Profile(index, (int(low[0]), int(high[0])), budget))
+    return profiles
+
+
+def serving_profile(profiles: Sequence[Profile], batch: int, k: int) -> Profile:
+    """The narrowest profile that serves a batch at k tokens. Raises EngineError that says which ranges there are."""
+    serving = [p for p in profiles if p.serves(batch, k)]
+    if not serving:
+        raise EngineError(
+            f"this plan serves {'; '.join(_ranges(p) for p in profiles)}; got a batch of {batch} at {k} tokens. "
+            "Split the batch, or export with other ranges."
+        )
+    return min(serving, key=lambda p: (p.batch[1] - p.batch[0], p.budget[1] - p.budget[0] if p.budget else 0))
+
+
+def _ranges(profile: Profile) -> str:
+    budget = "" if profile.budget is None else f" at {profile.budget[0]} to {profile.budget[1]} tokens"
+    return f"batches of {profile.batch[0]} to {profile.batch[1]}{budget}"
+
+
+def _logger(module: Any) -> Any:
+    """A logger that keeps what TensorRT says of errors, because the call itself returns only None."""
+
+    class Kept(module.ILogger):  # type: ignore[misc]  # the base class exists only where TensorRT is installed
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Kept()
+
+
+def _said(logger: Any) -> str:
+    return " / ".join(message.strip().rstrip(".") for message in logger.errors) or "no reason given"

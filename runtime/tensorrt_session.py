@@ -1,0 +1,215 @@
+"""Sessions on TensorRT and TensorRT-RTX engines: pinned memory, one stream, events around each stage, CUDA graphs.
+
+For every pair of batch and budget there is one execution context with its shapes set, and its graph if asked for: a
+captured graph stays valid only while its context keeps its shapes. TensorRT-RTX has the same Python interface.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tokfilter.errors import EngineError
+from tokfilter.manifest import checked_path
+from tokfilter.runtime.artefacts import Artefact, budgets_of
+from tokfilter.runtime.bindings import tensorrt_module
+from tokfilter.runtime.cuda import Cuda, cuda_from_name
+from tokfilter.runtime.cuda_graph import Graphs
+from tokfilter.runtime.metrics import Timing
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
+from tokfilter.runtime.tensorrt_engine import Profile, engine_from_plan, profiles_of, serving_profile
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["TensorRTSession"]
+
+_CONTEXTS: Final = 8
+"""Contexts kept, least recently used first out: each holds the activations of its shapes on the device."""
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """One input or output: its type, its device address, and its page-locked twin on the host."""
+
+    dtype: np.dtype[Any]
+    address: int
+    host: Array
+
+    def view(self, shape: tuple[int, ...]) -> Array:
+        """The first bytes of the host memory as an array of that shape."""
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        return self.host[:size].view(self.dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A context whose shapes are set, with the shapes of its outputs, and its captured graph."""
+
+    context: "trt.IExecutionContext"
+    outputs: dict[str, tuple[int, ...]]
+    graph: int | None
+
+
+@dataclass
+class TensorRTSession(CheckedSession):
+    """One plan on one GPU. Not safe for several threads: a second caller is refused; open one session per thread.
+
+    cuda_graph: capture each shape once and replay it; a capture that fails is an error, never a silent fallback
+    backend: pycuda or cuda-python; None takes the first that is installed
+    """
+
+    artefact: Artefact
+    cuda_graph: bool = False
+    backend: str | None = None
+    _engine: "trt.ICudaEngine | None" = field(default=None, init=False, repr=False)
+    _outlived: Any = field(default=None, init=False, repr=False)
+    _cuda: Cuda | None = field(default=None, init=False, repr=False)
+    _graphs: Graphs | None = field(default=None, init=False, repr=False)
+    _profiles: list[Profile] = field(default_factory=list, init=False, repr=False)
+    _buffers: dict[str, _Buffer] = field(default_factory=dict, init=False, repr=False)
+    _prepared: "OrderedDict[tuple[int, int], _Prepared]" = field(default_factory=OrderedDict, init=False, repr=False)
+
+    def _open(self) -> Callable[[], None]:
+        entry, manifest = self.artefact.entry, self.artefact.manifest
+        path = checked_path(self.artefact.directory, entry)
+        plugins = [checked_path(self.artefact.directory, e) for e in manifest.entries("plugin")]
+        module = tensorrt_module(entry.runtime or "tensorrt")
+        cuda = cuda_from_name(self.backend)
+        try:
+            # TensorRT-RTX loads no plugin libraries.
+            wanted = plugins if entry.runtime == "tensorrt" else []
+            self._engine, self._outlived = engine_from_plan(module, path, entry, wanted)
+            self._cuda, self._graphs = cuda, Graphs() if self.cuda_graph else None
+            self._profiles = profiles_of(self._engine)
+            self._describe(module, self._engine)
+            self._allocate(cuda)
+        except BaseException:
+            self._engine = None
+            cuda.close()
+            raise
+        return self._release
+
+    def _describe(self, module: Any, engine: "trt.ICudaEngine") -> None:
+        specs: dict[bool, list[TensorSpec]] = {True: [], False: []}
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            dims = _sizes(engine.get_tensor_shape(name))
+            shape = tuple("k" if n < 0 else n for n in dims) if name == "slots" else _batched(dims)
+            is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
+            dtype = np.dtype(module.nptype(engine.get_tensor_dtype(name)))
+            specs[is_input].append(TensorSpec(name, shape, dtype))
+        self.inputs, self.outputs = tuple(specs[True]), tuple(specs[False])
+        names = [spec.name for spec in self.inputs]
+        if "images" not in names or "logits" not in [spec.name for spec in self.outputs]:
+            raise EngineError(f"a plan wants an input images and an output logits, this has {names}. Export again.")
+        budgets = budgets_of(self.artefact, elastic="slots" in names)
+        ranges = [p.budget for p in self._profiles if p.budget is not None]
+        if ranges:
+            low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+            budgets = Budgets(low, high, min(max(budgets.default, low), high), budgets.patches)
+        self._budgets = budgets
+
+    def _allocate(self, cuda: Cuda) -> None:
+        """Buffers for the largest shapes of all profiles, so that their addresses never change."""
+        largest = {"batch": max(p.batch[1] for p in self._profiles), "k": self.budgets.high}
+        self._stream = cuda.stream()
+        self._events = [cuda.event() for _ in range(4)]
+        for spec in (*self.inputs, *self.outputs):
+            shape = [largest[d] if isinstance(d, str) else d for d in spec.shape]
+            size = int(np.prod(shape)) * spec.dtype.itemsize
+            self._buffers[spec.name] = _Buffer(spec.dtype, cuda.allocate(size), cuda.pinned(size))
+
+    def _execute(self, images: Array, k: int) -> Result:
+        assert self._cuda is not None
+        self._cuda.attach()
+        prepared = self._prepare(images.shape[0], k)
+        timing = self._transfer_and_compute(self._cuda, prepared, images)
+        results = {name: self._buffers[name].view(shape).copy() for name, shape in prepared.outputs.items()}
+        return Result(results["logits"], results.get("indices"), timing)
+
+    def _transfer_and_compute(self, cuda: Cuda, prepared: _Prepared, images: Array) -> Timing:
+        stream, events, buffers = self._stream, self._events, self._buffers
+        source = buffers["images"].view(images.shape)
+        np.copyto(source, images)
+        cuda.record(events[0], stream)
+        cuda.to_device(buffers["images"].address, source, stream)
+        cuda.record(events[1], stream)
+        start = perf_counter()
+        if prepared.graph is not None and self._graphs is not None:
+            self._graphs.launch(prepared.graph, stream)
+        else:
+            self._enqueue(prepared.context)
+        enqueue = (perf_counter() - start) * 1e3
+        cuda.record(events[2], stream)
+        for name, shape in prepared.outputs.items():
+            cuda.to_host(buffers[name].view(shape), buffers[name].address, stream)
+        cuda.record(events[3], stream)
+        cuda.synchronize(stream)
+        h2d, compute, d2h = (cuda.milliseconds(a, b) for a, b in pairwise(events))
+        return Timing(h2d, compute, d2h, enqueue)
+
+    def _prepare(self, batch: int, k: int) -> _Prepared:
+        """The context for a batch at k tokens, made at its first use."""
+        key = (batch, k)
+        if key not in self._prepared:
+            if len(self._prepared) >= _CONTEXTS:
+                self._prepared.popitem(last=False)
+            self._prepared[key] = self._new_context(batch, k)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
+
+    def _new_context(self, batch: int, k: int) -> _Prepared:
+        assert self._engine is not None and self._cuda is not None
+        profile = serving_profile(self._profiles, batch, k)
+        context = self._engine.create_execution_context()
+        if context is None or not context.set_optimization_profile_async(profile.index, self._stream):
+            raise EngineError(f"TensorRT has no context for a batch of {batch} at {k} tokens: is device memory full?")
+        sizes = {"batch": batch, "k": k}
+        for spec in self.inputs:
+            shape = tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
+            if not context.set_input_shape(spec.name, shape):
+                raise EngineError(f"TensorRT refuses {spec.name} of shape {list(shape)}: export with other ranges.")
+        for spec in (*self.inputs, *self.outputs):
+            context.set_tensor_address(spec.name, self._buffers[spec.name].address)
+        outputs = {spec.name: _sizes(context.get_tensor_shape(spec.name)) for spec in self.outputs}
+        # The first enqueue after a change of shapes must stay outside a capture (NVIDIA/TensorRT issue 2603).
+        self._enqueue(context)
+        self._cuda.synchronize(self._stream)
+        return _Prepared(context, outputs, self._capture(context))
+
+    def _capture(self, context: "trt.IExecutionContext") -> int | None:
+        if self._graphs is None:
+            return None
+        self._graphs.begin(self._stream)
+        try:
+            self._enqueue(context)
+        finally:
+            graph = self._graphs.end(self._stream)
+        return graph
+
+    def _enqueue(self, context: "trt.IExecutionContext") -> None:
+        if not context.execute_async_v3(self._stream):
+            raise EngineError("TensorRT could not enqueue the inference: see its log above.")
+
+    def _release(self) -> None:
+        self._prepared.clear()
+        self._buffers.clear()
+        if self._graphs is not None:
+            self._graphs.close()
+        self._engine = self._outlived = None
+        if self._cuda is not None:
+            self._cuda.close()
+
+
+def _batched(dims: tuple[int, ...]) -> tuple[int | str, ...]:
+    """Dimensions with the free ones named: the first is the batch, another the budget."""
+    return tuple(n if n >= 0 else "batch" if d == 0 else "k" for d, n in enumerate(dims))
+
+
+def _sizes(dims: "trt.Dims") -> tuple[int, ...]:
+    return tuple(int(dims[i]) for i in range(len(dims)))
