@@ -1,0 +1,168 @@
+"""What this machine can do, what is missing, and the command that brings it. Nothing is changed or downloaded."""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tokfilter import __version__
+
+__all__ = ["Ability", "Finding", "examine"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    found: what it is, None when it is missing
+    remedy: the command or step that brings it
+    """
+
+    name: str
+    found: str | None
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Something that tokfilter can do here, or cannot for want of ``missing``."""
+
+    name: str
+    missing: list[str]
+
+
+_PACKAGES = {
+    "train": ["torch", "torchvision", "timm", "pillow", "safetensors", "scikit-learn"],
+    "export": ["onnx", "onnxscript"],
+    "runtime": ["onnxruntime"],
+    "report": ["matplotlib", "jinja2", "psutil"],
+    "trt": ["tensorrt", "pycuda"],
+    "rtx": ["tensorrt-rtx-cu13"],
+}
+
+_ABILITIES = {
+    "train, label, eval, predict": ["torch", "torchvision", "timm", "pillow", "safetensors"],
+    "demo": ["torch", "timm", "scikit-learn", "onnx", "onnxscript", "onnxruntime", "matplotlib", "jinja2"],
+    "export to ONNX": ["torch", "timm", "onnx", "onnxscript", "onnxruntime"],
+    "export --rtx (no GPU needed)": ["torch", "onnx", "onnxscript", "tensorrt-rtx-cu13"],
+    "export --trt": ["torch", "onnx", "onnxscript", "tensorrt", "NVIDIA GPU"],
+    "bench on the CPU": ["onnxruntime", "psutil"],
+    "bench on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
+    "report": ["matplotlib", "jinja2"],
+    "plugin build": ["CUDA compiler", "C++ compiler", "CMake"],
+}
+
+
+def examine() -> dict[str, Any]:
+    """Look at this machine. Returns plain values: findings by group, abilities, system."""
+    groups = {
+        "packages": [_package(name, extra) for extra, names in _PACKAGES.items() for name in names],
+        "tools": [
+            _program("C++ compiler", ["g++", "clang++"], "apt-get install g++"),
+            _program("CMake", ["cmake"], "pip install cmake"),
+            _program(
+                "CUDA compiler",
+                ["nvcc", "/usr/local/cuda/bin/nvcc"],
+                "install the CUDA Toolkit, or JetPack on a Jetson",
+            ),
+        ],
+        "devices": [_gpu(), _providers()],
+    }
+    present = {finding.name for group in groups.values() for finding in group if finding.found}
+    abilities = [Ability(name, [want for want in wants if want not in present]) for name, wants in _ABILITIES.items()]
+    return {
+        "system": _system(),
+        "findings": {name: [asdict(finding) for finding in group] for name, group in groups.items()},
+        "abilities": [asdict(ability) for ability in abilities],
+    }
+
+
+def _system() -> dict[str, Any]:
+    return {
+        "tokfilter": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "executable": Path(sys.executable).name,
+        "jetson": _first_line(Path("/etc/nv_tegra_release")),
+    }
+
+
+def _first_line(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").splitlines()[0] if path.is_file() else None
+
+
+# JetPack installs TensorRT, and a GPU build replaces onnxruntime, under other names.
+_OTHER_NAMES = {
+    "onnxruntime": ["onnxruntime-gpu"],
+    "tensorrt": ["tensorrt-cu12", "tensorrt-cu13"],
+    "tensorrt-rtx-cu13": ["tensorrt-rtx-cu12", "tensorrt-rtx"],
+}
+
+
+def _package(name: str, extra: str) -> Finding:
+    for candidate in [name, *_OTHER_NAMES.get(name, [])]:
+        try:
+            return Finding(name, version(candidate))
+        except PackageNotFoundError:
+            continue
+    return Finding(name, None, f"pip install 'tokfilter[{extra}]'")
+
+
+def _program(name: str, candidates: list[str], remedy: str) -> Finding:
+    for candidate in candidates:
+        path = shutil.which(candidate)
+        if path:
+            return Finding(name, _version_line(path))
+    return Finding(name, None, remedy)
+
+
+def _version_line(path: str) -> str:
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    named = [line for line in lines if "release" in line]
+    return (named or lines or [path])[0].strip()
+
+
+def _gpu() -> Finding:
+    """Ask the driver itself: neither torch nor a package has to be installed."""
+    remedy = "install the NVIDIA driver on a machine with an NVIDIA GPU"
+    return Finding("NVIDIA GPU", _guarded(_gpu_name), remedy)
+
+
+def _gpu_name() -> str | None:
+    driver = ctypes.CDLL("libcuda.so.1")
+    count, name, release = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    driver.cuDeviceGetName(name, len(name), 0)
+    driver.cuDriverGetVersion(ctypes.byref(release))
+    more = f" and {count.value - 1} more" if count.value > 1 else ""
+    return f"{name.value.decode()}{more}, driver for CUDA {release.value // 1000}.{release.value % 1000 // 10}"
+
+
+def _providers() -> Finding:
+    return Finding("ONNX Runtime providers", _guarded(_provider_names), "pip install 'tokfilter[runtime]'")
+
+
+def _provider_names() -> str | None:
+    import onnxruntime
+
+    names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    return ", ".join(names)
+
+
+def _guarded(look: Callable[[], str | None]) -> str | None:
+    """What ``look`` finds; a library that is absent or does not load finds nothing."""
+    try:
+        return look()
+    except (ImportError, OSError, AttributeError):
+        return None
