@@ -1,4 +1,4 @@
-"""The command line. Each verb is one click command in ``commands``: it parses, calls one function, prints the result."""
+"""The command line. Each verb is one click command in ``commands``: it parses, calls a function, prints the result."""
 
 import sys
 from importlib import import_module
@@ -45,7 +45,7 @@ class _Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
 class _Verbs(click.Group):
