@@ -1,0 +1,80 @@
+"""Tidying a traced graph: constants folded, shapes written down, names that a person can read.
+
+The exporter asks every reshape for the batch and token count at run time, through Shape, Concat and their kind. Every
+engine plans better with a constant: ``0`` (as in the input) for the batch and ``-1`` (what is left) for the tokens.
+"""
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import optimizer
+
+__all__ = ["tidied", "without_dead_code"]
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_SHAPE_SIZE = 16  # elements: shapes and scalars are shared, weights that happen to be equal keep their own names
+
+
+def tidied(graph: ir.Model) -> ir.Model:
+    """``graph`` itself, rewritten in place without changing what it computes."""
+    _name_nodes(graph.graph)
+    optimizer.fold_constants(graph)
+    passes.IdentityEliminationPass()(graph)
+    _write_reshapes_down(graph.graph)
+    without_dead_code(graph)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    passes.CommonSubexpressionEliminationPass()(graph)
+    passes.DeduplicateInitializersPass(size_limit=_SHAPE_SIZE)(graph)
+    without_dead_code(graph)
+    # The exporter's notes hold stack traces with paths of the machine that it ran on.
+    passes.ClearMetadataAndDocStringPass()(graph)
+    return graph
+
+
+def without_dead_code(graph: ir.Model) -> ir.Model:
+    """``graph`` itself without nodes and weights that no output needs."""
+    passes.RemoveUnusedNodesPass()(graph)
+    return graph
+
+
+def _write_reshapes_down(graph: ir.Graph) -> None:
+    for node in graph:
+        if node.op_type != "Reshape" or node.domain or node.inputs[1] is None or node.inputs[1].is_initializer():
+            continue
+        target = _constant_target(node.inputs[0], node.outputs[0])
+        if target is None:
+            continue
+        name = f"{node.outputs[0].name}_shape"
+        constant = ir.Value(name=name, const_value=ir.tensor(np.array(target, dtype=np.int64), name=name))
+        graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
+        node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
+
+
+def _constant_target(source: ir.Value | None, result: ir.Value) -> list[int] | None:
+    """The shape of ``result`` in Reshape's terms, when at most one dimension has to be inferred."""
+    if source is None or source.shape is None or result.shape is None:
+        return None
+    target: list[int] = []
+    for axis, length in enumerate(result.shape):
+        if isinstance(length, int):
+            target.append(length)
+        elif axis < len(source.shape) and source.shape[axis] == length:
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) <= 1 else None
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Call nodes after the module that they come from: ``blocks.0.attn.qkv/MatMul``."""
+    seen: dict[str, int] = {}
+    for node in graph:
+        scopes = node.metadata_props.get(_SCOPES)
+        if scopes is None:
+            continue
+        inner = [part.strip(" '\"[]") for part in scopes.split(",")]
+        module = inner[-2] if len(inner) > 1 and not inner[-2].startswith("_") else ""
+        name = f"{module.removeprefix('model.').removeprefix('backbone.')}/{node.op_type}"
+        seen[name] = seen.get(name, -1) + 1
+        node.name = f"{name}_{seen[name]}" if seen[name] else name
