@@ -1,7 +1,7 @@
 // TokenSelect, version 1: keeps the prefix tokens and the k patch tokens with the highest scores.
 //
-// Framework-free launcher: raw pointers, sizes, a stream. The contract is stated in kernels/op.py; adapters (the TensorRT
-// plugin, tests) stand around this header and it knows none of them.
+// Framework-free launcher: raw pointers, sizes, a stream. The contract is stated in kernels/op.py; adapters
+// (the TensorRT plugin, tests) stand around this header and it knows none of them.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,8 @@ struct TokenSelectArgs {
 const char* token_select_problem(const TokenSelectArgs& args) noexcept;
 
 // Enqueues one kernel on `stream`: no workspace, no synchronisation, safe in a CUDA graph.
-// Returns a cudaError_t (0 is success); cudaErrorInvalidValue when token_select_problem() has something to say.
+// Returns a cudaError_t (0 is success); cudaErrorInvalidValue when token_select_problem() has something to
+// say.
 int token_select(const TokenSelectArgs& args, CUstream_st* stream) noexcept;
 
 }  // namespace tokfilter
