@@ -82,8 +82,12 @@ class Session(Protocol):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    budgets: Budgets
     thread_safe: bool
+
+    @property
+    def budgets(self) -> Budgets:
+        """Budgets that this engine serves."""
+        ...
 
     def __enter__(self) -> Self: ...
 

@@ -1,0 +1,166 @@
+"""What machine a number was measured on, and in what state it was: read from Linux and NVML, nothing guessed.
+
+Everything that this machine does not tell is None or empty. ``root`` lets tests read a recorded tree instead of "/".
+"""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from tokfilter.runtime.sensors import nvml
+
+__all__ = ["conditions", "machine", "versions"]
+
+_PACKAGES: Final = (
+    "tokfilter",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "timm",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "pycuda",
+    "cuda-python",
+    "cuda-bindings",
+    "mlcommons-loadgen",
+)
+
+# nvml.h, nvmlClocksEventReasons: what slows a GPU down against its will.
+_THROTTLE: Final = {
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
+
+
+def machine(root: Path = Path("/")) -> dict[str, Any]:
+    """System, board, CPU, cores, governor, memory, and every NVIDIA GPU."""
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "board": _text(root / "proc/device-tree/model"),
+        "power_mode": _text(root / "var/lib/nvpmodel/status"),
+        "cpu": _cpu(root) or platform.processor() or platform.machine(),
+        "cores": _cores(),
+        "governor": _governor(root),
+        "memory_bytes": _memory(root),
+        "gpus": _gpus(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the installed packages that decide about speed; the NVIDIA driver where there is one."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    with nvml() as library:
+        if library is not None:
+            found["nvidia-driver"] = str(library.nvmlSystemGetDriverVersion())
+    return found
+
+
+def conditions(root: Path = Path("/")) -> dict[str, Any]:
+    """Temperatures, clocks, throttling and load at this moment."""
+    temperatures = _temperatures(root)
+    clocks = _cpu_clocks(root)
+    throttled: bool | None = None
+    reasons: list[str] = []
+    with nvml() as library:
+        for name, handle in _handles(library):
+            temperatures[name] = float(library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU))
+            clocks[f"{name} sm"] = float(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM))
+            clocks[f"{name} memory"] = float(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM))
+            mask = int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+            reasons += [f"{name}: {reason}" for bit, reason in _THROTTLE.items() if mask & bit]
+            throttled = bool(reasons)
+    return {
+        "temperatures_c": temperatures,
+        "throttled": throttled,
+        "throttle_reasons": reasons,
+        "clocks_mhz": clocks,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip().strip("\x00") or None
+    except OSError:
+        return None
+
+
+def _cpu(root: Path) -> str | None:
+    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "Model", "Hardware"):
+            return value.strip()
+    return None
+
+
+def _cores() -> int:
+    """Cores that this process may use, fewer than the machine has in a container or under taskset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _governor(root: Path) -> str | None:
+    paths = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"))
+    names = sorted({text for path in paths if (text := _text(path))})
+    return ", ".join(names) or None
+
+
+def _memory(root: Path) -> int:
+    for line in (_text(root / "proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _temperatures(root: Path) -> dict[str, float]:
+    found = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        value = _text(zone / "temp")
+        if value is not None and value.lstrip("-").isdigit():
+            found[_text(zone / "type") or zone.name] = int(value) / 1000
+    return found
+
+
+def _cpu_clocks(root: Path) -> dict[str, float]:
+    found = {}
+    for path in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")):
+        value = _text(path)
+        if value is not None and value.isdigit():
+            found[path.parent.parent.name] = int(value) / 1000
+    return found
+
+
+def _handles(library: Any) -> list[tuple[str, Any]]:
+    if library is None:
+        return []
+    count = library.nvmlDeviceGetCount()
+    return [(f"gpu{i}", library.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+
+
+def _gpus() -> list[dict[str, Any]]:
+    with nvml() as library:
+        return [_gpu(library, handle) for _, handle in _handles(library)]
+
+
+def _gpu(library: Any, handle: Any) -> dict[str, Any]:
+    major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+    return {
+        "name": str(library.nvmlDeviceGetName(handle)),
+        "uuid": str(library.nvmlDeviceGetUUID(handle)),
+        "compute_capability": f"{major}.{minor}",
+        "memory_bytes": int(library.nvmlDeviceGetMemoryInfo(handle).total),
+        "max_sm_mhz": float(library.nvmlDeviceGetMaxClockInfo(handle, library.NVML_CLOCK_SM)),
+        "power_limit_w": library.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
+    }

@@ -1,0 +1,160 @@
+"""Power sensors: energy counters (RAPL, NVML) and power rails (hwmon, jtop), each by the name that the machine gives.
+
+A meter that counts energy is read twice; one that shows power is sampled and integrated by ``runtime.power``. Sources:
+Linux, Documentation/power/powercap/powercap.rst and Documentation/hwmon/sysfs-interface.rst; NVIDIA's NVML reference.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["EnergyCounter", "PowerRails", "Sensor", "hwmon", "jtop_rails", "nvml", "nvml_counters", "rapl"]
+
+
+class Sensor(Protocol):
+    """A source of energy or power readings."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class EnergyCounter:
+    """Counts energy since some moment.
+
+    read: rail name -> joules
+    wraps_at: rail name -> joules at which its counter starts from zero again
+    """
+
+    name: str
+    read: Callable[[], dict[str, float]]
+    wraps_at: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PowerRails:
+    """Shows power now. read: rail name -> watts."""
+
+    name: str
+    read: Callable[[], dict[str, float]]
+
+
+@contextmanager
+def nvml() -> Iterator[Any]:
+    """NVML, started, or None where the package or the driver is missing."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no driver, no permission: each means that there is no NVML here
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def nvml_counters() -> EnergyCounter | None:
+    """Energy of every discrete NVIDIA GPU since its driver was loaded (Volta and later), None where there is none."""
+
+    def read() -> dict[str, float]:
+        found = {}
+        with nvml() as library:
+            for i in range(library.nvmlDeviceGetCount() if library is not None else 0):
+                # Jetsons and old GPUs refuse this call: they have no such counter.
+                with suppress(Exception):
+                    handle = library.nvmlDeviceGetHandleByIndex(i)
+                    found[f"gpu{i}"] = library.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+        return found
+
+    return EnergyCounter("nvml", read, {}) if read() else None
+
+
+def rapl(root: Path = Path("/")) -> EnergyCounter | None:
+    """Energy of CPU packages and memory by Intel's and AMD's RAPL, None where it cannot be read (it wants root)."""
+    zones: dict[str, Path] = {}
+    for zone in sorted((root / "sys/class/powercap").glob("*-rapl:*")):
+        if _number(zone / "energy_uj") is not None:
+            label = _read(zone / "name") or zone.name
+            zones[label if label not in zones else f"{label} {zone.name}"] = zone
+    if not zones:
+        return None
+
+    def read() -> dict[str, float]:
+        values = {name: _number(zone / "energy_uj") for name, zone in zones.items()}
+        return {name: value / 1e6 for name, value in values.items() if value is not None}
+
+    limits = {name: _number(zone / "max_energy_range_uj") for name, zone in zones.items()}
+    return EnergyCounter("rapl", read, {name: limit / 1e6 for name, limit in limits.items() if limit})
+
+
+def hwmon(root: Path = Path("/")) -> PowerRails | None:
+    """Rails of the INA3221 monitors of a Jetson, or any labelled power sensor of hwmon; None where there is none."""
+    rails: dict[str, Callable[[], float | None]] = {}
+    for device in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        for label in sorted(device.glob("in[0-9]*_label")):
+            name, index = _read(label), label.name.removeprefix("in").removesuffix("_label")
+            current, voltage = device / f"curr{index}_input", device / f"in{index}_input"
+            if name and _number(current) is not None and _number(voltage) is not None:
+                rails[name] = _product(voltage, current)
+        for power in sorted(device.glob("power[0-9]*_input")):
+            name = _read(power.with_name(power.name.replace("_input", "_label")))
+            if name:
+                rails[name] = _scaled(power, 1e6)
+    if not rails:
+        return None
+
+    def read() -> dict[str, float]:
+        values = {name: watts() for name, watts in rails.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return PowerRails("hwmon", read)
+
+
+def jtop_rails() -> PowerRails | None:
+    """Rails of a Jetson through jetson-stats' service, None where it is not installed or does not run."""
+    try:
+        from jtop import jtop
+
+        client = jtop(interval=0.1)
+        client.start()
+    except Exception:  # no package, no service, no Jetson
+        return None
+
+    def read() -> dict[str, float]:
+        return {name: rail["power"] / 1000 for name, rail in client.power["rail"].items()}
+
+    return PowerRails("jtop", read)
+
+
+def _product(voltage: Path, current: Path) -> Callable[[], float | None]:
+    def watts() -> float | None:
+        millivolts, milliamperes = _number(voltage), _number(current)
+        return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
+
+    return watts
+
+
+def _scaled(path: Path, divisor: float) -> Callable[[], float | None]:
+    def watts() -> float | None:
+        value = _number(path)
+        return None if value is None else value / divisor
+
+    return watts
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> float | None:
+    text = _read(path)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
