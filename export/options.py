@@ -1,0 +1,88 @@
+"""What an export was asked for, checked against the model before any work is done."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.errors import BudgetError, ExportError
+from tokfilter.export.graph import DEFAULT_OPSET, MAX_OPSET
+from tokfilter.manifest import Range
+
+__all__ = ["DEFAULT_BATCH", "PRECISIONS", "ExportOptions", "Precision", "batch_range_from_text", "range_from_text"]
+
+Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+DEFAULT_BATCH: Final[Range] = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write beside the graph with a free budget and the full graph.
+
+    keeps: budgets that get a graph of their own
+    batch_range, budget_range: (min, opt, max) of engines; None for the budget means 1 : default : all patch tokens
+    precisions: each gives a set of graphs, and of engines
+    plugin: whether TensorRT engines take the fused kernel (else native ops)
+    strip_functions: leave the function body out of the graphs, for a TensorRT that prefers it to the plugin
+    verify_images: a folder of images that the graphs are held against, beside the golden ones
+    """
+
+    keeps: tuple[Keep, ...] = ()
+    batch_range: Range = DEFAULT_BATCH
+    budget_range: Range | None = None
+    opset: int = DEFAULT_OPSET
+    precisions: tuple[Precision, ...] = ("fp32",)
+    trt: bool = False
+    rtx: bool = False
+    plugin: bool = True
+    strip_functions: bool = False
+    verify: bool = True
+    verify_images: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not DEFAULT_OPSET <= self.opset <= MAX_OPSET:
+            raise ExportError(f"opset wants a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {self.opset}.")
+        unknown = set(self.precisions) - set(PRECISIONS)
+        if unknown or not self.precisions:
+            raise ExportError(f"precision wants one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}.")
+        _check_range("batch", self.batch_range)
+        if self.budget_range is not None:
+            _check_range("budget", self.budget_range)
+
+    def budgets(self, patches: int) -> list[int]:
+        """The fixed budgets in tokens, without repeats. Raises BudgetError."""
+        return sorted({tokens_from_keep(keep, patches) for keep in self.keeps})
+
+    def budget_profile(self, patches: int, default: int) -> Range:
+        """The budget range of engines. Raises BudgetError when it does not lie within 1..patches."""
+        profile = self.budget_range or (1, default, patches)
+        if profile[2] > patches:
+            raise BudgetError(
+                f"a budget range wants 1 <= min <= opt <= max <= {patches}, this model's patch tokens; got "
+                f"{':'.join(map(str, profile))}."
+            )
+        return profile
+
+
+def range_from_text(text: str) -> Range:
+    """Read ``min:opt:max``; a single number stands for all three. Raises BudgetError."""
+    if not re.fullmatch(r"\d+(:\d+:\d+)?", text.strip()):
+        raise BudgetError(f"a range wants min:opt:max or one number, got {text!r}.")
+    numbers = [int(part) for part in text.split(":")]
+    low, best, high = numbers if len(numbers) == 3 else numbers * 3
+    return low, best, high
+
+
+def batch_range_from_text(text: str) -> Range:
+    """Read the batch range as typed. Raises BudgetError."""
+    return _check_range("batch", range_from_text(text))
+
+
+def _check_range(what: str, value: Sequence[int]) -> Range:
+    low, best, high = value
+    if not 1 <= low <= best <= high:
+        raise BudgetError(f"a {what} range wants 1 <= min <= opt <= max, got {low}:{best}:{high}.")
+    return low, best, high

@@ -1,0 +1,166 @@
+"""`tokfilter export`: a bundle in, a directory of graphs, engines, golden tensors and a manifest out."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tokfilter import __version__
+from tokfilter.bundle import Bundle, load_bundle, model_from_bundle
+from tokfilter.errors import TokfilterError
+from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model, without_functions
+from tokfilter.export.options import ExportOptions, Precision
+from tokfilter.export.precision import typed_graph
+from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
+from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
+from tokfilter.export.write import new_directory
+from tokfilter.files import sha256
+from tokfilter.golden import Golden
+from tokfilter.macs import macs
+from tokfilter.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
+from tokfilter.manifest import NAME as MANIFEST
+from tokfilter.model import FilteredViT
+
+__all__ = ["export_bundle"]
+
+Say = Callable[[str], None]
+
+_PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+_LARGEST_PROTO = 2**31 - 2**20  # bytes: protobuf ends at 2 GiB; weights beyond go to a file beside the graph
+
+
+def export_bundle(
+    bundle_path: str | Path, directory: str | Path, options: ExportOptions | None = None, say: Say = lambda _: None
+) -> Manifest:
+    """Write ``directory`` from the bundle at ``bundle_path``. ``say`` is told of each step.
+
+    Raises ExportError, BudgetError, VerificationError (nothing is written), MissingDependencyError (the graphs are
+    written, the engine is not), EngineError.
+    """
+    options = options or ExportOptions()
+    path = Path(bundle_path)
+    bundle = load_bundle(path)
+    model = model_from_bundle(bundle)
+    options.budgets(model.patches)
+    options.budget_profile(model.patches, model.budget)
+    source = {"name": path.name, "sha256": sha256(path)}
+    card = _card(bundle, model, options)
+    with new_directory(Path(directory)) as folder:
+        entries = list(_write_graphs(folder, bundle, model, card, source, options, say))
+        checks = _verified(folder, entries, bundle, model, options, say)
+        require_passed(checks)
+        np.savez(folder / GOLDEN_FILE, **_arrays(bundle.golden))
+        entries.append(entry_from_file(folder, GOLDEN_FILE, "golden"))
+        manifest = Manifest(
+            model=card,
+            files=entries,
+            source=source,
+            opset=options.opset,
+            versions=_versions(),
+            verification=report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
+    return manifest
+
+
+def _card(bundle: Bundle, model: FilteredViT, options: ExportOptions) -> ModelCard:
+    budgets = sorted({model.budget, *options.budgets(model.patches)})
+    return ModelCard(
+        architecture=bundle.architecture.name,
+        input_size=bundle.preprocessing.input_size,
+        patches=model.patches,
+        prefix_tokens=model.prefix_tokens,
+        classes=bundle.golden.full.shape[1],
+        class_names=bundle.class_names,
+        keep=model.budget,
+        macs={"full": macs(model), **{str(k): macs(model, k) for k in budgets}},
+        preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
+    )
+
+
+def _write_graphs(
+    folder: Path,
+    bundle: Bundle,
+    model: FilteredViT,
+    card: ModelCard,
+    source: dict[str, str],
+    options: ExportOptions,
+    say: Say,
+) -> Iterator[Entry]:
+    say("tracing the model")
+    slots = slots_graph_from_model(model, options.opset)
+    forms: list[tuple[str, ir.Model, dict[str, Any]]] = [("model", slots, {"role": "filtered"})]
+    for k in options.budgets(model.patches):
+        forms.append((f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "budget": k}))
+    forms.append(("full", full_graph_from_slots(slots, model, options.opset), {"role": "full"}))
+    for precision in options.precisions:
+        for stem, graph, details in forms:
+            name = f"{stem}.onnx" if precision == "fp32" else f"{stem}.{precision}.onnx"
+            say(f"writing {name}")
+            typed = typed_graph(graph, precision)
+            if options.strip_functions:
+                without_functions(typed)
+            typed.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
+            _save(typed, folder / name)
+            yield entry_from_file(folder, name, runtime="onnx", precision=precision, **details)
+
+
+def _save(graph: ir.Model, path: Path) -> None:
+    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+    ir.save(graph, path, external_data=f"{path.name}.data" if size > _LARGEST_PROTO else None)
+
+
+def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, budget: int | None) -> dict[str, str]:
+    """What a program needs to use the graph alone, as texts under ``tokfilter.*``."""
+    values = {
+        "version": __version__,
+        "bundle_sha256": source["sha256"],
+        "architecture": card.architecture,
+        "patches": card.patches,
+        "prefix_tokens": card.prefix_tokens,
+        "keep": budget or card.keep,
+        "precision": precision,
+        "preprocessing": card.preprocessing,
+        "class_names": card.class_names,
+    }
+    return {f"tokfilter.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def _verified(
+    folder: Path, entries: list[Entry], bundle: Bundle, model: FilteredViT, options: ExportOptions, say: Say
+) -> list[Check]:
+    if not options.verify:
+        return []
+    reference, golden = Reference(model), golden_photos(bundle)
+    reference.trust(bundle, golden)
+    others = [photos_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
+    budgets = budgets_to_check(bundle.golden.logits, model.budget, model.patches)
+    checks: list[Check] = []
+    for entry in entries:
+        say(f"verifying {entry.path}")
+        checks += check_graph(folder, entry, reference, golden, others, budgets)
+    return checks
+
+
+def _arrays(golden: Golden) -> dict[str, Any]:
+    arrays = {"images": golden.images, "scores": golden.scores, "full": golden.full}
+    for k, logits in golden.logits.items():
+        arrays[f"logits_{k}"], arrays[f"indices_{k}"] = logits, golden.indices[k]
+    return {name: value.numpy() for name, value in arrays.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"tokfilter": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError as error:
+            raise TokfilterError(f"export wants the package {package}: pip install 'tokfilter[export]'") from error
+    return found

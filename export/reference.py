@@ -1,0 +1,139 @@
+"""What torch says: the expected outputs of a bundle's model on its golden images and on the user's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokfilter.bundle import Bundle, Preprocessing
+from tokfilter.errors import DataError
+from tokfilter.model import FilteredViT
+
+__all__ = ["Expected", "Photos", "Reference", "golden_photos", "photos_from_folder"]
+
+Array = NDArray[Any]
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Images with names for people: ``images`` [M, 3, H, W], normalised."""
+
+    name: str
+    labels: tuple[str, ...]
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Outputs of torch for some photos at one budget.
+
+    logits: [M, classes]
+    scores: [M, N]
+    indices: [M, k] int32; None with every token
+    """
+
+    logits: Array
+    scores: Array
+    indices: Array | None
+
+
+@dataclass
+class Reference:
+    """A model in evaluation mode, asked once for each question. Budget None means every token and no filter work."""
+
+    model: FilteredViT
+    _known: dict[tuple[str, int | None], Expected] = field(default_factory=dict)
+
+    def expected(self, photos: Photos, budget: int | None) -> Expected:
+        """Outputs for ``photos``; what the bundle brought along as golden is returned, not computed again."""
+        key = (photos.name, budget)
+        if key not in self._known:
+            self._known[key] = self._computed(photos.images, budget)
+        return self._known[key]
+
+    def trust(self, bundle: Bundle, photos: Photos) -> None:
+        """Take the bundle's golden outputs for ``photos`` as they are: training computed them."""
+        golden = bundle.golden
+        self._known[photos.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
+        for k, logits in golden.logits.items():
+            indices = golden.indices[k].numpy()
+            self._known[photos.name, k] = Expected(logits.numpy(), golden.scores.numpy(), indices)
+
+    @torch.inference_mode()
+    def logits_on(self, images: Tensor, indices: Array) -> Array:
+        """Logits [B, classes] of images [B, 3, H, W] with exactly the patch tokens ``indices`` [B, k] kept."""
+        kept = torch.from_numpy(np.ascontiguousarray(indices))
+
+        def select(tokens: Tensor, _scores: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
+            rows = (kept.long() + prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[2])
+            return torch.cat([tokens[:, :prefix_tokens], tokens.gather(1, rows)], dim=1), kept
+
+        with _selecting(self.model, select):
+            logits: Tensor = self.model(images, kept.shape[1])
+        return logits.numpy()
+
+    @torch.inference_mode()
+    def _computed(self, images: Tensor, budget: int | None) -> Expected:
+        model = self.model
+        logits, scores, indices = [], [], []
+        for part in images.split(_BATCH):
+            logits.append(model(part, model.patches if budget is None else budget))
+            last = model.last
+            known = last.scores is not None
+            scores.append(last.scores if known else model.scorer(last.tokens[:, model.prefix_tokens :]))
+            everything = torch.arange(model.patches, dtype=torch.int32).expand(len(part), -1)
+            indices.append(everything if last.indices is None else last.indices)
+        kept = None if budget is None else torch.cat(indices).numpy()
+        return Expected(torch.cat(logits).numpy(), torch.cat(scores).numpy(), kept)
+
+
+@contextmanager
+def _selecting(model: FilteredViT, select: Any) -> Iterator[None]:
+    old, model.drop.select = model.drop.select, select
+    try:
+        yield
+    finally:
+        model.drop.select = old
+
+
+def golden_photos(bundle: Bundle) -> Photos:
+    """The bundle's golden images."""
+    images = bundle.golden.images
+    return Photos("golden", tuple(f"golden image {row}" for row in range(len(images))), images)
+
+
+def photos_from_folder(folder: Path, preprocessing: Preprocessing) -> Photos:
+    """Every image file of a folder, as the bundle's preprocessing makes it. Raises DataError."""
+    from PIL import Image, UnidentifiedImageError
+    from timm.data import create_transform
+
+    if not folder.is_dir():
+        raise DataError(f"--verify-images wants a folder of images, but there is none at {folder}.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise DataError(f"--verify-images wants a folder of images, but {folder} holds none of {', '.join(sorted(_SUFFIXES))}.")
+    transform = create_transform(
+        input_size=preprocessing.input_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+    )
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                images.append(transform(image.convert("RGB")))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"--verify-images wants images, but {path} is none that can be read ({error}).") from error
+    labels = tuple(str(path.relative_to(folder)) for path in paths)
+    return Photos(str(folder), labels, torch.stack(images))

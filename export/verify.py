@@ -1,0 +1,198 @@
+"""The gate: every graph runs in ONNX Runtime and is held against torch before an export is called done.
+
+Two batch sizes and five budgets on the bundle's golden tensors, every image of the user's folder at the graph's own
+budget; names, shapes, kept tokens and logits. What is close enough stands in ``compare.TOLERANCES``.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tokfilter.errors import VerificationError
+from tokfilter.export.compare import SCORE_GAP, TOLERANCES, Tolerance, choice_from_indices, deviation_from_logits
+from tokfilter.export.reference import Array, Expected, Photos, Reference
+from tokfilter.manifest import Entry
+
+__all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
+
+_BATCH: Final = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """One graph at one batch size and budget.
+
+    photos: "golden", or the user's folder
+    budget: patch tokens kept; None with every token
+    max_abs, mean_abs, relative, cosine: of the logits, torch run on the tokens that the graph kept
+    top1: share of images with the same first class
+    overlap: share of kept tokens in common with torch's; near_ties: tokens that differ and may
+    worst_image, worst_token: where the largest difference is
+    complaints: empty when the graph passed
+    """
+
+    path: str
+    photos: str
+    images: int
+    batch: int
+    budget: int | None
+    max_abs: float
+    mean_abs: float
+    relative: float
+    cosine: float
+    top1: float
+    overlap: float | None
+    near_ties: int
+    worst_image: str
+    worst_token: int | None
+    complaints: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the graph is close enough here."""
+        return not self.complaints
+
+
+def budgets_to_check(golden: Iterable[int], default: int, patches: int) -> list[int]:
+    """At least five budgets where the model has them: the ends, the default, the golden ones, quarters between."""
+    budgets = {1, default, patches, *golden}
+    for quarter in (0.5, 0.25, 0.75, 0.125, 0.875):
+        if len(budgets) < 5:
+            budgets.add(max(1, math.floor(patches * quarter)))
+    return sorted(budgets)
+
+
+def check_graph(
+    directory: Path, entry: Entry, reference: Reference, golden: Photos, others: Sequence[Photos], budgets: Sequence[int]
+) -> list[Check]:
+    """Run the graph ``directory/entry.path`` on all photos. ``budgets`` are for the form whose budget is an input."""
+    session = _session(directory / entry.path, entry)
+    complaints = _signature_complaints(session, entry)
+    if complaints:
+        return [_refused(entry, complaints)]
+    own: Sequence[int | None] = [entry.budget] if entry.role == "full" or entry.budget is not None else budgets
+    default: int | None = own[len(own) // 2]
+    plan = [(golden, batch, k) for k in own for batch in _batches(len(golden.images))]
+    plan += [(photos, _BATCH, default) for photos in others]
+    return [_check(session, entry, reference, photos, batch, k) for photos, batch, k in plan]
+
+
+def report_from_checks(checks: Sequence[Check]) -> dict[str, Any]:
+    """The checks as plain values for the manifest."""
+    return {
+        "passed": all(check.passed for check in checks),
+        "reference": "torch fp32",
+        "tolerances": {name: asdict(tolerance) for name, tolerance in TOLERANCES.items()},
+        "score_gap": SCORE_GAP,
+        "checks": [{**asdict(check), "complaints": list(check.complaints), "passed": check.passed} for check in checks],
+    }
+
+
+def require_passed(checks: Sequence[Check]) -> None:
+    """Raise VerificationError that names the worst graph, image and token, unless every check passed."""
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return
+    worst = max(failed, key=lambda check: check.relative)
+    token = "" if worst.worst_token is None else f", patch token {worst.worst_token}"
+    budget = "every token" if worst.budget is None else f"{worst.budget} tokens"
+    raise VerificationError(
+        f"{len(failed)} of {len(checks)} checks failed; nothing was written. Worst: {worst.path} with {budget}, batch "
+        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.complaints)}."
+    )
+
+
+def _batches(images: int) -> list[int]:
+    return [1, max(2, min(images, _BATCH))]
+
+
+def _session(path: Path, entry: Entry) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Spinning threads would starve torch in this process.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if entry.precision == "bf16":
+        from tokfilter.export.precision import rounded_twin
+
+        return onnxruntime.InferenceSession(rounded_twin(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _signature_complaints(session: Any, entry: Entry) -> tuple[str, ...]:
+    inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
+    outputs = ["logits"] if entry.role == "full" else ["logits", "indices"]
+    found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
+    if found != (inputs, outputs):
+        return (f"its inputs and outputs are {found[0]} and {found[1]}, wanted {inputs} and {outputs}",)
+    return ()
+
+
+def _refused(entry: Entry, complaints: tuple[str, ...]) -> Check:
+    infinite = math.inf
+    return Check(entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, complaints)
+
+
+def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, batch: int, budget: int | None) -> Check:
+    count = 1 if batch == 1 else max(batch, len(photos.images))
+    rows = np.arange(count) % len(photos.images)  # one golden image fills a batch of two
+    images = photos.images[rows]
+    expected = _rows(reference.expected(photos, budget), rows)
+    logits, indices = _run(session, images.numpy(), batch, None if entry.budget is not None else budget)
+    tolerance = TOLERANCES[entry.precision or "fp32"]
+    overlap, near_ties, worst_token, complaints = None, 0, None, ()
+    wanted = expected.logits
+    worst_row = None
+    if expected.indices is not None:
+        choice = choice_from_indices(indices, expected.indices, expected.scores)
+        overlap, near_ties, complaints = float(choice.overlap.mean()), choice.near_ties, choice.complaints
+        if choice.worst is not None:
+            worst_row, worst_token = choice.worst
+        changed = np.flatnonzero(choice.overlap < 1)
+        if len(changed) and not complaints:
+            wanted = wanted.copy()
+            wanted[changed] = reference.logits_on(images[changed], indices[changed])
+    deviation = _deviation(logits, wanted, tolerance)
+    row = deviation.worst if worst_row is None else worst_row
+    return Check(
+        path=entry.path,
+        photos=photos.name,
+        images=count,
+        batch=batch,
+        budget=budget,
+        max_abs=deviation.max_abs,
+        mean_abs=deviation.mean_abs,
+        relative=deviation.relative,
+        cosine=deviation.cosine,
+        top1=deviation.top1,
+        overlap=overlap,
+        near_ties=near_ties,
+        worst_image=photos.labels[rows[row]],
+        worst_token=worst_token,
+        complaints=(*complaints, *deviation.complaints),
+    )
+
+
+_deviation = deviation_from_logits
+
+
+def _rows(expected: Expected, rows: Any) -> Expected:
+    indices = None if expected.indices is None else expected.indices[rows]
+    return Expected(expected.logits[rows], expected.scores[rows], indices)
+
+
+def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Array, Any]:
+    outputs: list[list[Array]] = []
+    names = {item.name for item in session.get_inputs()}
+    for start in range(0, len(images), batch):
+        feed = {"images": images[start : start + batch]}
+        if "slots" in names:
+            feed["slots"] = np.zeros(slots or 0, dtype=np.int32)
+        outputs.append(session.run(None, feed))
+    joined = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+    return joined[0], joined[1] if len(joined) > 1 else None
