@@ -48,7 +48,7 @@ _SYSTEM_HEADERS: Final = tuple(
         "/opt/tensorrt/include",
     )
 )
-_LOG_LINES: Final = 25
+_LOG_LINES: Final = 15
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find_tool(name: str, *elsewhere: str, hint: str) -> str:
     for path in elsewhere:
         found = found or shutil.which(path)
     if found is None:
-        raise MissingDependencyError(f"Building the plugin needs {name}, which is not on PATH. {hint}")
+        raise MissingDependencyError(f"Building needs {name}, which is not on PATH. {hint}")
     return found
 
 
@@ -122,7 +122,7 @@ def fetch_headers() -> Path:
             [*command, "--target", str(target), HEADER_WHEEL], capture_output=True, text=True, check=False
         )
         if result.returncode != 0:
-            raise MissingDependencyError(f"pip could not fetch {HEADER_WHEEL}: {_tail(result.stderr)}")
+            raise MissingDependencyError(f"pip could not fetch {HEADER_WHEEL}: {_first_error(result.stderr)}")
     return target / "kernel_lens" / "include" / "tensorrt"
 
 
@@ -197,8 +197,13 @@ def _run(command: list[str], log: Path) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n{result.stdout}")
     if result.returncode != 0:
-        raise EngineError(f"The plugin did not build; all of the output is in {log}. Its end:\n{_tail(result.stdout)}")
+        raise EngineError(f"The plugin did not build; all of the output is in {log}:\n{_first_error(result.stdout)}")
 
 
-def _tail(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-_LOG_LINES:])
+def _first_error(output: str) -> str:
+    """The lines from the first error on, which is the one that later errors follow from; else the last lines."""
+    lines = output.strip().splitlines()
+    for number, line in enumerate(lines):
+        if "error" in line.lower():
+            return "\n".join(lines[number : number + _LOG_LINES])
+    return "\n".join(lines[-_LOG_LINES:])

@@ -54,11 +54,30 @@ def host(headers: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def library(headers: Path) -> PluginBuild:
-    """The plugin as users build it, with nvcc, for one architecture."""
+    """Both libraries as users build them: nvcc, one architecture, an SDK's folders around the real headers."""
     try:
-        return build_plugin(BUILD / "nvcc", headers, architectures="90")
+        return build_plugin(BUILD / "nvcc", sdk(headers), architectures="90")
     except MissingDependencyError as error:
         pytest.skip(str(error))
+
+
+def sdk(headers: Path) -> Path:
+    """An SDK's layout, its libnvinfer an empty shell of the right name: enough to link, never loaded."""
+    root = BUILD / "sdk"
+    (root / "lib").mkdir(parents=True, exist_ok=True)
+    (root / "include").unlink(missing_ok=True)
+    (root / "include").symlink_to(headers)
+    name = f"libnvinfer.so.{header_major(headers)}"
+    shell = "void getPluginRegistry(void) {} void getLogger(void) {} void getInferLibMajorVersion(void) {}"
+    command = ["cc", "-shared", f"-Wl,-soname,{name}", "-o", str(root / "lib" / name), "-x", "c", "-"]
+    subprocess.run(command, input=shell, text=True, check=True)
+    return root
+
+
+def header_major(headers: Path) -> str:
+    found = re.search(r"(?:NV_TENSORRT|TRT)_MAJOR\w* +(\d+)", (headers / "NvInferVersion.h").read_text())
+    assert found is not None
+    return found[1]
 
 
 def run(program: Path, *arguments: object, **environment: str) -> str:
@@ -125,7 +144,7 @@ def test_out_of_memory_is_an_answer(host: Path) -> None:
     run(host / "plugin_host_memory", host / "libtokfilter_plugin_cpu.so")
 
 
-def test_self_registering_library(host: Path) -> None:
+def test_self_registering_library_in_a_played_libnvinfer(host: Path) -> None:
     run(host / "plugin_host_registry", host / "libtokfilter_plugin_static_cpu.so")
 
 
@@ -143,12 +162,21 @@ def symbols(library: Path, *options: str) -> list[str]:
     return [line.split()[-1] for line in output.splitlines()]
 
 
-def test_exports_and_imports(library: PluginBuild, host: Path) -> None:
+def foreign_imports(library: Path) -> set[str]:
+    """What a library needs beyond the C and C++ runtimes, whose symbols carry their version."""
+    runtime = re.compile(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+$")
+    return {name for name in symbols(library, "--undefined-only") if not runtime.search(name)} - WEAK
+
+
+def test_library_for_the_registry_exports_its_two_entry_points_and_needs_no_tensorrt(library: PluginBuild) -> None:
     assert sorted(symbols(library.dynamic, "--defined-only")) == ["getCreators", "setLoggerFinder"]
-    # Everything it needs carries a version of the C or C++ runtime; TensorRT and CUDA are not among them.
-    imported = symbols(library.dynamic, "--undefined-only")
-    assert {name for name in imported if not re.search(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+$", name)} <= WEAK
-    assert symbols(host / "libtokfilter_plugin_static_cpu.so", "--defined-only") == []
+    assert foreign_imports(library.dynamic) == set()
+
+
+def test_self_registering_library_exports_nothing(library: PluginBuild) -> None:
+    assert library.self_registering is not None
+    assert symbols(library.self_registering, "--defined-only") == []
+    assert foreign_imports(library.self_registering) == {"getPluginRegistry", "getLogger", "getInferLibMajorVersion"}
 
 
 REGISTRY = """
