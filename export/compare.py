@@ -12,7 +12,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCORE_GAP", "TOLERANCES", "Choice", "Deviation", "Tolerance", "choice_from_indices", "deviation_from_logits"]
+__all__ = [
+    "SCORE_GAP",
+    "TOLERANCES",
+    "Choice",
+    "Deviation",
+    "Tolerance",
+    "choice_from_indices",
+    "deviation_from_logits",
+]
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int32]

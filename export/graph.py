@@ -111,7 +111,9 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     node.resize_inputs(2)
     (slots,) = (value for value in fixed.graph.inputs if value.name == "slots")
     if slots.uses():
-        raise ExportError(f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be baked in.")
+        raise ExportError(
+            f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be baked in."
+        )
     fixed.graph.inputs.remove(slots)
     _bind(fixed.graph, {_KEPT: k})
     return with_function(tidied(fixed), "attribute")
@@ -123,7 +125,9 @@ def full_graph_from_slots(slots_graph: ir.Model, model: FilteredViT, opset: int 
     node = select_node(full)
     tokens, (selected, indices) = node.inputs[0], node.outputs
     if indices.uses():
-        return _traced(_Full(model), (_example_images(model),), ({0: torch.export.Dim(_BATCH)},), ["images"], ["logits"], opset)
+        return _traced(
+            _Full(model), (_example_images(model),), ({0: torch.export.Dim(_BATCH)},), ["images"], ["logits"], opset
+        )
     assert tokens is not None
     selected.replace_all_uses_with(tokens)
     del full.graph.outputs[1]
@@ -185,7 +189,9 @@ def _traced(
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}") from error
+            raise ExportError(
+                f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
+            ) from error
     assert program is not None
     graph = tidied(program.model)
     graph.ir_version = IR_VERSION

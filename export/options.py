@@ -11,7 +11,7 @@ from tokfilter.errors import BudgetError, ExportError
 from tokfilter.export.graph import DEFAULT_OPSET, MAX_OPSET
 from tokfilter.manifest import Range
 
-__all__ = ["DEFAULT_BATCH", "PRECISIONS", "ExportOptions", "Precision", "batch_range_from_text", "range_from_text"]
+__all__ = ["DEFAULT_BATCH", "PRECISIONS", "ExportOptions", "Precision", "range_from_text"]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
@@ -47,7 +47,9 @@ class ExportOptions:
             raise ExportError(f"opset wants a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {self.opset}.")
         unknown = set(self.precisions) - set(PRECISIONS)
         if unknown or not self.precisions:
-            raise ExportError(f"precision wants one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}.")
+            raise ExportError(
+                f"precision wants one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}."
+            )
         _check_range("batch", self.batch_range)
         if self.budget_range is not None:
             _check_range("budget", self.budget_range)
@@ -74,11 +76,6 @@ def range_from_text(text: str) -> Range:
     numbers = [int(part) for part in text.split(":")]
     low, best, high = numbers if len(numbers) == 3 else numbers * 3
     return low, best, high
-
-
-def batch_range_from_text(text: str) -> Range:
-    """Read the batch range as typed. Raises BudgetError."""
-    return _check_range("batch", range_from_text(text))
 
 
 def _check_range(what: str, value: Sequence[int]) -> Range:

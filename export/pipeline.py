@@ -14,7 +14,12 @@ import onnx_ir as ir
 from tokfilter import __version__
 from tokfilter.bundle import Bundle, load_bundle, model_from_bundle
 from tokfilter.errors import TokfilterError
-from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model, without_functions
+from tokfilter.export.graph import (
+    fixed_graph_from_slots,
+    full_graph_from_slots,
+    slots_graph_from_model,
+    without_functions,
+)
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import typed_graph
 from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
@@ -36,9 +41,13 @@ _LARGEST_PROTO = 2**31 - 2**20  # bytes: protobuf ends at 2 GiB; weights beyond 
 
 
 def export_bundle(
-    bundle_path: str | Path, directory: str | Path, options: ExportOptions | None = None, say: Say = lambda _: None
+    bundle_path: str | Path,
+    directory: str | Path,
+    options: ExportOptions | None = None,
+    say: Say = lambda _: None,
+    checked: Callable[[Check], None] = lambda _: None,
 ) -> Manifest:
-    """Write ``directory`` from the bundle at ``bundle_path``. ``say`` is told of each step.
+    """Write ``directory`` from the bundle at ``bundle_path``. ``say`` is told of each step, ``checked`` of each check.
 
     Raises ExportError, BudgetError, VerificationError (nothing is written), MissingDependencyError (the graphs are
     written, the engine is not), EngineError.
@@ -53,7 +62,10 @@ def export_bundle(
     card = _card(bundle, model, options)
     with new_directory(Path(directory)) as folder:
         entries = list(_write_graphs(folder, bundle, model, card, source, options, say))
-        checks = _verified(folder, entries, bundle, model, options, say)
+        checks = []
+        for check in _checks(folder, entries, bundle, model, options, say):
+            checked(check)
+            checks.append(check)
         require_passed(checks)
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle.golden))
         entries.append(entry_from_file(folder, GOLDEN_FILE, "golden"))
@@ -133,20 +145,18 @@ def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, bud
     return {f"tokfilter.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
-def _verified(
+def _checks(
     folder: Path, entries: list[Entry], bundle: Bundle, model: FilteredViT, options: ExportOptions, say: Say
-) -> list[Check]:
+) -> Iterator[Check]:
     if not options.verify:
-        return []
+        return
     reference, golden = Reference(model), golden_photos(bundle)
     reference.trust(bundle, golden)
     others = [photos_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
     budgets = budgets_to_check(bundle.golden.logits, model.budget, model.patches)
-    checks: list[Check] = []
     for entry in entries:
         say(f"verifying {entry.path}")
-        checks += check_graph(folder, entry, reference, golden, others, budgets)
-    return checks
+        yield from check_graph(folder, entry, reference, golden, others, budgets)
 
 
 def _arrays(golden: Golden) -> dict[str, Any]:

@@ -119,7 +119,9 @@ def photos_from_folder(folder: Path, preprocessing: Preprocessing) -> Photos:
         raise DataError(f"--verify-images wants a folder of images, but there is none at {folder}.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
-        raise DataError(f"--verify-images wants a folder of images, but {folder} holds none of {', '.join(sorted(_SUFFIXES))}.")
+        raise DataError(
+            f"--verify-images wants a folder of images, but {folder} holds none of {', '.join(sorted(_SUFFIXES))}."
+        )
     transform = create_transform(
         input_size=preprocessing.input_size,
         mean=preprocessing.mean,

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from tokfilter.errors import VerificationError
-from tokfilter.export.compare import SCORE_GAP, TOLERANCES, Tolerance, choice_from_indices, deviation_from_logits
+from tokfilter.export.compare import SCORE_GAP, TOLERANCES, choice_from_indices, deviation_from_logits
 from tokfilter.export.reference import Array, Expected, Photos, Reference
 from tokfilter.manifest import Entry
 
@@ -67,7 +67,12 @@ def budgets_to_check(golden: Iterable[int], default: int, patches: int) -> list[
 
 
 def check_graph(
-    directory: Path, entry: Entry, reference: Reference, golden: Photos, others: Sequence[Photos], budgets: Sequence[int]
+    directory: Path,
+    entry: Entry,
+    reference: Reference,
+    golden: Photos,
+    others: Sequence[Photos],
+    budgets: Sequence[int],
 ) -> list[Check]:
     """Run the graph ``directory/entry.path`` on all photos. ``budgets`` are for the form whose budget is an input."""
     session = _session(directory / entry.path, entry)
@@ -135,7 +140,9 @@ def _signature_complaints(session: Any, entry: Entry) -> tuple[str, ...]:
 
 def _refused(entry: Entry, complaints: tuple[str, ...]) -> Check:
     infinite = math.inf
-    return Check(entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, complaints)
+    return Check(
+        entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, complaints
+    )
 
 
 def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, batch: int, budget: int | None) -> Check:

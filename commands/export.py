@@ -1,0 +1,123 @@
+"""tokfilter export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tokfilter.export.options import ExportOptions
+    from tokfilter.export.verify import Check
+    from tokfilter.manifest import Manifest
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
+@click.option(
+    "--keep", multiple=True, help="Also write a graph with this budget baked in: a ratio or a count of tokens."
+)
+@click.option("--batch", default="1:8:32", show_default=True, help="Batch sizes of engines, min:opt:max.")
+@click.option("--budget", help="Budgets of engines in tokens, min:opt:max.  [default: 1:the model's own:all]")
+@click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    multiple=True,
+    default=["fp32"],
+    show_default=True,
+    help="Type of the weights and matrix products; give it twice for two sets of graphs.",
+)
+@click.option("--trt", is_flag=True, help="Build TensorRT engines.")
+@click.option("--rtx", is_flag=True, help="Build TensorRT-RTX engines; no GPU is needed.")
+@click.option("--no-plugin", is_flag=True, help="Build TensorRT engines from native ops, without the fused kernel.")
+@click.option("--strip-functions", is_flag=True, help="Leave the op's function body out of the graphs.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; the manifest says so.")
+@click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def export(bundle: Path, output: Path, as_json: bool, **asked: Any) -> None:
+    """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
+
+    model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch before it
+    is called done.
+    """
+    from rich.console import Console
+
+    from tokfilter.export.pipeline import export_bundle
+
+    options = _options(**asked)
+    console = Console(stderr=True, highlight=False)
+    checks: list[Check] = []
+    try:
+        with console.status("reading the bundle") as status:
+            manifest = export_bundle(bundle, output, options, status.update, checks.append)
+    finally:
+        if checks and not as_json:
+            _print_checks(checks)
+    if as_json:
+        click.echo(manifest.text(), nl=False)
+    else:
+        _print_files(manifest, output)
+
+
+def _options(
+    keep: tuple[str, ...],
+    batch: str,
+    budget: str | None,
+    precision: tuple[str, ...],
+    no_plugin: bool,
+    no_verify: bool,
+    **rest: Any,
+) -> "ExportOptions":
+    from tokfilter.budget import keeps_from_text
+    from tokfilter.export.options import ExportOptions, range_from_text
+
+    return ExportOptions(
+        keeps=tuple(keeps_from_text(keep)),
+        batch_range=range_from_text(batch),
+        budget_range=None if budget is None else range_from_text(budget),
+        precisions=tuple(dict.fromkeys(precision)),  # type: ignore[arg-type]  # click has checked the choices
+        plugin=not no_plugin,
+        verify=not no_verify,
+        **rest,
+    )
+
+
+def _print_checks(checks: "list[Check]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("graph", no_wrap=True)
+    for name in ("batch", "kept", "max error", "relative", "cosine", "top-1", "overlap"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for check in checks:
+        table.add_row(
+            "[green]✓[/]" if check.passed else "[red]✗[/]",
+            check.path,
+            str(check.batch),
+            "all" if check.budget is None else str(check.budget),
+            f"{check.max_abs:.1e}",
+            f"{check.relative:.1e}",
+            f"{check.cosine:.6f}",
+            f"{100 * check.top1:.0f} %",
+            "" if check.overlap is None else f"{100 * check.overlap:.1f} %",
+        )
+        if check.photos != "golden":
+            table.add_row("", f"[dim]{check.images} images of {escape(check.photos)}[/]")
+        for complaint in check.complaints:
+            token = "" if check.worst_token is None else f", patch token {check.worst_token}"
+            table.add_row("", f"[red]{escape(f'{check.worst_image}{token}: {complaint}')}[/]")
+    Console(highlight=False).print(table)
+
+
+def _print_files(manifest: "Manifest", output: Path) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if "skipped" in manifest.verification:
+        console.print(f"not compared with torch: {manifest.verification['skipped']}", style="yellow")
+    for entry in manifest.files:
+        console.print(f"{entry.bytes / 1e6:9.1f} MB  {output / entry.path}", markup=False, soft_wrap=True)
