@@ -96,7 +96,7 @@ def _print_checks(checks: "list[Check]") -> None:
     for check in checks:
         table.add_row(
             "[green]✓[/]" if check.passed else "[red]✗[/]",
-            check.path,
+            check.path if check.photos == "golden" else f"  on {check.images} images",
             str(check.batch),
             "all" if check.budget is None else str(check.budget),
             f"{check.max_abs:.1e}",
@@ -105,12 +105,12 @@ def _print_checks(checks: "list[Check]") -> None:
             f"{100 * check.top1:.0f} %",
             "" if check.overlap is None else f"{100 * check.overlap:.1f} %",
         )
-        if check.photos != "golden":
-            table.add_row("", f"[dim]{check.images} images of {escape(check.photos)}[/]")
+    console = Console(highlight=False)
+    console.print(table)
+    for check in checks:
         for complaint in check.complaints:
             token = "" if check.worst_token is None else f", patch token {check.worst_token}"
-            table.add_row("", f"[red]{escape(f'{check.worst_image}{token}: {complaint}')}[/]")
-    Console(highlight=False).print(table)
+            console.print(f"[red]✗[/] {check.path}, {escape(check.worst_image)}{token}: {complaint}", soft_wrap=True)
 
 
 def _print_files(manifest: "Manifest", output: Path) -> None:
