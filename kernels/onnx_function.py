@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 
 from tokfilter.errors import ContractError
-from tokfilter.kernels.op import DOMAIN, NAME, ORDERS
+from tokfilter.kernels.op import DOMAIN, NAME
 
 __all__ = ["MIN_OPSET", "token_select_function"]
 
@@ -25,6 +25,10 @@ _BUDGET = {
 # TensorRT's parser wants as many inputs on the node as on its function.
 _INPUTS = {"slots": "tokens, scores, slots", "attribute": "tokens, scores"}
 
+# "either" serves a model whose nodes differ in order: a runtime keeps one body per name (TensorRT-RTX 1.7 looks at
+# neither overload nor domain), and no body can branch on a string, so its nodes repeat ``order`` as a number.
+_ATTRIBUTES = {"either": ", by_position: int = 1"}
+
 # Positions below 2^24 are exact in float32, the type that TopK takes on every runtime.
 _KEPT = {
     "score": "kept = Identity (ranked)",
@@ -32,12 +36,22 @@ _KEPT = {
       ranked_float = Cast <to = 1> (ranked)
       kept_float, kept_order = TopK <axis = 1, largest = 0, sorted = 1> (ranked_float, budget)
       kept = Cast <to = 7> (kept_float)""",
+    "either": """
+      ranked_float = Cast <to = 1> (ranked)
+      budget_scalar = Gather <axis = 0> (budget, zero_scalar)
+      ranks = Range (zero_scalar, budget_scalar, one_scalar)
+      ranks_float = Cast <to = 1> (ranks)
+      by_position_int = Constant <value_int: int = @by_position> ()
+      by_position_bool = Cast <to = 9> (by_position_int)
+      places = Where (by_position_bool, ranked_float, ranks_float)
+      sorted_places, kept_order = TopK <axis = 1, largest = 0, sorted = 1> (places, budget)
+      kept = GatherElements <axis = 1> (ranked, kept_order)""",
 }
 
 # Every tensor has a name of its own: TensorRT-RTX 1.7 fails on two outputs called "_".
 _TEXT = """
 <opset_import: ["" : {opset}], domain: "{domain}">
-{name} <k: int = 0, prefix_tokens: int = 1, order: string = "position"> ({inputs}) => (selected, indices)
+{name} <k: int = 0, prefix_tokens: int = 1, order: string = "position"{attributes}> ({inputs}) => (selected, indices)
 {{
   zero = Constant <value_ints = [0]> ()
   one = Constant <value_ints = [1]> ()
@@ -81,19 +95,21 @@ def token_select_function(opset: int, budget: str, order: str) -> onnx.FunctionP
 
     opset: the model's ai.onnx opset, 13 or later
     budget: "slots" when the third input gives the budget, "attribute" when attribute k does
-    order: the nodes' order; it is a choice between two bodies, because a function cannot branch on a string
+    order: the nodes' order; it is a choice between bodies, because a function cannot branch on a string. "either"
+        serves nodes of both orders, each with an int attribute ``by_position`` (1 or 0) that repeats its ``order``
     Raises ContractError.
     """
-    if opset < MIN_OPSET or budget not in _BUDGET or order not in ORDERS:
+    if opset < MIN_OPSET or budget not in _BUDGET or order not in _KEPT:
         raise ContractError(
             f"the TokenSelect function wants opset >= {MIN_OPSET}, a budget of {', '.join(_BUDGET)} and an order of "
-            f"{', '.join(ORDERS)}; got opset {opset}, budget {budget!r}, order {order!r}."
+            f"{', '.join(_KEPT)}; got opset {opset}, budget {budget!r}, order {order!r}."
         )
     text = _TEXT.format(
         opset=opset,
         domain=DOMAIN,
         name=NAME,
         inputs=_INPUTS[budget],
+        attributes=_ATTRIBUTES.get(order, ""),
         budget=_BUDGET[budget],
         kept=_KEPT[order],
     )

@@ -1,0 +1,136 @@
+"""Foreign graphs: an ONNX file that someone else exported with a top-k and a gather gets the node TokenSelect.
+
+What is fused is any part of a graph that takes tokens [B, P+N, C] and scores [B, N] and returns the first P tokens,
+then the k patches with the highest scores, in order of score or of position; whether a part does that is decided by
+running it (``fusion/proof.py``). TokenSelect differs from ONNX's own TopK only on scores that are NaN: it ranks them
+below everything, ONNX leaves them undefined (and ONNX Runtime's CPU kernel then returns rows that are not the highest).
+Ties are the same: both take the lower position.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx_ir as ir
+
+from tokfilter.errors import ExportError
+from tokfilter.export.fusion.compare import compare_graphs
+from tokfilter.export.fusion.rewrite import NearMiss, Site, TokenSelectRewrite
+from tokfilter.export.fusion.storage import read_graph, write_graph
+from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
+from tokfilter.kernels.op import DOMAIN, NAME
+
+__all__ = ["FuseReport", "NearMiss", "Site", "fuse_graph"]
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What ``fuse_graph`` did.
+
+    matched: top-k sites that were proven to be TokenSelect
+    replaced: TokenSelect nodes in the graph that was written
+    compared_at: input shapes at which both graphs gave the same bits; empty when verification was off
+    """
+
+    matched: int
+    replaced: int
+    sites: tuple[Site, ...]
+    near_misses: tuple[NearMiss, ...]
+    opset: int
+    ir_version: int
+    nodes_before: int
+    nodes_after: int
+    compared_at: tuple[Mapping[str, list[int]], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in types that JSON knows."""
+        return asdict(self)
+
+
+def fuse_graph(
+    source: str | Path,
+    target: str | Path,
+    *,
+    verify: bool = True,
+    functions: bool = True,
+    sizes: Mapping[str, int] | None = None,
+) -> FuseReport:
+    """Rewrite every gather-after-top-k of ``source`` to TokenSelect and write ``target``.
+
+    The opset of the graph is kept; opset 11 becomes 12, the first that can hold the function body. IR version 8 to 10.
+
+    verify: run both graphs in ONNX Runtime on random inputs, at two batch sizes where the batch is free
+    functions: keep the function body, so that the file runs everywhere. Without it only a runtime with the plugin takes
+        the file: for TensorRT before 10.7, which prefers the function
+    sizes: numbers for symbolic dimensions of the inputs in that comparison
+    Raises ExportError (nothing to fuse, no valid model, target cannot be written), VerificationError, DataError.
+    """
+    source, target = Path(source), Path(target)
+    model = read_graph(source)
+    nodes_before = len(model.graph)
+    rewrite = TokenSelectRewrite()
+    rewrite(model)
+    if not rewrite.sites:
+        raise ExportError(_nothing_found(source, rewrite.near_misses, model))
+    _attach_function(model)
+    compared: list[Mapping[str, list[int]]] = []
+
+    def accept(part: Path) -> None:
+        if verify:
+            compared.extend(compare_graphs(source, part, sizes or {}))
+
+    if functions:
+        write_graph(model, target, accept)
+    else:
+        _write_without_functions(model, target, accept)
+    return FuseReport(
+        matched=len(rewrite.sites),
+        replaced=sum(_is_token_select(node) for node in model.graph),
+        sites=tuple(rewrite.sites),
+        near_misses=tuple(rewrite.near_misses),
+        opset=model.opset_imports[""],
+        ir_version=model.ir_version,
+        nodes_before=nodes_before,
+        nodes_after=len(model.graph),
+        compared_at=tuple(compared),
+    )
+
+
+def _attach_function(model: ir.Model) -> None:
+    """Give the model the body of its TokenSelect nodes, and the nodes what that body asks for."""
+    opset = model.opset_imports[""]
+    nodes = [node for node in model.graph if _is_token_select(node)]
+    orders = Counter(node.attributes.get_string("order") for node in nodes)
+    if len(orders) > 1:
+        for node in nodes:
+            node.attributes.add(ir.AttrInt64("by_position", int(node.attributes.get_string("order") == "position")))
+    order = "either" if len(orders) > 1 else str(next(iter(orders)))
+    body = token_select_function(max(opset, MIN_OPSET), "attribute", order)
+    # The body's operators mean the same in opset 12; only bfloat16 is missing there, which such a graph cannot hold.
+    body.opset_import[0].version = opset
+    function = ir.serde.deserialize_function(body)
+    model.functions[function.identifier()] = function
+    model.opset_imports[DOMAIN] = 1
+
+
+def _write_without_functions(model: ir.Model, target: Path, accept: Callable[[Path], None]) -> None:
+    """Only the graph with the function runs here, so that one is looked at; then the other is written."""
+    with TemporaryDirectory() as folder:
+        write_graph(model, Path(folder) / target.name, accept)
+    del model.functions[(DOMAIN, NAME, "")]
+    write_graph(model, target, lambda _: None)
+
+
+def _is_token_select(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, NAME)
+
+
+def _nothing_found(source: Path, near_misses: Sequence[NearMiss], model: ir.Model) -> str:
+    wanted = "Wanted: a TopK of scores [batch, patches] whose indices gather rows of tokens [batch, tokens, channels]."
+    found = [f"  {miss.node or 'a TopK without a name'}: {miss.reason}." for miss in near_misses]
+    seen = f"Of {len(found)} TopK nodes, none is that:" if found else "The graph has no TopK node."
+    hidden = f"Its {len(model.functions)} functions were not searched: inline them first." if model.functions else ""
+    return "\n".join(filter(None, [f"{source.name} has nothing to fuse. {wanted} {seen}", *found, hidden]))

@@ -1,0 +1,116 @@
+"""Types and shapes of a foreign graph, symbols included, and the sizes at which its fragments are tried."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import onnx
+import onnx.shape_inference
+import onnx_ir as ir
+
+__all__ = ["Shapes", "Sizes"]
+
+Sizes = Mapping[str, int]
+"""A number for every symbolic dimension."""
+
+_LIGHT_BYTES: Final = 1024  # larger initializers hold weights, whose values no shape depends on
+_OTHER_SIZES: Final = (8, 16, 32, 64, 96, 128, 192, 224, 256, 384, 448, 512)
+
+
+class Shapes:
+    """What inference knows of a model's tensors, without changing the model.
+
+    ONNX's own inference gives up at the shape arithmetic that the TorchScript exporter writes (Expand by a Where over
+    ConstantOfShape); ONNX Runtime's symbolic inference computes it, so it goes first.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        graph = ir.serde.deserialize_model(_inferred(_light_proto(model))).graph
+        self._known = dict(ir.convenience.create_value_mapping(graph, include_subgraphs=False))
+        self._free = _symbols(dim for value in graph.inputs for dim in value.shape or ())
+
+    def dims(self, value: ir.Value) -> tuple[int | ir.SymbolicDim, ...] | None:
+        """The dimensions of ``value``, or None when not even its rank is known."""
+        shape = self._known.get(value.name or "", value).shape
+        return None if shape is None else tuple(shape)
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The element type of ``value``, or None when unknown."""
+        return self._known.get(value.name or "", value).dtype or value.dtype
+
+    def record(self, value: ir.Value, like: ir.Value, rows: int) -> None:
+        """Remember for the new ``value`` the type and shape of ``like`` [B, R, C], with R = ``rows``."""
+        dims = self.dims(like)
+        shape = None if dims is None else ir.Shape([dims[0], rows, *dims[2:]])
+        type_ = self._known.get(like.name or "", like).type
+        self._known[value.name or ""] = ir.Value(name=value.name, type=type_, shape=shape)
+
+    def at(self, value: ir.Value, sizes: Sizes) -> tuple[int, ...] | None:
+        """The shape of ``value`` at ``sizes``, or None when a dimension stays unknown."""
+        numbers = [_evaluated(dim, sizes) for dim in self.dims(value) or (None,)]
+        return None if None in numbers else tuple(number for number in numbers if number is not None)
+
+    def trials(self, tokens: ir.Value, scores: ir.Value, least: int) -> list[dict[str, int]]:
+        """Sizes to try at: batches of 2 and 3 where the batch is free, two values of at least ``least`` where N is.
+
+        tokens: [B, R, C]
+        scores: [B, N], or that with dimensions of 1
+        """
+        shapes = [self.dims(tokens) or (), self.dims(scores) or ()]
+        batch = _symbols(dims[0] for dims in shapes if dims)
+        others = (_symbols(dim for dims in shapes for dim in dims) | self._free) - batch
+        two, three = dict.fromkeys(batch, 2), dict.fromkeys(batch, 3)
+        lengths = [dict.fromkeys(others, size) for size in _OTHER_SIZES]
+        enough = [rest for rest in lengths if self._patches(scores, {**rest, **two}) >= least] or lengths
+        tried = [{**enough[0], **two}, {**enough[min(1, len(enough) - 1)], **three}]
+        return tried if tried[0] != tried[1] else tried[:1]
+
+    def _patches(self, scores: ir.Value, sizes: Sizes) -> int:
+        return math.prod((self.at(scores, sizes) or (0, 0))[1:])
+
+
+def _light_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model without its weights: large initializers become inputs, which inference treats alike."""
+    light = model.clone()
+    for name, value in list(light.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _LIGHT_BYTES:
+            del light.graph.initializers[name]
+            if value not in light.graph.inputs:
+                light.graph.inputs.append(value)
+    return ir.serde.serialize_model(light)
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.CRITICAL)
+    try:
+        known: onnx.ModelProto = SymbolicShapeInference.infer_shapes(proto)
+    except Exception:
+        # It raises whatever comes on operators that it has not heard of. ONNX's own knows less and never fails.
+        known = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return known
+
+
+def _symbols(dims: Iterable[Any]) -> set[str]:
+    found: set[str] = set()
+    for dim in dims:
+        if isinstance(dim, ir.SymbolicDim):
+            try:
+                found |= dim.free_symbols()
+            except ValueError:  # a name that is no expression, such as "batch size"
+                found.add(str(dim.value))
+    return found
+
+
+def _evaluated(dim: int | ir.SymbolicDim | None, sizes: Sizes) -> int | None:
+    if dim is None or isinstance(dim, int):
+        return dim
+    if dim.value is not None and dim.value in sizes:
+        return sizes[dim.value]
+    try:
+        number = dim.evaluate(sizes)
+    except ValueError:
+        return None
+    return number if isinstance(number, int) else None
