@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from tokfilter.benchmarks.compare import Cell, Comparison, Plan
-from tokfilter.benchmarks.machine import machine, versions
+from tokfilter.benchmarks.record import header
 from tokfilter.benchmarks.statistics import (
     CONFIDENCE,
     PERCENTILE_RULE,
@@ -21,10 +20,7 @@ from tokfilter.manifest import Manifest
 from tokfilter.runtime.metrics import Timing, transfer_warnings
 from tokfilter.runtime.sessions import EngineOptions
 
-__all__ = ["SCHEMA", "document_from_comparison"]
-
-SCHEMA: Final = "tokfilter/bench"
-_VERSION: Final = 1
+__all__ = ["document_from_comparison"]
 
 
 def document_from_comparison(
@@ -47,12 +43,7 @@ def document_from_comparison(
         points.append(asdict(break_even(batch, speedups, card.patches)))
     before, after = comparison.before, comparison.after
     return {
-        "schema": SCHEMA,
-        "version": _VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "machine": machine(),
-        "versions": versions(),
+        **header("bench", command),
         "conditions": {"before": before, "after": after},
         "model": {
             "architecture": card.architecture,

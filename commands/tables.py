@@ -1,0 +1,104 @@
+"""Tables of measurements in the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["print_comparison", "print_curve", "print_scenarios"]
+
+
+def print_comparison(document: Mapping[str, Any]) -> None:
+    """Print bench.json's rows, where filtering pays, and its notes."""
+    table = _table(
+        "batch", "tokens", "median", "p90", "p95", "p99", "cv", "images/s", "speed-up", "MACs say", "reached"
+    )
+    rows = document["rows"]
+    has_power = any(row["power"] for row in rows)
+    if has_power:
+        table.add_column("J/image", justify="right")
+    last = None
+    for row in rows:
+        if last not in (None, row["batch"]):
+            table.add_section()
+        last = row["batch"]
+        table.add_row(*_cells(row), *([_joules(row)] if has_power else []))
+    settings, console = document["settings"], _console()
+    console.print(table)
+    engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
+    threads = f", {settings['threads']} threads" if settings["threads"] else ""
+    console.print(
+        f"milliseconds per batch; {engine} {settings['precision']}{threads}; transfers {settings['transfers']}; "
+        f"CUDA graph {'on' if settings['cuda_graph'] else 'off'}; speed-up with its {settings['confidence']:.0%} interval",
+        style="dim",
+    )
+    for point in document["break_even"]:
+        console.print(point["sentence"])
+    for note in document["notes"]:
+        console.print(note, style="dim")
+
+
+def print_scenarios(document: Mapping[str, Any]) -> None:
+    """Print scenario.json's rows."""
+    table = _table("scenario", "tokens", "metric", "value", "median ms", "p99 ms", "images/s", "valid", "driven by")
+    for row in document["rows"]:
+        latency = row["latency"]
+        valid = "" if row["valid"] is None else "yes" if row["valid"] else "no"
+        figures = (f"{latency['median']:.2f}", f"{latency['p99']:.2f}", f"{row['images_per_s']:.1f}")
+        table.add_row(
+            row["scenario"], str(row["tokens"]), row["metric"], f"{row['value']:.2f}", *figures, valid, row["source"]
+        )
+    console = _console()
+    console.print(table)
+    for note in sorted({note for row in document["rows"] for note in row["notes"]}):
+        console.print(note, style="dim")
+
+
+def print_curve(document: Mapping[str, Any]) -> None:
+    """Print tune.json's curve as bars, the chosen budget marked, and the reason of the choice."""
+    table = _table("tokens", "median ms", "speed-up", "")
+    points, choice = document["curve"], document["choice"]
+    slowest = max(point["latency_ms"] for point in points)
+    for point in points:
+        chosen = point["tokens"] == choice["tokens"]
+        bar = "━" * max(1, round(40 * point["latency_ms"] / slowest))
+        style = "bold green" if chosen else "" if point["fresh"] else "dim"
+        table.add_row(
+            f"{point['tokens']}{' <' if chosen else ''}",
+            f"{point['latency_ms']:.2f}",
+            f"{point['speedup']:.2f}×",
+            bar,
+            style=style,
+        )
+    console = _console()
+    console.print(table)
+    console.print(choice["reason"])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    latency, speedup = row["latency_ms"], row["speedup"]
+    tokens = f"{row['tokens']} ({row['keep']:.0%})"
+    interval = "" if speedup is None else f"{speedup['value']:.2f}× [{speedup['low']:.2f}, {speedup['high']:.2f}]"
+    predicted = "" if row["predicted_speedup"] is None else f"{row['predicted_speedup']:.2f}×"
+    reached = "" if row["reached"] is None else f"{row['reached']:.0%}"
+    times = [f"{latency[name]:.2f}" for name in ("median", "p90", "p95", "p99")]
+    cv = f"{latency['cv']:.1%}{'!' if row['warnings'] else ''}"
+    return [str(row["batch"]), tokens, *times, cv, f"{row['images_per_s']:.1f}", interval, predicted, reached]
+
+
+def _joules(row: Mapping[str, Any]) -> str:
+    joules = (row["power"] or {}).get("joules_per_image", {})
+    return ", ".join(f"{name} {value:.3f}" for name, value in joules.items())
+
+
+def _table(*names: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("", "scenario", "metric", "driven by") else "right")
+    return table
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
