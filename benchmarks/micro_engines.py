@@ -1,0 +1,144 @@
+"""The methods that the micro-benchmark compares: torch, and TensorRT engines of one small graph each.
+
+A method is made for one case and gives a function that puts one call on torch's current stream.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx
+import torch
+from torch import Tensor
+
+from tokfilter.benchmarks.micro_cases import Case
+from tokfilter.benchmarks.micro_graphs import native_graph, plugin_graph, topk_last_dim_graph
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.kernels.torch_op import token_select
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "call_from_graph",
+    "engine_from_plan",
+    "example",
+    "load_plugin",
+    "plan_from_graph",
+    "torch_call",
+]
+
+Call = Callable[[], Tensor]
+"""Puts one call on the current stream; returns selected [B, P+k, C], the same tensor every time."""
+
+
+def example(case: Case, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Tokens [B, P+N, C] and scores [B, N] without ties, so that every method must keep the same rows."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = getattr(torch, case.dtype)
+    tokens = torch.randn(case.batch, case.prefix + case.patches, case.channels, generator=generator)
+    # Integers up to 2048 are exact in float16.
+    ranks = torch.rand(case.batch, case.patches, generator=generator).argsort(dim=1)
+    return tokens.to(dtype).to(device), ranks.to(dtype).to(device)
+
+
+def torch_call(case: Case, tokens: Tensor, scores: Tensor) -> Call:
+    """torch.topk, gather, cat."""
+
+    def call() -> Tensor:
+        kept = scores.topk(case.k, dim=1).indices
+        patches = tokens[:, case.prefix :].gather(1, kept.unsqueeze(-1).expand(-1, -1, case.channels))
+        return torch.cat([tokens[:, : case.prefix], patches], dim=1)
+
+    return call
+
+
+def load_plugin(module: Any, library: Path) -> None:
+    """Put tokfilter's plugin into TensorRT's registry, once. Raises EngineError."""
+    registry = module.get_plugin_registry()
+    known = registry.get_creator("TokenSelect", "1", "tokfilter") is not None
+    if not known and registry.load_library(str(library)) is None:
+        raise EngineError(f"TensorRT {module.__version__} cannot load {library}. Build it: tokfilter plugin build.")
+
+
+def plan_from_graph(module: Any, graph: bytes) -> "trt.IHostMemory":
+    """Parse and build with the graph's own types. Raises EngineError with the parser's words."""
+    logger = module.Logger(module.Logger.WARNING)
+    builder: trt.Builder = module.Builder(logger)
+    network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser: trt.OnnxParser = module.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(f"TensorRT {module.__version__} cannot parse the graph: {errors}")
+    plan = builder.build_serialized_network(network, builder.create_builder_config())
+    if plan is None:
+        raise EngineError(f"TensorRT {module.__version__} built no engine from the graph; its log says why.")
+    return plan
+
+
+def engine_from_plan(module: Any, plan: "trt.IHostMemory") -> "tuple[trt.ICudaEngine, trt.Runtime]":
+    """Deserialize on this GPU. The runtime must outlive the engine, so both are returned. Raises EngineError."""
+    runtime: trt.Runtime = module.Runtime(module.Logger(module.Logger.WARNING))
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"TensorRT {module.__version__} cannot read the engine that it built; its log says why.")
+    return engine, runtime
+
+
+def call_from_graph(module: Any, graph: onnx.ModelProto, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+    """A call of an engine on these tensors. Raises EngineError."""
+    engine, runtime = engine_from_plan(module, plan_from_graph(module, graph.SerializeToString()))
+    context = engine.create_execution_context()
+    if context is None:
+        raise EngineError("TensorRT made no execution context: is device memory full?")
+    selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
+    for name, tensor in {"tokens": tokens, "scores": scores, "selected": selected}.items():
+        context.set_tensor_address(name, tensor.data_ptr())
+
+    def call(_alive: tuple[Any, ...] = (runtime, engine, tokens, scores)) -> Tensor:
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise EngineError("TensorRT refused to enqueue; its log says why.")
+        return selected
+
+    return call
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to do TokenSelect. order: of the rows that it keeps; make: a call for a case (module is TensorRT's)."""
+
+    name: str
+    order: str
+    make: Callable[[Any, Case, Tensor, Tensor], Call]
+
+    def expected(self, case: Case, tokens: Tensor, scores: Tensor) -> Tensor:
+        """What the call must give, bit for bit: [B, P+k, C]."""
+        return token_select(tokens, scores, case.k, case.prefix, self.order)[0]
+
+
+def _engine(graph: Callable[[Case], onnx.ModelProto]) -> Callable[[Any, Case, Tensor, Tensor], Call]:
+    return lambda module, case, tokens, scores: call_from_graph(module, graph(case), case, tokens, scores)
+
+
+def _torch(_module: Any, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+    return torch_call(case, tokens, scores)
+
+
+def _last_dim(module: Any, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+    module.init_libnvinfer_plugins(module.Logger(module.Logger.WARNING), "")
+    if module.get_plugin_registry().get_creator("TopkLastDim", "1", "") is None:
+        raise MissingDependencyError(f"TensorRT {module.__version__} has no plugin TopkLastDim; 11.0 and later do.")
+    return call_from_graph(module, topk_last_dim_graph(case), case, tokens, scores)
+
+
+_METHODS: Final = (
+    Method("tokfilter plugin, by position", "position", _engine(lambda case: plugin_graph(case, "position"))),
+    Method("tokfilter plugin, by score", "score", _engine(lambda case: plugin_graph(case, "score"))),
+    Method("TensorRT TopK + Gather", "score", _engine(native_graph)),
+    Method("NVIDIA TopkLastDim + Gather", "score", _last_dim),
+    Method("torch topk + gather + cat", "score", _torch),
+)
+METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _METHODS}

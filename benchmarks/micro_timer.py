@@ -1,0 +1,83 @@
+"""Microseconds of short GPU work: CUDA graphs between device events, the L2 cache warm or flushed.
+
+Convention of FlashInfer's timer (flashinfer/testing/utils.py, fb28d72): dry runs first, cold L2 by default, all samples
+kept. Replayed from a graph, a call costs no host time; what two events around nothing cost is measured, not guessed.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+__all__ = ["Timer", "same"]
+
+_DRY_RUNS: Final = 10
+_CALLS_PER_GRAPH: Final = 20
+_COPY_BYTES: Final = 2**28
+
+
+class Timer:
+    """Times calls that put work on torch's current stream. samples: how many of each kind."""
+
+    def __init__(self, samples: int = 100) -> None:
+        self._samples = samples
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        self._flush = torch.empty(max(2 * l2_bytes, 2**24), dtype=torch.uint8, device="cuda")
+        nothing = torch.zeros(1, device="cuda")
+        self.floor_us = float(torch.tensor(self.cold_us(lambda: nothing.zero_())).median())
+        """A graph of the smallest kernel there is, timed as ``cold_us`` times a call."""
+
+    def warm_us(self, call: Callable[[], Any]) -> list[float]:
+        """Microseconds per call, many calls back to back: inputs and outputs stay in the L2 cache if they fit."""
+        graph = self._captured(call, _CALLS_PER_GRAPH)
+        return [sample / _CALLS_PER_GRAPH for sample in self._replays(graph, flush=False)]
+
+    def cold_us(self, call: Callable[[], Any]) -> list[float]:
+        """Microseconds of single calls, the L2 cache overwritten before each; includes ``floor_us``."""
+        return self._replays(self._captured(call, 1), flush=True)
+
+    def copy_gb_s(self) -> float:
+        """What a plain copy of device memory reaches, in GB/s of bytes read and written: the peak that is real here."""
+        source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cuda")
+        target = torch.empty_like(source)
+        samples = self._replays(self._captured(lambda: target.copy_(source), 1), flush=False)
+        return 2 * _COPY_BYTES / float(torch.tensor(samples).median()) / 1e3
+
+    def _captured(self, call: Callable[[], Any], times: int) -> torch.cuda.CUDAGraph:
+        """A graph of ``times`` calls. The first calls run outside of it: TensorRT allocates and plans in them."""
+        with torch.cuda.stream(self._stream):
+            for _ in range(_DRY_RUNS):
+                call()
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            for _ in range(times):
+                call()
+        return graph
+
+    def _replays(self, graph: torch.cuda.CUDAGraph, flush: bool) -> list[float]:
+        events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        with torch.cuda.stream(self._stream):
+            for _ in range(_DRY_RUNS):
+                graph.replay()
+            for _ in range(self._samples):
+                pair = (_event(), _event())
+                if flush:
+                    self._flush.zero_()
+                pair[0].record()
+                graph.replay()
+                pair[1].record()
+                events.append(pair)
+        self._stream.synchronize()
+        return [start.elapsed_time(end) * 1e3 for start, end in events]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def same(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit."""
+    return found.shape == expected.shape and bool(torch.equal(found.view(torch.uint8), expected.view(torch.uint8)))
