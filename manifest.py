@@ -45,6 +45,7 @@ class Entry:
     budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
     batch_range, budget_range: (min, opt, max) that an engine was built for; None when any goes
     target: what an engine was built for and with, plain values
+    external: files beside a graph that hold its weights, name -> sha256 (graphs beyond 2 GiB)
     """
 
     path: str
@@ -57,6 +58,7 @@ class Entry:
     batch_range: Range | None = None
     budget_range: Range | None = None
     target: dict[str, Any] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,9 @@ def load_manifest(directory: str | Path) -> Manifest:
 def _entry(item: dict[str, Any]) -> Entry:
     ranges = {name: _range(item.get(name)) for name in ("batch_range", "budget_range")}
     entry = Entry(**{**item, **ranges})
-    if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
-        raise ValueError(f"file {entry.path!r} lies outside the directory")
+    for name in (entry.path, *entry.external):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"file {name!r} lies outside the directory")
     return entry
 
 
@@ -152,6 +155,10 @@ def checked_path(directory: str | Path, entry: Entry) -> Path:
     path = Path(directory) / entry.path
     if not path.is_file():
         raise EngineError(f"{path} is missing, though {NAME} lists it. Export again.")
-    if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
+    changed = path.stat().st_size != entry.bytes or sha256(path) != entry.sha256
+    for name, digest in entry.external.items():
+        weights = path.with_name(name)
+        changed = changed or not weights.is_file() or sha256(weights) != digest
+    if changed:
         raise EngineError(f"{path} is not the file that {NAME} describes: its bytes have changed. Export again.")
     return path

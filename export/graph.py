@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
-from tokfilter.export.tidy import tidied, without_dead_code
+from tokfilter.export.tidy import tidied
 from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.model import FilteredViT
@@ -79,23 +79,11 @@ class _Slots(nn.Module):
         return logits, chosen[0]
 
 
-class _Full(nn.Module):
-    """images [B, 3, H, W] to logits, with every token."""
-
-    def __init__(self, model: FilteredViT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images, 1.0)
-        return logits
-
-
 def slots_graph_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
     """Trace the form whose budget is an input. Raises ExportError."""
     if model.patches < 2:
         raise ExportError(f"a filtered graph wants a model of 2 patch tokens or more, got {model.patches}.")
-    images = _example_images(model)
+    images = torch.zeros(2, 3, *model.backbone.patch_embed.img_size)
     # Half the tokens plus one: no other dimension of the model is likely to have this length.
     slots = torch.zeros(model.patches // 2 + 1, dtype=torch.int32)
     dims = ({0: torch.export.Dim(_BATCH)}, {0: torch.export.Dim(_KEPT, max=model.patches)})
@@ -119,22 +107,36 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     return with_function(tidied(fixed), "attribute")
 
 
-def full_graph_from_slots(slots_graph: ir.Model, model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """The same weights with every token. Rotary models hand kept indices on, so they are traced anew."""
+def full_graph_from_slots(slots_graph: ir.Model, patches: int) -> ir.Model:
+    """The same weights with every token. Raises ExportError when kept indices are used in a way that nobody foresaw."""
     full = without_functions(slots_graph.clone())
     node = select_node(full)
     tokens, (selected, indices) = node.inputs[0], node.outputs
-    if indices.uses():
-        return _traced(
-            _Full(model), (_example_images(model),), ({0: torch.export.Dim(_BATCH)},), ["images"], ["logits"], opset
-        )
     assert tokens is not None
-    selected.replace_all_uses_with(tokens)
     del full.graph.outputs[1]
+    selected.replace_all_uses_with(tokens)
+    _keep_all_rows(indices)
     full.graph.inputs[:] = [value for value in full.graph.inputs if value.name != "slots"]
-    without_dead_code(full)
-    _bind(full.graph, {_KEPT: model.patches})
+    _bind(full.graph, {_KEPT: patches})
+    full.opset_imports.pop(DOMAIN)
     return tidied(full)
+
+
+def _keep_all_rows(indices: ir.Value) -> None:
+    """Take the position embeddings that rotary models gather by kept index as they are: every token is kept."""
+    waiting = [indices]
+    while waiting:
+        for node in waiting.pop().consumers():
+            data = node.inputs[0]
+            if node.op_type in ("Cast", "Expand", "Reshape", "Unsqueeze"):
+                waiting.extend(node.outputs)
+            elif node.op_type == "GatherElements" and data is not None:
+                node.outputs[0].replace_all_uses_with(data)
+            else:
+                raise ExportError(
+                    f"the full graph cannot be made: kept indices go into {node.op_type} ({node.name}), which is "
+                    "unforeseen."
+                )
 
 
 def select_node(graph: ir.Model) -> ir.Node:
@@ -158,10 +160,6 @@ def without_functions(graph: ir.Model) -> ir.Model:
     """Detach all model-local functions: TensorRT before 10.7 prefers them to the plugin."""
     graph.functions.clear()
     return graph
-
-
-def _example_images(model: FilteredViT) -> Tensor:
-    return torch.zeros(2, 3, *model.backbone.patch_embed.img_size)
 
 
 def _traced(

@@ -20,6 +20,7 @@ from tokfilter.export.graph import (
     slots_graph_from_model,
     without_functions,
 )
+from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import typed_graph
 from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
@@ -37,7 +38,6 @@ __all__ = ["export_bundle"]
 Say = Callable[[str], None]
 
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-_LARGEST_PROTO = 2**31 - 2**20  # bytes: protobuf ends at 2 GiB; weights beyond go to a file beside the graph
 
 
 def export_bundle(
@@ -61,7 +61,7 @@ def export_bundle(
     source = {"name": path.name, "sha256": sha256(path)}
     card = _card(bundle, model, options)
     with new_directory(Path(directory)) as folder:
-        entries = list(_write_graphs(folder, bundle, model, card, source, options, say))
+        entries = list(_write_graphs(folder, model, card, source, options, say))
         checks = []
         for check in _checks(folder, entries, bundle, model, options, say):
             checked(check)
@@ -83,7 +83,9 @@ def export_bundle(
 
 
 def _card(bundle: Bundle, model: FilteredViT, options: ExportOptions) -> ModelCard:
-    budgets = sorted({model.budget, *options.budgets(model.patches)})
+    # Three budgets give every other one: the count is a parabola in k (benchmarks/statistics.py).
+    quarters = {max(1, model.patches * i // 4) for i in (1, 2, 3)}
+    budgets = sorted({model.budget, *options.budgets(model.patches), *quarters})
     return ModelCard(
         architecture=bundle.architecture.name,
         input_size=bundle.preprocessing.input_size,
@@ -99,7 +101,6 @@ def _card(bundle: Bundle, model: FilteredViT, options: ExportOptions) -> ModelCa
 
 def _write_graphs(
     folder: Path,
-    bundle: Bundle,
     model: FilteredViT,
     card: ModelCard,
     source: dict[str, str],
@@ -107,26 +108,23 @@ def _write_graphs(
     say: Say,
 ) -> Iterator[Entry]:
     say("tracing the model")
-    slots = slots_graph_from_model(model, options.opset)
-    forms: list[tuple[str, ir.Model, dict[str, Any]]] = [("model", slots, {"role": "filtered"})]
-    for k in options.budgets(model.patches):
-        forms.append((f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "budget": k}))
-    forms.append(("full", full_graph_from_slots(slots, model, options.opset), {"role": "full"}))
+    traced = slots_graph_from_model(model, options.opset)
     for precision in options.precisions:
-        for stem, graph, details in forms:
-            name = f"{stem}.onnx" if precision == "fp32" else f"{stem}.{precision}.onnx"
+        for name, graph, details in _forms(typed_graph(traced, precision), model.patches, options):
+            name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
             say(f"writing {name}")
-            typed = typed_graph(graph, precision)
             if options.strip_functions:
-                without_functions(typed)
-            typed.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
-            _save(typed, folder / name)
-            yield entry_from_file(folder, name, runtime="onnx", precision=precision, **details)
+                without_functions(graph)
+            graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
+            weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
+            yield entry_from_file(folder, name, runtime="onnx", precision=precision, external=weights, **details)
 
 
-def _save(graph: ir.Model, path: Path) -> None:
-    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
-    ir.save(graph, path, external_data=f"{path.name}.data" if size > _LARGEST_PROTO else None)
+def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[tuple[str, ir.Model, dict[str, Any]]]:
+    yield "model", slots, {"role": "filtered"}
+    for k in options.budgets(patches):
+        yield f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "budget": k}
+    yield "full", full_graph_from_slots(slots, patches), {"role": "full"}
 
 
 def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, budget: int | None) -> dict[str, str]:

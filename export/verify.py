@@ -14,12 +14,16 @@ import numpy as np
 
 from tokfilter.errors import VerificationError
 from tokfilter.export.compare import SCORE_GAP, TOLERANCES, choice_from_indices, deviation_from_logits
+from tokfilter.export.onnx_file import open_session
 from tokfilter.export.reference import Array, Expected, Photos, Reference
 from tokfilter.manifest import Entry
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
 
 _BATCH: Final = 8
+_RAN_IN: Final = {
+    "bf16": "ONNX Runtime, CPU, as an fp32 twin that rounds to bf16 after every operation (no bf16 kernels)"
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def check_graph(
     budgets: Sequence[int],
 ) -> list[Check]:
     """Run the graph ``directory/entry.path`` on all photos. ``budgets`` are for the form whose budget is an input."""
-    session = _session(directory / entry.path, entry)
+    session = open_session(directory / entry.path, entry.precision)
     complaints = _signature_complaints(session, entry)
     if complaints:
         return [_refused(entry, complaints)]
@@ -91,6 +95,7 @@ def report_from_checks(checks: Sequence[Check]) -> dict[str, Any]:
     return {
         "passed": all(check.passed for check in checks),
         "reference": "torch fp32",
+        "ran_in": {name: _RAN_IN.get(name, "ONNX Runtime, CPU") for name in TOLERANCES},
         "tolerances": {name: asdict(tolerance) for name, tolerance in TOLERANCES.items()},
         "score_gap": SCORE_GAP,
         "checks": [{**asdict(check), "complaints": list(check.complaints), "passed": check.passed} for check in checks],
@@ -113,20 +118,6 @@ def require_passed(checks: Sequence[Check]) -> None:
 
 def _batches(images: int) -> list[int]:
     return [1, max(2, min(images, _BATCH))]
-
-
-def _session(path: Path, entry: Entry) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Spinning threads would starve torch in this process.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if entry.precision == "bf16":
-        from tokfilter.export.precision import rounded_twin
-
-        return onnxruntime.InferenceSession(rounded_twin(path), options, providers=["CPUExecutionProvider"])
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _signature_complaints(session: Any, entry: Entry) -> tuple[str, ...]:
@@ -164,7 +155,7 @@ def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, bat
         if len(changed) and not complaints:
             wanted = wanted.copy()
             wanted[changed] = reference.logits_on(images[changed], indices[changed])
-    deviation = _deviation(logits, wanted, tolerance)
+    deviation = deviation_from_logits(logits, wanted, tolerance)
     row = deviation.worst if worst_row is None else worst_row
     return Check(
         path=entry.path,
@@ -183,9 +174,6 @@ def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, bat
         worst_token=worst_token,
         complaints=(*complaints, *deviation.complaints),
     )
-
-
-_deviation = deviation_from_logits
 
 
 def _rows(expected: Expected, rows: Any) -> Expected:

@@ -68,10 +68,10 @@ def _check_replaceable(target: Path) -> None:
 def _carry_unlisted(target: Path, staging: Path) -> None:
     if not (target / MANIFEST).is_file():
         return
-    listed = {MANIFEST, *(entry.path for entry in load_manifest(target).files)}
-    companions = {f"{path}.data" for path in listed}
+    files = load_manifest(target).files
+    listed = {MANIFEST, *(entry.path for entry in files), *(name for entry in files for name in entry.external)}
     for item in target.iterdir():
-        if item.name in listed | companions or (staging / item.name).exists():
+        if item.name in listed or (staging / item.name).exists():
             continue
         if item.is_dir():
             shutil.copytree(item, staging / item.name, symlinks=True)
