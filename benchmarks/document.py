@@ -124,7 +124,9 @@ def _settings(options: EngineOptions, plan: Plan, torch: bool) -> dict[str, Any]
 
 
 def _notes(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = [f"no sensor: {name}" for name in comparison.absent_sensors]
+    notes = []
+    if comparison.absent_sensors:
+        notes.append(f"absent power sensors: {', '.join(comparison.absent_sensors)}")
     unstable = [f"batch {row['batch']}, {row['tokens']} tokens" for row in rows if row["warnings"]]
     if unstable:
         notes.append(f"warnings stand at {len(unstable)} of {len(rows)} rows: {'; '.join(unstable)}")

@@ -19,9 +19,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--backend", type=click.Choice(["pycuda", "cuda-python"]), help="CUDA binding of TensorRT."),
         click.option("--cuda-graph", is_flag=True, help="Replay a captured CUDA graph (TensorRT)."),
         click.option("--spin/--no-spin", "spinning", default=True, help="Let idle threads spin (ONNX Runtime)."),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="Threads of a CPU engine.  [default: its own choice]"
-        ),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of a CPU engine; default: its own choice."),
         click.option(
             "--provider",
             type=click.Choice(["cpu", "cuda", "tensorrt", "tensorrt-rtx"]),
@@ -29,13 +27,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="ONNX Runtime's execution provider.",
         ),
-        click.option(
-            "--precision",
-            type=click.Choice(["fp32", "fp16", "bf16"]),
-            default="fp32",
-            show_default=True,
-            help="As exported.",
-        ),
+        click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", help="As exported."),
         click.option(
             "--runtime",
             type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),

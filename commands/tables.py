@@ -1,39 +1,43 @@
 """Tables of measurements in the terminal."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 __all__ = ["print_comparison", "print_curve", "print_scenarios"]
 
 
+_WIDE: Final = 96
+"""Columns of a terminal from which on p90 and p95 fit; JSON holds them in any case."""
+
+
 def print_comparison(document: Mapping[str, Any]) -> None:
     """Print bench.json's rows, where filtering pays, and its notes."""
-    table = _table(
-        "batch", "tokens", "median", "p90", "p95", "p99", "cv", "images/s", "speed-up", "MACs say", "reached"
-    )
-    rows = document["rows"]
+    console, rows = _console(), document["rows"]
+    percentiles = ["median", "p90", "p95", "p99"] if console.width >= _WIDE else ["median", "p99"]
     has_power = any(row["power"] for row in rows)
-    if has_power:
-        table.add_column("J/image", justify="right")
-    last = None
-    for row in rows:
-        if last not in (None, row["batch"]):
+    power = ["J/image"] if has_power else []
+    table = _table("batch", "tokens", *percentiles, "cv", "images/s", "speed-up", "MACs say", "reached", *power)
+    for i, row in enumerate(rows):
+        if i and row["batch"] != rows[i - 1]["batch"]:
             table.add_section()
-        last = row["batch"]
-        table.add_row(*_cells(row), *([_joules(row)] if has_power else []))
-    settings, console = document["settings"], _console()
+        table.add_row(*_cells(row, percentiles), *([_joules(row)] if has_power else []))
     console.print(table)
-    engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
-    threads = f", {settings['threads']} threads" if settings["threads"] else ""
-    console.print(
-        f"milliseconds per batch; {engine} {settings['precision']}{threads}; transfers {settings['transfers']}; "
-        f"CUDA graph {'on' if settings['cuda_graph'] else 'off'}; speed-up with its {settings['confidence']:.0%} interval",
-        style="dim",
-    )
+    console.print(_conditions(document["settings"]), style="dim")
     for point in document["break_even"]:
         console.print(point["sentence"])
     for note in document["notes"]:
         console.print(note, style="dim")
+
+
+def _conditions(settings: Mapping[str, Any]) -> str:
+    """What the numbers were measured with, in one line."""
+    engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
+    threads = f", {settings['threads']} threads" if settings["threads"] else ""
+    graph = "on" if settings["cuda_graph"] else "off"
+    return (
+        f"milliseconds per batch; {engine} {settings['precision']}{threads}; transfers {settings['transfers']}; "
+        f"CUDA graph {graph}; speed-up with its {settings['confidence']:.0%} interval"
+    )
 
 
 def print_scenarios(document: Mapping[str, Any]) -> None:
@@ -64,7 +68,7 @@ def print_curve(document: Mapping[str, Any]) -> None:
         table.add_row(
             f"{point['tokens']}{' <' if chosen else ''}",
             f"{point['latency_ms']:.2f}",
-            f"{point['speedup']:.2f}×",
+            f"{point['speedup']['value']:.2f}×",
             bar,
             style=style,
         )
@@ -73,15 +77,23 @@ def print_curve(document: Mapping[str, Any]) -> None:
     console.print(choice["reason"])
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], percentiles: Sequence[str]) -> list[str]:
     latency, speedup = row["latency_ms"], row["speedup"]
-    tokens = f"{row['tokens']} ({row['keep']:.0%})"
-    interval = "" if speedup is None else f"{speedup['value']:.2f}× [{speedup['low']:.2f}, {speedup['high']:.2f}]"
+    interval = "" if speedup is None else f"{speedup['value']:.2f}× [{speedup['low']:.2f} {speedup['high']:.2f}]"
     predicted = "" if row["predicted_speedup"] is None else f"{row['predicted_speedup']:.2f}×"
     reached = "" if row["reached"] is None else f"{row['reached']:.0%}"
-    times = [f"{latency[name]:.2f}" for name in ("median", "p90", "p95", "p99")]
+    times = [f"{latency[name]:.2f}" for name in percentiles]
     cv = f"{latency['cv']:.1%}{'!' if row['warnings'] else ''}"
-    return [str(row["batch"]), tokens, *times, cv, f"{row['images_per_s']:.1f}", interval, predicted, reached]
+    return [
+        str(row["batch"]),
+        str(row["tokens"]),
+        *times,
+        cv,
+        f"{row['images_per_s']:.1f}",
+        interval,
+        predicted,
+        reached,
+    ]
 
 
 def _joules(row: Mapping[str, Any]) -> str:
@@ -92,9 +104,10 @@ def _joules(row: Mapping[str, Any]) -> str:
 def _table(*names: str) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for name in names:
-        table.add_column(name, justify="left" if name in ("", "scenario", "metric", "driven by") else "right")
+        left = name in ("", "scenario", "metric", "driven by")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in ("metric", "MACs say"))
     return table
 
 

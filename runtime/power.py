@@ -66,10 +66,11 @@ class PowerMeter:
 
 def power_meter(root: Path = Path("/")) -> PowerMeter:
     """Look for sensors: NVML on discrete GPUs, RAPL, and on a Jetson hwmon, or jtop where hwmon shows nothing."""
-    counters = {"NVML (discrete NVIDIA GPU)": nvml_counters(), "RAPL (CPU package; wants read permission)": rapl(root)}
-    rails = {"hwmon (rails of a Jetson)": hwmon(root)}
-    if rails["hwmon (rails of a Jetson)"] is None:
-        rails["jtop (jetson-stats)"] = jtop_rails()
+    counters = {"NVML (discrete GPU)": nvml_counters(), "RAPL (CPU package, readable by root)": rapl(root)}
+    monitors = hwmon(root)
+    rails = {"hwmon (Jetson)": monitors}
+    if monitors is None:
+        rails["jtop (Jetson)"] = jtop_rails()
     absent = [name for name, sensor in {**counters, **rails}.items() if sensor is None]
     return PowerMeter([c for c in counters.values() if c], [r for r in rails.values() if r], absent)
 

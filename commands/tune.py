@@ -1,0 +1,87 @@
+"""tokfilter tune."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tokfilter.commands.bench import command_line, engine_options, options_from, progress_bar
+
+if TYPE_CHECKING:
+    from tokfilter.benchmarks.goals import Goal
+    from tokfilter.runtime.sessions import EngineOptions
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--latency-ms", type=float, help="Goal: at most so many milliseconds per batch (median).")
+@click.option("--speedup", type=float, help="Goal: at least so many times as fast as the full model.")
+@click.option("--max-drop", type=float, help="Goal: at most so many points of top-1 lost.")
+@click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
+@click.option("--images", type=click.Path(path_type=Path), help="Labelled images, one subfolder per class.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per batch.")
+@engine_options
+@click.option("--duration", type=float, default=1.0, show_default=True, help="Measured seconds per budget.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the curve.")
+def tune(directory: Path, batch: int, as_json: bool, duration: float, **asked: Any) -> None:
+    """Choose the budget of an export DIRECTORY for one goal, by measuring this machine.
+
+    The choice is written into the manifest, where sessions take it as their default budget.
+    """
+    from tokfilter.benchmarks.compare import Plan
+    from tokfilter.benchmarks.record import write_json
+    from tokfilter.benchmarks.tune import tune as run
+
+    options = options_from(asked)
+    names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
+    goal = _goal(directory, options, **{name: asked[name] for name in names})
+    with progress_bar() as progress:
+        document = run(directory, goal, batch, options, Plan(duration, 0.2, 0.1), progress, command_line())
+    write_json(directory / "tune.json", document)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document, indent=2))
+    else:
+        from tokfilter.commands.tables import print_curve
+
+        print_curve(document)
+
+
+def _goal(
+    directory: Path,
+    options: "EngineOptions",
+    latency_ms: float | None,
+    speedup: float | None,
+    max_drop: float | None,
+    accuracy: Path | None,
+    images: Path | None,
+) -> "Goal":
+    from tokfilter.benchmarks.goals import Goal
+
+    if sum(value is not None for value in (latency_ms, speedup, max_drop)) != 1:
+        raise click.UsageError("give exactly one goal: --latency-ms, --speedup or --max-drop.")
+    if latency_ms is not None:
+        return Goal("latency", latency_ms)
+    if speedup is not None:
+        return Goal("speedup", speedup)
+    if (accuracy is None) == (images is None):
+        raise click.UsageError("--max-drop wants one of --accuracy and --images.")
+    return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, accuracy, images))
+
+
+def _drops(directory: Path, options: "EngineOptions", accuracy: Path | None, images: Path | None) -> dict[int, float]:
+    from tokfilter.benchmarks.labelled import drops_from_images
+    from tokfilter.benchmarks.tune import drops_from_accuracy, tested_budgets
+    from tokfilter.manifest import load_manifest
+    from tokfilter.runtime.sessions import open_session
+
+    manifest = load_manifest(directory)
+    if accuracy is not None:
+        from tokfilter.benchmarks.report import document_from_file
+
+        return drops_from_accuracy(document_from_file(accuracy, "tokfilter/accuracy"), manifest)
+    assert images is not None
+    with open_session(directory, "full", options) as full, open_session(directory, "filtered", options) as filtered:
+        budgets = tested_budgets(manifest, filtered.budgets)
+        return drops_from_images(full, filtered, manifest.model, images, budgets)
