@@ -1,0 +1,34 @@
+// From pixels to a model's input: the same numbers as tokfilter's Python and timm's evaluation transform.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tokfilter/status.hpp"
+
+namespace tokfilter {
+
+/// 8-bit RGB pixels of an upright image: [height, width, 3], rows without padding. Owned by the caller.
+struct RgbImage {
+    const std::uint8_t* pixels = nullptr;
+    std::int64_t height = 0;
+    std::int64_t width = 0;
+};
+
+/// How an image becomes the model's input, in timm's terms; an export directory's manifest states it.
+struct TOKFILTER_API Preprocess {
+    std::int64_t height = 0;  ///< of the input, in pixels
+    std::int64_t width = 0;
+    std::array<double, 3> mean{};           ///< per channel, for pixels in 0..1
+    std::array<double, 3> std{};            ///< likewise
+    std::string interpolation = "bicubic";  ///< nearest, box, bilinear, hamming, bicubic or lanczos
+    double crop_pct = 1.0;             ///< input size as a share of the size that the image is resized to
+    std::string crop_mode = "center";  ///< center, squash or border
+
+    /// The model's input [3, height, width]. Code::argument for no pixels, or a strip too long to be resized.
+    Result<std::vector<float>> input(const RgbImage& image) const noexcept;
+};
+
+}  // namespace tokfilter

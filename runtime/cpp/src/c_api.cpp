@@ -1,0 +1,164 @@
+#include <algorithm>
+#include <string>
+
+#include "guard.hpp"
+#include "tokfilter/engine.hpp"
+#include "tokfilter/tokfilter.h"
+
+struct tokfilter_engine {
+    tokfilter::Engine engine;
+    tokfilter::Info info;  // its class names are handed out as pointers
+};
+
+namespace {
+
+using tokfilter::Code;
+using tokfilter::Status;
+
+thread_local std::string last_error;
+
+tokfilter_code answer(const Status& status) noexcept {
+    if (!status.ok()) {
+        try {
+            last_error = status.message();
+        } catch (...) {
+            last_error.clear();
+        }
+    }
+    return static_cast<tokfilter_code>(status.code());
+}
+
+// A struct of a caller compiled with another tokfilter.h would be read past its end.
+template <class Struct>
+Status same_size(const Struct* value, const char* name) {
+    if (value == nullptr) return {Code::argument, tokfilter::text("a ", name, " is wanted, got NULL.")};
+    if (value->struct_size == sizeof(Struct)) return {};
+    return {Code::argument,
+            tokfilter::text(name, ".struct_size wants ", sizeof(Struct), ", got ", value->struct_size,
+                            ": set it, and compile with the tokfilter.h of this library.")};
+}
+
+Status no_engine() { return {Code::closed, "there is no engine: it was closed, or never opened."}; }
+
+tokfilter::Call call_of(const tokfilter_call& from) {
+    tokfilter::Call call;
+    call.images = from.images;
+    std::copy(std::begin(from.shape), std::end(from.shape), call.shape.begin());
+    call.tokens = from.tokens;
+    call.logits = from.logits;
+    call.logits_room = from.logits_room;
+    call.indices = from.indices;
+    call.indices_room = from.indices_room;
+    call.stream = static_cast<tokfilter::Stream>(from.stream);
+    return call;
+}
+
+Status options_of(const tokfilter_options* from, tokfilter::Options& options) {
+    if (from == nullptr) return {};
+    if (Status status = same_size(from, "tokfilter_options"); !status.ok()) return status;
+    options.role = from->full != 0 ? tokfilter::Role::full : tokfilter::Role::filtered;
+    if (from->precision != nullptr) options.precision = from->precision;
+    options.tokens = from->tokens;
+    options.device = from->device;
+    return {};
+}
+
+Status open(const char* directory, const tokfilter_options* options, tokfilter_engine** engine) {
+    if (engine == nullptr || directory == nullptr)
+        return {Code::argument,
+                "tokfilter_engine_open wants a directory and a place for the engine, got NULL."};
+    tokfilter::Options wanted;
+    if (Status status = options_of(options, wanted); !status.ok()) return status;
+    auto opened = tokfilter::Engine::open(directory, wanted);
+    if (!opened.ok()) return opened.status();
+    auto info = opened->info();
+    if (!info.ok()) return info.status();
+    *engine = new tokfilter_engine{*std::move(opened), *std::move(info)};
+    return {};
+}
+
+Status describe(const tokfilter_engine* engine, tokfilter_info* info) {
+    if (engine == nullptr) return no_engine();
+    if (Status status = same_size(info, "tokfilter_info"); !status.ok()) return status;
+    const auto& from = engine->info;
+    *info = {sizeof(tokfilter_info), from.height,      from.width,      from.classes,
+             from.patches,           from.batch.low,   from.batch.high, from.budget.low,
+             from.budget.best,       from.budget.high, from.has_indices};
+    return {};
+}
+
+Status preprocess(const tokfilter_engine* engine, const tokfilter::RgbImage& image, float* input,
+                  std::size_t room) {
+    if (engine == nullptr) return no_engine();
+    const auto values = engine->info.preprocess.input(image);
+    if (!values.ok()) return values.status();
+    if (input == nullptr || room < values->size())
+        return {Code::argument, tokfilter::text("input wants room for ", values->size(), " floats, got ",
+                                                input == nullptr ? 0 : room)};
+    std::copy(values->begin(), values->end(), input);
+    return {};
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* tokfilter_version(void) { return TOKFILTER_VERSION_TEXT; }
+
+const char* tokfilter_last_error(void) { return last_error.c_str(); }
+
+tokfilter_code tokfilter_engine_open(const char* directory, const tokfilter_options* options,
+                                     tokfilter_engine** engine) {
+    if (engine != nullptr) *engine = nullptr;
+    return answer(tokfilter::guarded([&]() -> Status { return open(directory, options, engine); }));
+}
+
+tokfilter_code tokfilter_engine_info(const tokfilter_engine* engine, tokfilter_info* info) {
+    return answer(tokfilter::guarded([&]() -> Status { return describe(engine, info); }));
+}
+
+const char* tokfilter_engine_class_name(const tokfilter_engine* engine, int64_t number) {
+    if (engine == nullptr || number < 0) return nullptr;
+    const auto& names = engine->info.class_names;
+    return static_cast<std::size_t>(number) < names.size() ? names[static_cast<std::size_t>(number)].c_str()
+                                                           : nullptr;
+}
+
+tokfilter_code tokfilter_engine_preprocess(const tokfilter_engine* engine, const uint8_t* pixels,
+                                           int64_t height, int64_t width, float* input, size_t room) {
+    return answer(tokfilter::guarded(
+        [&]() -> Status { return preprocess(engine, {pixels, height, width}, input, room); }));
+}
+
+tokfilter_code tokfilter_engine_run(tokfilter_engine* engine, const tokfilter_call* call,
+                                    tokfilter_timing* timing) {
+    return answer(tokfilter::guarded([&]() -> Status {
+        if (engine == nullptr) return no_engine();
+        if (Status status = same_size(call, "tokfilter_call"); !status.ok()) return status;
+        tokfilter::Timing spent;
+        Status status = engine->engine.run(call_of(*call), timing != nullptr ? &spent : nullptr);
+        if (status.ok() && timing != nullptr) *timing = {spent.h2d_ms, spent.compute_ms, spent.d2h_ms};
+        return status;
+    }));
+}
+
+tokfilter_code tokfilter_engine_enqueue(tokfilter_engine* engine, const tokfilter_call* call) {
+    return answer(tokfilter::guarded([&]() -> Status {
+        if (engine == nullptr) return no_engine();
+        if (Status status = same_size(call, "tokfilter_call"); !status.ok()) return status;
+        return engine->engine.enqueue(call_of(*call));
+    }));
+}
+
+tokfilter_code tokfilter_engine_close(tokfilter_engine** engine) {
+    return answer(tokfilter::guarded([&]() -> Status {
+        if (engine == nullptr || *engine == nullptr) return {};
+        Status status = (*engine)->engine.close();
+        if (status.code() == Code::busy) return status;
+        delete *engine;
+        *engine = nullptr;
+        return status;
+    }));
+}
+
+}  // extern "C"

@@ -1,0 +1,148 @@
+#include "manifest.hpp"
+
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "preprocess.hpp"
+#include "text.hpp"
+
+namespace tokfilter {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr auto kFormat = "tokfilter-export";
+constexpr std::int64_t kVersion = 1;
+constexpr std::uintmax_t kLargest = 64u << 20;  // ImageNet-21k's class names take 1 MB
+constexpr std::int64_t kLargestSize = 1 << 20;  // keeps products of sizes far from overflow
+
+[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
+
+std::int64_t integer(const Json& value, const char* name, std::int64_t low, std::int64_t high) {
+    if (!value.is_number_integer()) refuse(text(name, " wants a whole number, got ", value.dump()));
+    if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX))
+        refuse(text(name, " is too large"));
+    const auto number = value.get<std::int64_t>();
+    if (number < low || number > high) refuse(text(name, " wants ", low, " to ", high, ", got ", number));
+    return number;
+}
+
+bool present(const Json& object, const char* name) {
+    return object.contains(name) && !object[name].is_null();
+}
+
+std::optional<Range> range(const Json& entry, const char* name) {
+    if (!present(entry, name)) return std::nullopt;
+    const Json& value = entry[name];
+    if (!value.is_array() || value.size() != 3) refuse(text(name, " wants [low, best, high]"));
+    const auto at = [&](std::size_t i) { return integer(value[i], name, 1, kLargestSize); };
+    const Range result{at(0), at(1), at(2)};
+    if (!(result.low <= result.best && result.best <= result.high)) refuse(text(name, " is not ascending"));
+    return result;
+}
+
+bool inside(const std::filesystem::path& path) {
+    if (path.empty() || path.is_absolute()) return false;
+    for (const auto& part : path)
+        if (part == "..") return false;
+    return true;
+}
+
+bool is_digest(const std::string& digest) {
+    return digest.size() == 64 && digest.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+Entry entry_from_json(const Json& item) {
+    Entry entry;
+    entry.path = item.at("path").get<std::string>();
+    if (!inside(entry.path) || entry.path.find('\0') != std::string::npos)
+        refuse(text("file '", entry.path, "' lies outside the directory"));
+    entry.role = item.at("role").get<std::string>();
+    entry.sha256 = item.at("sha256").get<std::string>();
+    if (!is_digest(entry.sha256)) refuse(text("the SHA-256 of ", entry.path, " wants 64 hexadecimal digits"));
+    entry.bytes = static_cast<std::uintmax_t>(integer(item.at("bytes"), "bytes", 0, INT64_MAX));
+    if (present(item, "runtime")) entry.runtime = item["runtime"].get<std::string>();
+    if (present(item, "precision")) entry.precision = item["precision"].get<std::string>();
+    if (present(item, "budget")) entry.budget = integer(item["budget"], "budget", 1, kLargestSize);
+    entry.batch_range = range(item, "batch_range");
+    entry.budget_range = range(item, "budget_range");
+    if (present(item, "target"))
+        for (const auto& [key, value] : item["target"].items())
+            entry.target[key] = value.is_string() ? value.get<std::string>() : value.dump();
+    return entry;
+}
+
+Preprocess preprocess_from_json(const Json& fields) {
+    Preprocess result;
+    const Json& size = fields.at("input_size");
+    if (!size.is_array() || size.size() != 3 || size[0] != 3) refuse("input_size wants [3, height, width]");
+    result.height = integer(size[1], "height", 1, kLargestSize);
+    result.width = integer(size[2], "width", 1, kLargestSize);
+    result.mean = fields.at("mean").get<std::array<double, 3>>();
+    result.std = fields.at("std").get<std::array<double, 3>>();
+    if (present(fields, "interpolation")) result.interpolation = fields["interpolation"].get<std::string>();
+    if (present(fields, "crop_pct")) result.crop_pct = fields["crop_pct"].get<double>();
+    if (present(fields, "crop_mode")) result.crop_mode = fields["crop_mode"].get<std::string>();
+    if (const Status status = check_preprocess(result); !status.ok()) refuse(status.message());
+    return result;
+}
+
+Card card_from_json(const Json& model) {
+    Card card;
+    card.patches = integer(model.at("patches"), "patches", 1, kLargestSize);
+    card.classes = integer(model.at("classes"), "classes", 1, kLargestSize);
+    card.keep = integer(model.at("keep"), "keep", 1, card.patches);
+    card.class_names = model.at("class_names").get<std::vector<std::string>>();
+    card.preprocess = preprocess_from_json(model.at("preprocessing"));
+    const Json& size = model.at("input_size");
+    if (size != Json{3, card.preprocess.height, card.preprocess.width})
+        refuse("input_size and the preprocessing's input_size differ");
+    return card;
+}
+
+Manifest manifest_from_json(const Json& content) {
+    Manifest manifest{card_from_json(content.at("model")), {}, std::nullopt};
+    for (const Json& item : content.at("files")) manifest.files.push_back(entry_from_json(item));
+    if (present(content, "choice") && present(content["choice"], "tokens"))
+        manifest.chosen_tokens =
+            integer(content["choice"]["tokens"], "choice.tokens", 1, manifest.model.patches);
+    return manifest;
+}
+
+}  // namespace
+
+Result<Manifest> manifest_from_text(const std::string& content, const std::string& name) {
+    try {
+        const Json json = Json::parse(content);
+        if (!json.is_object() || json.at("format") != kFormat)
+            return Status(Code::manifest, text(name, " is no manifest of tokfilter."));
+        if (const Json& version = json.at("version"); version != kVersion)
+            return Status(Code::manifest, text(name, " has manifest version ", version.dump(),
+                                               "; this tokfilter reads ", kVersion, ". Export again."));
+        return manifest_from_json(json);
+    } catch (const Json::exception& error) {
+        return Status(Code::manifest, text(name, " is damaged (", error.what(), "). Export again."));
+    } catch (const std::invalid_argument& error) {
+        return Status(Code::manifest, text(name, " is damaged (", error.what(), "). Export again."));
+    }
+}
+
+Result<Manifest> load_manifest(const std::filesystem::path& directory) {
+    const auto path = directory / "manifest.json";
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error))
+        return Status(Code::manifest,
+                      text("an export directory wants a manifest (written by `tokfilter export`), but "
+                           "there is none at ",
+                           path.string(), "."));
+    if (std::filesystem::file_size(path, error) > kLargest || error)
+        return Status(Code::manifest, text(path.string(), " is larger than any manifest. Export again."));
+    std::ifstream file(path, std::ios::binary);
+    const std::string content{std::istreambuf_iterator<char>(file), {}};
+    if (!file) return Status(Code::manifest, text(path.string(), " cannot be read: check its permissions."));
+    return manifest_from_text(content, path.string());
+}
+
+}  // namespace tokfilter

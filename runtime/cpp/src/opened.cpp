@@ -1,0 +1,186 @@
+#include "opened.hpp"
+
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "files.hpp"
+#include "text.hpp"
+#include "version.hpp"
+
+namespace tokfilter {
+namespace {
+
+// The first failure of several calls; those after it are not made.
+template <class... Calls>
+Status in_turn(Calls&&... calls) {
+    Status status;
+    static_cast<void>((... && (status = calls(), status.ok())));
+    return status;
+}
+
+Status mark(const OwnEvent& event, Stream stream) {
+    return cuda_status(cudaEventRecord(event.get(), stream), "cudaEventRecord");
+}
+
+Status elapsed(const OwnEvent& from, const OwnEvent& to, float& milliseconds) {
+    return cuda_status(cudaEventElapsedTime(&milliseconds, from.get(), to.get()), "cudaEventElapsedTime");
+}
+
+// The context serves one stream at a time: what any stream was given before must have passed.
+Status follow(const Opened& opened, Stream stream) {
+    if (!opened.pending) return {};
+    return cuda_status(cudaStreamWaitEvent(stream, opened.last.get(), 0), "cudaStreamWaitEvent");
+}
+
+Status infer(Opened& opened, const Bindings& bindings, const Call& call, Stream stream) {
+    const std::int64_t tokens = tokens_of(opened.info, call);
+    if (Status status = opened.plan.enqueue(bindings, opened.info, call.shape[0], tokens, stream);
+        !status.ok())
+        return status;
+    opened.pending = true;
+    return mark(opened.last, stream);
+}
+
+Stream stream_of(const Opened& opened, const Call& call) {
+    return call.stream != nullptr ? call.stream : opened.stream.get();
+}
+
+template <class T>
+T* memory(const Buffer& buffer) {
+    return static_cast<T*>(buffer.data());
+}
+
+std::size_t count(std::int64_t a, std::int64_t b, std::size_t size = 1) {
+    return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * size;
+}
+
+Result<std::vector<std::filesystem::path>> checked_plugins(const std::filesystem::path& directory,
+                                                           const Manifest& manifest) {
+    std::vector<std::filesystem::path> plugins;
+    if (std::string(runtime_name()) != "tensorrt") return plugins;  // TensorRT-RTX loads no plugin libraries
+    for (const Entry& entry : manifest.files) {
+        if (entry.role != "plugin") continue;
+        const auto path = checked_path(directory, entry);
+        if (!path.ok()) return path.status();
+        plugins.push_back(*path);
+    }
+    return plugins;
+}
+
+Info info_of(const Manifest& manifest, const Entry& entry, const std::string& path, const Plan& plan) {
+    const Card& card = manifest.model;
+    Info info;
+    info.plan = path;
+    info.height = card.preprocess.height;
+    info.width = card.preprocess.width;
+    info.classes = card.classes;
+    info.patches = card.patches;
+    info.batch = batches_of(entry, plan.profiles());
+    info.budget = budgets_of(manifest, entry, plan.profiles());
+    info.has_indices = plan.has_indices();
+    info.class_names = card.class_names;
+    info.preprocess = card.preprocess;
+    return info;
+}
+
+Result<Opened> with_memory(Info info, int gpu, Plan plan) {
+    Opened opened{std::move(info), gpu, {}, {}, {}, false, {}, {}, {}, {}, std::move(plan)};
+    auto stream = new_stream();
+    if (!stream.ok()) return stream.status();
+    opened.stream = *std::move(stream);
+    for (OwnEvent* event :
+         {&opened.marks[0], &opened.marks[1], &opened.marks[2], &opened.marks[3], &opened.last}) {
+        auto made = new_event();
+        if (!made.ok()) return made.status();
+        *event = *std::move(made);
+    }
+    const std::int64_t most = opened.info.budget.high;
+    const Status status = in_turn(
+        [&] { return opened.slots.reserve(count(1, most, sizeof(std::int32_t))); },
+        [&] { return opened.indices.reserve(count(opened.info.batch.high, most, sizeof(std::int32_t))); });
+    if (!status.ok()) return status;
+    return opened;
+}
+
+}  // namespace
+
+Result<Opened> open_directory(const std::string& name, const Options& options) {
+    const std::filesystem::path directory(name);
+    const auto manifest = load_manifest(directory);
+    if (!manifest.ok()) return manifest.status();
+    const auto entry = entry_for(*manifest, options, runtime_name());
+    if (!entry.ok()) return entry.status();
+    const auto bytes = checked_bytes(directory, *entry);
+    if (!bytes.ok()) return bytes.status();
+    const auto plugins = checked_plugins(directory, *manifest);
+    if (!plugins.ok()) return plugins.status();
+    const auto gpu = gpu_of(options.device);
+    if (!gpu.ok()) return gpu.status();
+    // Before the first call of a method of TensorRT.
+    if (const Versions found = versions(); !found.misfit.empty()) return Status(Code::version, found.misfit);
+    const Machine machine{runtime_name(), version_text(library_version()), gpu->name, gpu->capability};
+    if (const Status status = check_target(entry->target, machine); !status.ok()) return status;
+    const CurrentGpu current(gpu->number);
+    const std::string path = (directory / entry->path).string();
+    auto plan = Plan::load(*bytes, path, *entry, *plugins);
+    if (!plan.ok()) return plan.status();
+    if (const Status status = plan->check(manifest->model); !status.ok()) return status;
+    Info info = info_of(*manifest, *entry, path, *plan);
+    return with_memory(std::move(info), gpu->number, *std::move(plan));
+}
+
+Status run_on_host(Opened& opened, const Call& call, Timing* timing) {
+    const Stream stream = stream_of(opened, call);
+    const std::int64_t batch = call.shape[0];
+    const std::size_t pixels = count(batch, 3 * opened.info.height * opened.info.width);
+    const std::size_t logits = count(batch, opened.info.classes, sizeof(float));
+    const std::size_t indices = count(batch, tokens_of(opened.info, call), sizeof(std::int32_t));
+    if (Status status = in_turn([&] { return check_finite(call.images, pixels); },
+                                [&] { return opened.images.reserve(pixels * sizeof(float)); },
+                                [&] { return opened.logits.reserve(logits); });
+        !status.ok())
+        return status;
+    const auto to_device = [&] {
+        return cuda_status(cudaMemcpyAsync(opened.images.data(), call.images, pixels * sizeof(float),
+                                           cudaMemcpyHostToDevice, stream),
+                           "cudaMemcpyAsync");
+    };
+    const auto to_host = [&](void* to, const Buffer& from, std::size_t bytes) {
+        if (to == nullptr) return Status();
+        return cuda_status(cudaMemcpyAsync(to, from.data(), bytes, cudaMemcpyDeviceToHost, stream),
+                           "cudaMemcpyAsync");
+    };
+    const Bindings bindings{memory<float>(opened.images), memory<std::int32_t>(opened.slots),
+                            memory<float>(opened.logits), memory<std::int32_t>(opened.indices)};
+    const auto& marks = opened.marks;
+    Status status = in_turn(
+        [&] { return follow(opened, stream); }, [&] { return mark(marks[0], stream); }, to_device,
+        [&] { return mark(marks[1], stream); }, [&] { return infer(opened, bindings, call, stream); },
+        [&] { return mark(marks[2], stream); }, [&] { return to_host(call.logits, opened.logits, logits); },
+        [&] { return to_host(call.indices, opened.indices, indices); },
+        [&] { return mark(marks[3], stream); });
+    const Status done = cuda_status(cudaStreamSynchronize(stream), "the inference");
+    if (!status.ok() || !done.ok()) return status.ok() ? done : status;
+    if (timing == nullptr) return {};
+    return in_turn([&] { return elapsed(marks[0], marks[1], timing->h2d_ms); },
+                   [&] { return elapsed(marks[1], marks[2], timing->compute_ms); },
+                   [&] { return elapsed(marks[2], marks[3], timing->d2h_ms); });
+}
+
+Status enqueue_on_device(Opened& opened, const Call& call) {
+    const Stream stream = stream_of(opened, call);
+    // The plan writes its indices somewhere, whether or not the caller wants them.
+    const Bindings bindings{call.images, memory<std::int32_t>(opened.slots), call.logits,
+                            call.indices != nullptr ? call.indices : memory<std::int32_t>(opened.indices)};
+    return in_turn([&] { return follow(opened, stream); },
+                   [&] { return infer(opened, bindings, call, stream); });
+}
+
+Status wait(Opened& opened) {
+    if (!opened.pending) return {};
+    opened.pending = false;
+    return cuda_status(cudaEventSynchronize(opened.last.get()), "the inference");
+}
+
+}  // namespace tokfilter

@@ -1,0 +1,61 @@
+// The one file, with its .cpp, that calls TensorRT.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "choose.hpp"
+
+namespace tokfilter {
+
+/// TensorRT's number of the headers that this was compiled with, e.g. 101401.
+std::int64_t header_version() noexcept;
+
+/// The same of the library that is loaded. A plain C function: safe to call whatever the versions are.
+std::int64_t library_version() noexcept;
+
+/// tensorrt or tensorrt-rtx: which plans of a directory this library takes.
+const char* runtime_name() noexcept;
+
+/// Device memory that a plan reads and writes.
+struct Bindings {
+    const float* images = nullptr;
+    std::int32_t* slots = nullptr;  ///< only its address is used, where the plan has that input
+    float* logits = nullptr;
+    std::int32_t* indices = nullptr;  ///< where the plan has that output
+};
+
+/// A deserialized plan with one execution context. Not safe for several threads.
+class Plan {
+  public:
+    /// path: for messages. plugins: checked libraries, loaded into this plan's registry first.
+    /// Code::plugin, Code::version, Code::engine, with TensorRT's own words, what the plan was built for,
+    /// what to do.
+    static Result<Plan> load(const std::vector<char>& bytes, const std::string& path, const Entry& entry,
+                             const std::vector<std::filesystem::path>& plugins);
+    Plan(Plan&&) noexcept;
+    Plan& operator=(Plan&&) noexcept;
+    ~Plan();
+
+    const std::vector<Profile>& profiles() const noexcept;
+    bool has_slots() const noexcept;
+    bool has_indices() const noexcept;
+
+    /// Code::manifest unless inputs and outputs are those of a model of this card: names, types, shapes.
+    Status check(const Card& card) const;
+
+    /// Put one inference on the stream. What the context was asked for before must be ordered before this.
+    Status enqueue(const Bindings& bindings, const Info& info, std::int64_t batch, std::int64_t tokens,
+                   Stream stream);
+
+  private:
+    struct Parts;
+    explicit Plan(std::unique_ptr<Parts> parts) noexcept;
+    Status set_shapes(const Info& info, std::int64_t batch, std::int64_t tokens, Stream stream);
+    std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace tokfilter

@@ -1,0 +1,120 @@
+// The rules are those of runtime/preprocess.py, which are timm's (transforms_imagenet_eval).
+#include "preprocess.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "guard.hpp"
+#include "resample.hpp"
+#include "text.hpp"
+
+namespace tokfilter {
+namespace {
+
+constexpr double kMaxPixels = 100e6;  // 300 MB of RGB
+
+// Truncated. Sizes beyond 1e15 are all the same: too large.
+std::int64_t whole(double value) { return static_cast<std::int64_t>(std::clamp(value, -1e15, 1e15)); }
+
+// Python's round: halves to the even neighbour.
+std::int64_t rounded(double value) { return whole(std::nearbyint(value)); }
+
+// Where along an axis the resized image begins on the canvas: negative when it is cropped.
+std::int64_t offset(std::int64_t resized, std::int64_t wanted) {
+    if (resized < wanted) return (wanted - resized) / 2;
+    return -rounded(static_cast<double>(resized - wanted) / 2.0);
+}
+
+// What the model sees, [height, width, 3]: the resized image cropped to the input's size, or laid on a canvas
+// of it.
+std::vector<std::uint8_t> view(const Preprocess& to, const std::vector<std::uint8_t>& pixels, Size size) {
+    const auto height = static_cast<std::size_t>(to.height), width = static_cast<std::size_t>(to.width);
+    std::vector<std::uint8_t> canvas(height * width * 3);
+    if (to.crop_mode == "border")
+        for (std::size_t i = 0; i < canvas.size(); ++i)
+            canvas[i] =
+                static_cast<std::uint8_t>(std::clamp<std::int64_t>(rounded(255 * to.mean[i % 3]), 0, 255));
+    const std::int64_t top = offset(size.height, to.height), left = offset(size.width, to.width);
+    const std::int64_t first = std::max<std::int64_t>(left, 0), last = std::min(to.width, left + size.width);
+    for (std::int64_t y = std::max<std::int64_t>(top, 0); y < std::min(to.height, top + size.height); ++y) {
+        const auto from = pixels.begin() + ((y - top) * size.width + (first - left)) * 3;
+        std::copy(from, from + (last - first) * 3, canvas.begin() + (y * to.width + first) * 3);
+    }
+    return canvas;
+}
+
+std::vector<float> normalised(const Preprocess& to, const std::vector<std::uint8_t>& view) {
+    const std::size_t plane = view.size() / 3;
+    std::vector<float> input(view.size());
+    for (std::size_t channel = 0; channel < 3; ++channel) {
+        const auto mean = static_cast<float>(to.mean[channel]), std = static_cast<float>(to.std[channel]);
+        for (std::size_t i = 0; i < plane; ++i)
+            input[channel * plane + i] = (static_cast<float>(view[i * 3 + channel]) / 255.0F - mean) / std;
+    }
+    return input;
+}
+
+}  // namespace
+
+Status check_preprocess(const Preprocess& preprocess) {
+    const double most = static_cast<double>(std::min(preprocess.height, preprocess.width));
+    if (most < 1 || !(preprocess.crop_pct > 0 && preprocess.crop_pct <= most))
+        return {Code::manifest, text("preprocessing wants a size and a crop share above 0, got crop_pct ",
+                                     preprocess.crop_pct)};
+    for (std::size_t i = 0; i < 3; ++i)
+        if (!std::isfinite(preprocess.mean[i]) || !std::isfinite(preprocess.std[i]) || preprocess.std[i] == 0)
+            return {Code::manifest,
+                    "preprocessing wants finite means, and standard deviations that are not 0"};
+    if (!filter_from_name(preprocess.interpolation))
+        return {Code::manifest,
+                text("preprocessing wants interpolation to be one of nearest, bilinear, bicubic, box, "
+                     "hamming, lanczos, got '",
+                     preprocess.interpolation, "'")};
+    const auto& mode = preprocess.crop_mode;
+    if (mode != "center" && mode != "squash" && mode != "border")
+        return {Code::manifest,
+                text("preprocessing wants crop_mode to be one of center, squash, border, got '", mode, "'")};
+    return {};
+}
+
+Size resized(const Preprocess& to, Size image) {
+    const double high = static_cast<double>(image.height), wide = static_cast<double>(image.width);
+    const Size scale{whole(std::floor(static_cast<double>(to.height) / to.crop_pct)),
+                     whole(std::floor(static_cast<double>(to.width) / to.crop_pct))};
+    if (to.crop_mode == "squash") return scale;
+    if (to.crop_mode == "center" && scale.height == scale.width) {
+        // torchvision truncates the longer edge here; timm rounds it everywhere else.
+        const double edge = static_cast<double>(scale.height);
+        if (image.width <= image.height) return {whole(edge * high / wide), scale.height};
+        return {scale.height, whole(edge * wide / high)};
+    }
+    const double ratio_high = high / static_cast<double>(scale.height);
+    const double ratio_wide = wide / static_cast<double>(scale.width);
+    const double ratio =
+        to.crop_mode == "border" ? std::max(ratio_high, ratio_wide) : std::min(ratio_high, ratio_wide);
+    return {std::max<std::int64_t>(1, rounded(high / ratio)),
+            std::max<std::int64_t>(1, rounded(wide / ratio))};
+}
+
+Result<std::vector<float>> Preprocess::input(const RgbImage& image) const noexcept {
+    return guarded([&]() -> Result<std::vector<float>> {
+        if (Status status = check_preprocess(*this); !status.ok())
+            return Status(Code::argument, status.message());
+        if (image.pixels == nullptr || image.height < 1 || image.width < 1 ||
+            static_cast<double>(image.height) * static_cast<double>(image.width) > kMaxPixels)
+            return Status(Code::argument, text("an image wants pixels, at most 100 million of them, got ",
+                                               image.width, " x ", image.height, "."));
+        const Size size = resized(*this, {image.height, image.width});
+        const double count = static_cast<double>(size.height) * static_cast<double>(size.width);
+        if (count > kMaxPixels)
+            return Status(Code::argument,
+                          text("an image of ", image.width, " x ", image.height,
+                               " pixels is too long a strip: resized it would have ", rounded(count / 1e6),
+                               " million pixels. Cut out the part to be classified."));
+        const auto pixels = resize(image.pixels, image.height, image.width, size.height, size.width,
+                                   *filter_from_name(interpolation));
+        return normalised(*this, view(*this, pixels, size));
+    });
+}
+
+}  // namespace tokfilter
