@@ -108,7 +108,7 @@ def kept_picture(
     dropped = _SLATE + _DIMMED * grey
     ruled = _first_lines(height, grid[0])[:, None] | _first_lines(width, grid[1])[None, :]
     dropped[ruled] = 0.5 * (dropped[ruled] + _LINE)
-    dropped[_grown(kept, max(1, min(height, width) // 240)) & ~kept] = (
+    dropped[_grown(kept, max(1, min(height, width) // 140)) & ~kept] = (
         _RIM  # or dark kept patches look like dropped ones
     )
     return _image(np.where(kept[..., None], pixels, dropped))
@@ -135,7 +135,8 @@ def heat_picture(view: Image.Image, scores: npt.ArrayLike, grid: Grid, scale: in
 def _ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Each score's place among the others in 0..1, equal scores sharing one: a choice by rank looks as it is made."""
     _, places = np.unique(np.where(np.isnan(values), -np.inf, values), return_inverse=True)
-    return places / max(1, places.max())
+    ranks: npt.NDArray[np.float64] = places / max(1, places.max())
+    return ranks
 
 
 def _pixels(view: Image.Image, grid: Grid, scale: int) -> Numbers:
@@ -159,11 +160,12 @@ def _first_lines(length: int, parts: int) -> Mask:
 
 def _grown(mask: Mask, pixels: int) -> Mask:
     """The mask and what lies at most ``pixels`` beside, above or below it."""
-    grown = mask
+    grown: Any = mask
     for axis in (0, 1):
         wide = np.pad(grown, [(pixels, pixels) if a == axis else (0, 0) for a in (0, 1)])
         grown = np.lib.stride_tricks.sliding_window_view(wide, 2 * pixels + 1, axis=axis).any(axis=-1)
-    return grown
+    spread: Mask = grown
+    return spread
 
 
 def _per_pixel(patches: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:

@@ -1,0 +1,86 @@
+"""Numbers on the page come from report.json and from nowhere else: each is an element that names its place there."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from markupsafe import Markup, escape
+
+__all__ = ["STYLES", "Numbers", "plain", "resolve"]
+
+NARROW: Final = "\u202f"
+"""Narrow no-break space: between a number and its unit, and between groups of three digits."""
+
+
+def _grouped(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace(",", NARROW)
+
+
+def _significant(value: float) -> str:
+    """At least three significant digits."""
+    digits = 0 if value == 0 else 2 - math.floor(math.log10(abs(value)))
+    return _grouped(value, min(max(digits, 0), 6))
+
+
+def _scaled(value: float) -> str:
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{_significant(value / unit)}{NARROW}{name}"
+    return _significant(value)
+
+
+def _distance(points: str) -> str:
+    return f"{points} point" if points == "1" else f"{points} points"
+
+
+STYLES: Final[Mapping[str, Callable[[float], str]]] = {
+    "count": lambda value: _grouped(value, 0),
+    "share": lambda value: f"{100 * value:.{1 if value < 0.0995 else 0}f}".removesuffix(".0") + f"{NARROW}%",
+    "level": lambda value: f"{100 * value:.3g}{NARROW}%",
+    "tick": lambda value: f"{value:,.10g}".replace(",", NARROW),
+    "percent": lambda value: f"{100 * value:.1f}{NARROW}%",
+    "points": lambda value: f"{100 * value:+.1f}".replace("-", "−"),
+    "distance": lambda value: _distance(f"{100 * abs(value):.1f}".removesuffix(".0")),
+    "ratio": lambda value: f"{value:.2f}×",
+    "ms": _significant,
+    "rate": _significant,
+    "macs": _scaled,
+    "bytes": lambda value: f"{_significant(value / 2**20)}{NARROW}MiB",
+}
+"""Name of a style -> how it writes a number. Shares of one are written as per cent or as percentage points."""
+
+
+class Numbers:
+    """Writes numbers of one document as HTML, by their JSON pointers (RFC 6901)."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+
+    def __call__(self, pointer: str, style: str) -> Markup:
+        """``<data value="0.9834" data-at="/accuracy/rows/3/mean">98.3 %</data>``; a dash where the value is null."""
+        value = resolve(self.document, pointer)
+        if value is None:
+            return Markup('<span class="none" title="not measured">–</span>')
+        return Markup('<data value="{}" data-at="{}" data-style="{}">{}</data>').format(
+            escape(repr(value)), pointer, style, STYLES[style](value)
+        )
+
+
+def resolve(document: Any, pointer: str) -> Any:
+    """What stands at a JSON pointer without escapes, such as ``/rows/3/mean``. Raises KeyError, IndexError."""
+    for part in pointer.split("/")[1:]:
+        document = document[int(part)] if isinstance(document, list) else document[part]
+    return document
+
+
+def plain(value: Any) -> str:
+    """A setting as text for people: lists with commas, mappings as name and value, digits in threes."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, int):
+        return _grouped(value, 0)
+    return f"{value:g}" if isinstance(value, float) else str(value)

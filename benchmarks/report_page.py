@@ -1,0 +1,141 @@
+"""The page of a report: what the templates are given, and nothing that changes a number."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from tokfilter.benchmarks.pictures import Choice, Picture, heat_picture, kept_picture, scale_from_size
+from tokfilter.benchmarks.report_figures import METHODS, accuracy_plots, combined_plots, method_name, speed_plots
+from tokfilter.benchmarks.report_limits import limits_from_report
+from tokfilter.benchmarks.report_numbers import Numbers, plain
+from tokfilter.benchmarks.report_story import FILTER, FULL
+
+__all__ = ["page_from_report"]
+
+Report = Mapping[str, Any]
+
+
+def page_from_report(report: Report, pictures: Sequence[Picture], json_name: str) -> str:
+    """The page as HTML that loads nothing.
+
+    pictures: those whose facts the report holds, in the same order
+    json_name: the report's file name, as the page quotes it
+    """
+    accuracy, bench = report["accuracy"], report["bench"]
+    context: dict[str, Any] = {
+        "doc": report,
+        "accuracy": accuracy,
+        "bench": bench,
+        "story": report["story"],
+        "architecture": (accuracy or bench or {"model": {"architecture": "pictures"}})["model"]["architecture"],
+        "n": Numbers(report),
+        "name": method_name,
+        "plain": plain,
+        "when": lambda created: created[:16].replace("T", " ") + " UTC",
+        "plots": _plots(report),
+        "pictures": [_shown(picture, place) for place, picture in enumerate(pictures)],
+        "limits": limits_from_report(report),
+        "json_name": json_name,
+        "sections": _sections(report),
+    }
+    if accuracy:
+        context.update(pivot=_pivot(accuracy["rows"]), ordered=_ordered(accuracy["rows"]))
+    if bench:
+        context["batches"] = sorted({row["batch"] for row in bench["rows"]})
+        context["flagged"] = [row for row in bench["rows"] if row["warnings"]]
+        context["has_power"] = any(row["power"] for row in bench["rows"])
+    environment = Environment(
+        loader=PackageLoader("tokfilter.benchmarks", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["merged"] = lambda first, *others: {k: v for part in (first, *others) for k, v in part.items()}
+    context["css"] = Markup(environment.loader.get_source(environment, "report.css")[0])  # type: ignore[union-attr]
+    parts = environment.get_template("parts.html.j2").make_module(context)
+    context["headline"] = Markup(" ".join(str(parts.headline()).split()))  # type: ignore[attr-defined]
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _plots(report: Report) -> dict[str, Markup]:
+    plots: dict[str, str] = {}
+    if report["accuracy"]:
+        plots |= accuracy_plots(report["accuracy"]["rows"])
+    if report["bench"]:
+        plots |= speed_plots(report["bench"]["rows"])
+    if report["story"]["combined"]:
+        plots |= combined_plots(report["story"]["combined"])
+    return {name: Markup(svg) for name, svg in plots.items()}
+
+
+def _sections(report: Report) -> list[tuple[str, str]]:
+    wanted = [
+        ("accuracy", "Accuracy", report["accuracy"]),
+        ("speed", "Speed", report["bench"]),
+        ("kept", "Kept tokens", report["pictures"]),
+        ("numbers", "All numbers", report["accuracy"] or report["bench"]),
+        ("method", "How it was measured", report["accuracy"] or report["bench"]),
+        ("limits", "What it does not prove", True),
+    ]
+    return [(anchor, title) for anchor, title, there in wanted if there]
+
+
+def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of the documents as a table: one line for each budget, one column for each method, cells are positions."""
+    methods = [m for m in dict.fromkeys([*METHODS, *(row["method"] for row in rows)]) if m != FULL]
+    places = {(row["method"], row["tokens"]): place for place, row in enumerate(rows)}
+    methods = [method for method in methods if any(key[0] == method for key in places)]
+    lines = []
+    for tokens in sorted({row["tokens"] for row in rows if row["method"] != FULL}):
+        cells = [places.get((method, tokens)) for method in methods]
+        known = [place for place in cells if place is not None]
+        best = max(known, key=lambda place: rows[place]["mean"])
+        lines.append({"places": cells, "first": known[0], "best": best})
+    return {"methods": methods, "lines": lines}
+
+
+def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Positions of the rows: full first, then the filter, then the others, each from many tokens to few."""
+    methods = list(dict.fromkeys([FULL, FILTER, *METHODS, *(row["method"] for row in rows)]))
+    return sorted(range(len(rows)), key=lambda i: (methods.index(rows[i]["method"]), -rows[i]["tokens"]))
+
+
+def _shown(picture: Picture, place: int) -> dict[str, Any]:
+    scale = scale_from_size(picture.view.size)
+    heat = None if picture.scores is None else heat_picture(picture.view, picture.scores, picture.grid, scale)
+    return {
+        "view": _data_uri(kept_picture(picture.view, range(picture.grid[0] * picture.grid[1]), picture.grid, scale)),
+        "width": picture.view.width * scale,
+        "height": picture.view.height * scale,
+        "truth": picture.truth,
+        "heat": None if heat is None else _data_uri(heat),
+        "choices": [
+            _choice(picture, choice, f"/pictures/{place}/choices/{i}", scale)
+            for i, choice in enumerate(picture.choices)
+        ],
+    }
+
+
+def _choice(picture: Picture, choice: Choice, at: str, scale: int) -> dict[str, Any]:
+    image = None
+    if choice.indices is not None:
+        image = _data_uri(kept_picture(picture.view, choice.indices, picture.grid, scale))
+    return {
+        "at": at,
+        "image": image,
+        "alt": f"the {choice.tokens} kept patches of {picture.grid[0] * picture.grid[1]}",
+        "predicted": choice.predicted,
+        "right": None if picture.truth is None else choice.predicted == picture.truth,
+    }
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=88)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,58 @@
+"""tokfilter report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tokfilter.benchmarks.pictures import Picture
+
+
+@click.command()
+@click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
+@click.option("--bench", type=click.Path(path_type=Path), help="bench.json, from `tokfilter bench`.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="model.pt: show which tokens it keeps.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder with a subfolder per class. Default: the bundle's own."
+)
+@click.option("--keep", multiple=True, default=("0.5,0.25,0.1",), show_default=True, help="Budgets of the pictures.")
+@click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="How many images to show.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, max=100),
+    default=1.0,
+    show_default=True,
+    help="Points of top-1 that the budget on the first line may lose.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="report.html", show_default=True)
+def report(
+    accuracy: Path | None,
+    bench: Path | None,
+    bundle: Path | None,
+    images: Path | None,
+    keep: tuple[str, ...],
+    count: int,
+    max_drop: float,
+    output: Path,
+) -> None:
+    """Write a self-contained page, and report.json beside it, from what was measured."""
+    from tokfilter.benchmarks.report import document_from_file, render_report
+
+    if images is not None and bundle is None:
+        raise click.UsageError("--images wants --bundle: a model has to say which tokens it keeps.")
+    tested = None if accuracy is None else document_from_file(accuracy, "tokfilter/accuracy")
+    measured = None if bench is None else document_from_file(bench, "tokfilter/bench")
+    pictures = [] if bundle is None else _pictures(bundle, images, keep, count)
+    data = render_report(tested, measured, pictures, output, max_drop / 100)
+    click.echo(f"{output}\n{data}")
+
+
+def _pictures(path: Path, images: Path | None, keep: tuple[str, ...], count: int) -> "list[Picture]":
+    from tokfilter.benchmarks.gallery import pictures_from_bundle, samples_from_folder, samples_from_golden
+    from tokfilter.budget import keeps_from_text
+    from tokfilter.bundle import load_bundle
+
+    bundle = load_bundle(path)
+    samples = samples_from_golden(bundle)[:count] if images is None else samples_from_folder(images, count)
+    return pictures_from_bundle(bundle, samples, keeps_from_text(keep))
