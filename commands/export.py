@@ -31,6 +31,17 @@ if TYPE_CHECKING:
 @click.option("--trt", is_flag=True, help="Build TensorRT engines.")
 @click.option("--rtx", is_flag=True, help="Build TensorRT-RTX engines; no GPU is needed.")
 @click.option("--no-plugin", is_flag=True, help="Build TensorRT engines from native ops, without the fused kernel.")
+@click.option("--compute-capability", multiple=True, help="Target of TensorRT-RTX, such as SM89.  [default: all]")
+@click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory that TensorRT may use, in MiB.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT plans that later versions run too, plugin inside.")
+@click.option(
+    "--hardware-compatibility",
+    "hardware",
+    type=click.Choice(["none", "ampere+", "same-cc"]),
+    default="none",
+    show_default=True,
+    help="Other GPUs that a TensorRT plan shall run on.",
+)
 @click.option("--strip-functions", is_flag=True, help="Leave the op's function body out of the graphs.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; the manifest says so.")
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
@@ -67,6 +78,7 @@ def _options(
     precision: tuple[str, ...],
     no_plugin: bool,
     no_verify: bool,
+    compute_capability: tuple[str, ...],
     **rest: Any,
 ) -> "ExportOptions":
     from tokfilter.budget import keeps_from_text
@@ -79,6 +91,7 @@ def _options(
         precisions=tuple(dict.fromkeys(precision)),  # type: ignore[arg-type]  # click has checked the choices
         plugin=not no_plugin,
         verify=not no_verify,
+        compute_capabilities=compute_capability,
         **rest,
     )
 

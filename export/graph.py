@@ -62,11 +62,11 @@ class _Slots(nn.Module):
         def select(tokens: Tensor, scores: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
             batch, _, channels = tokens.shape
             kept = slots.shape[0]
-            attributes = {"k": 0, "prefix_tokens": prefix_tokens, "order": "position"}
+            attributes: dict[str, Any] = {"k": 0, "prefix_tokens": prefix_tokens, "order": "position"}
             selected, indices = torch.onnx.ops.symbolic_multi_out(
                 f"{DOMAIN}::{NAME}",
                 (tokens, scores, slots),
-                attrs={**attributes, "plugin_namespace": DOMAIN, "plugin_version": VERSION},
+                attrs=attributes | {"plugin_namespace": DOMAIN, "plugin_version": VERSION},
                 dtypes=(tokens.dtype, torch.int32),
                 shapes=((batch, prefix_tokens + kept, channels), (batch, kept)),
                 version=1,
@@ -221,7 +221,7 @@ def _replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 @contextmanager
 def _plain_attention(module: nn.Module) -> Iterator[None]:
     """Have timm spell attention as matmul, softmax, matmul: the pattern that engines fuse, and half the nodes."""
-    fused = [part for part in module.modules() if getattr(part, "fused_attn", False)]
+    fused: list[Any] = [part for part in module.modules() if getattr(part, "fused_attn", False)]
     for part in fused:
         part.fused_attn = False
     try:

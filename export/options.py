@@ -28,6 +28,7 @@ class ExportOptions:
     plugin: whether TensorRT engines take the fused kernel (else native ops)
     strip_functions: leave the function body out of the graphs, for a TensorRT that prefers it to the plugin
     verify_images: a folder of images that the graphs are held against, beside the golden ones
+    workspace, version_compatible, hardware, compute_capabilities: as in ``engine.EngineOptions``
     """
 
     keeps: tuple[Keep, ...] = ()
@@ -41,6 +42,10 @@ class ExportOptions:
     strip_functions: bool = False
     verify: bool = True
     verify_images: Path | None = None
+    workspace: int | None = None
+    version_compatible: bool = False
+    hardware: str = "none"
+    compute_capabilities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not DEFAULT_OPSET <= self.opset <= MAX_OPSET:

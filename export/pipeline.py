@@ -1,8 +1,9 @@
 """`tokfilter export`: a bundle in, a directory of graphs, engines, golden tensors and a manifest out."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,14 +14,15 @@ import onnx_ir as ir
 
 from tokfilter import __version__
 from tokfilter.bundle import Bundle, load_bundle, model_from_bundle
-from tokfilter.errors import TokfilterError
+from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
+from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
     full_graph_from_slots,
     slots_graph_from_model,
     without_functions,
 )
-from tokfilter.export.onnx_file import save_graph
+from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import typed_graph
 from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
@@ -68,10 +70,12 @@ def export_bundle(
             checks.append(check)
         require_passed(checks)
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle.golden))
-        entries.append(entry_from_file(folder, GOLDEN_FILE, "golden"))
+        engines, failure = _engines(folder, Path(directory), entries, card, options, say)
+        if options.strip_functions:
+            entries = [_stripped(folder, entry) for entry in entries]
         manifest = Manifest(
             model=card,
-            files=entries,
+            files=[*entries, entry_from_file(folder, GOLDEN_FILE, "golden"), *engines],
             source=source,
             opset=options.opset,
             versions=_versions(),
@@ -79,7 +83,31 @@ def export_bundle(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
+    if failure is not None:
+        raise type(failure)(f"{failure} The graphs are written to {directory}.") from failure
     return manifest
+
+
+def _engines(
+    folder: Path, target: Path, graphs: list[Entry], card: ModelCard, options: ExportOptions, say: Say
+) -> tuple[list[Entry], EngineError | MissingDependencyError | None]:
+    """The engines, and what stopped their building: the graphs are worth keeping without them."""
+    if options.trt and (target / TIMING_CACHE).is_file():
+        shutil.copy2(target / TIMING_CACHE, folder / TIMING_CACHE)
+    built: list[Entry] = []
+    try:
+        for entry in engines_from_graphs(folder, graphs, card, options, say):
+            built.append(entry)
+    except (EngineError, MissingDependencyError) as error:
+        return built, error
+    return built, None
+
+
+def _stripped(folder: Path, entry: Entry) -> Entry:
+    path = folder / entry.path
+    graph = without_functions(load_graph(path))
+    save_graph(graph, path)
+    return replace(entry, sha256=sha256(path), bytes=path.stat().st_size)
 
 
 def _card(bundle: Bundle, model: FilteredViT, options: ExportOptions) -> ModelCard:
@@ -113,8 +141,6 @@ def _write_graphs(
         for name, graph, details in _forms(typed_graph(traced, precision), model.patches, options):
             name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
             say(f"writing {name}")
-            if options.strip_functions:
-                without_functions(graph)
             graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
             weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
             yield entry_from_file(folder, name, runtime="onnx", precision=precision, external=weights, **details)

@@ -83,12 +83,14 @@ class Reference:
     @torch.inference_mode()
     def _computed(self, images: Tensor, budget: int | None) -> Expected:
         model = self.model
-        logits, scores, indices = [], [], []
-        for part in images.split(_BATCH):
+        logits: list[Tensor] = []
+        scores: list[Tensor] = []
+        indices: list[Tensor] = []
+        for part in torch.split(images, _BATCH):
             logits.append(model(part, model.patches if budget is None else budget))
             last = model.last
-            known = last.scores is not None
-            scores.append(last.scores if known else model.scorer(last.tokens[:, model.prefix_tokens :]))
+            patches = last.tokens[:, model.prefix_tokens :]
+            scores.append(model.scorer(patches) if last.scores is None else last.scores)
             everything = torch.arange(model.patches, dtype=torch.int32).expand(len(part), -1)
             indices.append(everything if last.indices is None else last.indices)
         kept = None if budget is None else torch.cat(indices).numpy()
@@ -113,7 +115,7 @@ def golden_photos(bundle: Bundle) -> Photos:
 def photos_from_folder(folder: Path, preprocessing: Preprocessing) -> Photos:
     """Every image file of a folder, as the bundle's preprocessing makes it. Raises DataError."""
     from PIL import Image, UnidentifiedImageError
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     if not folder.is_dir():
         raise DataError(f"--verify-images wants a folder of images, but there is none at {folder}.")

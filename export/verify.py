@@ -143,7 +143,8 @@ def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, bat
     expected = _rows(reference.expected(photos, budget), rows)
     logits, indices = _run(session, images.numpy(), batch, None if entry.budget is not None else budget)
     tolerance = TOLERANCES[entry.precision or "fp32"]
-    overlap, near_ties, worst_token, complaints = None, 0, None, ()
+    overlap, near_ties, worst_token = None, 0, None
+    complaints: tuple[str, ...] = ()
     wanted = expected.logits
     worst_row = None
     if expected.indices is not None:
