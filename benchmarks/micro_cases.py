@@ -9,12 +9,13 @@ from tokfilter.runtime.metrics import latency_from_samples, stability
 __all__ = ["CASES", "DTYPES", "Case", "Measurement", "gigabytes_per_second", "table", "without_floor"]
 
 DTYPES: Final = {"float32": 4, "float16": 2}
-"""Types of tokens and scores, with bytes per element."""
+"""Types of tokens, with bytes per element. Scores are float32 in every precision that export writes."""
+_SCORE_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of TokenSelect: tokens [batch, prefix + patches, channels], scores [batch, patches], k kept."""
+    """One call of TokenSelect: tokens [batch, prefix + patches, channels] of ``dtype``, scores [batch, patches]."""
 
     model: str
     batch: int
@@ -32,9 +33,8 @@ class Case:
     @property
     def minimum_bytes(self) -> int:
         """Bytes that must cross global memory: every score once, every row of the result read once and written once."""
-        scores = self.patches
-        rows = 2 * (self.prefix + self.k) * self.channels
-        return self.batch * (scores + rows) * DTYPES[self.dtype]
+        rows = 2 * (self.prefix + self.k) * self.channels * DTYPES[self.dtype]
+        return self.batch * (self.patches * _SCORE_BYTES + rows)
 
 
 _MODELS: Final = (("DeiT-S", 196, 98, 384), ("ViT-B/16 384", 576, 288, 768), ("ViT-L/14 448", 1024, 512, 1024))

@@ -3,7 +3,7 @@
 A method is made for one case and gives a function that puts one call on torch's current stream.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,15 +34,16 @@ __all__ = [
 Call = Callable[[], Tensor]
 """Puts one call on the current stream; returns selected [B, P+k, C], the same tensor every time."""
 
+Shapes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
+
 
 def example(case: Case, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Tokens [B, P+N, C] and scores [B, N] without ties, so that every method must keep the same rows."""
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, case.dtype)
     tokens = torch.randn(case.batch, case.prefix + case.patches, case.channels, generator=generator)
-    # Integers up to 2048 are exact in float16.
     ranks = torch.rand(case.batch, case.patches, generator=generator).argsort(dim=1)
-    return tokens.to(dtype).to(device), ranks.to(dtype).to(device)
+    return tokens.to(dtype).to(device), ranks.float().to(device)
 
 
 def torch_call(case: Case, tokens: Tensor, scores: Tensor) -> Call:
@@ -64,24 +65,36 @@ def load_plugin(module: Any, library: Path) -> None:
         raise EngineError(f"TensorRT {module.__version__} cannot load {library}. Build it: tokfilter plugin build.")
 
 
-def plan_from_graph(module: Any, graph: bytes) -> "trt.IHostMemory":
-    """Parse and build with the graph's own types. Raises EngineError with the parser's words."""
-    logger = module.Logger(module.Logger.WARNING)
+def plan_from_graph(module: Any, graph: bytes, logger: Any = None, shapes: Shapes | None = None) -> "trt.IHostMemory":
+    """Parse and build with the graph's own types, TF32 off: what is compared must not round on its own account.
+
+    logger: an ILogger of the module; None takes one that prints warnings
+    shapes: input -> its smallest and largest shape, where the graph leaves them free
+    Raises EngineError with the parser's words.
+    """
+    logger = logger or module.Logger(module.Logger.WARNING)
     builder: trt.Builder = module.Builder(logger)
     network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser: trt.OnnxParser = module.OnnxParser(network, logger)
     if not parser.parse(graph):
         errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"TensorRT {module.__version__} cannot parse the graph: {errors}")
-    plan = builder.build_serialized_network(network, builder.create_builder_config())
+    config = builder.create_builder_config()
+    config.clear_flag(module.BuilderFlag.TF32)
+    if shapes:
+        profile = builder.create_optimization_profile()
+        for name, (low, high) in shapes.items():
+            profile.set_shape(name, *(module.Dims(dims) for dims in (low, high, high)))
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"TensorRT {module.__version__} built no engine from the graph; its log says why.")
     return plan
 
 
-def engine_from_plan(module: Any, plan: "trt.IHostMemory") -> "tuple[trt.ICudaEngine, trt.Runtime]":
+def engine_from_plan(module: Any, plan: "trt.IHostMemory", logger: Any = None) -> "tuple[trt.ICudaEngine, trt.Runtime]":
     """Deserialize on this GPU. The runtime must outlive the engine, so both are returned. Raises EngineError."""
-    runtime: trt.Runtime = module.Runtime(module.Logger(module.Logger.WARNING))
+    runtime: trt.Runtime = module.Runtime(logger or module.Logger(module.Logger.WARNING))
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"TensorRT {module.__version__} cannot read the engine that it built; its log says why.")

@@ -20,12 +20,10 @@ __all__ = ["native_graph", "plugin_graph", "topk_last_dim_graph"]
 _OPSET: Final = 18
 _IR_VERSION: Final = 10
 _ONNX: Final = {"float32": "float", "float16": "float16"}
-_TENSORRT: Final = {"float32": 0, "float16": 1}
-"""nvinfer1::DataType, which TopkLastDim takes as an attribute."""
 
 _HEADER: Final = """
 <ir_version: {ir}, opset_import: ["" : {opset}{domains}]>
-select ({type}[{batch},{rows},{channels}] tokens, {type}[{batch},{patches}] scores)
+select ({type}[{batch},{rows},{channels}] tokens, float[{batch},{patches}] scores)
     => ({type}[{batch},{kept},{channels}] selected)
 {{
 {body}
@@ -48,8 +46,9 @@ _ROWS: Final = """
 """
 
 _NATIVE: Final = "values, ranked = TopK <axis = 1, largest = 1, sorted = 1> (scores, budget)"
+# type_id is nvinfer1::DataType of the scores.
 _LAST_DIM: Final = (
-    "values, ranked = trt.TopkLastDim <type_id = {type_id}, k = {k}, is_largest = 1, axis = -1, "
+    "values, ranked = trt.TopkLastDim <type_id = 0, k = {k}, is_largest = 1, axis = -1, "
     'plugin_namespace = "", plugin_version = "1"> (scores)'
 )
 
@@ -68,8 +67,7 @@ def native_graph(case: Case) -> onnx.ModelProto:
 
 def topk_last_dim_graph(case: Case) -> onnx.ModelProto:
     """NVIDIA's plugin TopkLastDim (TensorRT 11) and one Gather."""
-    ranking = _LAST_DIM.format(type_id=_TENSORRT[case.dtype], k=case.k)
-    model = _model(case, _ROWS.format(ranking=ranking), ', "trt" : 1')
+    model = _model(case, _ROWS.format(ranking=_LAST_DIM.format(k=case.k)), ', "trt" : 1')
     return _with_rows(model, case, np.int32)
 
 

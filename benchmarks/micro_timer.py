@@ -52,7 +52,7 @@ class Timer:
                 call()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             for _ in range(times):
                 call()
         return graph

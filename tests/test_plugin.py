@@ -46,7 +46,8 @@ def host(headers: Path) -> Path:
     directory = BUILD / "host"
     options = ["-DTOKFILTER_PLUGIN=OFF", "-DTOKFILTER_PLUGIN_HOST=ON", f"-DTENSORRT_INCLUDE_DIR={headers}"]
     cmake = find_tool("cmake", hint="pip install cmake")
-    for command in (["-S", ROOT, "-B", directory, *options], ["--build", directory, "--parallel", "2"]):
+    source, build = str(ROOT), str(directory)
+    for command in (["-S", source, "-B", build, *options], ["--build", build, "--parallel", "2"]):
         result = subprocess.run([cmake, *command], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return directory
