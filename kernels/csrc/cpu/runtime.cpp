@@ -40,8 +40,8 @@ int launch(const Grid& grid, void (*kernel)(void*), void* argument) {
     static std::mutex turn;
     const std::lock_guard<std::mutex> lock(turn);
     record = LaunchRecord{};
-    if (the_device.launch_error != 0) return noted(static_cast<cudaError_t>(the_device.launch_error));
     if (!within_limits(grid)) return noted(cudaErrorInvalidConfiguration);
+    if (the_device.launch_error != 0) return noted(static_cast<cudaError_t>(the_device.launch_error));
     return noted(run_grid(grid, kernel, argument) ? cudaSuccess : cudaErrorLaunchFailure);
 }
 
