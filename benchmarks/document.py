@@ -127,9 +127,9 @@ def _notes(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[st
     notes = []
     if comparison.absent_sensors:
         notes.append(f"absent power sensors: {', '.join(comparison.absent_sensors)}")
-    unstable = [f"batch {row['batch']}, {row['tokens']} tokens" for row in rows if row["warnings"]]
+    unstable = sum(1 for row in rows if row["warnings"])
     if unstable:
-        notes.append(f"warnings stand at {len(unstable)} of {len(rows)} rows: {'; '.join(unstable)}")
+        notes.append(f"warnings stand at {unstable} of {len(rows)} rows, marked ! in the table")
     if comparison.after["throttled"]:
         notes.append("the machine was throttling: " + ", ".join(comparison.after["throttle_reasons"]))
     load = comparison.before["load_average"]

@@ -5,6 +5,7 @@ Everything that this machine does not tell is None or empty. ``root`` lets tests
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -74,12 +75,13 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     reasons: list[str] = []
     with nvml() as library:
         for name, handle in _handles(library):
-            temperatures[name] = float(library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU))
-            clocks[f"{name} sm"] = float(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM))
-            clocks[f"{name} memory"] = float(library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM))
-            mask = int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-            reasons += [f"{name}: {reason}" for bit, reason in _THROTTLE.items() if mask & bit]
-            throttled = bool(reasons)
+            readings = _state(library, handle)
+            if readings["temperature"] is not None:
+                temperatures[name] = readings["temperature"]
+            clocks |= {f"{name} {kind}": readings[kind] for kind in ("sm", "memory") if readings[kind] is not None}
+            if readings["throttle"] is not None:
+                reasons += [f"{name}: {why}" for bit, why in _THROTTLE.items() if int(readings["throttle"]) & bit]
+                throttled = bool(reasons)
     return {
         "temperatures_c": temperatures,
         "throttled": throttled,
@@ -155,12 +157,31 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _gpu(library: Any, handle: Any) -> dict[str, Any]:
-    major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+    capability = _told(library.nvmlDeviceGetCudaComputeCapability, handle)
+    memory = _told(library.nvmlDeviceGetMemoryInfo, handle)
+    limit = _told(library.nvmlDeviceGetPowerManagementLimit, handle)
     return {
         "name": str(library.nvmlDeviceGetName(handle)),
-        "uuid": str(library.nvmlDeviceGetUUID(handle)),
-        "compute_capability": f"{major}.{minor}",
-        "memory_bytes": int(library.nvmlDeviceGetMemoryInfo(handle).total),
-        "max_sm_mhz": float(library.nvmlDeviceGetMaxClockInfo(handle, library.NVML_CLOCK_SM)),
-        "power_limit_w": library.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
+        "uuid": _told(library.nvmlDeviceGetUUID, handle),
+        "compute_capability": None if capability is None else ".".join(map(str, capability)),
+        "memory_bytes": None if memory is None else int(memory.total),
+        "max_sm_mhz": _told(library.nvmlDeviceGetMaxClockInfo, handle, library.NVML_CLOCK_SM),
+        "power_limit_w": None if limit is None else limit / 1000,
     }
+
+
+def _state(library: Any, handle: Any) -> dict[str, float | None]:
+    return {
+        "temperature": _told(library.nvmlDeviceGetTemperature, handle, library.NVML_TEMPERATURE_GPU),
+        "sm": _told(library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_SM),
+        "memory": _told(library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_MEM),
+        "throttle": _told(library.nvmlDeviceGetCurrentClocksThrottleReasons, handle),
+    }
+
+
+def _told(question: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer, or None: which questions NVML answers differs from GPU to GPU, and a Jetson answers few."""
+    try:
+        return question(*arguments)
+    except Exception:
+        return None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +76,11 @@ def golden_of(artefact: Artefact) -> GoldenArrays:
         raise DataError(f"{artefact.directory} holds no {GOLDEN_FILE} to verify engines with. Export again.")
     path = checked_path(artefact.directory, entries[0])
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             budgets = sorted(int(name.removeprefix("logits_")) for name in arrays if name.startswith("logits_"))
             logits = {k: arrays[f"logits_{k}"] for k in budgets}
             return GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], logits)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}). Export again.") from error
 
 

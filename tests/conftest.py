@@ -78,3 +78,14 @@ def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "model.pt"
     save_bundle(small_bundle(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def export_directory(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path) -> Path:
+    """An export of the small bundle with a graph for 8 tokens. For reading: copy it before you change it."""
+    from tokfilter.export.options import ExportOptions
+    from tokfilter.export.pipeline import export_bundle
+
+    directory = tmp_path_factory.mktemp("export") / "out"
+    export_bundle(bundle_file, directory, ExportOptions(keeps=(0.5,)))
+    return directory

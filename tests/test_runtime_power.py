@@ -1,0 +1,164 @@
+import os
+import time
+
+import pytest
+
+from tokfilter.benchmarks.machine import conditions, machine, versions
+from tokfilter.runtime.memory import device_bytes, host_peak_bytes
+from tokfilter.runtime.power import PowerMeter, power_meter
+from tokfilter.runtime.sensors import EnergyCounter, PowerRails, hwmon, jtop_rails, nvml, nvml_counters, rapl
+
+
+def write(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    return root
+
+
+def intel(root):
+    zones = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram", "intel-rapl:1": "package-1"}
+    for zone, name in zones.items():
+        folder = f"sys/class/powercap/{zone}"
+        write(
+            root, {f"{folder}/name": name, f"{folder}/energy_uj": 5_000_000, f"{folder}/max_energy_range_uj": 9_000_000}
+        )
+    return root
+
+
+def orin(root):
+    """The INA3221 of a Jetson Orin: millivolts and milliamperes per labelled rail; the sum channel has no label."""
+    rails = {1: ("VDD_IN", 5000, 1200), 2: ("VDD_CPU_GPU_CV", 5000, 400), 3: ("VDD_SOC", 5000, 300)}
+    for i, (name, volts, amperes) in rails.items():
+        folder = "sys/class/hwmon/hwmon1"
+        write(root, {f"{folder}/in{i}_label": name, f"{folder}/in{i}_input": volts, f"{folder}/curr{i}_input": amperes})
+    return write(
+        root, {"sys/class/hwmon/hwmon1/in7_label": "sum of shunt voltages", "sys/class/hwmon/hwmon0/name": "x"}
+    )
+
+
+def test_rapl_reads_zones_by_name(tmp_path):
+    counter = rapl(intel(tmp_path))
+    assert counter.read() == {"package-0": 5.0, "dram": 5.0, "package-1": 5.0}
+    assert counter.wraps_at["package-0"] == 9.0
+
+
+def test_rapl_that_wraps_is_mended(tmp_path):
+    meter = PowerMeter([rapl(intel(tmp_path))], [], [])
+    with meter.measure() as energy:
+        write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
+    assert energy.joules == {"package-0": 5.0, "dram": 0.0, "package-1": 0.0}
+
+
+def test_two_zones_of_one_name_stay_apart(tmp_path):
+    write(intel(tmp_path), {"sys/class/powercap/intel-rapl:1/name": "package-0"})
+    assert set(rapl(tmp_path).read()) == {"package-0", "dram", "package-0 intel-rapl:1"}
+
+
+def test_unreadable_energy_is_absent(tmp_path):
+    assert rapl(write(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})) is None
+    assert rapl(write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": "garbage"})) is None
+
+
+def test_hwmon_gives_the_rails_of_a_jetson_in_watts(tmp_path):
+    assert hwmon(orin(tmp_path)).read() == {"VDD_IN": 6.0, "VDD_CPU_GPU_CV": 2.0, "VDD_SOC": 1.5}
+
+
+def test_hwmon_gives_labelled_power(tmp_path):
+    folder = "sys/class/hwmon/hwmon3"
+    write(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT", f"{folder}/power2_input": 1})
+    assert hwmon(tmp_path).read() == {"PPT": 7.5}
+
+
+def test_a_rail_that_vanishes_is_left_out(tmp_path):
+    rails = hwmon(orin(tmp_path))
+    (tmp_path / "sys/class/hwmon/hwmon1/curr1_input").unlink()
+    assert set(rails.read()) == {"VDD_CPU_GPU_CV", "VDD_SOC"}
+
+
+def test_sampled_power_integrates_to_joules():
+    meter = PowerMeter([], [PowerRails("bench", lambda: {"VDD_IN": 6.0})], [])
+    with meter.measure() as energy:
+        time.sleep(0.1)
+    assert energy.joules["VDD_IN"] == pytest.approx(6.0 * energy.seconds, rel=0.3)
+    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.3)
+
+
+def test_counted_energy_is_a_difference():
+    readings = iter([{"gpu0": 10.0, "gone": 1.0}, {"gpu0": 25.0}])
+    meter = PowerMeter([EnergyCounter("bench", lambda: next(readings), {})], [], [])
+    with meter.measure() as energy:
+        pass
+    assert energy.joules == {"gpu0": 15.0}
+
+
+def test_absent_sensors_are_said_to_be_absent(tmp_path):
+    if nvml_counters() is not None:
+        pytest.skip("this machine has a GPU that counts energy")
+    meter = power_meter(tmp_path)
+    assert not meter.present
+    assert [name.split()[0] for name in meter.absent] == ["NVML", "RAPL", "hwmon", "jtop"]
+    assert power_meter(orin(tmp_path)).present
+    assert jtop_rails() is None
+
+
+def test_nvml_is_none_without_a_driver():
+    with nvml() as library:
+        if library is not None:
+            pytest.skip("this machine has a driver")
+        assert nvml_counters() is None and device_bytes(os.getpid()) is None
+
+
+@pytest.mark.gpu
+def test_nvml_counts_energy_of_a_gpu():
+    counter = nvml_counters()
+    assert counter is not None
+    before = counter.read()
+    time.sleep(1)
+    assert counter.read()["gpu0"] > before["gpu0"]
+
+
+def test_peak_memory_never_falls():
+    before = host_peak_bytes()
+    block = bytearray(os.urandom(1)) * 80_000_000
+    after = host_peak_bytes()
+    del block
+    assert 1_000_000 < before <= after <= host_peak_bytes()
+
+
+def test_machine_reads_what_a_board_tells(tmp_path):
+    write(
+        tmp_path,
+        {
+            "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\x00",
+            "var/lib/nvpmodel/status": "pmode:0000",
+            "proc/cpuinfo": "processor : 0\nmodel name : ARMv8 Processor rev 1 (v8l)",
+            "proc/meminfo": "MemTotal:       1024 kB\nMemFree: 1 kB",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil",
+            "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "performance",
+            "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "2201600",
+            "sys/class/thermal/thermal_zone0/temp": "47250",
+            "sys/class/thermal/thermal_zone0/type": "cpu-thermal",
+            "sys/class/thermal/thermal_zone1/temp": "not ready",
+        },
+    )
+    found = machine(tmp_path)
+    assert found["board"] == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert (found["power_mode"], found["governor"], found["memory_bytes"]) == (
+        "pmode:0000",
+        "performance, schedutil",
+        2**20,
+    )
+    assert found["cpu"].startswith("ARMv8")
+    state = conditions(tmp_path)
+    assert state["temperatures_c"]["cpu-thermal"] == 47.25
+    assert "thermal_zone1" not in state["temperatures_c"]
+    assert state["clocks_mhz"]["cpu1"] == 2201.6
+
+
+def test_machine_that_tells_nothing(tmp_path):
+    found = machine(tmp_path)
+    assert found["board"] is found["governor"] is found["power_mode"] is None
+    assert found["cores"] >= 1 and found["memory_bytes"] == 0
+    assert {"python", "numpy", "tokfilter"} <= set(versions())
