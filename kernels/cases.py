@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 
 from tokfilter.errors import EngineError
 from tokfilter.kernels.op import ORDERS
-from tokfilter.kernels.reference import token_select
+from tokfilter.kernels.reference import SCORE_TYPES, token_select
 
-__all__ = ["SCORE_TYPES", "Case", "Tensors", "awkward_cases", "random_cases", "run_cases", "stream_of", "tensors_of"]
-
-SCORE_TYPES: Final = ("float32", "float16", "bfloat16")
-"""By the value of the launcher's ``ScoreType``."""
+__all__ = ["Case", "Tensors", "awkward_cases", "random_cases", "run_cases", "stream_of", "tensors_of"]
 
 ScoreKind = Literal["normal", "sigmoid", "ties", "constant", "special", "bits"]
 _SCORE_KINDS: Final[tuple[ScoreKind, ...]] = get_args(ScoreKind)

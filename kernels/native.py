@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tokfilter.errors import EngineError
 from tokfilter.kernels.build import find_tool
+from tokfilter.kernels.op import ORDERS
+from tokfilter.kernels.reference import SCORE_TYPES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "CSRC",
@@ -25,6 +30,7 @@ __all__ = [
     "CpuKernel",
     "GpuKernel",
     "LaunchRecord",
+    "arguments_from_tensors",
     "build_check",
     "build_cpu_library",
     "build_gpu_check",
@@ -49,6 +55,23 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("batch", "prefix", "patches", "channels", "k")),
         *((name, ctypes.c_int32) for name in ("element_size", "score_type", "order")),
     )
+
+
+def arguments_from_tensors(
+    tokens: "Tensor", scores: "Tensor", selected: "Tensor", indices: "Tensor | None", prefix_tokens: int, order: str
+) -> Arguments:
+    """Describe contiguous torch tensors to the launcher; they must outlive the launch.
+
+    tokens: [B, P+N, C], elements of 1, 2 or 4 bytes
+    scores: [B, N], float32, float16 or bfloat16
+    selected: [B, P+k, C], written
+    indices: [B, k] int32, written, or None
+    """
+    addresses = [None if one is None else one.data_ptr() for one in (tokens, scores, selected, indices)]
+    batch, patches = scores.shape
+    sizes = (batch, prefix_tokens, patches, tokens.shape[2], selected.shape[1] - prefix_tokens)
+    score_type = SCORE_TYPES.index(str(scores.dtype).removeprefix("torch."))
+    return Arguments(*addresses, *sizes, tokens.element_size(), score_type, ORDERS.index(order))
 
 
 @dataclass(frozen=True)
