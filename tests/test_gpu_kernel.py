@@ -1,4 +1,4 @@
-"""The kernel through torch tensors: all of it on a GPU; on the CUDA-on-CPU layer what needs none, to try these tests."""
+"""The kernel through torch tensors: all of it on a GPU; on the CUDA-on-CPU layer what needs none, to try the tests."""
 
 from pathlib import Path
 
