@@ -22,6 +22,7 @@ from tokfilter.export.graph import (
     slots_graph_from_model,
     without_functions,
 )
+from tokfilter.export.graph_facts import lengths_of, macs, with_shapes
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import typed_graph
@@ -30,7 +31,6 @@ from tokfilter.export.verify import Check, budgets_to_check, check_graph, report
 from tokfilter.export.write import new_directory
 from tokfilter.files import sha256
 from tokfilter.golden import Golden
-from tokfilter.macs import macs
 from tokfilter.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.manifest import NAME as MANIFEST
 from tokfilter.model import FilteredViT
@@ -61,9 +61,11 @@ def export_bundle(
     options.budgets(model.patches)
     options.budget_profile(model.patches, model.budget)
     source = {"name": path.name, "sha256": sha256(path)}
-    card = _card(bundle, model, options)
     with new_directory(Path(directory)) as folder:
-        entries = list(_write_graphs(folder, model, card, source, options, say))
+        say("tracing the model")
+        traced = slots_graph_from_model(model, options.opset)
+        card = _card(bundle, model, traced, options)
+        entries = list(_write_graphs(folder, traced, card, source, options, say))
         checks = []
         for check in _checks(folder, entries, bundle, model, options, say):
             checked(check)
@@ -110,10 +112,7 @@ def _stripped(folder: Path, entry: Entry) -> Entry:
     return replace(entry, sha256=sha256(path), bytes=path.stat().st_size)
 
 
-def _card(bundle: Bundle, model: FilteredViT, options: ExportOptions) -> ModelCard:
-    # Three budgets give every other one: the count is a parabola in k (benchmarks/statistics.py).
-    quarters = {max(1, model.patches * i // 4) for i in (1, 2, 3)}
-    budgets = sorted({model.budget, *options.budgets(model.patches), *quarters})
+def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportOptions) -> ModelCard:
     return ModelCard(
         architecture=bundle.architecture.name,
         input_size=bundle.preprocessing.input_size,
@@ -122,25 +121,30 @@ def _card(bundle: Bundle, model: FilteredViT, options: ExportOptions) -> ModelCa
         classes=bundle.golden.full.shape[1],
         class_names=bundle.class_names,
         keep=model.budget,
-        macs={"full": macs(model), **{str(k): macs(model, k) for k in budgets}},
+        macs=_macs(traced, model, options),
         preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
     )
 
 
+def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[str, int]:
+    """Counted in the graphs, which takes no second where torch takes one for each budget; the numbers are the same."""
+    # Three budgets give every other one: the count is a parabola in k (benchmarks/statistics.py).
+    quarters = {max(1, model.patches * i // 4) for i in (1, 2, 3)}
+    slots, full = with_shapes(traced.clone()), with_shapes(full_graph_from_slots(traced, model.patches))
+    counts = {"full": macs(full, lengths_of(full))}
+    for k in sorted({model.budget, *options.budgets(model.patches), *quarters}):
+        counts[str(k)] = macs(slots, lengths_of(slots, k))
+    return {name: count for name, count in counts.items() if count is not None}
+
+
 def _write_graphs(
-    folder: Path,
-    model: FilteredViT,
-    card: ModelCard,
-    source: dict[str, str],
-    options: ExportOptions,
-    say: Say,
+    folder: Path, traced: ir.Model, card: ModelCard, source: dict[str, str], options: ExportOptions, say: Say
 ) -> Iterator[Entry]:
-    say("tracing the model")
-    traced = slots_graph_from_model(model, options.opset)
     for precision in options.precisions:
-        for name, graph, details in _forms(typed_graph(traced, precision), model.patches, options):
+        for name, graph, details in _forms(typed_graph(traced, precision), card.patches, options):
             name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
             say(f"writing {name}")
+            graph.producer_name, graph.producer_version = "tokfilter", __version__
             graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
             weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
             yield entry_from_file(folder, name, runtime="onnx", precision=precision, external=weights, **details)

@@ -1,0 +1,155 @@
+"""Facts of an ONNX graph, ours or anyone's: operators, parameters, tokens in each attention, multiply-accumulates."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from tokfilter.kernels.op import DOMAIN, NAME
+
+__all__ = ["Attention", "Site", "attentions", "lengths_of", "macs", "operators", "parameters", "sites", "with_shapes"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a TokenSelect node stands. Numbers are None where the graph leaves them open.
+
+    attributes: as on the node
+    tokens_in, tokens_out: rows before and after the choice, prefix tokens included
+    has_function: whether the file brings the body that runs without the plugin
+    """
+
+    node: str
+    attributes: dict[str, int | str]
+    tokens_in: int | None
+    tokens_out: int | None
+    has_function: bool
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Tokens that meet in one softmax; None where the graph leaves the number open."""
+
+    node: str
+    queries: int | None
+    keys: int | None
+
+
+def with_shapes(graph: ir.Model) -> ir.Model:
+    """``graph`` itself with the shapes that can be inferred."""
+    passes.ShapeInferencePass()(graph)
+    return graph
+
+
+def lengths_of(graph: ir.Model, budget: int | None = None) -> dict[str, int]:
+    """Numbers for the open dimensions of the inputs: 1 for a batch, ``budget`` for the length of ``slots``."""
+    lengths: dict[str, int] = {}
+    for value in graph.graph.inputs:
+        for axis, length in enumerate(value.shape or ()):
+            if isinstance(length, ir.SymbolicDim) and length.value is not None:
+                if value.name == "slots" and budget is not None:
+                    lengths[length.value] = budget
+                elif axis == 0:
+                    lengths.setdefault(length.value, 1)
+    return lengths
+
+
+def operators(graph: ir.Model) -> dict[str, Counter[str]]:
+    """Operators counted: ``before`` and ``after`` the first TokenSelect (all of them in ``before`` without one)."""
+    counts: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
+    part = "before"
+    for node in graph.graph:
+        if _is_select(node):
+            part = "after"
+        counts[part][node.op_type if not node.domain else f"{node.domain}::{node.op_type}"] += 1
+    return counts
+
+
+def parameters(graph: ir.Model) -> int:
+    """Numbers in floating-point weights of more than one element."""
+    weights = [value.const_value for value in graph.graph.initializers.values()]
+    return sum(
+        weight.size for weight in weights if weight is not None and weight.dtype.is_floating_point() and weight.size > 1
+    )
+
+
+def sites(graph: ir.Model, lengths: Mapping[str, int]) -> list[Site]:
+    """The TokenSelect nodes, in order."""
+    found = []
+    for node in graph.graph:
+        if _is_select(node):
+            attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+            rows = [_length(value, 1, lengths) for value in (node.inputs[0], node.outputs[0])]
+            found.append(Site(node.name or "", attributes, rows[0], rows[1], node.op_identifier() in graph.functions))
+    return found
+
+
+def attentions(graph: ir.Model, lengths: Mapping[str, int]) -> list[Attention]:
+    """Every softmax over tokens (the last axis of 3 dimensions or more), in order."""
+    found = []
+    for node in graph.graph:
+        value = node.outputs[0]
+        if node.op_type == "Softmax" and value.shape is not None and len(value.shape) >= 3:
+            found.append(Attention(node.name or "", _length(value, -2, lengths), _length(value, -1, lengths)))
+    return found
+
+
+def macs(graph: ir.Model, lengths: Mapping[str, int]) -> int | None:
+    """Multiply-accumulates of matrix products and convolutions; None when a shape stays open."""
+    total = 0
+    for node in graph.graph:
+        if node.domain or node.op_type not in _MACS_PER_OUTPUT:
+            continue
+        outputs = _sizes(node.outputs[0], lengths)
+        each = _MACS_PER_OUTPUT[node.op_type](node, lengths)
+        if outputs is None or each is None:
+            return None
+        total += math.prod(outputs) * each
+    return total
+
+
+def _matmul(node: ir.Node, lengths: Mapping[str, int]) -> int | None:
+    return _length(node.inputs[0], -1, lengths)
+
+
+def _gemm(node: ir.Node, lengths: Mapping[str, int]) -> int | None:
+    transposed = node.attributes.get("transA")
+    return _length(node.inputs[0], 0 if transposed is not None and transposed.as_int() else 1, lengths)
+
+
+def _conv(node: ir.Node, lengths: Mapping[str, int]) -> int | None:
+    weight = _sizes(node.inputs[1], lengths)
+    return None if weight is None else math.prod(weight[1:])
+
+
+_MACS_PER_OUTPUT = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}
+
+
+def _is_select(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, NAME)
+
+
+def _sizes(value: ir.Value | None, lengths: Mapping[str, int]) -> list[int] | None:
+    if value is None:
+        return None
+    shape = value.const_value.shape if value.const_value is not None else value.shape
+    if shape is None:
+        return None
+    sizes = list(ir.Shape(shape).evaluate(lengths))
+    return [size for size in sizes if isinstance(size, int)] if all(isinstance(size, int) for size in sizes) else None
+
+
+def _length(value: ir.Value | None, axis: int, lengths: Mapping[str, int]) -> int | None:
+    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    length = value.shape[axis]
+    length = length.evaluate(lengths) if isinstance(length, ir.SymbolicDim) else length
+    return length if isinstance(length, int) else None
+
+
+def _plain(attribute: ir.Attr) -> Any:
+    return attribute.as_int() if attribute.type == ir.AttributeType.INT else attribute.as_string()
