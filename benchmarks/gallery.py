@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tokfilter.benchmarks.labelled import labelled_files
 from tokfilter.benchmarks.pictures import Choice, Picture
 from tokfilter.benchmarks.predict import class_name, probabilities_from_logits
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.bundle import Bundle, model_from_bundle
-from tokfilter.errors import DataError
 from tokfilter.model import FilteredViT
 from tokfilter.runtime.preprocess import open_image, preprocess_from_fields
 
@@ -23,7 +23,7 @@ Sample = tuple[Image.Image, str | None]
 
 
 def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Sequence[Keep]) -> list[Picture]:
-    """Classify samples with every token and at each budget. Raises BudgetError, DataError."""
+    """Classify samples with every token and at each budget. Raises BudgetError."""
     transform = preprocess_from_fields(asdict(bundle.preprocessing))
     views = [transform.view(image) for image, _ in samples]
     images = torch.from_numpy(np.stack([transform.input_from_view(view) for view in views]))
@@ -57,13 +57,8 @@ def samples_from_golden(bundle: Bundle) -> list[Sample]:
     return [(transform.view_from_input(image), None) for image in bundle.golden.images.numpy()]
 
 
-def samples_from_folder(folder: Path, count: int, seed: int = 0) -> list[Sample]:
-    """``count`` images drawn from a folder with one subfolder per class. Raises DataError when it holds none."""
-    if not folder.is_dir():
-        raise DataError(f"pictures want a folder with one subfolder of images per class, got {folder}.")
-    known = Image.registered_extensions()
-    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in known)
-    if not files:
-        raise DataError(f"pictures want images in subfolders of {folder}, one subfolder per class; there are none.")
-    drawn = np.random.default_rng(seed).permutation(len(files))[:count]
-    return [(open_image(files[i]), files[i].parent.name) for i in drawn]
+def samples_from_folder(folder: Path, class_names: Sequence[str], count: int, seed: int = 0) -> list[Sample]:
+    """``count`` images drawn at random from a folder with one subfolder per class. Raises DataError."""
+    found = labelled_files(folder, class_names)
+    drawn = np.random.default_rng(seed).permutation(len(found))[:count]
+    return [(open_image(found[i][0]), class_name(class_names, found[i][1])) for i in drawn]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
-__all__ = ["STYLES", "Numbers", "plain", "resolve"]
+__all__ = ["STYLES", "Numbers", "fact", "plain", "resolve"]
 
 NARROW: Final = "\u202f"
 """Narrow no-break space: between a number and its unit, and between groups of three digits."""
@@ -29,6 +29,11 @@ def _scaled(value: float) -> str:
     return _significant(value)
 
 
+def _bytes(value: float) -> str:
+    unit, name = (2**30, "GiB") if value >= 2**30 else (2**20, "MiB")
+    return f"{_significant(value / unit)}{NARROW}{name}"
+
+
 def _distance(points: str) -> str:
     return f"{points} point" if points == "1" else f"{points} points"
 
@@ -45,7 +50,7 @@ STYLES: Final[Mapping[str, Callable[[float], str]]] = {
     "ms": _significant,
     "rate": _significant,
     "macs": _scaled,
-    "bytes": lambda value: f"{_significant(value / 2**20)}{NARROW}MiB",
+    "bytes": _bytes,
 }
 """Name of a style -> how it writes a number. Shares of one are written as per cent or as percentage points."""
 
@@ -84,3 +89,15 @@ def plain(value: Any) -> str:
     if isinstance(value, int):
         return _grouped(value, 0)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fact(key: str, value: Any) -> tuple[str, str]:
+    """A setting's name and value for people; units that stand at the end of a name move to the value."""
+    label = key.replace("_", " ")
+    if key.endswith("_bytes") and isinstance(value, int):
+        return label.removesuffix(" bytes"), _bytes(value)
+    if key.endswith("_s") and isinstance(value, int | float):
+        return label.removesuffix(" s"), f"{plain(value)}{NARROW}s"
+    if key == "input_size":
+        return label, " × ".join(map(plain, value))
+    return label, plain(value)

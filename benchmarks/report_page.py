@@ -2,17 +2,18 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from tokfilter.benchmarks.pictures import Choice, Picture, heat_picture, kept_picture, scale_from_size
 from tokfilter.benchmarks.report_figures import METHODS, accuracy_plots, combined_plots, method_name, speed_plots
 from tokfilter.benchmarks.report_limits import limits_from_report
-from tokfilter.benchmarks.report_numbers import Numbers, plain
+from tokfilter.benchmarks.report_numbers import Numbers, fact
 from tokfilter.benchmarks.report_story import FILTER, FULL
 
 __all__ = ["page_from_report"]
@@ -26,8 +27,29 @@ def page_from_report(report: Report, pictures: Sequence[Picture], json_name: str
     pictures: those whose facts the report holds, in the same order
     json_name: the report's file name, as the page quotes it
     """
+    environment = _environment()
+    context = _context(report, pictures, json_name)
+    parts: Any = environment.get_template("parts.html.j2").make_module(context)
+    context["headline"] = Markup(re.sub(r"[ \n]+", " ", str(parts.headline())).strip())
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("tokfilter.benchmarks", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["merged"] = lambda first, *others: {k: v for part in (first, *others) for k, v in part.items()}
+    environment.filters["code"] = lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
+    environment.globals["css"] = Markup(loader.get_source(environment, "report.css")[0])
+    return environment
+
+
+def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dict[str, Any]:
+    """What every template may ask for."""
     accuracy, bench = report["accuracy"], report["bench"]
-    context: dict[str, Any] = {
+    tested, timed = (document["rows"] if document else [] for document in (accuracy, bench))
+    return {
         "doc": report,
         "accuracy": accuracy,
         "bench": bench,
@@ -35,32 +57,19 @@ def page_from_report(report: Report, pictures: Sequence[Picture], json_name: str
         "architecture": (accuracy or bench or {"model": {"architecture": "pictures"}})["model"]["architecture"],
         "n": Numbers(report),
         "name": method_name,
-        "plain": plain,
+        "fact": fact,
         "when": lambda created: created[:16].replace("T", " ") + " UTC",
         "plots": _plots(report),
         "pictures": [_shown(picture, place) for place, picture in enumerate(pictures)],
         "limits": limits_from_report(report),
         "json_name": json_name,
         "sections": _sections(report),
+        "pivot": _pivot(tested),
+        "ordered": _ordered(tested),
+        "batches": sorted({row["batch"] for row in timed}),
+        "flagged": [row for row in timed if row["warnings"]],
+        "has_power": any(row["power"] for row in timed),
     }
-    if accuracy:
-        context.update(pivot=_pivot(accuracy["rows"]), ordered=_ordered(accuracy["rows"]))
-    if bench:
-        context["batches"] = sorted({row["batch"] for row in bench["rows"]})
-        context["flagged"] = [row for row in bench["rows"] if row["warnings"]]
-        context["has_power"] = any(row["power"] for row in bench["rows"])
-    environment = Environment(
-        loader=PackageLoader("tokfilter.benchmarks", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["merged"] = lambda first, *others: {k: v for part in (first, *others) for k, v in part.items()}
-    context["css"] = Markup(environment.loader.get_source(environment, "report.css")[0])  # type: ignore[union-attr]
-    parts = environment.get_template("parts.html.j2").make_module(context)
-    context["headline"] = Markup(" ".join(str(parts.headline()).split()))  # type: ignore[attr-defined]
-    return environment.get_template("report.html.j2").render(context)
 
 
 def _plots(report: Report) -> dict[str, Markup]:

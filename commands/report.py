@@ -54,5 +54,8 @@ def _pictures(path: Path, images: Path | None, keep: tuple[str, ...], count: int
     from tokfilter.bundle import load_bundle
 
     bundle = load_bundle(path)
-    samples = samples_from_golden(bundle)[:count] if images is None else samples_from_folder(images, count)
+    if images is None:
+        samples = samples_from_golden(bundle)[:count]
+    else:
+        samples = samples_from_folder(images, bundle.class_names, count)
     return pictures_from_bundle(bundle, samples, keeps_from_text(keep))
