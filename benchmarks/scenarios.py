@@ -85,7 +85,15 @@ def scenarios(
             for name in names:
                 said(f"{NAMES[name]}, {tokens} tokens")
                 result = _run(NAMES[name], sessions, images, tokens, setting)
-                rows.append({"role": spec.role, "tokens": tokens, "path": spec.path, **asdict(result)})
+                rows.append(
+                    {
+                        "role": spec.role,
+                        "tokens": tokens,
+                        "path": spec.path,
+                        **asdict(result),
+                        "notes": list(result.notes),
+                    }
+                )
     return {
         **header("scenario", command),
         "conditions": {"before": before, "after": conditions()},

@@ -6,6 +6,14 @@ from typing import Any, Final
 __all__ = ["print_comparison", "print_curve", "print_scenarios"]
 
 
+_FIGURES: Final = {
+    "SingleStream": "ms at p90",
+    "MultiStream": "ms at p99",
+    "Offline": "images/s",
+    "Server": "images/s",
+}
+"""Scenario -> unit of the figure that MLPerf reports for it."""
+
 _WIDE: Final = 96
 """Columns of a terminal from which on p90 and p95 fit; JSON holds them in any case."""
 
@@ -41,18 +49,19 @@ def _conditions(settings: Mapping[str, Any]) -> str:
 
 
 def print_scenarios(document: Mapping[str, Any]) -> None:
-    """Print scenario.json's rows."""
-    table = _table("scenario", "tokens", "metric", "value", "median ms", "p99 ms", "images/s", "valid", "driven by")
+    """Print scenario.json's rows: the scenario's own figure first, then what else was seen."""
+    table = _table("scenario", "tokens", "figure", "median ms", "p99 ms", "images/s", "valid")
     for row in document["rows"]:
         latency = row["latency"]
+        unit = _FIGURES[row["scenario"]]
         valid = "" if row["valid"] is None else "yes" if row["valid"] else "no"
-        figures = (f"{latency['median']:.2f}", f"{latency['p99']:.2f}", f"{row['images_per_s']:.1f}")
-        table.add_row(
-            row["scenario"], str(row["tokens"]), row["metric"], f"{row['value']:.2f}", *figures, valid, row["source"]
-        )
+        seen = (f"{latency['median']:.2f}", f"{latency['p99']:.2f}", f"{row['images_per_s']:.1f}")
+        table.add_row(row["scenario"], str(row["tokens"]), f"{row['value']:.2f} {unit}", *seen, valid)
     console = _console()
     console.print(table)
-    for note in sorted({note for row in document["rows"] for note in row["notes"]}):
+    sources = sorted({row["source"] for row in document["rows"]})
+    notes = sorted({note for row in document["rows"] for note in row["notes"]})
+    for note in [f"driven by {', '.join(sources)}", *notes]:
         console.print(note, style="dim")
 
 
@@ -106,8 +115,8 @@ def _table(*names: str) -> Any:
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for name in names:
-        left = name in ("", "scenario", "metric", "driven by")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name not in ("metric", "MACs say"))
+        left = name in ("", "scenario")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "MACs say")
     return table
 
 

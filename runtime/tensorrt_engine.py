@@ -15,10 +15,7 @@ __all__ = ["Profile", "engine_from_plan", "profiles_of", "serving_profile"]
 
 # What TensorRT's log says -> what to do about it.
 _REMEDIES: Final = (
-    (
-        "plugin",
-        "The plan holds tokfilter's plugin: put its library into the export directory (`tokfilter export` does).",
-    ),
+    ("plugin", "The plan holds tokfilter's plugin: build its library (make plugin), then export again."),
     ("version", "The plan is of another TensorRT version: build it again on this machine with `tokfilter export`."),
     ("incompatible device", "The plan is for another GPU: build it again on this machine with `tokfilter export`."),
     ("compute", "The plan is for another GPU: build it again on this machine with `tokfilter export`."),

@@ -1,0 +1,229 @@
+import json
+import shutil
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from tokfilter.benchmarks.compare import Plan
+from tokfilter.benchmarks.goals import Goal, Point, choose, coarse_budgets
+from tokfilter.benchmarks.labelled import drops_from_images, labelled_files
+from tokfilter.benchmarks.statistics import Interval
+from tokfilter.benchmarks.tune import drops_from_accuracy, tune
+from tokfilter.errors import BudgetError, DataError
+from tokfilter.manifest import load_manifest
+from tokfilter.runtime.sessions import EngineOptions, open_session
+
+BUDGETS = range(1, 196)
+FULL_MS = 20.0
+OPTIONS = EngineOptions(threads=1)
+QUICK = Plan(0.05, 0.0, 0.005)
+
+
+def smooth(k):
+    return 2.0 + 0.09 * k
+
+
+def stairs(k):
+    """Steps at rows that are multiples of 32, as of a GPU's tiles, on a slope."""
+    return 2.0 + 0.09 * 32 * -(-(k + 1) // 32) + 0.001 * k
+
+
+def bumpy(k):
+    return 2.0 + 0.09 * k + (1.2 if (k + 1) % 16 else 0.0)
+
+
+def machine(latency, noise=0.0, seed=0):
+    generator, asked = np.random.default_rng(seed), []
+
+    def measure(budgets):
+        asked.append(list(budgets))
+        found = [latency(k) * generator.lognormal(0, noise) for k in budgets]
+        return [
+            Point(k, ms, Interval(FULL_MS / ms, FULL_MS / ms, FULL_MS / ms))
+            for k, ms in zip(budgets, found, strict=True)
+        ]
+
+    return measure, asked
+
+
+@pytest.mark.parametrize("latency", [smooth, stairs])
+@pytest.mark.parametrize("goal", [3.0, 7.5, 11.11, 19.0])
+def test_latency_goal_finds_the_largest_budget_to_the_token(latency, goal):
+    measure, asked = machine(latency)
+    wanted = max((k for k in BUDGETS if latency(k) <= goal), default=None)
+    if wanted is None:
+        with pytest.raises(BudgetError, match="no budget meets the goal of at most 3 ms: the nearest is"):
+            choose(Goal("latency", goal), measure, BUDGETS)
+        return
+    found = choose(Goal("latency", goal), measure, BUDGETS)
+    assert found.tokens == wanted and found.point.fresh
+    assert sum(map(len, asked)) < 45
+    assert f"{wanted} tokens" in found.reason and "measured afresh" in found.reason
+
+
+def test_budgets_snap_to_where_the_hardware_gives_most():
+    """On a staircase any goal ends at the last token of a step: 31 tokens and CLS fill a tile of 32 rows."""
+    found = choose(Goal("latency", stairs(63) + 0.5), machine(stairs)[0], BUDGETS)
+    assert found.tokens == 63
+
+
+def test_aligned_budgets_are_looked_at_first():
+    coarse = coarse_budgets(BUDGETS, 1)
+    assert coarse[0] == 1 and coarse[-1] == 195
+    assert all((k + 1) % 8 == 0 for k in coarse[1:-1]) and 6 <= len(coarse) <= 12
+    assert coarse_budgets([5], 1) == [5]
+    assert coarse_budgets([3, 4], 1) == [3, 4]
+
+
+def test_bump_between_fast_budgets_is_not_chosen():
+    found = choose(Goal("latency", 10.0), machine(bumpy)[0], BUDGETS)
+    assert bumpy(found.tokens) <= 10.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(3.5, 18.0), st.integers(0, 10_000))
+def test_noise_does_not_lead_far_beyond_the_goal(goal, seed):
+    """The choice was fresh once: what it really takes is within the noise of the goal, here 3 %."""
+    found = choose(Goal("latency", goal), machine(smooth, 0.03, seed)[0], BUDGETS)
+    assert smooth(found.tokens) <= goal * 1.1
+
+
+def test_speedup_goal():
+    found = choose(Goal("speedup", 2.0), machine(smooth)[0], BUDGETS)
+    assert found.tokens == max(k for k in BUDGETS if FULL_MS / smooth(k) >= 2.0)
+    with pytest.raises(BudgetError, match="at least 50 times as fast"):
+        choose(Goal("speedup", 50.0), machine(smooth)[0], BUDGETS)
+
+
+def test_goal_that_every_budget_meets_keeps_most_tokens():
+    assert choose(Goal("latency", 1000.0), machine(smooth)[0], BUDGETS).tokens == 195
+
+
+def test_fixed_budgets_only():
+    measure, asked = machine(smooth)
+    found = choose(Goal("latency", 8.0), measure, [40, 98])
+    assert found.tokens == 40 and asked == [[40, 98], [40]]
+
+
+def test_drop_goal_takes_free_tokens():
+    drops = {20: 0.08, 40: 0.03, 60: 0.009, 98: 0.004, 150: 0.0}
+    found = choose(Goal("drop", 0.01, drops), machine(stairs)[0], BUDGETS)
+    assert found.tokens == 63 and "0.9 points" in found.reason and "3 more than needed" in found.reason
+    assert choose(Goal("drop", 0.0, drops), machine(stairs)[0], BUDGETS).tokens >= 150
+    with pytest.raises(BudgetError, match=r"the least loss is 2.0 points, at 40 tokens"):
+        choose(Goal("drop", 0.01, {20: 0.08, 40: 0.02}), machine(stairs)[0], BUDGETS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("latency", 0),
+        ("latency", -3.0),
+        ("latency", float("nan")),
+        ("speedup", float("inf")),
+        ("drop", -0.1),
+        ("drop", 0.01),
+    ],
+)
+def test_goals_that_are_none(kind, value):
+    with pytest.raises(DataError, match="a goal of"):
+        Goal(kind, value)
+
+
+def test_nothing_to_choose_from():
+    with pytest.raises(BudgetError, match="no filtered budget"):
+        choose(Goal("latency", 5.0), machine(smooth)[0], [])
+
+
+@pytest.fixture
+def copied(export_directory, tmp_path):
+    shutil.copytree(export_directory, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_tune_writes_its_choice_where_sessions_find_it(copied):
+    document = tune(copied, Goal("latency", 10_000.0), 1, OPTIONS, QUICK)
+    schema = json.loads(files("tokfilter.benchmarks").joinpath("schemas/tune.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(document)
+    assert document["choice"]["tokens"] == 15
+    manifest = load_manifest(copied)
+    assert manifest.choice["tokens"] == 15 and manifest.choice["threads"] == 1
+    assert manifest.choice["goal"] == "at most 10000 ms"
+    with open_session(copied, options=OPTIONS) as session:
+        assert session.budgets.default == 15
+
+
+def test_tune_that_fails_leaves_the_manifest_alone(copied):
+    before = (copied / "manifest.json").read_bytes()
+    with pytest.raises(BudgetError, match="no budget meets the goal of at most 1e-06 ms"):
+        tune(copied, Goal("latency", 1e-6), 1, OPTIONS, QUICK)
+    with pytest.raises(DataError, match="at least one image"):
+        tune(copied, Goal("latency", 1.0), 0, OPTIONS, QUICK)
+    assert (copied / "manifest.json").read_bytes() == before
+
+
+def accuracy(architecture="vit_tiny_patch16_224", patches=16, full=True):
+    rows = [{"method": "filter", "tokens": k, "mean": mean} for k, mean in ((4, 0.7), (8, 0.79), (12, 0.81))]
+    rows += [{"method": "random", "tokens": 8, "mean": 0.1}]
+    rows += [{"method": "full", "tokens": 16, "mean": 0.8}] if full else []
+    return {"model": {"architecture": architecture, "patches": patches}, "rows": rows}
+
+
+def test_drops_come_from_the_filters_rows(export_directory):
+    drops = drops_from_accuracy(accuracy(), load_manifest(export_directory))
+    assert drops == pytest.approx({4: 0.1, 8: 0.01, 12: -0.01})
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (accuracy("resnet"), "is of resnet"),
+        (accuracy(patches=49), "49 patches"),
+        (accuracy(full=False), "no row of the full"),
+    ],
+)
+def test_accuracy_of_another_model_is_refused(export_directory, document, message):
+    with pytest.raises(DataError, match=message):
+        drops_from_accuracy(document, load_manifest(export_directory))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for name, count in (("ant", 3), ("dog", 7)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+        (tmp_path / "photos" / name / "notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+def test_labelled_files_know_their_class(photos):
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    assert [label for _, label in labelled_files(photos, names)] == [0] * 3 + [3] * 7
+    assert [label for _, label in labelled_files(photos, [])] == [0] * 3 + [1] * 7
+    with pytest.raises(DataError, match="name no class of this model, first 'ant'"):
+        labelled_files(photos, ["dog"])
+    with pytest.raises(DataError, match="one subfolder per class"):
+        labelled_files(photos / "none", names)
+    (photos / "void").mkdir()
+    with pytest.raises(DataError, match="there are none"):
+        labelled_files(photos / "void", names)
+
+
+def test_drops_from_labelled_images(export_directory, photos):
+    """At a budget that keeps every token the engine decides as the full model does, so nothing is lost."""
+    card = load_manifest(export_directory).model
+    with (
+        open_session(export_directory, "full", OPTIONS) as full,
+        open_session(export_directory, options=OPTIONS) as filtered,
+    ):
+        drops = drops_from_images(full, filtered, card, photos, [4, 16])
+    assert drops[16] == 0.0 and -1.0 <= drops[4] <= 1.0
