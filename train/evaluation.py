@@ -1,0 +1,64 @@
+"""Accuracy at budgets, with the interval that the number of images allows."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.scorers import RandomScorer
+from tokfilter.train.data import Progress
+from tokfilter.train.views import Views
+
+__all__ = ["CONFIDENCE", "Accuracy", "evaluate", "wilson"]
+
+CONFIDENCE: Final = 0.95
+_Z: Final = 1.959963984540054  # the normal quantile of 0.975
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 at one budget.
+
+    low, high: Wilson's interval at 95 % for this many images
+    """
+
+    tokens: int
+    correct: int
+    images: int
+    top1: float
+    low: float
+    high: float
+
+
+def wilson(correct: int, images: int) -> tuple[float, float]:
+    """Wilson's score interval at 95 % (E. B. Wilson, 1927). Raises ValueError without images."""
+    if not 0 <= correct <= images or images == 0:
+        raise ValueError(f"an interval wants 0 <= correct <= images, got {correct} of {images}")
+    share, spread = correct / images, _Z * _Z / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Any, views: Views, keeps: Sequence[Keep], progress: Progress, batch: int = 128, seed: int = 0
+) -> list[Accuracy]:
+    """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError."""
+    budgets = sorted({tokens_from_keep(keep, model.patches) for keep in keeps}, reverse=True)
+    device = next(model.parameters()).device
+    for module in model.modules():
+        if isinstance(module, RandomScorer):
+            module.generator.manual_seed(seed)
+    model.eval()
+    correct = dict.fromkeys(budgets, 0)
+    for done, part in enumerate(views.in_order(batch)):
+        images, labels = views.normalised(part.images, device), part.labels.to(device)
+        for k in budgets:
+            correct[k] += int((model(images, k).argmax(1) == labels).sum())
+        progress("evaluating", done * batch / len(views))
+    count = len(views)
+    return [Accuracy(k, right, count, right / count, *wilson(right, count)) for k, right in correct.items()]

@@ -1,0 +1,91 @@
+"""Teaches the token filter to predict delta loss from the tokens before attention, the backbone frozen.
+
+The paper's rule, as far as it is known: labels by a threshold rho on delta loss, an MLP before attention. Binary
+cross-entropy, its class-balancing weight and the MLP's shape are ours.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokfilter.errors import DataError
+from tokfilter.model import FilteredViT
+from tokfilter.train.labels import LabelConfig
+from tokfilter.train.loop import Plan, Work, train
+from tokfilter.train.views import Batch, Views
+
+__all__ = ["FilterTraining", "Objective", "train_filter"]
+
+Objective = Literal["threshold", "regression"]
+
+
+@dataclass(frozen=True)
+class FilterTraining:
+    """How the filter learns.
+
+    objective: threshold (binary labels delta loss > rho; the paper's rule) or regression (on the signed square root of
+        delta loss in units of its standard deviation; ours)
+    """
+
+    plan: Plan = field(default_factory=lambda: Plan(steps=400, lr=2e-3, weight_decay=0.01))
+    objective: Objective = "threshold"
+
+    def __post_init__(self) -> None:
+        if self.objective not in get_args(Objective):
+            raise DataError(f"the filter's objective is one of {', '.join(get_args(Objective))}.")
+
+
+def train_filter(
+    model: FilteredViT, views: Views, delta: Tensor, labels: LabelConfig, config: FilterTraining, seed: int, work: Work
+) -> dict[str, Any]:
+    """Train ``model.scorer`` in place.
+
+    views: the labelled images
+    delta: [n, N], their delta loss
+    Returns metrics: rho, share of important tokens, first and last losses.
+    """
+    rho = labels.threshold(delta)
+    targets = _targets(delta, rho, config.objective)
+    weight = _balance(targets)
+    device = next(model.parameters()).device
+    model.eval()
+
+    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            tokens = model.embed(views.normalised(batch.images, device))
+        scores = model.scorer(tokens[:, model.prefix_tokens :].clone())
+        wanted = targets[batch.positions].to(device)
+        if config.objective == "threshold":
+            return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=weight.to(device))
+        return F.mse_loss(scores, wanted)
+
+    identity = f"{views.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
+    losses = train("filter", _alone(model.scorer), views, loss, config.plan, seed, identity, work)
+    important = float((delta > rho).float().mean())
+    return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
+
+
+def _targets(delta: Tensor, rho: float, objective: Objective) -> Tensor:
+    if objective == "threshold":
+        return (delta > rho).float()
+    root = delta.sign() * delta.abs().sqrt()
+    return root / root.std().clamp_min(1e-12)
+
+
+def _balance(targets: Tensor) -> Tensor:
+    """Weight that makes important and unimportant tokens count alike."""
+    positive = targets.clamp(0, 1).mean().clamp(1e-3, 1 - 1e-3)
+    return (1 - positive) / positive
+
+
+def _alone(scorer: nn.Module) -> nn.Module:
+    return scorer.requires_grad_(True).train()
+
+
+def _tail(losses: list[float]) -> float:
+    """Mean of the last tenth, because a single step's loss is noise."""
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)

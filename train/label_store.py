@@ -1,0 +1,142 @@
+"""A folder of labels: ``labels.json`` says what they belong to, ``shard-<first image>.safetensors`` hold them.
+
+Each shard is written atomically and carries the identity of its store and the checksum of its content, so a run that
+was killed goes on with the first shard that is not whole, and shards of two runs never mix.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tokfilter.errors import DataError
+from tokfilter.files import atomic_path
+from tokfilter.train.data import ImageList
+
+__all__ = ["LabelStore", "Labels", "Shard"]
+
+_FORMAT: Final = "tokfilter-labels"
+_VERSION: Final = 1
+_HEADER: Final = "labels.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Labels of neighbouring images.
+
+    start: position of the first image
+    delta: [n, N], delta loss in nats
+    base: [n], unmasked loss in nats
+    """
+
+    start: int
+    delta: Tensor
+    base: Tensor
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of a whole data set, and what they depend on (delta: [n, N], base: [n])."""
+
+    delta: Tensor
+    base: Tensor
+    identity: dict[str, Any]
+
+
+class LabelStore:
+    """The labels of one data set under one identity."""
+
+    def __init__(self, folder: Path, shard_images: int = 512) -> None:
+        self.folder = folder
+        self.shard_images = shard_images
+        self._header: dict[str, Any] = {}
+
+    def open(self, identity: dict[str, Any], images: ImageList, patches: int) -> None:
+        """Begin a store, or go on with one of the same identity. Raises DataError for another's."""
+        wanted = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "identity": json.loads(json.dumps(identity)),
+            "images": len(images),
+            "patches": patches,
+            "shard_images": self.shard_images,
+            "files": list(images.files),
+        }
+        if (self.folder / _HEADER).is_file():
+            self._header = _read_header(self.folder)
+            self.shard_images = self._header["shard_images"]
+            self.check(identity)
+            return
+        with atomic_path(self.folder / _HEADER) as part:
+            part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        self._header = wanted
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuse labels of another identity. Raises DataError that names what differs."""
+        header = self._header or _read_header(self.folder)
+        mine, theirs = json.loads(json.dumps(identity)), header["identity"]
+        differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        if differing:
+            raise DataError(
+                f"the labels in {self.folder} were made with other {', '.join(differing)} than this run's. "
+                "Label again into another folder (`tokfilter label`)."
+            )
+
+    def missing(self) -> list[range]:
+        """Positions of the images of each shard that is not there whole."""
+        count = self._header["images"]
+        shards = [range(s, min(count, s + self.shard_images)) for s in range(0, count, self.shard_images)]
+        return [shard for shard in shards if self._load(shard) is None]
+
+    def write(self, shard: Shard) -> None:
+        """Write one shard atomically."""
+        tensors = {"delta": shard.delta.contiguous(), "base": shard.base.contiguous()}
+        with atomic_path(self._path(shard.start)) as part:
+            save_file(tensors, part, {"identity": self._key(), "sha256": _checksum(tensors)})
+
+    def read(self) -> Labels:
+        """All labels. Raises DataError when a shard is missing or not whole."""
+        self._header = self._header or _read_header(self.folder)
+        if missing := self.missing():
+            raise DataError(f"{self.folder} lacks {len(missing)} shards; run `tokfilter label` again to go on.")
+        count = self._header["images"]
+        shards = [self._load(range(s, min(count, s + self.shard_images))) for s in range(0, count, self.shard_images)]
+        delta, base = (torch.cat([s[name] for s in shards if s is not None]) for name in ("delta", "base"))
+        return Labels(delta, base, self._header["identity"])
+
+    def _load(self, shard: range) -> dict[str, Tensor] | None:
+        try:
+            with safe_open(self._path(shard.start), "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in ("delta", "base")}
+                facts = file.metadata() or {}
+        except (OSError, SafetensorError):
+            return None
+        whole = facts.get("identity") == self._key() and facts.get("sha256") == _checksum(tensors)
+        fits = tuple(tensors["delta"].shape) == (len(shard), self._header["patches"])
+        return tensors if whole and fits else None
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"shard-{start:09d}.safetensors"
+
+    def _key(self) -> str:
+        return hashlib.sha256(json.dumps(self._header["identity"], sort_keys=True).encode()).hexdigest()
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
+        if header["format"] != _FORMAT or header["version"] != _VERSION:
+            raise DataError(f"{folder / _HEADER} is no label store that this tokfilter reads.")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} holds no labels ({error}); `tokfilter label` writes them.") from error
+    return header
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()

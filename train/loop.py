@@ -1,0 +1,161 @@
+"""The one training loop: AdamW, warm-up and cosine by timm, and a checkpoint from which it goes on as if undisturbed.
+
+Nothing random is carried from step to step: what a step draws comes from (seed, name, step). So weights, optimiser and
+the step's number are all that a checkpoint holds.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch import Tensor, nn
+
+from tokfilter.errors import DataError
+from tokfilter.files import atomic_path
+from tokfilter.train.data import Progress
+from tokfilter.train.views import Batch, Views
+
+__all__ = ["Plan", "Work", "batch_plan", "generator_from", "load_plain", "train"]
+
+StepLoss = Callable[[Batch, torch.Generator], Tensor]
+"""(batch, the step's source of random numbers) -> loss, a scalar."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a stage learns.
+
+    steps, batch: optimiser steps, images per step
+    lr, weight_decay: of AdamW; norms and biases do not decay
+    warmup: share of the steps that the learning rate rises
+    clip: largest gradient norm
+    """
+
+    steps: int
+    batch: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where stages leave their checkpoints, and whether they go on from those that lie there.
+
+    save_seconds: time between two checkpoints of a stage; its end is always saved
+    """
+
+    folder: Path | None = None
+    resume: bool = False
+    save_seconds: float = 20.0
+    progress: Progress = field(default=lambda what, share: None)
+
+    def path(self, name: str) -> Path | None:
+        """The checkpoint of a stage, when there is a folder to keep it in."""
+        return None if self.folder is None else self.folder / f"{name}.checkpoint.pt"
+
+
+def generator_from(*parts: object) -> torch.Generator:
+    """A source of random numbers that depends on ``parts`` alone."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def batch_plan(count: int, batch: int, start: int, stop: int, *seed: object) -> Iterator[Tensor]:
+    """Positions of the images of steps start..stop-1: every epoch its own order, what does not fill a batch left out.
+
+    Fewer images than a batch make one smaller batch.
+    """
+    per_epoch = max(1, count // batch)
+    order, current = torch.empty(0), -1
+    for step in range(start, stop):
+        epoch, place = divmod(step, per_epoch)
+        if epoch != current:
+            order, current = torch.randperm(count, generator=generator_from(*seed, "epoch", epoch)), epoch
+        yield order[place * batch : (place + 1) * batch]
+
+
+def train(
+    name: str, module: nn.Module, views: Views, loss: StepLoss, plan: Plan, seed: int, identity: str, work: Work
+) -> list[float]:
+    """Minimise ``loss`` over the parameters of ``module`` that want gradients.
+
+    identity: what the run depends on; a checkpoint of another identity is refused
+    Returns the loss of every step. Raises DataError, KeyboardInterrupt (the last checkpoint stays).
+    """
+    optimizer = create_optimizer_v2(module, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
+    warmup = int(plan.warmup * plan.steps)
+    schedule = CosineLRScheduler(
+        optimizer, t_initial=max(1, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
+    )
+    identity = hashlib.sha256(f"{name}\n{plan}\n{seed}\n{identity}".encode()).hexdigest()
+    path = work.path(name)
+    losses = _resumed(path, identity, module, optimizer) if work.resume and path is not None else []
+    saved, parameters = time.monotonic(), [p for p in module.parameters() if p.requires_grad]
+    order = list(batch_plan(len(views), plan.batch, len(losses), plan.steps, seed, name))
+    with torch.random.fork_rng():
+        for batch in views.batches(order):
+            step = len(losses)
+            torch.manual_seed(generator_from(seed, name, "dropout", step).initial_seed())
+            schedule.step_update(step)
+            value = loss(batch, generator_from(seed, name, "step", step))
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(value)
+            nn.utils.clip_grad_norm_(parameters, plan.clip)
+            optimizer.step()
+            losses.append(value.item())
+            work.progress(f"{name}: loss {losses[-1]:.3f}", len(losses) / plan.steps)
+            if path is not None and time.monotonic() - saved >= work.save_seconds and len(losses) < plan.steps:
+                _save(path, identity, module, optimizer, losses)
+                saved = time.monotonic()
+    if path is not None and order:
+        _save(path, identity, module, optimizer, losses)
+    return losses
+
+
+def _save(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
+    content = {
+        "identity": identity,
+        "losses": losses,
+        "weights": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(path) as part:
+        torch.save(content, part)
+
+
+def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Take up what a checkpoint holds. Returns the losses of the steps that are done; none without a checkpoint."""
+    if not path.is_file():
+        return []
+    content = load_plain(path)
+    if content.get("identity") != identity:
+        raise DataError(
+            f"{path} belongs to a run with other data, settings or start weights. Run without --resume to begin anew, "
+            "or give another work directory."
+        )
+    module.load_state_dict(content["weights"])
+    optimizer.load_state_dict(content["optimizer"])
+    losses: list[float] = content["losses"]
+    return losses
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """Read a dict of tensors and plain values that torch.save wrote, without unpickling. Raises DataError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes torch raise, the answer is the same
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise DataError(
+            f"{path} is damaged, or holds more than tensors and plain values ({reason}); tokfilter never unpickles."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} wants to hold named tensors, got {type(content).__name__}.")
+    return content

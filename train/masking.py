@@ -1,0 +1,94 @@
+"""Variants of an image's tokens with one patch token masked each, made from one embedding of the image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tokfilter.errors import DataError
+from tokfilter.model import FilteredViT
+
+__all__ = ["MaskConfig", "MaskPoint", "MaskValue", "logits_of_variants", "position_tokens"]
+
+MaskValue = Literal["zero", "mean", "removed"]
+MaskPoint = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """What masking a token means.
+
+    value: zero (the paper's), mean (the image's mean patch token), removed (the token is dropped, as at inference)
+    point: before or after the position embedding. Before: the token loses its content and keeps its position. What the
+        paper does is not known; before is our default.
+    """
+
+    value: MaskValue = "zero"
+    point: MaskPoint = "before"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("value", get_args(MaskValue)), ("point", get_args(MaskPoint))):
+            if getattr(self, name) not in allowed:
+                raise DataError(f"a mask's {name} is one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+
+def position_tokens(model: FilteredViT, images: Tensor) -> Tensor:
+    """What reaches the slot when the patch embedding yields nothing: prefix tokens and position embeddings.
+
+    images: [B, 3, H, W], normalised
+    Returns [1, P+N, C].
+    """
+    hook = model.backbone.patch_embed.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    try:
+        return model.embed(images[:1])
+    finally:
+        hook.remove()
+
+
+def logits_of_variants(
+    model: FilteredViT, images: Tensor, tokens: Tensor, config: MaskConfig, chunk: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Classify the B * N variants of B images, ``chunk`` at a time: that many copies of an image's tokens are alive.
+
+    images: [B, 3, H, W], normalised
+    tokens: [B, P+N, C], their embedding
+    Yields (which of the flattened variants [B * N], logits [len, classes]).
+    """
+    prefix, patches = model.prefix_tokens, model.patches
+    masks = _mask_tokens(model, images, tokens, config)
+    variants = torch.arange(tokens.shape[0] * patches, device=tokens.device)
+    for start in range(0, len(variants), chunk):
+        part = variants[start : start + chunk]
+        image, place = part // patches, part % patches
+        if config.value == "removed":
+            yield _part(start, part), _without(model, images, tokens, image, place)
+            continue
+        changed = tokens[image]
+        changed[torch.arange(len(part), device=tokens.device), prefix + place] = masks[image, place]
+        yield _part(start, part), model.classify_tokens(changed, images)
+
+
+def _part(start: int, part: Tensor) -> slice:
+    return slice(start, start + len(part))
+
+
+def _mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: MaskConfig) -> Tensor:
+    """What stands where a token was masked. Returns [B, N, C]."""
+    patches = tokens[:, model.prefix_tokens :]
+    positions = torch.zeros_like(patches)
+    if config.point == "before":
+        positions = position_tokens(model, images)[:, model.prefix_tokens :].expand_as(patches)
+    if config.value == "mean":
+        return positions + (patches - positions).mean(dim=1, keepdim=True)
+    return positions
+
+
+def _without(model: FilteredViT, images: Tensor, tokens: Tensor, image: Tensor, place: Tensor) -> Tensor:
+    """Logits with one token less. image, place: [V]. Returns [V, classes]."""
+    others = torch.arange(model.patches - 1, device=tokens.device).expand(len(place), -1)
+    positions = others + (others >= place[:, None])
+    prefix = torch.arange(model.prefix_tokens, device=tokens.device).expand(len(place), -1)
+    rows = torch.cat([prefix, positions + model.prefix_tokens], dim=1)
+    return model.classify_tokens(tokens[image[:, None], rows], images, positions.to(torch.int32))

@@ -1,0 +1,137 @@
+"""digits-in-scenes: colour photographs with real handwritten digits pasted in, written as a folder of images per class.
+
+Everything comes with scikit-learn: 1,797 handwritten digits of 8x8 pixels (UCI, Alpaydin and Kaynak 1998) and two
+photographs. Nothing leaks from training to test: a digit instance belongs to one split, and so does every photo column
+(training takes the left 70 % of each photograph, test the rest; no window crosses the border).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+__all__ = ["SceneConfig", "scene_images", "write_scenes"]
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+_SPLITS = ("train", "test")
+_TRAIN_DIGITS = 1297
+_TRAIN_COLUMNS = 0.7
+_INK = 15.9  # digits come in 0..16
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """What a scene looks like. Lengths in pixels, brightness and contrast in grey levels of 255.
+
+    size: height and width of a scene
+    digits: side lengths that a pasted digit can have
+    step: the digit's corner lies on multiples of it, which keeps the task learnable from 8,000 scenes in minutes
+    jitter: at most so many pixels off those multiples
+    brightness: range of the factor on the photograph
+    contrast: range of the grey levels that a digit is brighter than the place where it stands
+    tint: at most so many grey levels by which a digit's colour channels differ from its grey
+    window: range of the side of the photo window that a scene shows
+    """
+
+    size: int = 64
+    digits: tuple[int, ...] = (16, 24)
+    step: int = 8
+    jitter: int = 0
+    brightness: tuple[float, float] = (0.2, 0.7)
+    contrast: tuple[float, float] = (80.0, 160.0)
+    tint: float = 40.0
+    window: tuple[int, int] = (64, 180)
+
+
+def scene_images(
+    split: str, count: int, seed: int, config: SceneConfig | None = None
+) -> tuple[Pixels, NDArray[np.int64]]:
+    """Draw ``count`` scenes of a split ("train" or "test").
+
+    Returns images [count, size, size, 3] and their digits [count]; the same seed gives the same scenes.
+    """
+    config = config or SceneConfig()
+    rng = np.random.default_rng([seed, _SPLITS.index(split)])
+    photos, (digits, classes) = _photos(split), _digits(split)
+    drawn = rng.integers(len(digits), size=count)
+    images = np.stack([_scene(rng, photos, digits[i], config) for i in drawn])
+    return images, classes[drawn]
+
+
+def write_scenes(
+    folder: Path,
+    seed: int,
+    train: int = 8000,
+    test: int = 2000,
+    config: SceneConfig | None = None,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> Path:
+    """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError."""
+    for split, count in zip(_SPLITS, (train, test), strict=True):
+        images, classes = scene_images(split, count, seed, config)
+        for digit in range(10):
+            (folder / split / str(digit)).mkdir(parents=True, exist_ok=True)
+        for i, (image, digit) in enumerate(zip(images, classes, strict=True)):
+            Image.fromarray(image).save(folder / split / str(digit) / f"{i:05d}.png", compress_level=1)
+            if i % 100 == 0:
+                progress(f"scenes: {split}", i / count)
+    return folder
+
+
+def _photos(split: str) -> list[Pixels]:
+    found = []
+    for photo in load_sample_images().images:
+        border = int(photo.shape[1] * _TRAIN_COLUMNS)
+        found.append(photo[:, :border] if split == "train" else photo[:, border:])
+    return found
+
+
+def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
+    """Ink of each digit of a split, [n, 8, 8] in 0..1, and its class [n]."""
+    values, classes = load_digits(return_X_y=True)
+    # One fixed shuffle, whatever the seed: no instance is a training digit in one run and a test digit in another.
+    order = np.random.default_rng(0).permutation(len(values))
+    chosen = order[:_TRAIN_DIGITS] if split == "train" else order[_TRAIN_DIGITS:]
+    return (values[chosen].reshape(-1, 8, 8) * _INK / 255).astype(np.float32), classes[chosen]
+
+
+def _scene(rng: np.random.Generator, photos: list[Pixels], digit: Floats, config: SceneConfig) -> Pixels:
+    canvas = _background(rng, photos, config)
+    side = int(rng.choice(config.digits))
+    ink = _resized((digit * 255).astype(np.uint8), side, Image.Resampling.BICUBIC) / 255
+    row, column = (_corner(rng, side, config) for _ in range(2))
+    place = canvas[row : row + side, column : column + side]
+    tint = rng.uniform(-config.tint, config.tint, 3)
+    colour = place.mean() + rng.uniform(*config.contrast) + tint - tint.mean()
+    place += ink[..., None] * (colour - place)
+    pixels: Pixels = canvas.clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def _background(rng: np.random.Generator, photos: list[Pixels], config: SceneConfig) -> Floats:
+    photo = photos[rng.integers(len(photos))]
+    side = int(rng.integers(config.window[0], min(config.window[1], *photo.shape[:2])))
+    top, left = (int(rng.integers(length - side + 1)) for length in photo.shape[:2])
+    window = _resized(photo[top : top + side, left : left + side], config.size, Image.Resampling.BILINEAR)
+    if rng.random() < 0.5:
+        window = window[:, ::-1]
+    canvas: Floats = (window * rng.uniform(*config.brightness)).astype(np.float32)
+    return canvas
+
+
+def _corner(rng: np.random.Generator, side: int, config: SceneConfig) -> int:
+    free = config.size - side
+    corner = config.step * int(rng.integers(free // config.step + 1))
+    corner += int(rng.integers(-config.jitter, config.jitter + 1))
+    return min(free, max(0, corner))
+
+
+def _resized(pixels: Pixels, side: int, how: Any) -> Floats:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), how), dtype=np.float32)
