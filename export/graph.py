@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
 from tokfilter.export.tidy import tidied
-from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
+from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.model import FilteredViT
 
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 DEFAULT_OPSET: Final = 18
-MAX_OPSET: Final = 23
+MAX_OPSET: Final = 21  # the last one of IR version 10
 IR_VERSION: Final = 10  # what TensorRT 10.3 and its tools still read
 
 _BATCH, _KEPT = "batch", "kept"
@@ -170,7 +170,7 @@ def _traced(
     output_names: Sequence[str],
     opset: int,
 ) -> ir.Model:
-    if not MIN_OPSET + 5 <= opset <= MAX_OPSET:
+    if not DEFAULT_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset wants a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {opset}.")
     module.eval()
     with _plain_attention(module), _quiet(), torch.no_grad():

@@ -83,8 +83,9 @@ def check_graph(
     complaints = _signature_complaints(session, entry)
     if complaints:
         return [_refused(entry, complaints)]
-    own: Sequence[int | None] = [entry.budget] if entry.role == "full" or entry.budget is not None else budgets
-    default: int | None = own[len(own) // 2]
+    elastic = entry.role != "full" and entry.budget is None
+    own: Sequence[int | None] = budgets if elastic else [entry.budget]
+    default = reference.model.budget if elastic else entry.budget
     plan = [(golden, batch, k) for k in own for batch in _batches(len(golden.images))]
     plan += [(photos, _BATCH, default) for photos in others]
     return [_check(session, entry, reference, photos, batch, k) for photos, batch, k in plan]

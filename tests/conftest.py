@@ -1,7 +1,10 @@
 """What several test files share: one small filtered model, its bundle, and the report of why GPU tests are skipped."""
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Two test processes' worth of spinning threads slow each other by an order of magnitude.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -89,3 +92,48 @@ def export_directory(tmp_path_factory: pytest.TempPathFactory, bundle_file: Path
     directory = tmp_path_factory.mktemp("export") / "out"
     export_bundle(bundle_file, directory, ExportOptions(keeps=(0.5,)))
     return directory
+
+
+@pytest.fixture(scope="session")
+def traced_graph() -> Any:
+    """The slots form of the small model, traced once. For reading: clone it before you change it."""
+    from tokfilter.export.graph import slots_graph_from_model
+
+    return slots_graph_from_model(small_model())
+
+
+class ForeignViT(torch.nn.Module):
+    """What stands around a token selection in a foreign model: [B, P+16, 8] to [B, 3, kept] and what else it gives."""
+
+    def __init__(self, select: Callable[..., Any], prefix: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.score, self.head = torch.nn.Linear(8, 1), torch.nn.Linear(8, 3)
+        self.select, self.prefix = select, prefix
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x * 1.5
+        results = self.select(x, self.score(x[:, self.prefix :]).squeeze(-1).softmax(-1))
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(self.head(r.relu()).transpose(1, 2) if r.is_floating_point() else r for r in results)
+
+
+@pytest.fixture
+def foreign_graph(tmp_path: Path) -> Callable[..., Path]:
+    """A selection ``select(x, scores)`` through one of torch's exporters; ``free`` dimensions of x stay symbolic."""
+
+    def export(
+        select: Callable[..., Any], exporter: str, opset: int, prefix: int = 1, free: tuple[int, ...] = (0,)
+    ) -> Path:
+        path, dims = tmp_path / "foreign.onnx", {dim: f"d{dim}" for dim in free}
+        options: dict[str, Any] = {"dynamo": False, "dynamic_axes": {"x": dims}}
+        if exporter == "dynamo":
+            shapes = {dim: torch.export.Dim(name) for dim, name in dims.items()}
+            options = {"dynamo": True, "dynamic_shapes": (shapes or None,), "external_data": False, "verbose": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters' own deprecations
+            model, example = ForeignViT(select, prefix).eval(), torch.randn(2, prefix + 16, 8)
+            torch.onnx.export(model, (example,), path, opset_version=opset, input_names=["x"], **options)
+        return path
+
+    return export
