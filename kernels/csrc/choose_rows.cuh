@@ -100,7 +100,7 @@ __device__ __forceinline__ void visit_chosen(const unsigned (&keys)[kKeys], unsi
     if (lane_index() == 0) warp_totals[warp_index()] = own_warp;
     __syncthreads();
     unsigned before = 0, all = 0;
-#pragma unroll 4  // all at once would hold every total in a register
+#pragma unroll(kKeys < 16 ? 4 : 1)  // each total in flight costs a register that 16 keys do not leave
     for (int warp = 0; warp < kThreads / kWarpSize; ++warp) {
         const unsigned total = warp_totals[warp];
         if (warp < warp_index()) before += total;
