@@ -94,15 +94,18 @@ def find_tool(name: str, *elsewhere: str, hint: str) -> str:
     return found
 
 
-def find_headers(tensorrt: Path | None = None) -> Path:
+def find_headers(tensorrt: Path | None = None, fetch: bool = False) -> Path:
     """The folder of TensorRT's headers: in ``tensorrt`` (an SDK, or the folder itself), else JetPack's or a wheel's.
 
+    fetch: install the header wheel where no other headers are found (needs a network)
     Raises MissingDependencyError that says where it looked.
     """
     places = [tensorrt, tensorrt / "include"] if tensorrt else [*_SYSTEM_HEADERS, *_wheel_headers()]
     for place in places:
         if (place / _HEADER).is_file():
             return place
+    if fetch and tensorrt is None:
+        return fetch_headers()
     looked = ", ".join(str(place) for place in places)
     raise MissingDependencyError(
         f"Building the plugin needs TensorRT's headers ({_HEADER}); looked in {looked}. Pass the folder of a "
@@ -130,6 +133,7 @@ def build_plugin(
     directory: Path | None = None,
     tensorrt: Path | None = None,
     architectures: str | None = None,
+    fetch: bool = False,
     options: Sequence[str] = (),
 ) -> PluginBuild:
     """Configure and build the plugin libraries.
@@ -137,12 +141,13 @@ def build_plugin(
     directory: where to build (default: a folder of the user's cache that belongs to these sources)
     tensorrt: a TensorRT SDK, or a folder of its headers
     architectures: CUDA architectures as CMake takes them, e.g. "87" or "native" (default: all from Turing on)
+    fetch: take the headers of the wheel ``HEADER_WHEEL`` from the network where this machine has none
     options: further arguments for CMake
     Raises MissingDependencyError for a missing tool or header, EngineError when CMake or a compiler fails.
     """
     directory = (directory or plugin_directory()).resolve()
     cmake = find_tool("cmake", hint="Install it: pip install cmake.")
-    arguments = [*_found(tensorrt), *_generator(), *options]
+    arguments = [*_found(tensorrt, fetch), *_generator(), *options]
     if architectures:
         arguments.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
     directory.mkdir(parents=True, exist_ok=True)
@@ -154,12 +159,12 @@ def build_plugin(
     return PluginBuild(directory, plugin_path(directory), self_registering if self_registering.is_file() else None)
 
 
-def _found(tensorrt: Path | None) -> list[str]:
+def _found(tensorrt: Path | None, fetch: bool) -> list[str]:
     """CMake's arguments for what this machine has: compiler, headers, libraries."""
     nvcc = os.environ.get("CUDACXX") or find_tool(
         "nvcc", "/usr/local/cuda/bin/nvcc", hint="Install the CUDA toolkit, or set CUDACXX to its nvcc."
     )
-    arguments = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DTENSORRT_INCLUDE_DIR={find_headers(tensorrt)}"]
+    arguments = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DTENSORRT_INCLUDE_DIR={find_headers(tensorrt, fetch)}"]
     if tensorrt:
         arguments.append(f"-DTENSORRT_ROOT={tensorrt.resolve()}")
     if libraries := _wheel_libraries():

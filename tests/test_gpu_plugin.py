@@ -26,7 +26,7 @@ from tokfilter.bundle import Bundle, model_from_bundle
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.compare import TOLERANCES, choice_from_indices, deviation_from_logits
 from tokfilter.export.graph import fixed_graph_from_slots, slots_graph_from_model, without_functions
-from tokfilter.kernels.build import build_plugin, fetch_headers, find_headers
+from tokfilter.kernels.build import build_plugin
 from tokfilter.kernels.torch_op import token_select
 from tokfilter.runtime.bindings import tensorrt_module
 
@@ -40,11 +40,7 @@ SIZES = [(1, 1, 1, 1), (2, 5, 3, 5), (3, 33, 7, 16), (8, 196, 384, 98), (2, 1024
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    try:
-        headers = find_headers()
-    except MissingDependencyError:
-        headers = fetch_headers()
-    return build_plugin(ROOT / "build" / "plugin-gpu", headers, architectures="native").dynamic
+    return build_plugin(ROOT / "build" / "plugin-gpu", architectures="native", fetch=True).dynamic
 
 
 @pytest.fixture(scope="module")

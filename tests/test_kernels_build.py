@@ -79,6 +79,17 @@ def test_fetched_headers_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     assert build.fetch_headers() == kept
 
 
+def test_headers_are_fetched_only_on_demand_and_where_there_are_none(
+    bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "fetch_headers", lambda: tmp_path / "fetched")
+    assert build.find_headers(fetch=True) == tmp_path / "fetched"
+    own = header_folder(tmp_path / "own")
+    assert build.find_headers(own, fetch=True) == own
+    with pytest.raises(MissingDependencyError, match="nowhere"):
+        build.find_headers(tmp_path / "nowhere", fetch=True)
+
+
 def test_path_of_a_plugin_that_is_not_built(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"libtokfilter_plugin\.so.*tokfilter plugin build"):
         build.plugin_path()

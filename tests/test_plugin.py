@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tokfilter.errors import MissingDependencyError
-from tokfilter.kernels.build import PluginBuild, build_plugin, fetch_headers, find_headers, find_tool
+from tokfilter.kernels.build import PluginBuild, build_plugin, find_headers, find_tool
 from tokfilter.kernels.op import ATTRIBUTES, DOMAIN, NAME, VERSION
 from tokfilter.kernels.reference import token_select
 
@@ -31,11 +31,7 @@ WEAK = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_star
 @pytest.fixture(scope="session")
 def headers() -> Path:
     try:
-        return find_headers()
-    except MissingDependencyError:
-        pass
-    try:
-        return fetch_headers()
+        return find_headers(fetch=True)
     except MissingDependencyError as error:
         pytest.skip(f"no TensorRT headers: {error}")
 

@@ -126,7 +126,9 @@ class Fields {
     const nvinfer1::PluginFieldCollection* get();
 
   private:
-    std::deque<std::string> storage_;
+    std::deque<std::string> names_;
+    std::deque<std::vector<char>>
+        values_;  // no zero after a string: a read past its end is one past the buffer
     std::vector<nvinfer1::PluginField> fields_;
     nvinfer1::PluginFieldCollection collection_{};
 };

@@ -135,10 +135,12 @@ Library::~Library() { dlclose(handle_); }
 
 Fields& Fields::add(const char* name, PluginFieldType type, const void* data, std::size_t bytes,
                     std::int32_t length) {
-    const char* stored_name = name == nullptr ? nullptr : storage_.emplace_back(name).c_str();
+    const char* stored_name = name == nullptr ? nullptr : names_.emplace_back(name).c_str();
     const void* stored = nullptr;
     if (data != nullptr) {
-        stored = storage_.emplace_back("#" + std::string(static_cast<const char*>(data), bytes)).data() + 1;
+        std::vector<char>& value = values_.emplace_back(bytes + 1);
+        std::memcpy(value.data() + 1, data, bytes);
+        stored = value.data() + 1;
     }
     fields_.emplace_back(stored_name, stored, type, length);
     return *this;
