@@ -77,6 +77,11 @@ class LabelStore:
             part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         self._header = wanted
 
+    def clear(self) -> None:
+        """Forget what an earlier run left."""
+        for file in (self.folder / _HEADER, *self.folder.glob("shard-*.safetensors")):
+            file.unlink(missing_ok=True)
+
     def check(self, identity: dict[str, Any]) -> None:
         """Refuse labels of another identity. Raises DataError that names what differs."""
         header = self._header or _read_header(self.folder)

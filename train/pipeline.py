@@ -1,0 +1,162 @@
+"""The stages from images to model.pt, each recorded in the bundle: backbone, label, filter, finetune."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.bundle import Bundle, golden_from_model, weights_from_model
+from tokfilter.errors import DataError
+from tokfilter.model import FilteredViT
+from tokfilter.scorers import FilterConfig, TokenFilter
+from tokfilter.train.data import ImageList, Splits
+from tokfilter.train.evaluation import evaluate
+from tokfilter.train.filter_training import FilterTraining, train_filter
+from tokfilter.train.finetune import FineTuning, train_backbone, train_elastic
+from tokfilter.train.label_store import Labels, LabelStore
+from tokfilter.train.labels import LabelConfig, identity_from, label_images
+from tokfilter.train.loop import Work, generator_from
+from tokfilter.train.start import Start
+from tokfilter.train.views import Views
+
+__all__ = ["STAGES", "Recipe", "bundle_from_start"]
+
+STAGES: Final = ("backbone", "label", "filter", "finetune")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done with data and start weights.
+
+    stages: some of STAGES, in that order
+    keep: the bundle's default budget
+    label_limit: at most so many training images are labelled, drawn at random; None labels all
+    label_chunk: masked variants per forward pass; bounds the memory
+    seed: every random draw depends on it
+    """
+
+    stages: tuple[str, ...] = STAGES
+    keep: Keep = 0.5
+    label_limit: int | None = None
+    label_chunk: int = 256
+    seed: int = 0
+    filter_config: FilterConfig = field(default_factory=FilterConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    backbone: FineTuning = field(default_factory=FineTuning)
+    filter: FilterTraining = field(default_factory=FilterTraining)
+    finetune: FineTuning = field(default_factory=FineTuning)
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            raise DataError(f"stages are some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}.")
+
+
+def bundle_from_start(
+    start: Start,
+    splits: Splits,
+    recipe: Recipe,
+    work: Work,
+    labels: Path | None = None,
+    keeps: Sequence[Keep] = (1.0, 0.5, 0.25),
+) -> Bundle:
+    """Run the recipe's stages and measure the result on the test images.
+
+    labels: a label store made before, instead of the stage ``label``; refused when it belongs to another model or data
+    Raises DataError, BudgetError.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(recipe.seed)
+    model = FilteredViT(start.backbone, keep=recipe.keep)
+    model.drop.scorer = TokenFilter(model.channels, recipe.filter_config)
+    model.to(device)
+    tokens_from_keep(recipe.keep, model.patches)
+    views = Views(splits.train, start.preprocessing, work.progress)
+    tests = Views(splits.test, start.preprocessing, work.progress)
+    record: dict[str, Any] = {"start": start.origin, "data": _data_record(splits), "seed": recipe.seed}
+    if "backbone" in recipe.stages:
+        _freeze_scorer(model)
+        metrics = train_backbone(model, views, recipe.backbone, recipe.seed, work)
+        record["backbone"] = {**asdict(recipe.backbone), **metrics}
+    elif not start.trained:
+        raise DataError(f"{start.origin} cannot tell the data's classes apart yet: add the stage `backbone`.")
+    if "filter" in recipe.stages:
+        record.update(_filter_stages(model, views, recipe, work, labels))
+    if "finetune" in recipe.stages:
+        _freeze_scorer(model)
+        metrics = train_elastic(model, views, recipe.finetune, recipe.seed, work)
+        record["finetune"] = {**asdict(recipe.finetune), **metrics}
+    model.eval()
+    record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, work.progress)]
+    return _bundle(model.cpu(), start, splits, recipe, tests, record)
+
+
+def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> dict[str, Any]:
+    chosen = _labelled(views.images, recipe)
+    subset = views if chosen is views.images else Views(chosen, views.preprocessing, work.progress)
+    labels = labels_of(model, subset, recipe, work, given)
+    model.requires_grad_(False)
+    metrics = train_filter(model, subset, labels.delta, recipe.labels, recipe.filter, recipe.seed, work)
+    model.requires_grad_(True)
+    return {
+        "label": {**asdict(recipe.labels), "images": len(chosen), "identity": labels.identity, "rho": metrics["rho"]},
+        "filter": {**asdict(recipe.filter), **metrics},
+    }
+
+
+def labels_of(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> Labels:
+    """Labels from a store made before, or made now. Raises DataError."""
+    if given is not None:
+        store = LabelStore(given)
+        store.check(identity_from(model, views, recipe.labels.mask))
+        return store.read()
+    if "label" not in recipe.stages:
+        raise DataError("the stage `filter` wants labels: add the stage `label`, or give labels made before.")
+    if work.folder is None:
+        raise DataError("labels want a work directory to be kept in.")
+    store = LabelStore(work.folder / "labels")
+    if not work.resume:
+        store.clear()
+    return label_images(model, views, recipe.labels.mask, store, work, recipe.label_chunk)
+
+
+def _labelled(images: ImageList, recipe: Recipe) -> ImageList:
+    if recipe.label_limit is None or recipe.label_limit >= len(images):
+        return images
+    order = torch.randperm(len(images), generator=generator_from(recipe.seed, "labelled"))
+    return images.subset(sorted(order[: recipe.label_limit].tolist()))
+
+
+def _freeze_scorer(model: FilteredViT) -> None:
+    model.requires_grad_(True)
+    model.scorer.requires_grad_(False)
+
+
+def _data_record(splits: Splits) -> dict[str, Any]:
+    return {
+        "train": {"images": len(splits.train), "digest": splits.train.digest()},
+        "test": {"images": len(splits.test), "digest": splits.test.digest()},
+        "classes": len(splits.train.class_names),
+    }
+
+
+def _bundle(
+    model: FilteredViT, start: Start, splits: Splits, recipe: Recipe, tests: Views, record: dict[str, Any]
+) -> Bundle:
+    examples = next(tests.batches([torch.arange(min(4, len(tests)))]))
+    keeps = sorted({tokens_from_keep(keep, model.patches) for keep in (0.7, 0.5, 0.25, recipe.keep)} - {model.patches})
+    backbone, scorer = weights_from_model(model)
+    return Bundle(
+        architecture=start.architecture,
+        backbone=backbone,
+        filter_config=recipe.filter_config,
+        filter=scorer,
+        keep=recipe.keep,
+        preprocessing=start.preprocessing,
+        class_names=list(splits.train.class_names),
+        golden=golden_from_model(model, tests.normalised(examples.images), keeps),
+        training=record,
+    )

@@ -1,0 +1,145 @@
+"""Where training starts: a timm model with its published weights, the user's own state dict, a bundle, or new weights.
+
+Weights are read by timm's own loader with ``weights_only=True`` or from safetensors; nothing is ever unpickled.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from timm.models import load_state_dict
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
+
+from tokfilter.backbone import Architecture, create_backbone
+from tokfilter.bundle import Preprocessing, load_bundle
+from tokfilter.errors import BundleError, DataError
+from tokfilter.files import existing_file
+from tokfilter.train.finetune import initialise
+from tokfilter.train.views import preprocessing_from_backbone
+
+__all__ = ["Start", "checkpoint_weights", "start_from_bundle", "start_from_timm"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A backbone to begin with.
+
+    origin: where its weights come from, for the record
+    trained: its head already tells the data's classes apart
+    """
+
+    architecture: Architecture
+    backbone: Any
+    preprocessing: Preprocessing
+    origin: str
+    trained: bool
+
+
+def start_from_timm(
+    architecture: Architecture,
+    classes: int,
+    checkpoint: Path | None = None,
+    pretrained: bool = False,
+    new_head: bool = False,
+    seed: int = 0,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Start:
+    """Build a timm model for ``classes`` classes, with the weights of a file, timm's, or new ones.
+
+    new_head: a checkpoint of other classes is welcome, because a new head is going to be trained
+    preprocessing: overrides of timm's (mean, std, crop_pct...)
+    Raises UnsupportedModelError, DataError: a file that does not fit, another number of classes.
+    """
+    architecture = replace(architecture, kwargs={**architecture.kwargs, "num_classes": classes})
+    backbone: Any = create_backbone(architecture, pretrained=pretrained and checkpoint is None)
+    origin, trained = ("timm's published weights", False) if pretrained else ("new weights", False)
+    if checkpoint is not None:
+        trained = _load(backbone, checkpoint, classes, new_head)
+        origin = f"checkpoint {checkpoint.name}"
+    elif not pretrained:
+        initialise(backbone, seed)
+    return Start(
+        architecture, backbone, preprocessing_from_backbone(backbone, **(preprocessing or {})), origin, trained
+    )
+
+
+def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
+    """The backbone of a bundle. Raises BundleError, and DataError when it knows other classes than the data."""
+    bundle = load_bundle(path)
+    if bundle.class_names and tuple(bundle.class_names) != class_names:
+        raise DataError(
+            f"{path} knows {len(bundle.class_names)} classes, first {', '.join(bundle.class_names[:3])}; the data has "
+            f"{len(class_names)}, first {', '.join(class_names[:3])}. They want to be the same."
+        )
+    backbone = create_backbone(bundle.architecture)
+    backbone.load_state_dict(bundle.backbone)
+    return Start(bundle.architecture, backbone, bundle.preprocessing, f"bundle {path.name}", True)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a sound bundle."""
+    with contextlib.suppress(BundleError):
+        load_bundle(path)
+        return True
+    return False
+
+
+def checkpoint_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: .safetensors, or what torch.save wrote, also nested in ``state_dict`` or ``model``.
+
+    Raises DataError when there is none, when it is damaged, or when it would need unpickling.
+    """
+    path = existing_file(path, "a checkpoint")
+    if path.suffix != ".safetensors" and zipfile.is_zipfile(path) is False and path.read_bytes()[:1] != b"\x80":
+        raise DataError(f"{path} is no checkpoint: neither safetensors nor written by torch.save.")
+    try:
+        weights = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes the readers raise, the answer is the same
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise DataError(
+            f"{path} is damaged, or holds more than tensors and plain values ({reason}). tokfilter never unpickles: "
+            "save the model's state_dict(), best as .safetensors."
+        ) from error
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise DataError(f"{path} holds no tensors by name; save the model's state_dict().")
+    return tensors
+
+
+def _load(backbone: Any, path: Path, classes: int, new_head: bool) -> bool:
+    """Fill ``backbone`` from a file. Returns whether its head came along."""
+    weights: dict[str, Tensor] = checkpoint_weights(path)
+    if isinstance(backbone, VisionTransformer):
+        weights = checkpoint_filter_fn(weights, backbone)  # other image sizes: timm resamples the position embedding
+    heads = backbone.pretrained_cfg.get("classifier", "head")
+    heads = [heads] if isinstance(heads, str) else list(heads)
+    found = {name: len(weights[f"{name}.weight"]) for name in heads if f"{name}.weight" in weights}
+    fits = found.keys() == set(heads) and all(count == classes for count in found.values())
+    if not fits:
+        if not new_head:
+            got = f"{next(iter(found.values()))} classes" if found else "no classification head"
+            raise DataError(
+                f"{path} has {got}, the data has {classes} classes. Train a new head with the stage `backbone`, or "
+                "give the data that the checkpoint was trained for."
+            )
+        weights = {name: value for name, value in weights.items() if name.split(".")[0] not in heads}
+    expected = backbone.state_dict()
+    lacking = [n for n in expected if n not in weights and (fits or n.split(".")[0] not in heads)]
+    wrong = [n for n in weights if n in expected and weights[n].shape != expected[n].shape]
+    surplus = [n for n in weights if n not in expected]
+    if lacking or wrong or surplus:
+        name, problem = next((group[0], what) for group, what in _problems(lacking, wrong, surplus) if group)
+        raise DataError(
+            f"{path} does not fit {type(backbone).__name__}: {len(lacking)} tensors are missing, {len(wrong)} have "
+            f"another shape, {len(surplus)} are unknown; first: {name} is {problem}. Check --arch and --arch-arg."
+        )
+    backbone.load_state_dict(weights, strict=fits)
+    return fits
+
+
+def _problems(lacking: list[str], wrong: list[str], surplus: list[str]) -> list[tuple[list[str], str]]:
+    return [(lacking, "missing"), (wrong, "of another shape"), (surplus, "unknown")]
