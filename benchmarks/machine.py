@@ -78,7 +78,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
             readings = _state(library, handle)
             if readings["temperature"] is not None:
                 temperatures[name] = readings["temperature"]
-            clocks |= {f"{name} {kind}": readings[kind] for kind in ("sm", "memory") if readings[kind] is not None}
+            clocks |= {f"{name} {kind}": mhz for kind in ("sm", "memory") if (mhz := readings[kind]) is not None}
             if readings["throttle"] is not None:
                 reasons += [f"{name}: {why}" for bit, why in _THROTTLE.items() if int(readings["throttle"]) & bit]
                 throttled = bool(reasons)
