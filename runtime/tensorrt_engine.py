@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tokfilter.errors import EngineError
+from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.manifest import Entry
 
 if TYPE_CHECKING:
@@ -41,27 +43,44 @@ class Profile:
 
 
 def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Path]) -> "tuple[trt.ICudaEngine, Any]":
-    """Deserialize a plan. Returns the engine and what has to outlive it (runtime, logger).
+    """Deserialize a plan. Returns the engine and the runtime, which has to outlive it.
 
     module: TensorRT's or TensorRT-RTX's Python module
-    plugins: plugin libraries with getCreators, loaded first
+    plugins: plugin libraries with getCreators, loaded first where the plan wants one
     Raises EngineError with TensorRT's own words, what the plan was built for, and what to do.
     """
     logger = _logger(module)
+    logger.errors.clear()
     runtime: trt.Runtime = module.Runtime(logger)
-    for plugin in plugins:
-        if runtime.get_plugin_registry().load_library(str(plugin)) is None:
-            raise EngineError(
-                f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {_said(logger)}. "
-                "Build it for this machine: make plugin."
-            )
+    if entry.target.get("version_compatible"):
+        # Such a plan carries host code; its bytes are the ones that the manifest names.
+        runtime.engine_host_code_allowed = True
+    if entry.target.get("plugin") not in (None, "serialized"):
+        _load_plugins(module, runtime, logger, entry, plugins)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         said = _said(logger)
         remedy = next((text for word, text in _REMEDIES if word in said.lower()), _REMEDY)
-        built = ", ".join(f"{key} {value}" for key, value in entry.target.items()) or "an unknown target"
+        built = ", ".join(f"{key} {value}" for key, value in entry.target.items() if value) or "an unknown target"
         raise EngineError(f"TensorRT {module.__version__} refuses {path}: {said}. It was built for {built}. {remedy}")
-    return engine, (runtime, logger)
+    return engine, runtime
+
+
+def _load_plugins(module: Any, runtime: Any, logger: Any, entry: Entry, plugins: Sequence[Path]) -> None:
+    registry = runtime.get_plugin_registry()
+    if registry.get_creator(NAME, VERSION, DOMAIN) is not None:  # loading it twice fails
+        return
+    if not plugins:
+        raise EngineError(
+            f"{entry.path} wants the plugin library {entry.target['plugin']}, and manifest.json lists none. "
+            "Export again."
+        )
+    for plugin in plugins:
+        if registry.load_library(str(plugin)) is None:
+            raise EngineError(
+                f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {_said(logger)}. "
+                "Build it for this machine (make plugin) and export again."
+            )
 
 
 def profiles_of(engine: "trt.ICudaEngine") -> list[Profile]:
@@ -94,8 +113,9 @@ def _ranges(profile: Profile) -> str:
     return f"batches of {profile.batch[0]} to {profile.batch[1]}{budget}"
 
 
+@cache
 def _logger(module: Any) -> Any:
-    """A logger that keeps what TensorRT says of errors, because the call itself returns only None."""
+    """A logger that keeps what goes wrong, because calls return only None. TensorRT takes one per process."""
 
     class Kept(module.ILogger):  # type: ignore[misc]  # the base class exists only where TensorRT is installed
         def __init__(self) -> None:

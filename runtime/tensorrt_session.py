@@ -77,13 +77,11 @@ class TensorRTSession(CheckedSession):
     def _open(self) -> Callable[[], None]:
         entry, manifest = self.artefact.entry, self.artefact.manifest
         path = checked_path(self.artefact.directory, entry)
-        plugins = [checked_path(self.artefact.directory, e) for e in manifest.entries("plugin")]
+        plugins = [checked_path(self.artefact.directory, e) for e in manifest.entries("plugin", entry.runtime)]
         module = tensorrt_module(entry.runtime or "tensorrt")
         cuda = cuda_from_name(self.backend)
         try:
-            # TensorRT-RTX loads no plugin libraries.
-            wanted = plugins if entry.runtime == "tensorrt" else []
-            self._engine, self._outlived = engine_from_plan(module, path, entry, wanted)
+            self._engine, self._outlived = engine_from_plan(module, path, entry, plugins)
             self._cuda, self._graphs = cuda, Graphs() if self.cuda_graph else None
             self._profiles = profiles_of(self._engine)
             self._describe(module, self._engine)

@@ -4,7 +4,7 @@ that is played by ONNX Runtime on host memory. `make test-gpu` runs the rest on 
 import ctypes
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -376,10 +376,17 @@ def test_real_tensorrt_rtx_refuses_a_foreign_plan_in_words(plan):
         engine_from_plan(module, plan.directory / "model.plan", entry, [])
 
 
+def wanting_plugin(plan):
+    return replace(plan.entry, target={"plugin": "libtokfilter_plugin.so"})
+
+
 def test_real_tensorrt_rtx_refuses_a_library_that_is_none(plan):
     module = pytest.importorskip("tensorrt_rtx")
+    file = plan.directory / "model.plan"
     with pytest.raises(EngineError, match="cannot load the plugin library .*make plugin"):
-        engine_from_plan(module, plan.directory / "model.plan", plan.entry, [plan.directory / "model.onnx"])
+        engine_from_plan(module, file, wanting_plugin(plan), [plan.directory / "model.onnx"])
+    with pytest.raises(EngineError, match=r"wants the plugin library libtokfilter_plugin.so, and manifest.json"):
+        engine_from_plan(module, file, wanting_plugin(plan), [])
 
 
 @pytest.mark.parametrize(
@@ -406,7 +413,8 @@ def test_refusals_come_with_a_remedy(plan, said, remedy):
             self.logger.log(1, said)
             self.logger.log(3, "chatter")
 
-    module = SimpleNamespace(ILogger=Logger, Runtime=Runtime, __version__="10.13")
+    module = ModuleType("tensorrt")
+    module.ILogger, module.Runtime, module.__version__ = Logger, Runtime, "10.13"
     with pytest.raises(EngineError, match=remedy) as caught:
         engine_from_plan(module, plan.directory / "model.plan", plan.entry, [])
     assert "chatter" not in str(caught.value)
