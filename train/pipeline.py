@@ -1,5 +1,6 @@
 """The stages from images to model.pt, each recorded in the bundle: backbone, label, filter, finetune."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from tokfilter.bundle import Bundle, golden_from_model, weights_from_model
 from tokfilter.errors import DataError
 from tokfilter.model import FilteredViT
 from tokfilter.scorers import FilterConfig, TokenFilter
-from tokfilter.train.data import ImageList, Splits
+from tokfilter.train.data import ImageList, Progress, Splits
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.filter_training import FilterTraining, train_filter
 from tokfilter.train.finetune import FineTuning, train_backbone, train_elastic
@@ -22,7 +23,7 @@ from tokfilter.train.loop import Work, generator_from
 from tokfilter.train.start import Start
 from tokfilter.train.views import Views
 
-__all__ = ["STAGES", "Recipe", "bundle_from_start"]
+__all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder"]
 
 STAGES: Final = ("backbone", "label", "filter", "finetune")
 
@@ -71,12 +72,12 @@ def bundle_from_start(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
     model = FilteredViT(start.backbone, keep=recipe.keep)
-    model.drop.scorer = TokenFilter(model.channels, recipe.filter_config)
+    model.drop.scorer = _scorer(model, start, recipe)
     model.to(device)
     tokens_from_keep(recipe.keep, model.patches)
     views = Views(splits.train, start.preprocessing, work.progress)
     tests = Views(splits.test, start.preprocessing, work.progress)
-    record: dict[str, Any] = {"start": start.origin, "data": _data_record(splits), "seed": recipe.seed}
+    record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": recipe.seed}
     if "backbone" in recipe.stages:
         _freeze_scorer(model)
         metrics = train_backbone(model, views, recipe.backbone, recipe.seed, work)
@@ -87,17 +88,28 @@ def bundle_from_start(
         record.update(_filter_stages(model, views, recipe, work, labels))
     if "finetune" in recipe.stages:
         _freeze_scorer(model)
-        metrics = train_elastic(model, views, recipe.finetune, recipe.seed, work)
+        teacher = _teacher(model) if recipe.finetune.distill > 0 else None
+        metrics = train_elastic(model, views, recipe.finetune, recipe.seed, work, teacher=teacher)
         record["finetune"] = {**asdict(recipe.finetune), **metrics}
     model.eval()
     record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, work.progress)]
     return _bundle(model.cpu(), start, splits, recipe, tests, record)
 
 
+def label_folder(start: Start, images: ImageList, recipe: Recipe, folder: Path, progress: Progress) -> Labels:
+    """Delta loss of a start model on training images, kept in ``folder``. Raises DataError."""
+    if not start.trained:
+        raise DataError(f"{start.origin} cannot tell the data's classes apart yet: train its backbone first.")
+    model = FilteredViT(start.backbone).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    views = Views(_labelled(images, recipe), start.preprocessing, progress)
+    work = Work(progress=progress)
+    return label_images(model, views, recipe.labels.mask, LabelStore(folder), work, recipe.label_chunk)
+
+
 def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> dict[str, Any]:
     chosen = _labelled(views.images, recipe)
     subset = views if chosen is views.images else Views(chosen, views.preprocessing, work.progress)
-    labels = labels_of(model, subset, recipe, work, given)
+    labels = _labels(model, subset, recipe, work, given)
     model.requires_grad_(False)
     metrics = train_filter(model, subset, labels.delta, recipe.labels, recipe.filter, recipe.seed, work)
     model.requires_grad_(True)
@@ -107,7 +119,7 @@ def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work,
     }
 
 
-def labels_of(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> Labels:
+def _labels(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> Labels:
     """Labels from a store made before, or made now. Raises DataError."""
     if given is not None:
         store = LabelStore(given)
@@ -130,6 +142,18 @@ def _labelled(images: ImageList, recipe: Recipe) -> ImageList:
     return images.subset(sorted(order[: recipe.label_limit].tolist()))
 
 
+def _scorer(model: FilteredViT, start: Start, recipe: Recipe) -> TokenFilter:
+    """A new filter, unless the start brought one that is going to stay."""
+    if start.scorer is not None and "filter" not in recipe.stages:
+        return start.scorer
+    return TokenFilter(model.channels, recipe.filter_config)
+
+
+def _teacher(model: FilteredViT) -> FilteredViT:
+    """The model as it is now, for good."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
 def _freeze_scorer(model: FilteredViT) -> None:
     model.requires_grad_(True)
     model.scorer.requires_grad_(False)
@@ -149,10 +173,12 @@ def _bundle(
     examples = next(tests.batches([torch.arange(min(4, len(tests)))]))
     keeps = sorted({tokens_from_keep(keep, model.patches) for keep in (0.7, 0.5, 0.25, recipe.keep)} - {model.patches})
     backbone, scorer = weights_from_model(model)
+    config = model.scorer.config
+    assert isinstance(config, FilterConfig)
     return Bundle(
         architecture=start.architecture,
         backbone=backbone,
-        filter_config=recipe.filter_config,
+        filter_config=config,
         filter=scorer,
         keep=recipe.keep,
         preprocessing=start.preprocessing,

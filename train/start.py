@@ -3,10 +3,9 @@
 Weights are read by timm's own loader with ``weights_only=True`` or from safetensors; nothing is ever unpickled.
 """
 
-import contextlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from tokfilter.backbone import Architecture, create_backbone
-from tokfilter.bundle import Preprocessing, load_bundle
-from tokfilter.errors import BundleError, DataError
+from tokfilter.bundle import Preprocessing, load_bundle, model_from_bundle
+from tokfilter.errors import DataError
 from tokfilter.files import existing_file
+from tokfilter.scorers import TokenFilter
 from tokfilter.train.finetune import initialise
 from tokfilter.train.views import preprocessing_from_backbone
 
@@ -30,6 +30,8 @@ class Start:
 
     origin: where its weights come from, for the record
     trained: its head already tells the data's classes apart
+    scorer: a filter that came with it
+    record: what an earlier training recorded
     """
 
     architecture: Architecture
@@ -37,6 +39,8 @@ class Start:
     preprocessing: Preprocessing
     origin: str
     trained: bool
+    scorer: TokenFilter | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def start_from_timm(
@@ -68,24 +72,18 @@ def start_from_timm(
 
 
 def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
-    """The backbone of a bundle. Raises BundleError, and DataError when it knows other classes than the data."""
+    """The backbone and the filter of a bundle. Raises BundleError, and DataError when its classes are not the data's."""
     bundle = load_bundle(path)
     if bundle.class_names and tuple(bundle.class_names) != class_names:
         raise DataError(
             f"{path} knows {len(bundle.class_names)} classes, first {', '.join(bundle.class_names[:3])}; the data has "
             f"{len(class_names)}, first {', '.join(class_names[:3])}. They want to be the same."
         )
-    backbone = create_backbone(bundle.architecture)
-    backbone.load_state_dict(bundle.backbone)
-    return Start(bundle.architecture, backbone, bundle.preprocessing, f"bundle {path.name}", True)
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a file is a sound bundle."""
-    with contextlib.suppress(BundleError):
-        load_bundle(path)
-        return True
-    return False
+    model = model_from_bundle(bundle)
+    scorer = model.scorer
+    assert isinstance(scorer, TokenFilter)
+    origin = f"bundle {path.name}"
+    return Start(bundle.architecture, model.backbone, bundle.preprocessing, origin, True, scorer, bundle.training)
 
 
 def checkpoint_weights(path: Path) -> dict[str, Tensor]:

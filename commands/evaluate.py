@@ -1,0 +1,40 @@
+"""tokfilter eval."""
+
+from pathlib import Path
+
+import click
+
+from tokfilter.commands.bench import command_line, progress_bar
+
+
+@click.command(name="eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--keep", "keeps", multiple=True, default=["1,0.7,0.5,0.35,0.25"], help="Budgets, with commas between.")
+@click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, help="Images per batch.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def evaluate(bundle: Path, data: Path, keeps: tuple[str, ...], batch: int, output: Path | None, as_json: bool) -> None:
+    """Accuracy of BUNDLE (model.pt) at several budgets on DATA, a folder with one subfolder per class.
+
+    When DATA is divided into train and test folders, the test images count.
+    """
+    import json
+
+    from tokfilter.benchmarks.accuracy import document_from_bundle
+    from tokfilter.benchmarks.record import write_json
+    from tokfilter.budget import keeps_from_text
+    from tokfilter.commands.accuracy_table import print_accuracy
+
+    with progress_bar() as progress:
+        document = document_from_bundle(bundle, data, keeps_from_text(keeps), batch, command_line(), progress, _warn)
+    if output is not None:
+        write_json(output, document)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        print_accuracy(document["rows"])
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)

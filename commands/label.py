@@ -1,0 +1,59 @@
+"""tokfilter label."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tokfilter.commands.bench import progress_bar
+from tokfilter.commands.training_options import (
+    label_config,
+    label_options,
+    model_options,
+    read_splits,
+    start_from_options,
+)
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the labels.")
+@model_options
+@label_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def label(
+    data: Path,
+    model: Path,
+    output: Path,
+    arch: str | None,
+    arch_arg: tuple[str, ...],
+    seed: int,
+    holdout: float,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Delta loss of every patch token of the training images of DATA.
+
+    MODEL is a bundle, or with --arch a checkpoint of that timm model. A run that was interrupted goes on when it is
+    called again. `tokfilter train --labels` takes the result.
+    """
+    import json
+
+    from tokfilter.train.pipeline import Recipe, label_folder
+
+    recipe = Recipe(labels=label_config(asked), label_limit=asked["label_limit"], label_chunk=asked["chunk"], seed=seed)
+    with progress_bar() as progress:
+        splits = read_splits(data, holdout, progress)
+        start = start_from_options(arch, arch_arg, model, splits.train.class_names)
+        labels = label_folder(start, splits.train, recipe, output, progress)
+    positive = float((labels.delta > 0).float().mean())
+    facts = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
+    facts["mean_loss"] = float(labels.base.mean())
+    if as_json:
+        click.echo(json.dumps({"schema": "tokfilter/labels", "version": 1, "labels": str(output), **facts}, indent=2))
+        return
+    click.echo(
+        f"{output}: {facts['images']} images, {facts['tokens']} tokens each; mean loss {facts['mean_loss']:.3f}; "
+        f"masking raises it at {positive:.1%} of the tokens"
+    )

@@ -1,0 +1,97 @@
+"""Options that `tokfilter train` and `tokfilter label` share, and what they mean."""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tokfilter.train.data import Progress, Splits
+    from tokfilter.train.labels import LabelConfig
+    from tokfilter.train.start import Start
+
+__all__ = ["arguments_from_text", "label_config", "label_options", "model_options", "read_splits", "start_from_options"]
+
+Command = Callable[..., Any]
+
+
+def label_options(command: Command) -> Command:
+    """How delta loss is made into labels."""
+    for option in (
+        click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True),
+        click.option("--mask-point", type=click.Choice(["before", "after"]), default="before", show_default=True),
+        click.option("--label-limit", type=click.IntRange(min=1), help="Label at most so many images. Default: all."),
+        click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Bounds the memory."),
+    ):
+        command = option(command)
+    return command
+
+
+def model_options(command: Command) -> Command:
+    """Which data, and what model to begin with."""
+    for option in (
+        click.option(
+            "--holdout", type=float, default=0.1, show_default=True, help="Test share of an undivided folder."
+        ),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--arch-arg", multiple=True, metavar="NAME=VALUE", help="Argument of timm's model; repeatable."),
+        click.option("--arch", help="timm's model name. Left out: the checkpoint is a bundle (model.pt)."),
+    ):
+        command = option(command)
+    return command
+
+
+def arguments_from_text(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; values are Python literals, or else text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"--arch-arg wants NAME=VALUE, got {text!r}.")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def label_config(asked: Mapping[str, Any]) -> "LabelConfig":
+    """The label settings of ``label_options``, with rho and share where they are options too."""
+    from tokfilter.train.labels import LabelConfig
+    from tokfilter.train.masking import MaskConfig
+
+    mask = MaskConfig(asked["mask"], asked["mask_point"])
+    return LabelConfig(mask, asked.get("rho"), asked.get("share", LabelConfig.share))
+
+
+def read_splits(data: Path, holdout: float, progress: "Progress", seen: Sequence[str] | None = None) -> "Splits":
+    """The images that can be decoded; the others are named on standard error."""
+    from tokfilter.train.data import Splits, checked, splits_from_folder
+
+    splits = splits_from_folder(data, seen, holdout)
+    return Splits(*(checked(part, progress, _warn) for part in (splits.train, splits.test)))
+
+
+def start_from_options(
+    arch: str | None,
+    arch_arg: Sequence[str],
+    checkpoint: Path | None,
+    class_names: tuple[str, ...],
+    **options: Any,
+) -> "Start":
+    """The model to begin with (``train/start.py``); ``options`` go to ``start_from_timm``."""
+    from tokfilter.backbone import Architecture
+    from tokfilter.train.start import start_from_bundle, start_from_timm
+
+    if arch is not None:
+        architecture = Architecture(arch, arguments_from_text(arch_arg))
+        return start_from_timm(architecture, len(class_names), checkpoint, **options)
+    if checkpoint is None:
+        raise click.UsageError("give --arch (a timm model), or a bundle to go on from.")
+    return start_from_bundle(checkpoint, class_names)
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)
