@@ -101,8 +101,8 @@ Status Engine::enqueue(const Call& call) noexcept {
     });
 }
 
-Result<Output> Engine::run(const std::vector<float>& images, std::int64_t batch,
-                           std::int64_t tokens) noexcept {
+Result<Output> Engine::classify(const std::vector<float>& images, std::int64_t batch,
+                                std::int64_t tokens) noexcept {
     return guarded([&]() -> Result<Output> {
         const auto known = info();
         if (!known.ok()) return known.status();
@@ -141,9 +141,13 @@ Status Engine::close() noexcept {
     });
 }
 
-Versions versions() {
-    return {TOKFILTER_VERSION_TEXT, runtime_name(), version_text(header_version()),
-            version_text(library_version()), misfit(header_version(), library_version(), runtime_name())};
+Versions versions() noexcept {
+    try {
+        return {TOKFILTER_VERSION_TEXT, runtime_name(), version_text(header_version()),
+                version_text(library_version()), misfit(header_version(), library_version(), runtime_name())};
+    } catch (...) {
+        return {};
+    }
 }
 
 }  // namespace tokfilter

@@ -57,8 +57,8 @@ bool is_digest(const std::string& digest) {
 Entry entry_from_json(const Json& item) {
     Entry entry;
     entry.path = item.at("path").get<std::string>();
-    if (!inside(entry.path) || entry.path.find('\0') != std::string::npos)
-        refuse(text("file '", entry.path, "' lies outside the directory"));
+    if (entry.path.find('\0') != std::string::npos) refuse("a file's name holds a NUL");
+    if (!inside(entry.path)) refuse(text("file '", entry.path, "' lies outside the directory"));
     entry.role = item.at("role").get<std::string>();
     entry.sha256 = item.at("sha256").get<std::string>();
     if (!is_digest(entry.sha256)) refuse(text("the SHA-256 of ", entry.path, " wants 64 hexadecimal digits"));
@@ -68,9 +68,11 @@ Entry entry_from_json(const Json& item) {
     if (present(item, "budget")) entry.budget = integer(item["budget"], "budget", 1, kLargestSize);
     entry.batch_range = range(item, "batch_range");
     entry.budget_range = range(item, "budget_range");
-    if (present(item, "target"))
+    if (present(item, "target")) {
+        if (!item["target"].is_object()) refuse("target wants an object");
         for (const auto& [key, value] : item["target"].items())
             entry.target[key] = value.is_string() ? value.get<std::string>() : value.dump();
+    }
     return entry;
 }
 

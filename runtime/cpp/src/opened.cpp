@@ -55,16 +55,24 @@ std::size_t count(std::int64_t a, std::int64_t b, std::size_t size = 1) {
     return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * size;
 }
 
+// The plugin libraries that the plan needs. What its target does not state may be needed.
 Result<std::vector<std::filesystem::path>> checked_plugins(const std::filesystem::path& directory,
-                                                           const Manifest& manifest) {
+                                                           const Manifest& manifest, const Entry& plan) {
     std::vector<std::filesystem::path> plugins;
-    if (std::string(runtime_name()) != "tensorrt") return plugins;  // TensorRT-RTX loads no plugin libraries
+    const auto stated = plan.target.find("plugin");
+    const bool named = stated != plan.target.end();
+    const std::string name = named ? stated->second : "";
+    // TensorRT-RTX loads no plugin libraries.
+    if (plan.runtime != "tensorrt" || name == "null" || name == "serialized") return plugins;
     for (const Entry& entry : manifest.files) {
-        if (entry.role != "plugin") continue;
+        if (entry.role != "plugin" || (named && entry.path != name)) continue;
         const auto path = checked_path(directory, entry);
         if (!path.ok()) return path.status();
         plugins.push_back(*path);
     }
+    if (named && plugins.empty())
+        return Status(Code::plugin, text(plan.path, " wants the plugin library ", name,
+                                         ", which manifest.json does not list. Export again."));
     return plugins;
 }
 
@@ -113,12 +121,13 @@ Result<Opened> open_directory(const std::string& name, const Options& options) {
     if (!entry.ok()) return entry.status();
     const auto bytes = checked_bytes(directory, *entry);
     if (!bytes.ok()) return bytes.status();
-    const auto plugins = checked_plugins(directory, *manifest);
+    const auto plugins = checked_plugins(directory, *manifest, *entry);
     if (!plugins.ok()) return plugins.status();
     const auto gpu = gpu_of(options.device);
     if (!gpu.ok()) return gpu.status();
     // Before the first call of a method of TensorRT.
-    if (const Versions found = versions(); !found.misfit.empty()) return Status(Code::version, found.misfit);
+    if (const auto why = misfit(header_version(), library_version(), runtime_name()); !why.empty())
+        return Status(Code::version, why);
     const Machine machine{runtime_name(), version_text(library_version()), gpu->name, gpu->capability};
     if (const Status status = check_target(entry->target, machine); !status.ok()) return status;
     const CurrentGpu current(gpu->number);

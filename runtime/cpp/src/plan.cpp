@@ -123,6 +123,9 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
     p.path = path;
     p.runtime.reset(nvinfer1::createInferRuntime(p.log));
     if (!p.runtime) return Status(Code::engine, text("TensorRT does not start: ", p.log.take(), "."));
+    // Such a plan brings code of its TensorRT along, and perhaps the plugin; its bytes were checked.
+    if (const auto found = entry.target.find("version_compatible"); found != entry.target.end())
+        p.runtime->setEngineHostCodeAllowed(found->second == "true");
     for (const auto& plugin : plugins)
         if (p.runtime->getPluginRegistry().loadLibrary(plugin.c_str()) == nullptr)
             return Status(Code::plugin, text("TensorRT ", version_text(library_version()),

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
 #include <utility>
 
 #include "text.hpp"
 
 namespace tokfilter {
 namespace {
+
+constexpr auto kBuildAgain = "Build it again on this machine with `tokfilter export`.";
 
 // What TensorRT's log says -> what to do about it; the first word found counts.
 constexpr std::array<std::pair<const char*, const char*>, 4> kRemedies{{
@@ -22,12 +25,22 @@ constexpr std::array<std::pair<const char*, const char*>, 4> kRemedies{{
     {"compute", "The plan is for another GPU: build it again on this machine with `tokfilter export`."},
 }};
 
-// The first three numbers: a fourth, the build, makes no difference to a plan.
-std::string release(const std::string& version) {
-    std::size_t end = 0;
-    for (int dots = 0; end < version.size(); ++end)
-        if (version[end] == '.' && ++dots == 3) break;
-    return version.substr(0, end);
+// Major, minor, patch: a fourth number, the build, makes no difference to a plan.
+std::array<int, 3> release(const std::string& version) {
+    std::array<int, 3> numbers{};
+    const char* at = version.data();
+    const char* const end = at + version.size();
+    for (int& number : numbers) {
+        at = std::from_chars(at, end, number).ptr;
+        if (at != end) ++at;  // the dot
+    }
+    return numbers;
+}
+
+// "NVIDIA H100, 9.0" -> "9.0"; empty where no compute capability is stated.
+std::string capability_of(const std::string& gpu) {
+    const std::size_t comma = gpu.rfind(", ");
+    return comma == std::string::npos ? "" : gpu.substr(comma + 2);
 }
 
 std::string name_of(const std::string& runtime) {
@@ -49,24 +62,30 @@ std::string misfit(std::int64_t headers, std::int64_t library, const std::string
         "tokfilter again on this machine.");
 }
 
-Status check_target(const std::map<std::string, std::string>& target, const Machine& machine) {
+Status check_target(const Target& target, const Machine& machine) {
     const auto stated = [&](const char* key) {
         const auto found = target.find(key);
         return found == target.end() || found->second == "null" ? std::string() : found->second;
     };
     const std::string version = stated("version");
-    const bool any_later = stated("version_compatible") == "true";
-    if (!version.empty() && !any_later && release(version) != release(machine.library))
+    const bool later_too = stated("version_compatible") == "true";
+    const auto here = release(machine.library), there = release(version);
+    if (!version.empty() && (later_too ? here < there : here != there))
         return {Code::version, text("the plan was built with ", name_of(machine.runtime), " ", version,
-                                    ", and this machine has ", machine.library,
-                                    ". Build it again on this machine with `tokfilter export`.")};
-    const std::string capability = stated("compute_capability");
-    const std::string hardware = stated("hardware_compatibility");
-    if (!capability.empty() && (hardware.empty() || hardware == "none") && capability != machine.capability)
-        return {Code::version, text("the plan was built for a GPU of compute capability ", capability, " (",
-                                    stated("gpu").empty() ? "unnamed" : stated("gpu"), "), and this is ",
-                                    machine.gpu, " with ", machine.capability,
-                                    ". Build it again on this machine with `tokfilter export`.")};
+                                    ", and this machine has ", machine.library, ". ", kBuildAgain)};
+    const std::string gpu = stated("gpu"), hardware = stated("hardware");
+    const bool any_gpu = !hardware.empty() && hardware != "none";
+    if (const std::string wanted = capability_of(gpu);
+        !wanted.empty() && !any_gpu && wanted != machine.capability)
+        return {Code::version,
+                text("the plan was built for a GPU of compute capability ", wanted, " (", gpu,
+                     "), and this is ", machine.gpu, ", ", machine.capability, ". ", kBuildAgain)};
+    std::string name = "SM" + machine.capability;
+    name.erase(std::remove(name.begin(), name.end(), '.'), name.end());
+    const std::string all = stated("compute_capabilities");  // a list as JSON, or "all"
+    if (all.find("SM") != std::string::npos && all.find('"' + name + '"') == std::string::npos)
+        return {Code::version, text("the plan was built for GPUs of ", all, ", and this is ", machine.gpu,
+                                    ", ", name, ". ", kBuildAgain)};
     return {};
 }
 
@@ -76,7 +95,7 @@ std::string remedy(const std::string& said) {
                    [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
     for (const auto& [word, what] : kRemedies)
         if (lower.find(word) != std::string::npos) return what;
-    return "Build it again on this machine with `tokfilter export`.";
+    return kBuildAgain;
 }
 
 }  // namespace tokfilter

@@ -27,9 +27,13 @@ struct Machine {
     std::string capability;  ///< compute capability, e.g. "8.7"
 };
 
-/// Code::version when a plan's target, as the manifest states it, is not this machine. What it does not state
-/// is left to TensorRT's own check.
-Status check_target(const std::map<std::string, std::string>& target, const Machine& machine);
+/// What export/engine.py states of a plan: version, version_compatible, gpu, hardware, compute_capabilities,
+/// plugin. Values that are no texts stand as JSON.
+using Target = std::map<std::string, std::string>;
+
+/// Code::version when a plan's target is not this machine. What it does not state is left to TensorRT's own
+/// check.
+Status check_target(const Target& target, const Machine& machine);
 
 /// What to do about a plan that TensorRT refuses, from what its log says.
 std::string remedy(const std::string& said);

@@ -2,7 +2,7 @@
 //
 //     auto engine = tokfilter::Engine::open("out/");
 //     if (!engine.ok()) return report(engine.status().message());
-//     auto output = engine->run(images, batch, 98);  // 98 tokens of each image
+//     auto output = engine->classify(images, batch, 98);  // 98 tokens of each image
 //
 // Nothing here throws: what fails, running out of memory included, is a Status. TensorRT's headers are not
 // needed.
@@ -100,8 +100,8 @@ class TOKFILTER_API Engine {
     Result<Info> info() const noexcept;
 
     /// Classify images in host memory and wait. images: [batch, 3, H, W].
-    Result<Output> run(const std::vector<float>& images, std::int64_t batch,
-                       std::int64_t tokens = 0) noexcept;
+    Result<Output> classify(const std::vector<float>& images, std::int64_t batch,
+                            std::int64_t tokens = 0) noexcept;
 
     /// The same into the caller's host memory.
     Status run(const Call& call, Timing* timing = nullptr) noexcept;
@@ -129,6 +129,7 @@ struct Versions {
     std::string misfit;  ///< why the two cannot work together; empty where they can
 };
 
-TOKFILTER_API Versions versions();
+/// All empty when there is no memory for the texts.
+TOKFILTER_API Versions versions() noexcept;
 
 }  // namespace tokfilter

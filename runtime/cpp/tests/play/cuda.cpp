@@ -152,7 +152,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    auto mark = event->mark = std::make_shared<Mark>(Mark{stream});
+    auto mark = event->mark = std::make_shared<Mark>(Mark{stream, false, {}});
     played::put(stream, [mark] {
         mark->done = true;
         mark->when = std::chrono::steady_clock::now();

@@ -4,38 +4,43 @@ A player then overrides what it plays. Written at build time, because each Tenso
 """
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-# (where it is declared, class, generated name)
+# (class, generated name, its base)
 CLASSES = (
-    ("NvInferImpl.h", "VRuntime", "StubRuntime", "apiv::VRuntime"),
-    ("NvInferImpl.h", "VCudaEngine", "StubEngine", "apiv::VCudaEngine"),
-    ("NvInferImpl.h", "VExecutionContext", "StubContext", "apiv::VExecutionContext"),
-    ("NvInferRuntimeCommon.h", "IPluginRegistry", "StubRegistry", "IPluginRegistry"),
+    ("VRuntime", "StubRuntime", "apiv::VRuntime"),
+    ("VCudaEngine", "StubEngine", "apiv::VCudaEngine"),
+    ("VExecutionContext", "StubContext", "apiv::VExecutionContext"),
+    ("IPluginRegistry", "StubRegistry", "IPluginRegistry"),
 )
-PURE = re.compile(r"virtual\s+([^;{}]*?\))\s*(const)?\s*(noexcept)?\s*=\s*0\s*;", re.DOTALL)
+PURE = re.compile(r"virtual\s+([^;{}]*?\))\s*(const)?\s*(noexcept)?\s*=\s*0\s*;")
+HEAD = """#include <NvInferRuntime.h>
+#include <cstdlib>
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+namespace nvinfer1::played {
+"""
 
 
 def stub(header: str, name: str, new: str, base: str) -> str:
-    """The generated class. header: the text that declares ``name``."""
-    header = re.sub(r"//[^\n]*|/\*.*?\*/", "", header, flags=re.DOTALL)
-    found = re.search(rf"class (?:TRT_DEPRECATED )?{name}\b[^;{{]*\{{(.*?)\n\}};", header, re.DOTALL)
+    """The generated class. header: the preprocessed text that declares ``name``."""
+    found = re.search(rf"class (?:\[\[\w+\]\] )?{name}\b[^;{{]*\{{(.*?)\n\}};", header, re.DOTALL)
     assert found, f"no class {name}"
     lines = [f"class {new} : public {base} {{", "  public:"]
     for signature, const, noexcept in PURE.findall(found.group(1)):
-        if "~" in signature:
-            continue
-        plain = re.sub(r"\s*=\s*[^,()]+(\(\))?(?=[,)])", "", " ".join(signature.split()))  # no default arguments
-        lines.append(f"    {plain} {const} {noexcept} override {{ std::abort(); }}")
+        if "~" not in signature:
+            plain = re.sub(r"\s*=\s*[^,()]+(\(\))?(?=[,)])", "", " ".join(signature.split()))  # no default arguments
+            lines.append(f"    {plain} {const} {noexcept} override {{ std::abort(); }}")
     return "\n".join([*lines, "};", ""])
 
 
-def main(include: Path, output: Path) -> None:
-    parts = [stub((include / file).read_text(), *names) for file, *names in CLASSES]
-    head = "#include <NvInferRuntime.h>\n#include <cstdlib>\nnamespace nvinfer1::played {\n"
-    output.write_text(head + "\n".join(parts) + "}  // namespace nvinfer1::played\n")
+def main(output: Path, compiler: list[str]) -> None:
+    """output: the header to write. compiler: the command that preprocesses standard input."""
+    text = subprocess.run(compiler, input="#include <NvInferRuntime.h>\n", capture_output=True, text=True, check=True)
+    classes = "\n".join(stub(text.stdout, *names) for names in CLASSES)
+    output.write_text(HEAD + classes + "}  // namespace nvinfer1::played\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2:])

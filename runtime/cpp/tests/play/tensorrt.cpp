@@ -165,6 +165,7 @@ class Runtime : public IRuntime, public StubRuntime {
     explicit Runtime(ILogger& logger) : logger_(logger), registry_(logger) { mImpl = this; }
 
     IPluginRegistry& getPluginRegistry() noexcept override { return registry_; }
+    void setEngineHostCodeAllowed(bool) noexcept override {}
 
     ICudaEngine* deserializeCudaEngine(const void* bytes, std::size_t size) noexcept override {
         try {

@@ -1,0 +1,87 @@
+#include "image.hpp"
+
+#include <climits>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <vector>
+
+#define STB_IMAGE_IMPLEMENTATION
+#define STB_IMAGE_STATIC
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_PNG
+#define STBI_NO_STDIO
+#include <stb_image.h>
+
+namespace example {
+namespace {
+
+using tokfilter::Code;
+using tokfilter::Result;
+using tokfilter::Status;
+
+struct Free {
+    void operator()(void* memory) const { stbi_image_free(memory); }
+};
+
+// A channel over white, rounded.
+std::uint8_t over_white(std::uint32_t value, std::uint32_t alpha) {
+    return static_cast<std::uint8_t>((value * alpha + 255 * (255 - alpha) + 127) / 255);
+}
+
+std::uint32_t eight_bits(std::uint8_t value) { return value; }
+std::uint32_t eight_bits(std::uint16_t value) { return (value + 128U) / 257U; }
+
+// rgba: [height, width, 4]
+template <class Value>
+Pixels rgb_from_rgba(const Value* rgba, int width, int height) {
+    Pixels image{{}, height, width};
+    const auto count = static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
+    image.values.resize(count * 3);
+    for (std::size_t i = 0; i < count; ++i)
+        for (std::size_t c = 0; c < 3; ++c)
+            image.values[i * 3 + c] = over_white(eight_bits(rgba[i * 4 + c]), eight_bits(rgba[i * 4 + 3]));
+    return image;
+}
+
+Status damaged() {
+    const char* why = stbi_failure_reason();
+    return {Code::argument, std::string("the image could not be read, it may be damaged or cut short: ") +
+                                (why == nullptr ? "unknown" : why) + "."};
+}
+
+}  // namespace
+
+Result<Pixels> decode(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels) {
+    int width = 0, height = 0, channels = 0;
+    const auto length = static_cast<int>(size);
+    if (size > INT_MAX || stbi_info_from_memory(data, length, &width, &height, &channels) == 0)
+        return Status(Code::argument, "this is no image that can be read here. Give a JPEG or PNG file.");
+    if (static_cast<std::int64_t>(width) * height > max_pixels)
+        return Status(Code::argument, "the image is refused: " + std::to_string(width) + " x " +
+                                          std::to_string(height) + " pixels are more than " +
+                                          std::to_string(max_pixels / 1000000) + " million. Scale it down.");
+    Pixels image;
+    if (stbi_is_16_bit_from_memory(data, length) != 0) {
+        const std::unique_ptr<std::uint16_t, Free> rgba(
+            stbi_load_16_from_memory(data, length, &width, &height, &channels, 4));
+        if (!rgba) return damaged();
+        image = rgb_from_rgba(rgba.get(), width, height);
+    } else {
+        const std::unique_ptr<std::uint8_t, Free> rgba(
+            stbi_load_from_memory(data, length, &width, &height, &channels, 4));
+        if (!rgba) return damaged();
+        image = rgb_from_rgba(rgba.get(), width, height);
+    }
+    return upright(std::move(image), exif_orientation(data, size));
+}
+
+Result<Pixels> read_image(const std::string& path, std::int64_t max_pixels) {
+    std::ifstream file(path, std::ios::binary);
+    const std::vector<char> content{std::istreambuf_iterator<char>(file), {}};
+    if (!file || content.empty())
+        return Status(Code::argument, "an image is wanted, but there is none to be read at " + path + ".");
+    return decode(reinterpret_cast<const std::uint8_t*>(content.data()), content.size(), max_pixels);
+}
+
+}  // namespace example

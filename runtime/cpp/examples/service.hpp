@@ -1,0 +1,56 @@
+// One engine behind a bounded queue.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <future>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "answer.hpp"
+#include "queue.hpp"
+
+namespace example {
+
+/// Classifies for many threads with one engine in a thread of its own. What waits together is run together,
+/// up to the plan's largest batch; nothing waits for company.
+class Service {
+  public:
+    /// tokens: budget of every call; 0: the engine's default. limit: how many images may wait.
+    Service(tokfilter::Engine engine, tokfilter::Info info, std::int64_t tokens, std::size_t limit);
+
+    /// Answers what was accepted, then stops.
+    ~Service();
+    Service(const Service&) = delete;
+    Service& operator=(const Service&) = delete;
+
+    using Outcome = tokfilter::Result<Answer>;
+
+    /// input: [3, H, W]. None when the queue is full: come back later.
+    std::optional<std::future<Outcome>> submit(std::vector<float> input);
+
+    const tokfilter::Info& info() const { return info_; }
+    std::size_t waiting() const { return queue_.size(); }
+
+    std::atomic<std::uint64_t> served{0};
+    std::atomic<std::uint64_t> refused{0};
+    std::atomic<std::uint64_t> failed{0};
+
+  private:
+    struct Job {
+        std::vector<float> input;
+        std::promise<Outcome> outcome;
+    };
+
+    void work();
+    void run(std::vector<Job>& jobs);
+
+    tokfilter::Engine engine_;
+    const tokfilter::Info info_;
+    const std::int64_t tokens_;
+    BoundedQueue<Job> queue_;
+    std::thread worker_;  // last: it uses all of the above
+};
+
+}  // namespace example

@@ -1,0 +1,203 @@
+// An open engine: every batch and budget, host and device memory, streams, moves and closing.
+#include <cuda_runtime_api.h>
+
+#include "played_run.hpp"
+
+using testing::Directory;
+using testing::HostCall;
+using testing::images;
+using testing::is_right;
+using tokfilter::Code;
+
+namespace {
+
+// Device memory of the played CUDA.
+template <class T>
+T* on_device(const std::vector<T>& values) {
+    void* memory = nullptr;
+    REQUIRE(cudaMalloc(&memory, values.size() * sizeof(T)) == cudaSuccess);
+    std::copy(values.begin(), values.end(), static_cast<T*>(memory));
+    return static_cast<T*>(memory);
+}
+
+}  // namespace
+
+TEST_CASE("an engine says what it serves") {
+    Directory directory;
+    const auto engine = directory.open();
+    REQUIRE_MESSAGE(engine.ok(), engine.status().message());
+    const auto info = engine->info();
+    REQUIRE(info.ok());
+    CHECK(info->plan == directory.file("model.plan").string());
+    CHECK(info->batch.high == 4);
+    CHECK(info->budget.low == 2);
+    CHECK(info->budget.best == 6);
+    CHECK(info->budget.high == 12);
+    CHECK(info->has_indices);
+    CHECK(info->class_names[2] == "cat");
+}
+
+TEST_CASE("every batch at every budget, in an order that always changes the shapes") {
+    Directory directory;
+    auto engine = directory.open();
+    REQUIRE(engine.ok());
+    for (std::int64_t round = 0; round < 2; ++round)
+        for (std::int64_t tokens = 12; tokens >= 2; --tokens)
+            for (std::int64_t batch = 1; batch <= 4; ++batch) {
+                const auto output = engine->classify(images(batch), batch, tokens);
+                REQUIRE_MESSAGE(output.ok(), output.status().message());
+                CHECK(is_right(*output));
+                CHECK(output->tokens == tokens);
+                CHECK(output->timing.compute_ms >= 0);
+            }
+    const auto again = engine->classify(images(1), 1);
+    REQUIRE(again.ok());
+    CHECK(again->tokens == 6);
+}
+
+TEST_CASE("several profiles, of which none serves everything") {
+    Directory directory;
+    directory.set_plan(
+        "/profiles",
+        R"([{"batch": [1, 1, 1], "budget": [2, 6, 12]}, {"batch": [2, 4, 4], "budget": [6, 6, 6]}])");
+    auto engine = directory.open();
+    REQUIRE(engine.ok());
+    for (const auto& [batch, tokens] :
+         std::vector<std::pair<int, int>>{{1, 12}, {4, 6}, {1, 6}, {3, 6}, {1, 2}}) {
+        const auto output = engine->classify(images(batch), batch, tokens);
+        REQUIRE(output.ok());
+        CHECK(is_right(*output));
+    }
+    CHECK_SAYS(engine->classify(images(2), 2, 7).status(), Code::range, "batches of 1 to 1 at 2 to 12 tokens",
+               "batches of 2 to 4 at 6 to 6 tokens", "a batch of 2 at 7 tokens");
+    CHECK(is_right(*engine->classify(images(2), 2, 6)));
+}
+
+TEST_CASE("a full model and a plan with a fixed budget") {
+    Directory directory;
+    directory.set_plan("/slots", "false");
+    directory.set_plan("/indices", "false");
+    directory.set("/files/0/role", R"("full")");
+    tokfilter::Options options;
+    options.role = tokfilter::Role::full;
+    auto full = directory.open(options);
+    REQUIRE(full.ok());
+    const auto output = full->classify(images(3), 3);
+    REQUIRE(output.ok());
+    CHECK(output->tokens == 12);
+    CHECK(output->indices.empty());
+    CHECK(is_right(*output));
+    CHECK_SAYS(full->classify(images(1), 1, 6).status(), Code::range,
+               "the budget of 12 of 12 tokens only, got 6");
+    HostCall with_indices(1, 12);
+    CHECK_SAYS(full->run(with_indices.call), Code::argument, "no output of kept indices");
+
+    Directory fixed;
+    fixed.set_plan("/slots", "false");
+    fixed.set_plan("/tokens", "6");
+    fixed.set("/files/0/budget", "6");
+    fixed.set("/files/0/budget_range", "null");
+    auto engine = fixed.open();
+    REQUIRE(engine.ok());
+    CHECK(is_right(*engine->classify(images(2), 2, 6)));
+    CHECK_SAYS(engine->classify(images(2), 2, 5).status(), Code::range,
+               "the budget of 6 of 12 tokens only, got 5");
+}
+
+TEST_CASE(
+    "device memory on the caller's streams: nothing is waited for, and streams do not overtake each other") {
+    Directory directory;
+    auto engine = directory.open();
+    REQUIRE(engine.ok());
+    cudaStream_t streams[2];
+    for (auto& stream : streams)
+        REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    float* input = on_device(images(4));
+    float* logits[2] = {on_device(std::vector<float>(20, -1)), on_device(std::vector<float>(20, -1))};
+    std::int32_t* indices = on_device(std::vector<std::int32_t>(48, -1));
+    tokfilter::Call call;
+    call.images = input;
+    call.shape = {4, 3, 8, 6};
+    call.tokens = 12;
+    call.logits = logits[0];
+    call.logits_room = 20;
+    call.indices = indices;
+    call.indices_room = 48;
+    call.stream = streams[0];
+    CHECK(engine->enqueue(call).ok());
+    CHECK(logits[0][0] == -1);
+    call.shape[0] = 3;
+    call.tokens = 5;
+    call.logits = logits[1];
+    call.indices = nullptr;
+    call.stream = streams[1];
+    CHECK(engine->enqueue(call).ok());
+    CHECK(cudaStreamSynchronize(streams[1]) == cudaSuccess);
+    CHECK(is_right(logits[1], nullptr, 3, 5));
+    CHECK_MESSAGE(is_right(logits[0], indices, 4, 12), "the second stream waits for the first");
+    call.stream = nullptr;
+    CHECK(engine->enqueue(call).ok());
+    CHECK(is_right(*engine->classify(images(2), 2)));
+    for (auto& stream : streams) CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+    CHECK(engine->enqueue(call).ok());
+    CHECK_MESSAGE(engine->close().ok(), "closing waits for what was enqueued");
+    for (void* memory : {static_cast<void*>(input), static_cast<void*>(logits[0]),
+                         static_cast<void*>(logits[1]), static_cast<void*>(indices)})
+        CHECK(cudaFree(memory) == cudaSuccess);
+}
+
+TEST_CASE("the caller's GPU stays current") {
+    Directory directory;
+    tokfilter::Options options;
+    options.device = 1;
+    auto engine = directory.open(options);
+    REQUIRE(engine.ok());
+    CHECK(engine->classify(images(1), 1).ok());
+    int device = -1;
+    CHECK(cudaGetDevice(&device) == cudaSuccess);
+    CHECK(device == 0);
+}
+
+TEST_CASE("use after close and after a move") {
+    Directory directory;
+    auto engine = directory.open();
+    REQUIRE(engine.ok());
+    tokfilter::Engine other = *std::move(engine);
+    CHECK(is_right(*other.classify(images(1), 1)));
+    CHECK_SAYS(engine->classify(images(1), 1).status(), Code::closed, "moved from");
+    CHECK_SAYS(engine->info().status(), Code::closed, "moved from");
+    CHECK(engine->close().ok());
+    *engine = std::move(other);
+    CHECK(is_right(*engine->classify(images(2), 2)));
+    CHECK(engine->close().ok());
+    CHECK(engine->close().ok());
+    HostCall host(1, 6);
+    CHECK_SAYS(engine->run(host.call), Code::closed, "this engine is closed: open another");
+    CHECK_SAYS(engine->enqueue(host.call), Code::closed, "closed");
+    CHECK_SAYS(engine->info().status(), Code::closed, "closed");
+}
+
+TEST_CASE("a plugin library is loaded where the manifest lists one") {
+    Directory directory;
+    directory.set_plan("/plugin", "true");
+    directory.add_plugin(PLAYED_PLUGIN);
+    auto engine = directory.open();
+    REQUIRE_MESSAGE(engine.ok(), engine.status().message());
+    auto second = directory.open();
+    REQUIRE(second.ok());
+    CHECK(is_right(*engine->classify(images(1), 1)));
+    CHECK(engine->close().ok());
+    CHECK(is_right(*second->classify(images(1), 1)));
+}
+
+TEST_CASE("a plan without the plugin, or with it inside, opens where the library is gone") {
+    for (const char* stated : {"null", R"("serialized")"}) {
+        Directory directory;
+        directory.add_plugin(PLAYED_PLUGIN);
+        directory.set("/files/0/target",
+                      std::string(R"({"version_compatible": true, "plugin": )") + stated + "}");
+        directory.write();
+        std::filesystem::remove(directory.file("libplugin.so"));
+        CHECK(tokfilter::Engine::open(directory.path()).ok());
+    }
+}
