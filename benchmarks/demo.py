@@ -1,0 +1,76 @@
+"""The whole path on real data and a CPU: scenes, backbone, labels, filter, fine-tuning, export, measurement, report."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+from tokfilter.benchmarks.accuracy import BUDGETS, demo_study
+from tokfilter.benchmarks.compare import QUICK, compare
+from tokfilter.benchmarks.gallery import pictures_from_bundle, samples_from_folder
+from tokfilter.benchmarks.record import write_json
+from tokfilter.benchmarks.report import render_report
+from tokfilter.bundle import load_bundle
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.files import atomic_path
+from tokfilter.runtime.sessions import EngineOptions
+
+__all__ = ["Demo", "run_demo"]
+
+_BATCHES: Final = (1, 32)
+_PICTURES: Final = 6
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo left in its folder.
+
+    seconds: wall time per stage
+    accuracy, bench: the documents that were written
+    """
+
+    folder: Path
+    report: Path
+    seconds: dict[str, float]
+    accuracy: dict[str, Any]
+    bench: dict[str, Any]
+
+
+def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command: str) -> Demo:
+    """Fill ``folder`` with data, model.pt, export/, accuracy.json, bench.json, report.html and report.json.
+
+    threads: of ONNX Runtime while it is measured
+    Interrupted and called again with the same seed, it goes on where it stopped. Raises TokfilterError.
+    """
+    clock = _Clock()
+    accuracy = demo_study(folder, seed, progress)
+    clock.lap("data, training, rivals")
+    export_bundle(folder / "model.pt", folder / "export", say=lambda what: progress(f"export: {what}", 0.0))
+    clock.lap("export and verification")
+    options = EngineOptions(threads=threads)
+    bench = compare(folder / "export", _BATCHES, BUDGETS, options, QUICK, progress=progress, command=command)
+    write_json(folder / "bench.json", bench)
+    clock.lap("measurement")
+    bundle = load_bundle(folder / "model.pt")
+    samples = samples_from_folder(folder / "data" / "test", bundle.class_names, _PICTURES, seed)
+    report = folder / "report.html"
+    render_report(accuracy, bench, pictures_from_bundle(bundle, samples, BUDGETS), report)
+    clock.lap("report")
+    with atomic_path(folder / "seconds.json") as part:
+        part.write_text(json.dumps(clock.seconds, indent=2) + "\n", encoding="utf-8")
+    return Demo(folder, report, clock.seconds, accuracy, bench)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.seconds[name] = round(now - self._last, 1)
+        self._last = now

@@ -1,0 +1,48 @@
+"""tokfilter demo."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tokfilter.commands.bench import command_line, progress_bar
+
+if TYPE_CHECKING:
+    from tokfilter.benchmarks.demo import Demo
+
+
+@click.command()
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to fill."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of ONNX Runtime.")
+def demo(output: Path, seed: int, threads: int) -> None:
+    """Walk the whole path on real handwritten digits in photographs, on a CPU, in minutes.
+
+    Interrupted, it goes on where it stopped when it is called again.
+    """
+    from tokfilter.benchmarks.demo import run_demo
+
+    with progress_bar() as progress:
+        done = run_demo(output, seed, threads, progress, command_line())
+    _print(done)
+
+
+def _print(done: "Demo") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tokfilter.commands.tables import print_comparison
+
+    console = Console()
+    table = Table("method", "tokens", "top-1 %", "GMACs", box=None, padding=(0, 2, 0, 0), title="accuracy")
+    for row in done.accuracy["rows"]:
+        table.add_row(row["method"], str(row["tokens"]), f"{row['mean']:.1%}"[:-1], f"{row['macs'] / 1e9:.4f}")
+    console.print(table)
+    print_comparison(done.bench)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in done.seconds.items())
+    console.print(f"\n{times}", highlight=False)
+    console.print(
+        f"Open {done.report} ; the model is {done.folder / 'model.pt'}, its graphs are in {done.folder / 'export'}"
+    )
