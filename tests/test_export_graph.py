@@ -138,7 +138,8 @@ FAMILIES = {
         "vit_base_patch16_gap_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
     ),
     "distilled": Architecture(
-        "deit_tiny_distilled_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+        "deit_tiny_distilled_patch16_224",
+        {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8},
     ),
     "registers": Architecture(
         "vit_small_patch14_reg4_dinov2", {"img_size": 56, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 3}
