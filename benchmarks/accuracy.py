@@ -21,7 +21,7 @@ from tokfilter.benchmarks.record import header, write_json
 from tokfilter.budget import Keep
 from tokfilter.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
 from tokfilter.macs import macs
-from tokfilter.model import FilteredViT
+from tokfilter.model import FilterConfig, FilteredViT
 from tokfilter.train.data import Progress, Splits, checked, images_from_folder, splits_from_folder
 from tokfilter.train.evaluation import Accuracy, evaluate, wilson
 from tokfilter.train.filter_training import FilterTraining
@@ -58,6 +58,7 @@ class Study:
             keep=0.25,
             seed=seed,
             label_limit=self.labelled,
+            filter_config=FilterConfig(width=32),  # 1.3 % of the full model's multiply-accumulates
             backbone=FineTuning(Plan(self.backbone_steps, batch=32, lr=1e-3)),
             filter=FilterTraining(Plan(self.filter_steps, batch=64, lr=2e-3, weight_decay=0.01)),
             finetune=FineTuning(Plan(self.finetune_steps, batch=32, lr=3e-4)),

@@ -72,7 +72,7 @@ def start_from_timm(
 
 
 def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
-    """The backbone and the filter of a bundle. Raises BundleError, and DataError when its classes are not the data's."""
+    """The backbone and the filter of a bundle. Raises BundleError, DataError for other classes than the data's."""
     bundle = load_bundle(path)
     if bundle.class_names and tuple(bundle.class_names) != class_names:
         raise DataError(
