@@ -28,10 +28,13 @@ _REMEDIES: Final = (
     ),
     (("profile", "kmin", "kmax"), "Give --batch and --budget as min:opt:max with min <= opt <= max within the model."),
     (
-        ("insufficient driver", "driver version", "error 35"),
-        "Update the NVIDIA driver: it is older than this TensorRT.",
+        ("insufficient driver", "driver version", "error 35", "error: 35"),
+        "Install the NVIDIA driver, or update it: there is none, or it is older than this TensorRT.",
     ),
-    (("no cuda-capable device", "error 100", "cuda initialization"), "Run it on a machine with an NVIDIA GPU."),
+    (
+        ("no cuda-capable device", "error 100", "error: 100", "cuda initialization"),
+        "Run it on a machine with an NVIDIA GPU.",
+    ),
     (("unsupported sm", "sm version", "compute capability"), "This GPU is not served by this TensorRT version."),
     (
         ("cannot open shared object", "undefined symbol", "library"),

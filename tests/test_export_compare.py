@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,7 +67,7 @@ def test_any_set_is_judged_by_its_scores_alone(values, data):
 def test_malformed_indices_are_complaints(found, words):
     choice = choice_from_indices(found, indices([1, 3]), scores([0, 4, 1, 3]))
     assert len(choice.complaints) == 1
-    assert __import__("re").search(words, choice.complaints[0])
+    assert re.search(words, choice.complaints[0])
 
 
 def logits(*rows):

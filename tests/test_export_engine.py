@@ -1,7 +1,8 @@
-"""Engines: TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, on a GPU, by `make test-gpu`."""
+"""TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, with a GPU, `make test-gpu`."""
 
+import re
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import onnx_ir as ir
 import pytest
@@ -94,7 +95,8 @@ def test_a_machine_without_a_gpu_is_told_where_to_build(monkeypatch, graphs, tmp
             logger.log(RTX.ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35.")
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    module = SimpleNamespace(Builder=Builder, ILogger=RTX.ILogger, __version__="10.13.0")
+    module = ModuleType("tensorrt")
+    module.Builder, module.ILogger, module.__version__ = Builder, RTX.ILogger, "10.13.0"
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     with pytest.raises(MissingDependencyError, match=r"error: 35.*on that machine.*--rtx builds without a GPU"):
         engine_from_graph("tensorrt", graphs / "slots.onnx", tmp_path / "model.plan", OPTIONS)
@@ -107,7 +109,7 @@ def test_a_machine_without_a_gpu_is_told_where_to_build(monkeypatch, graphs, tmp
         ("CUDA out of memory", "smaller --batch or --workspace"),
         ("Could not find any implementation for node {ForeignNode[...]}", "Raise --workspace"),
         ("Error Code 4: API Usage Error: optimization profile 0 is invalid", "min:opt:max"),
-        ("CUDA initialization failure with error: 35", "Update the NVIDIA driver"),
+        ("CUDA initialization failure with error: 35", "Install the NVIDIA driver"),
         ("Failed to open file: model.onnx.data", r"\.data file beside the graph"),
     ],
 )
@@ -115,7 +117,7 @@ def test_complaints_come_with_what_to_do(message, remedy):
     sentence = sentence_from_log([message, message], "TensorRT cannot build model.onnx")
     assert sentence.startswith(f"TensorRT cannot build model.onnx: {message.rstrip('.')}.")
     assert sentence.count(message) == 1
-    assert __import__("re").search(remedy, sentence)
+    assert re.search(remedy, sentence)
 
 
 def test_a_parser_error_names_its_node():

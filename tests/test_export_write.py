@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_a_link_to_a_directory_stays_a_link(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused():
     with pytest.raises(ExportError, match=r"cannot be written: .*Choose another -o"):
-        write_export(__import__("pathlib").Path("/proc/tokfilter"), "new")
+        write_export(Path("/proc/tokfilter"), "new")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere; /proc stands in above")
