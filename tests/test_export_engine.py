@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, with a GPU, `make test-gpu`."""
+"""TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, on a GPU, `make test-gpu`."""
 
 import re
 import sys
