@@ -21,7 +21,7 @@ from tokfilter.manifest import load_manifest
 from tokfilter.runtime.power import PowerMeter, power_meter
 from tokfilter.runtime.sessions import EngineOptions
 
-__all__ = ["Cell", "Comparison", "Plan", "compare", "measure_cells", "run_rounds"]
+__all__ = ["QUICK", "Cell", "Comparison", "Plan", "compare", "measure_cells", "run_rounds"]
 
 _MIN_ROUNDS: Final = 5
 _POWER_S: Final = 2.0
@@ -48,6 +48,10 @@ class Plan:
     def __post_init__(self) -> None:
         if min(self.duration_s, self.block_s) <= 0 or self.warm_up_s < 0:
             raise DataError(f"a measurement wants positive seconds, got {self}.")
+
+
+QUICK: Final = Plan(duration_s=1.0, warm_up_s=0.2, block_s=0.1)
+"""For a first look: a third of the time, wider intervals."""
 
 
 @dataclass
@@ -116,20 +120,41 @@ def measure_cells(
     """Verify every engine at every batch and budget, then measure them batch by batch."""
     before, meter = conditions(), power_meter()
     cells: list[Cell] = []
+    states: list[dict[str, Any]] = []
     with engines_open(list(specs.values())) as engines:
-        verdicts = []
-        for batch in batches:
-            for tokens, spec in specs.items():
-                progress(f"verify {tokens} tokens, batch {batch}", 0.0)
-                verdicts.append(engines[spec.path].verify(batch, tokens))
+        verdicts = _verdicts(specs, engines, batches, progress)
         for i, batch in enumerate(batches):
             row = [Cell(spec, batch, tokens) for tokens, spec in specs.items()]
-            run_rounds(row, engines, plan, lambda share, i=i: progress("measure", (i + share) / len(batches)))  # type: ignore[misc]
+            run_rounds(row, engines, plan, _part(progress, f"batch {batch}", i, len(batches)))
+            states.append(conditions())  # a machine that throttles under load stops doing so at once
             for cell in row:
                 cell.memory = engines[cell.spec.path].memory()
                 cell.power = _power(cell, engines[cell.spec.path], meter)
             cells += row
-    return Comparison(verdicts, cells, before, conditions(), meter.absent)
+    return Comparison(verdicts, cells, before, _worst(states), meter.absent)
+
+
+def _verdicts(
+    specs: Mapping[int, EngineSpec], engines: Mapping[str, Engine], batches: Sequence[int], progress: Progress
+) -> list[dict[str, Any]]:
+    verdicts = []
+    for batch in batches:
+        for tokens, spec in specs.items():
+            progress(f"verify {tokens} tokens, batch {batch}", 0.0)
+            verdicts.append(engines[spec.path].verify(batch, tokens))
+    return verdicts
+
+
+def _part(progress: Progress, what: str, done: int, parts: int) -> Callable[[float], None]:
+    """Progress of one of several equal parts as progress of the whole."""
+    return lambda share: progress(what, (done + share) / parts)
+
+
+def _worst(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The last state, throttled if any was."""
+    known = [state["throttled"] for state in states if state["throttled"] is not None]
+    reasons = sorted({reason for state in states for reason in state["throttle_reasons"]})
+    return {**states[-1], "throttled": any(known) if known else None, "throttle_reasons": reasons}
 
 
 def run_rounds(

@@ -48,6 +48,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--bundle", type=click.Path(path_type=Path), help="Measure PyTorch on this model.pt instead.")
 @click.option("--duration", type=float, default=3.0, show_default=True, help="Measured seconds per row.")
 @click.option("--warm-up", type=float, default=0.5, show_default=True, help="Seconds per row before, untimed.")
+@click.option("--quick", is_flag=True, help="A first look: a third of the time.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap and of arrivals.")
 @click.option("--scenario", type=click.Choice(_SCENARIOS), multiple=True, help="Run MLPerf's scenarios instead.")
 @click.option("--loadgen", is_flag=True, help="Let MLCommons' load generator drive the scenarios.")
@@ -55,16 +56,28 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--qps", type=float, default=10.0, show_default=True, help="Arrivals per second (server).")
 @click.option("--latency-bound", type=float, default=100.0, show_default=True, help="Milliseconds at p99 (server).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file.  [default: DIRECTORY/bench.json]")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a self-contained page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def bench(directory: Path, output: Path | None, as_json: bool, scenario: tuple[str, ...], **asked: Any) -> None:
+def bench(
+    directory: Path, output: Path | None, html: Path | None, as_json: bool, scenario: tuple[str, ...], **asked: Any
+) -> None:
     """Measure an export DIRECTORY: full against filtered token counts, interleaved, after comparing outputs.
 
     Each engine runs in a process of its own. The table stands on standard output, the JSON file beside the models.
     """
     from tokfilter.benchmarks.record import write_json
 
+    output = output or directory / ("scenario.json" if scenario else "bench.json")
+    if html is not None and (scenario or html.with_suffix(".json") == output):
+        raise click.UsageError(
+            "--html shows a comparison, no scenario, and writes a JSON file of its own name beside it."
+        )
     document = _scenarios(directory, scenario, asked) if scenario else _comparison(directory, asked)
-    write_json(output or directory / ("scenario.json" if scenario else "bench.json"), document)
+    write_json(output, document)
+    if html is not None:
+        from tokfilter.benchmarks.report import render_report
+
+        render_report(None, document, [], html)
     if as_json:
         import json
 
@@ -105,10 +118,13 @@ def command_line() -> str:
 
 
 def _comparison(directory: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    from tokfilter.benchmarks.compare import Plan, compare
+    from dataclasses import replace
+
+    from tokfilter.benchmarks.compare import QUICK, Plan, compare
     from tokfilter.budget import keeps_from_text
 
-    plan = Plan(asked["duration"], asked["warm_up"], seed=asked["seed"])
+    plan = QUICK if asked["quick"] else Plan(asked["duration"], asked["warm_up"])
+    plan = replace(plan, seed=asked["seed"])
     with progress_bar() as progress:
         return compare(
             directory,

@@ -41,6 +41,17 @@ def test_bench_prints_json(copied, tmp_path):
     assert not (copied / "bench.json").exists()
 
 
+def test_bench_writes_a_page(copied, tmp_path):
+    page = tmp_path / "page.html"
+    done = run("bench", copied, "--batch", "1", "--keep", "0.5", "--html", page, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert (
+        "<html" in page.read_text()
+        and json.loads(page.with_suffix(".json").read_text())["schema"] == "tokfilter/report"
+    )
+    assert run("bench", copied, "--html", copied / "bench.html", *QUICK).exit_code == 2
+
+
 def test_bench_runs_scenarios(copied):
     done = run("bench", copied, "--keep", "0.5", "--scenario", "single-stream", "--scenario", "offline", *QUICK)
     assert done.exit_code == 0, done.output

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tokfilter.benchmarks import worker
-from tokfilter.benchmarks.compare import Plan, compare
+from tokfilter.benchmarks.compare import Plan, _worst, compare
 from tokfilter.benchmarks.engines import Engine, EngineSpec, engines_open, specs_for
 from tokfilter.benchmarks.record import write_json
 from tokfilter.benchmarks.scenarios import Setting, scenarios
@@ -76,6 +76,15 @@ def test_conditions_are_stated(document):
     assert settings["transfers"].startswith("none") and settings["cuda_graph"] is False and settings["threads"] == 1
     assert {"before", "after"} == set(document["conditions"])
     assert [point["batch"] for point in document["break_even"]] == [1, 2]
+
+
+def test_throttling_under_load_is_kept_after_it_has_ended():
+    calm = {"throttled": False, "throttle_reasons": [], "load_average": 1.0}
+    hot = {"throttled": True, "throttle_reasons": ["gpu0: hardware thermal slowdown"], "load_average": 2.0}
+    found = _worst([hot, calm])
+    assert found["throttled"] is True and found["throttle_reasons"] == hot["throttle_reasons"]
+    assert found["load_average"] == 1.0
+    assert _worst([{**calm, "throttled": None}])["throttled"] is None
 
 
 def test_absent_power_sensors_are_said_to_be_absent(document):
