@@ -32,13 +32,20 @@ format: install
 	git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs -r $(BIN)/clang-format -i
 
 plugin: install
-	$(BIN)/tokfilter plugin build
+	$(BIN)/tokfilter plugin build --fetch-headers
 
-test-gpu: install
+test-gpu: install plugin
 	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m tokfilter.benchmarks.micro -o gpu-report.json
 
+# An hour on two quiet cores; README's tables are written from what it leaves in benchmarks/results.
 bench: install
-	$(BIN)/python -m tokfilter.benchmarks.deit
+	$(BIN)/python -m tokfilter.benchmarks.accuracy build/study --seeds 0,1,2
+	cp build/study/accuracy.json benchmarks/results/accuracy.json
+	$(BIN)/python -m tokfilter.benchmarks.figures -o benchmarks/results/runtime.json
+	$(BIN)/python -m tokfilter.benchmarks.export_zoo
+	$(BIN)/python -m tokfilter.kernels.figures
+	$(BIN)/python -m tokfilter.benchmarks.readme
 
 clean:
 	rm -rf .venv .typing build demo *.egg-info
