@@ -42,7 +42,7 @@ CSRC: Final = Path(__file__).resolve().parent / "csrc"
 KERNEL: Final = CSRC / "token_select.cu"
 SANITIZERS: Final = {"memory": "address,undefined", "race": "thread"}
 
-_LAYER: Final = tuple(CSRC / "cpu" / f"{name}.cpp" for name in ("fiber", "block", "memory", "runtime"))
+_LAYER: Final = tuple(CSRC / "cpu" / f"{name}.cpp" for name in ("fiber", "block", "memory", "runtime", "shared"))
 _STRICT: Final = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 _JOBS: Final = 2
 

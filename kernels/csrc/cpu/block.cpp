@@ -8,26 +8,12 @@
 
 #include "fiber.h"
 #include "record.h"
-
-extern "C" __attribute__((weak)) void __asan_poison_memory_region(const volatile void* begin,
-                                                                  std::size_t size);
-extern "C" __attribute__((weak)) void __asan_unpoison_memory_region(const volatile void* begin,
-                                                                    std::size_t size);
-
-constexpr std::size_t kMaxShared = 48 * 1024;
-thread_local unsigned char dynamic_shared[kMaxShared];
+#include "shared.h"
 
 namespace cuda_on_cpu {
 namespace {
 
 constexpr unsigned kWarpSize = 32;
-constexpr unsigned char kGarbage = 0xA5;  // what a block finds in dynamic shared memory
-
-void fill_dynamic_shared(std::size_t bytes) {
-    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(dynamic_shared, bytes);
-    std::fill_n(dynamic_shared, bytes, kGarbage);
-    if (__asan_poison_memory_region) __asan_poison_memory_region(dynamic_shared + bytes, kMaxShared - bytes);
-}
 
 enum class State : std::uint8_t { kReady, kAtBarrier, kInWarp, kDone };
 

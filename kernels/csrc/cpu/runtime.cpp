@@ -4,6 +4,7 @@
 #include "cuda_on_cpu.h"
 #include "include/cuda_runtime.h"
 #include "record.h"
+#include "shared.h"
 
 namespace cuda_on_cpu {
 namespace {
@@ -11,7 +12,6 @@ namespace {
 // Limits of every compute capability since 7.5 (CUDA C++ Programming Guide, table "Technical
 // Specifications").
 constexpr std::uint64_t kMaxThreads = 1024, kMaxThreadsZ = 64, kMaxGridX = 0x7FFFFFFF, kMaxGridYZ = 65535;
-constexpr std::size_t kMaxShared = 48 * 1024;
 
 Device the_device;
 thread_local LaunchRecord record;
