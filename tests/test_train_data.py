@@ -162,7 +162,7 @@ def test_augmentation_repeats_with_its_seed_and_keeps_size_and_range():
     zoomed = draw(Augmentation(zoom=0.7, flip=0.5))
     assert torch.equal(zoomed, draw(Augmentation(zoom=0.7, flip=0.5)))
     assert zoomed.shape == images.shape and not torch.equal(zoomed, images)
-    assert 0 <= float(zoomed.min()) and float(zoomed.max()) <= 1.0001
+    assert float(zoomed.min()) >= 0 and float(zoomed.max()) <= 1.0001
     assert draw(Augmentation()) is images
     torch.testing.assert_close(draw(Augmentation(flip=1.0)), images.flip(3), atol=1e-5, rtol=1e-5)
 

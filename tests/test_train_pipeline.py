@@ -1,0 +1,319 @@
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tokfilter.backbone import Architecture, create_backbone
+from tokfilter.bundle import load_bundle, model_from_bundle, save_bundle
+from tokfilter.errors import DataError
+from tokfilter.model import FilteredViT
+from tokfilter.scorers import RandomScorer
+from tokfilter.train.data import Splits, splits_from_folder
+from tokfilter.train.evaluation import evaluate, wilson
+from tokfilter.train.filter_training import FilterTraining, train_filter
+from tokfilter.train.finetune import FineTuning, train_elastic
+from tokfilter.train.labels import LabelConfig
+from tokfilter.train.loop import Plan, Work, batch_plan
+from tokfilter.train.pipeline import Recipe, bundle_from_start, label_folder
+from tokfilter.train.rivals import RIVALS, grid_from_tokens, rival_from_weights
+from tokfilter.train.scenes import SceneConfig, write_scenes
+from tokfilter.train.start import checkpoint_weights, start_from_bundle, start_from_timm
+from tokfilter.train.views import Views
+
+SMALL = Architecture(
+    "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+)
+
+
+def quiet(what, share):
+    pass
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 0, train=96, test=40, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
+    return splits_from_folder(folder)
+
+
+def start(seed=0, **options):
+    return start_from_timm(SMALL, 10, seed=seed, preprocessing={"crop_pct": 1.0}, **options)
+
+
+def short(stages=("backbone", "label", "filter", "finetune"), seed=0, steps=6, **options):
+    plan = Plan(steps, batch=16, lr=1e-3)
+    return Recipe(
+        stages=stages,
+        seed=seed,
+        backbone=FineTuning(plan),
+        filter=FilterTraining(plan),
+        finetune=FineTuning(plan, **options),
+    )
+
+
+def weights_of(bundle):
+    return {**bundle.backbone, **{f"filter.{name}": value for name, value in bundle.filter.items()}}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Interrupted(Exception):  # noqa: N818  (a signal, not an error)
+    pass
+
+
+def stopping_at(what, share):
+    def progress(said, done):
+        if said.startswith(what) and done > share:
+            raise Interrupted
+
+    return progress
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path, splits):
+    one, again, other = (
+        bundle_from_start(start(seed), splits, short(seed=seed), Work(tmp_path / name))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert same(weights_of(one), weights_of(again))
+    assert not same(weights_of(one), weights_of(other))
+    save_bundle(one, tmp_path / "model.pt")
+    record = load_bundle(tmp_path / "model.pt").training
+    assert record["label"]["mask"] == {"value": "zero", "point": "before"}
+    assert record["label"]["images"] == 96 and record["backbone"]["steps"] == 6
+    assert [row["tokens"] for row in record["accuracy"]] == [16, 8, 4]
+
+
+@pytest.mark.parametrize("stage", ["backbone", "label", "filter", "finetune"])
+def test_a_run_that_was_interrupted_goes_on_as_if_undisturbed(tmp_path, splits, stage):
+    whole = bundle_from_start(start(), splits, short(), Work(tmp_path / "whole"))
+    work = Work(tmp_path / "halved", save_seconds=0.0, progress=stopping_at(stage, 0.4))
+    with pytest.raises(Interrupted):
+        bundle_from_start(start(), splits, short(), work)
+    seen = []
+    resumed = Work(tmp_path / "halved", resume=True, progress=lambda what, share: seen.append((what, share)))
+    again = bundle_from_start(start(), splits, short(), resumed)
+    assert same(weights_of(whole), weights_of(again))
+    if stage != "label":  # the interrupted stage's first steps are not done twice
+        assert min(share for what, share in seen if what.startswith(stage)) > 0.4
+    if stage == "finetune":
+        assert not any(what.startswith(("backbone: ", "filter: ")) for what, _ in seen)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, splits):
+    bundle_from_start(start(), splits, short(), Work(tmp_path))
+    with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
+        bundle_from_start(start(), splits, short(steps=7), Work(tmp_path, resume=True))
+    bundle_from_start(start(), splits, short(steps=7), Work(tmp_path))
+
+
+def test_every_image_of_an_epoch_comes_once_and_small_data_makes_small_batches():
+    steps = list(batch_plan(10, 3, 0, 6, "seed"))
+    assert len(set(torch.cat(steps[:3]).tolist())) == 9
+    assert [s.tolist() for s in batch_plan(10, 3, 4, 6, "seed")] == [s.tolist() for s in steps[4:]]
+    assert [len(s) for s in batch_plan(2, 64, 0, 3, "seed")] == [2, 2, 2]
+
+
+def test_fewer_images_than_a_batch_train(tmp_path, splits):
+    few = Splits(splits.train.subset(range(0, 96, 12)), splits.test)
+    bundle = bundle_from_start(start(), few, short(), Work(tmp_path))
+    assert bundle.training["data"]["train"]["images"] == 8
+
+
+def test_the_filter_learns_what_tells_tokens_apart(splits):
+    torch.manual_seed(0)
+    model = FilteredViT(create_backbone(SMALL))
+    views = Views(splits.train, start().preprocessing)
+    with torch.no_grad():
+        tokens = model.embed(views.normalised(next(views.in_order(96)).images))
+    delta = tokens[:, 1:, 0] - tokens[:, 1:, 1]
+    for objective in ("threshold", "regression"):
+        config = FilterTraining(Plan(150, batch=32, lr=1e-2), objective)
+        metrics = train_filter(model, views, delta, LabelConfig(share=0.25), config, 0, Work())
+        with torch.no_grad():
+            chosen = model.scorer(tokens[:, 1:]).flatten().topk(384).indices
+        right = set(chosen.tolist()) & set(delta.flatten().topk(384).indices.tolist())
+        assert len(right) / 384 > 0.6  # chance is 0.25
+        assert metrics["last_loss"] < metrics["first_loss"]
+        assert metrics["important"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_elastic_steps_draw_budgets_and_leave_the_scorer_alone(splits):
+    model = FilteredViT(create_backbone(SMALL))
+    model.scorer.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.scorer.state_dict().items()}
+    drawn = []
+    hook = model.backbone.blocks[0].register_forward_hook(lambda m, i, out: drawn.append(out.shape[1] - 1))
+    views = Views(splits.train, start().preprocessing)
+    train_elastic(model, views, FineTuning(Plan(60, batch=4), low=0.25, full=0.3), 0, Work())
+    hook.remove()
+    assert same(before, dict(model.scorer.state_dict()))
+    assert min(drawn) >= 4 and len(set(drawn)) > 6
+    assert 0.2 < sum(k == 16 for k in drawn) / 60 < 0.6
+
+
+def test_distillation_changes_what_is_learned(tmp_path, splits):
+    plain = bundle_from_start(start(), splits, short(), Work(tmp_path / "a"))
+    distilled = bundle_from_start(start(), splits, short(distill=1.0), Work(tmp_path / "b"))
+    assert same(plain.filter, distilled.filter) and not same(plain.backbone, distilled.backbone)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_begin_with_the_same_weights_and_train_repeatably(splits, name):
+    model = start().backbone
+    views = Views(splits.train, start().preprocessing)
+    found = []
+    for _ in range(2):
+        architecture = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "num_classes": 10})
+        rival = rival_from_weights(name, architecture, model.state_dict(), seed=3)
+        rival.eval()
+        images = views.normalised(next(views.in_order(3)).images)
+        torch.testing.assert_close(rival(images, 16), model.eval()(images))
+        train_elastic(rival, views, FineTuning(Plan(5, batch=8)), 0, Work())
+        found.append(evaluate(rival, views, [1.0, 5, 0.25], quiet))
+    assert found[0] == found[1]
+    assert [row.tokens for row in found[0]] == [16, 5, 4]
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (7, 7), (4, 8)])
+def test_the_smaller_grid_never_has_fewer_tokens(grid):
+    for tokens in range(1, grid[0] * grid[1] + 1):
+        rows, columns = grid_from_tokens(tokens, grid)
+        assert rows * columns >= tokens and rows <= grid[0] and columns <= grid[1]
+        assert rows * columns <= tokens + 2 * max(grid)
+    assert grid_from_tokens(grid[0] * grid[1], grid) == grid
+    assert grid_from_tokens(16, (8, 8)) == (4, 4)
+
+
+def test_wilson_agrees_with_a_textbook_and_stays_in_range():
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1
+    with pytest.raises(ValueError, match="correct <= images"):
+        wilson(1, 0)
+
+
+def test_evaluation_counts_right_answers(splits):
+    model = FilteredViT(create_backbone(dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "num_classes": 10})))
+    model.drop.scorer = RandomScorer(1)
+    views = Views(splits.test, start().preprocessing)
+    one = evaluate(model, views, [1.0, 0.5], quiet, batch=7, seed=4)
+    with torch.no_grad():
+        expected = model(views.normalised(next(views.in_order(40)).images), 1.0).argmax(1) == views.labels
+    assert one[0].correct == int(expected.sum()) and one[0].images == 40
+    assert evaluate(model, views, [0.5, 1.0], quiet, batch=7, seed=4) == one
+
+
+def trained(path, architecture=SMALL, classes=10):
+    torch.manual_seed(5)
+    backbone = create_backbone(
+        dataclasses.replace(architecture, kwargs={**architecture.kwargs, "num_classes": classes})
+    )
+    save_file(backbone.state_dict(), path)
+    return backbone
+
+
+@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module.", "safetensors"])
+def test_the_users_weights_are_read_in_every_usual_form(tmp_path, form):
+    backbone = trained(tmp_path / "w.safetensors")
+    weights, path = backbone.state_dict(), tmp_path / "w.pth"
+    if form == "safetensors":
+        path = tmp_path / "w.safetensors"
+    elif form in ("state_dict", "model"):
+        torch.save({form: weights, "epoch": 3}, path)
+    else:
+        torch.save({form.replace("plain", "") + name: value for name, value in weights.items()}, path)
+    found = start(checkpoint=path)
+    assert found.trained and same(dict(found.backbone.state_dict()), dict(weights))
+
+
+class Harmful:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def test_checkpoints_that_are_none_are_refused_and_never_unpickled(tmp_path):
+    torch.save({"state_dict": Harmful()}, tmp_path / "harm.pth")
+    with pytest.raises(DataError, match="never unpickles"):
+        checkpoint_weights(tmp_path / "harm.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(DataError, match="no checkpoint: neither safetensors nor"):
+        checkpoint_weights(tmp_path / "text.pth")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(DataError, match="is damaged"):
+        checkpoint_weights(tmp_path / "cut.safetensors")
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    with pytest.raises(DataError, match="holds no tensors by name"):
+        checkpoint_weights(tmp_path / "none.pth")
+    with pytest.raises(DataError, match="there is none"):
+        checkpoint_weights(tmp_path / "nowhere.pth")
+
+
+def test_another_number_of_classes_is_refused_unless_a_new_head_is_trained(tmp_path):
+    backbone = trained(tmp_path / "w.safetensors", classes=7)
+    with pytest.raises(DataError, match="has 7 classes, the data has 10 classes. Train a new head"):
+        start(checkpoint=tmp_path / "w.safetensors")
+    found = start(checkpoint=tmp_path / "w.safetensors", new_head=True)
+    assert not found.trained and found.backbone.head.weight.shape[0] == 10
+    assert torch.equal(found.backbone.blocks[0].mlp.fc1.weight, backbone.blocks[0].mlp.fc1.weight)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    deeper = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "depth": 2})
+    trained(tmp_path / "w.safetensors", deeper)
+    with pytest.raises(DataError, match="12 are unknown; first: blocks.1.* Check --arch"):
+        start(checkpoint=tmp_path / "w.safetensors")
+
+
+def test_weights_of_another_image_size_get_their_positions_resampled(tmp_path):
+    larger = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "img_size": 64})
+    trained(tmp_path / "w.safetensors", larger)
+    assert start(checkpoint=tmp_path / "w.safetensors").backbone.pos_embed.shape[1] == 17
+
+
+def test_new_weights_cannot_be_labelled_or_filtered(tmp_path, splits):
+    with pytest.raises(DataError, match="cannot tell the data's classes apart yet"):
+        bundle_from_start(start(), splits, short(("label", "filter")), Work(tmp_path))
+    with pytest.raises(DataError, match="train its backbone first"):
+        label_folder(start(), splits.train, Recipe(), tmp_path / "labels", quiet)
+
+
+@pytest.mark.parametrize("stages", [(), ("backbone", "export")])
+def test_unknown_stages_are_refused(stages):
+    with pytest.raises(DataError, match="stages are some of backbone, label, filter, finetune"):
+        Recipe(stages=stages)
+
+
+def test_labels_made_before_are_taken_and_anothers_are_refused_by_hash(tmp_path, splits):
+    bundle = bundle_from_start(start(), splits, short(("backbone",)), Work(tmp_path / "w"))
+    save_bundle(bundle, tmp_path / "model.pt")
+    names = splits.train.class_names
+    begun = start_from_bundle(tmp_path / "model.pt", names)
+    label_folder(begun, splits.train, Recipe(), tmp_path / "labels", quiet)
+    recipe = short(("filter", "finetune"))
+    begun = start_from_bundle(tmp_path / "model.pt", names)
+    found = bundle_from_start(begun, splits, recipe, Work(tmp_path / "w2"), tmp_path / "labels")
+    assert found.training["label"]["identity"]["mask"] == {"value": "zero", "point": "before"}
+    assert "backbone" in found.training  # the record of the earlier training stays
+
+    with pytest.raises(DataError, match="made with other weights than"):
+        changed = start_from_bundle(tmp_path / "model.pt", names)
+        torch.nn.init.zeros_(changed.backbone.head.bias)
+        changed.backbone.head.bias.data += 1
+        bundle_from_start(changed, splits, recipe, Work(tmp_path / "w3"), tmp_path / "labels")
+    with pytest.raises(DataError, match="made with other mask than"):
+        other = dataclasses.replace(recipe, labels=LabelConfig(dataclasses.replace(recipe.labels.mask, value="mean")))
+        begun = start_from_bundle(tmp_path / "model.pt", names)
+        bundle_from_start(begun, splits, other, Work(tmp_path / "w4"), tmp_path / "labels")
+
+
+def test_fine_tuning_alone_keeps_the_bundles_filter(tmp_path, splits):
+    first = bundle_from_start(start(), splits, short(), Work(tmp_path / "w"))
+    save_bundle(first, tmp_path / "model.pt")
+    begun = start_from_bundle(tmp_path / "model.pt", splits.train.class_names)
+    second = bundle_from_start(begun, splits, short(("finetune",)), Work(tmp_path / "w2"))
+    assert same(first.filter, second.filter) and not same(first.backbone, second.backbone)
+    assert model_from_bundle(second).budget == 8
+    with pytest.raises(DataError, match="knows 10 classes, first 0, 1, 2; the data has 2, first a, b"):
+        start_from_bundle(tmp_path / "model.pt", ("a", "b"))
