@@ -10,15 +10,17 @@ from tokfilter.export.fusion.shapes import Shapes
 
 __all__ = [
     "FLOATS",
+    "PROVEN",
+    "RAN",
     "Guess",
     "Miss",
     "downstream",
     "fetches",
     "guesses",
-    "is_row_slice",
     "rows_before",
     "scores_of",
     "sorts_positions",
+    "whole_of",
 ]
 
 FLOATS: Final = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -29,10 +31,18 @@ _CUTS: Final = ("Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "S
 _FOLDS: Final = ("Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 
 
-class Miss(Exception):  # noqa: N818 - no error: the reason why a look-alike stays as it is
-    """Why a TopK is left alone, in words; ``closeness`` ranks the reasons of several readings of one TopK."""
+RAN: Final = 2
+PROVEN: Final = 4
 
-    def __init__(self, reason: str, closeness: int = 0) -> None:
+
+class Miss(Exception):  # noqa: N818 - no error: the reason why a look-alike stays as it is
+    """Why a TopK is left alone, in words; ``closeness`` ranks the reasons of several readings of one TopK.
+
+    0: it is something else. 1: it could not be run alone. RAN: it ran, plus the share of rows as wanted. PROVEN: it is
+    a selection, and something else stands in the way.
+    """
+
+    def __init__(self, reason: str, closeness: float = 0) -> None:
         super().__init__(reason)
         self.closeness = closeness
 
@@ -107,14 +117,14 @@ def fetches(topk: ir.Node, cone: set[ir.Value], shapes: Shapes) -> list[ir.Node]
     found = [n for n in topk.graph or () if n in readers and n.inputs[1] in cone and n.inputs[0] not in cone]
     if not found:
         raise Miss("its indices reach no gather of other rows")
-    return sorted(found, key=lambda node: -_width(node, shapes))
+    return sorted(found, key=lambda node: (not _token_rows(node.inputs[0], shapes), -_width(node, shapes)))
 
 
 def guesses(fetch: ir.Node, scores: ir.Value, shapes: Shapes) -> Iterator[Guess]:
     """Readings of ``fetch`` worth a trial, the most complete first. Raises Miss when it cannot move token rows."""
     data = fetch.inputs[0]
     assert data is not None
-    tokens = [value for value in _uncut(data) if len(shapes.dims(value) or ()) == 3]
+    tokens = _token_rows(data, shapes)
     dims, axis = shapes.dims(data), fetch.attributes.get_int("axis", 0)
     if not tokens:
         where = f"{fetch.op_type} reads {data.name!r} of shape {_text(dims)}"
@@ -137,17 +147,23 @@ def rows_before(kept: ir.Value) -> tuple[ir.Value, ...]:
     return tuple(read for read in reader[0].inputs[: reader[1]] if read is not None)
 
 
-def is_row_slice(value: ir.Value, shapes: Shapes) -> bool:
-    """Whether ``value`` is cut out of a tensor [batch, rows, channels], as the prefix of some tokens is."""
-    return any(len(shapes.dims(whole) or ()) == 3 for whole in _uncut(value)[1:])
+def whole_of(value: ir.Value, shapes: Shapes) -> ir.Value | None:
+    """The tensor [batch, rows, channels] that ``value`` is cut out of, as a prefix is cut out of tokens, or None."""
+    found = [whole for whole in _token_rows(value, shapes) if whole is not value]
+    return found[-1] if found else None
 
 
-def _uncut(value: ir.Value) -> list[ir.Value]:
+def _token_rows(value: ir.Value | None, shapes: Shapes) -> list[ir.Value]:
+    """Tensors [batch, rows, channels] among ``value`` and what it was cut out of."""
+    return [whole for whole in _uncut(value) if len(shapes.dims(whole) or ()) == 3]
+
+
+def _uncut(value: ir.Value | None) -> Iterator[ir.Value]:
     """``value``, what it was cut out of, what that was cut out of, and so on."""
-    found = [value]
-    while (node := found[-1].producer()) is not None and node.op_type in _CUTS and node.inputs[0] is not None:
-        found.append(node.inputs[0])
-    return found
+    while value is not None:
+        yield value
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in _CUTS else None
 
 
 def _outlets(value: ir.Value) -> Iterator[ir.Value]:

@@ -69,7 +69,8 @@ class Fragment:
             for value in (value for node in graph for value in node.outputs):
                 value.type, value.shape = None, None  # tried in fp32 whatever the graph's type: rows are only moved
             for value, original in zip(graph.inputs, inputs, strict=True):
-                value.dtype = ir.DataType.INT64 if original in self._lengths else ir.DataType.FLOAT
+                # A type of its own: a clone shares the type objects of the model.
+                value.type = ir.TensorType(ir.DataType.INT64 if original in self._lengths else ir.DataType.FLOAT)
                 value.shape = None
             cut = ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString()
             return onnxruntime.InferenceSession(cut, options, providers=["CPUExecutionProvider"])

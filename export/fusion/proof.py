@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tokfilter.export.fusion.candidates import FLOATS, Guess, Miss
+from tokfilter.export.fusion.candidates import FLOATS, RAN, Guess, Miss
 from tokfilter.export.fusion.fragment import Fragment, FragmentError
 from tokfilter.export.fusion.shapes import Shapes
 from tokfilter.export.fusion.trial import Trial, tried_scores, tried_tokens
@@ -103,7 +103,7 @@ def _budget(trials: list[Trial]) -> tuple[int, int]:
     budgets = {trial.kept for trial in trials}
     if len(budgets) > 1:
         found = " or ".join(map(str, sorted(budgets)))
-        raise Miss(f"its budget follows the shape: k is {found}; TokenSelect wants a constant", 3)
+        raise Miss(f"its budget follows the shape: k is {found}; TokenSelect wants a constant", RAN + 1)
     return trials[0].kept, trials[0].prefix
 
 
@@ -114,6 +114,6 @@ def _order(trials: list[Trial], k: int, prefix: int) -> str:
             return order
     distinct = [trial for trial in trials if not trial.tied]
     if any(all(trial.gives_rows(k, prefix, order) for trial in distinct) for order in ORDERS):
-        raise Miss("equal scores are ranked the other way round: TokenSelect keeps the lower position first", 3)
+        raise Miss("equal scores are ranked the other way round: TokenSelect keeps the lower position first", RAN + 1)
     wrong = next(trial for trial in distinct if not trial.gives_rows(k, prefix, "score"))
-    raise Miss(wrong.first_difference(k, prefix), 2)
+    raise Miss(wrong.first_difference(k, prefix), RAN + wrong.share_of_right_rows(k, prefix))

@@ -12,15 +12,17 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tokfilter.export.fusion.candidates import (
+    PROVEN,
+    RAN,
     Guess,
     Miss,
     downstream,
     fetches,
     guesses,
-    is_row_slice,
     rows_before,
     scores_of,
     sorts_positions,
+    whole_of,
 )
 from tokfilter.export.fusion.proof import Proof, prove
 from tokfilter.export.fusion.shapes import Shapes
@@ -93,13 +95,12 @@ class TokenSelectRewrite(ir.passes.InPlacePass):
         for fetch in fetches(topk, cone, shapes):
             try:
                 proof = _proof(guesses(fetch, scores, shapes), topk, cone, model, shapes)
-                _check_defined(topk, proof)
                 _check_readers(topk, proof)
             except Miss as miss:
                 misses.append(miss)
             else:
                 return proof
-        raise misses[0]
+        raise max(misses, key=lambda miss: miss.closeness)
 
     def rewrite(self, proof: Proof, model: ir.Model, shapes: Shapes) -> Site:
         """Replace what ``proof`` is about, and remove what nobody reads any more."""
@@ -120,17 +121,32 @@ def _proof(readings: Iterator[Guess], topk: ir.Node, cone: set[ir.Value], model:
         except Miss as miss:
             (prefix_misses if guess.left else misses).append(miss)
             continue
-        if prefix_misses and not proof.prefix_tokens and any(is_row_slice(v, shapes) for v in rows_before(guess.kept)):
-            closest = max(prefix_misses, key=lambda miss: miss.closeness)
-            raise Miss(f"the rows put before the kept ones are not the first rows of the same tokens: {closest}")
+        _check_defined(topk, proof.order == "position" and proof.width == proof.k)
+        if not proof.prefix_tokens:
+            _check_prefix(proof.guess, prefix_misses, shapes)
         return proof
-    raise max(misses + prefix_misses, key=lambda miss: miss.closeness)
+    closest = max(misses + prefix_misses, key=lambda miss: miss.closeness)
+    _check_defined(topk, closest.closeness < RAN)
+    raise closest
 
 
-def _check_defined(topk: ir.Node, proof: Proof) -> None:
+def _check_defined(topk: ir.Node, order_does_not_matter: bool) -> None:
     """Without sorted=1, a TopK says which indices it returns but not where. Raises Miss."""
-    if not topk.attributes.get_int("sorted", 1) and (proof.order == "score" or proof.width != proof.k):
-        raise Miss("it has sorted=0, so the order of its indices is undefined, and the rows are kept in that order")
+    if not topk.attributes.get_int("sorted", 1) and not order_does_not_matter:
+        raise Miss(
+            "it has sorted=0, so the order of its indices is undefined, and the rows are kept in that order", PROVEN
+        )
+
+
+def _check_prefix(guess: Guess, misses: list[Miss], shapes: Shapes) -> None:
+    """Rows that a Concat puts before kept patches are either no slice of tokens, or the prefix. Raises Miss."""
+    wholes = {whole for value in rows_before(guess.kept) if (whole := whole_of(value, shapes))}
+    if wholes and misses:
+        ours = whole_of(guess.tokens, shapes) or guess.tokens
+        names = ", ".join(sorted(repr(whole.name) for whole in wholes))
+        apart = f"they come from {names}, the kept rows from {ours.name!r}"
+        reason = max(misses, key=lambda miss: miss.closeness) if ours in wholes else apart
+        raise Miss(f"the rows put before the kept ones are not the first rows of the same tokens: {reason}", PROVEN)
 
 
 def _check_readers(topk: ir.Node, proof: Proof) -> None:
@@ -140,11 +156,13 @@ def _check_readers(topk: ir.Node, proof: Proof) -> None:
     while waiting:
         value = waiting.pop()
         if value.is_graph_output():
-            raise Miss(f"{value.name!r} is an output of the graph, and not the op's indices")
+            raise Miss(f"{value.name!r} is an output of the graph, and not the op's indices", PROVEN)
         for node, _ in value.uses():
             if node not in proof.nodes:
                 what = "scores" if value is topk.outputs[0] else f"{value.name!r}"
-                raise Miss(f"{node.op_type} {node.name!r} reads {what} too, which the op's indices cannot serve")
+                raise Miss(
+                    f"{node.op_type} {node.name!r} reads {what} too, which the op's indices cannot serve", PROVEN
+                )
             fresh = [output for output in node.outputs if output not in seen]
             seen.update(fresh)
             waiting += fresh

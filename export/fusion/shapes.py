@@ -3,11 +3,17 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 from typing import Any, Final
 
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
+
+from tokfilter.errors import MissingDependencyError
 
 __all__ = ["Shapes", "Sizes"]
 
@@ -82,15 +88,28 @@ def _light_proto(model: ir.Model) -> onnx.ModelProto:
 
 
 def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
-    logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.CRITICAL)
+    symbolic = _symbolic_shape_infer()
+    symbolic.logger.setLevel(logging.CRITICAL)
     try:
-        known: onnx.ModelProto = SymbolicShapeInference.infer_shapes(proto)
+        known: onnx.ModelProto = symbolic.SymbolicShapeInference.infer_shapes(proto)
     except Exception:
         # It raises whatever comes on operators that it has not heard of. ONNX's own knows less and never fails.
         known = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     return known
+
+
+@cache
+def _symbolic_shape_infer() -> Any:
+    """onnxruntime.tools.symbolic_shape_infer, loaded past its package, which would import torch for seconds."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "tools"
+    spec = PathFinder.find_spec("symbolic_shape_infer", [str(folder)])
+    if spec is None or spec.loader is None:
+        raise MissingDependencyError(f"fuse wants onnxruntime's symbolic shape inference; there is none in {folder}.")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _symbols(dims: Iterable[Any]) -> set[str]:

@@ -67,6 +67,11 @@ class Trial:
             f"but is {self._place(found[image, row])}"
         )
 
+    def share_of_right_rows(self, k: int, prefix: int) -> float:
+        """How many rows are as the reference says, from 0 to 1."""
+        right = np.concatenate(self.parts, axis=1) == self._expected(k, prefix, "score")[0]
+        return float(right.all(axis=2).mean())
+
     @property
     def _ranked(self) -> Floats:
         return self.scores.reshape(self.scores.shape[0], -1)

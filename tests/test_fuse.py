@@ -1,0 +1,313 @@
+"""Fusing foreign graphs: token selections of the field as torch's two exporters write them, opset 11 and later."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import onnxruntime
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tokfilter.export.fuse import fuse_graph
+
+N, C, K = 16, 8, 6
+Form = Callable[[Tensor, Tensor], Tensor]
+FORMS: dict[Form, tuple[int, int, str]] = {}
+"""Each way to write a selection: prefix tokens of the model, those inside the op, order of the kept rows."""
+
+
+def form(prefix: int = 1, inside: int = 1, order: str = "score") -> Callable[[Form], Form]:
+    def register(select: Form) -> Form:
+        FORMS[select] = (prefix, inside, order)
+        return select
+
+    return register
+
+
+def best(scores: Tensor, k: int = K) -> Tensor:
+    return torch.topk(scores, k, dim=1)[1]
+
+
+def ranked(scores: Tensor) -> Tensor:
+    return torch.argsort(scores, dim=1, descending=True)
+
+
+def gathered(rows: Tensor, index: Tensor) -> Tensor:
+    return torch.gather(rows, 1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+
+def flat_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows by their number in the flattened batch."""
+    batch, rows, channels = x.shape
+    offset = torch.arange(batch).view(batch, 1) * rows
+    return x.reshape(batch * rows, channels)[(index + offset).reshape(-1)].reshape(batch, index.shape[1], channels)
+
+
+@form()
+def topk_gather(x, scores):  # EViT without its fused token, and the top-k baseline of token-reduction surveys
+    return torch.cat([x[:, 0:1], gathered(x[:, 1:], best(scores))], dim=1)
+
+
+@form(order="position")
+def topk_sorted_gather(x, scores):
+    return torch.cat([x[:, 0:1], gathered(x[:, 1:], best(scores).sort(dim=1)[0])], dim=1)
+
+
+@form()
+def topk_gather_and_rest(x, scores):  # EViT: the others become one more token, and the indices say which they are
+    index = best(scores)
+    rest = torch.ones_like(scores).scatter(1, index, 0.0) * scores
+    extra = (x[:, 1:] * rest.unsqueeze(-1)).sum(1, keepdim=True)
+    return torch.cat([x[:, 0:1], gathered(x[:, 1:], index), extra], dim=1)
+
+
+@form(prefix=0, inside=0)
+def no_prefix(x, scores):
+    return torch.gather(x, 1, best(scores)[..., None].repeat(1, 1, x.shape[-1]))
+
+
+@form(inside=0)
+def prefix_last(x, scores):
+    return torch.cat([gathered(x[:, 1:], best(scores)), x[:, :1]], dim=1)
+
+
+@form(prefix=0, inside=0)
+def prefix_of_its_own(x, scores):  # the class token joins after the selection
+    return torch.cat([torch.ones(1, 1, C).expand(x.shape[0], -1, -1), gathered(x, best(scores))], dim=1)
+
+
+@form(prefix=2, inside=2)
+def two_prefix_tokens(x, scores):  # distilled DeiT
+    return torch.cat([x[:, 0:1], x[:, 1:2], gathered(x[:, 2:], best(scores))], dim=1)
+
+
+@form()
+def picked_class_token(x, scores):
+    return torch.cat([x[:, 0].unsqueeze(1), gathered(x[:, 1:], best(scores))], dim=1)
+
+
+@form()
+def split_and_sort(x, scores):
+    first, patches = x.split([1, N], dim=1)
+    return torch.cat([first, gathered(patches, scores.sort(dim=1, descending=True)[1][:, :K])], dim=1)
+
+
+@form(order="position")
+def argsort_sorted(x, scores):
+    return torch.cat([x[:, 0:1], gathered(x[:, 1:], ranked(scores)[:, :K].sort(dim=1).values)], dim=1)
+
+
+@form()
+def smallest_of_negated(x, scores):
+    return torch.cat([x[:, 0:1], gathered(x[:, 1:], torch.argsort(-scores, dim=1)[:, :K])], dim=1)
+
+
+@form(order="position")
+def unsorted_then_sorted(x, scores):
+    index = torch.topk(scores, K, dim=1, sorted=False)[1].sort(dim=1)[0]
+    return torch.cat([x[:, :1], gathered(x[:, 1:], index)], dim=1)
+
+
+@form()
+def slice_after_gather(x, scores):  # Evo-ViT sorts all tokens, then cuts
+    return torch.cat([x[:, :1], gathered(x[:, 1:], ranked(scores))[:, :K]], dim=1)
+
+
+@form()
+def flattened_rows(x, scores):
+    return torch.cat([x[:, :1], flat_rows(x[:, 1:], best(scores))], dim=1)
+
+
+@form()
+def flattened_rows_with_prefix(x, scores):  # DynamicViT: class token at index 0, patches shifted; a policy is cut, too
+    keep = ranked(scores)[:, :K]
+    first = torch.zeros(x.shape[0], 1, dtype=keep.dtype)
+    policy = flat_rows(scores.unsqueeze(-1) * 2, keep)
+    x = flat_rows(x, torch.cat([first, keep + 1], dim=1))
+    return torch.cat([x[:, :1] * 1.0, x[:, 1:] * policy], dim=1)
+
+
+@form()
+def embedding_lookup(x, scores):
+    index = best(scores) + torch.arange(x.shape[0])[:, None] * N
+    return torch.cat([x[:, :1], nn.functional.embedding(index, x[:, 1:].reshape(-1, C))], dim=1)
+
+
+@form()
+def batch_index(x, scores):
+    return torch.cat([x[:, :1], x[:, 1:][torch.arange(x.shape[0]).unsqueeze(1), best(scores)]], dim=1)
+
+
+@form()
+def write_back(x, scores):  # IdleViT: what was chosen is computed with and written back
+    index = ranked(scores)[:, :K] + 1
+    index = torch.cat([torch.zeros(x.shape[0], 1, dtype=index.dtype), index], dim=1)
+    image, out = torch.arange(x.shape[0])[:, None], x.clone()
+    out[image, index] = x[image, index] * 2 + 1
+    return out
+
+
+@form()
+def shifted_index(x, scores):
+    return torch.cat([x[:, :1], gathered(x, best(scores) + 1)], dim=1)
+
+
+def take_along_dim(x, scores):
+    return torch.cat([x[:, :1], torch.take_along_dim(x[:, 1:], best(scores).unsqueeze(-1), dim=1)], dim=1)
+
+
+@form()
+def column_scores(x, scores):
+    return torch.cat([x[:, :1], torch.gather(x[:, 1:], 1, best(scores.unsqueeze(-1)).expand(-1, -1, C))], dim=1)
+
+
+@form()
+def row_scores(x, scores):
+    index = torch.topk(scores.unsqueeze(1), K, dim=-1)[1].transpose(1, 2)
+    return torch.cat([x[:, :1], torch.gather(x[:, 1:], 1, index.expand(-1, -1, C))], dim=1)
+
+
+@form()
+def ratio_of_static_length(x, scores):
+    return torch.cat([x[:, :1], gathered(x[:, 1:], best(scores, int(scores.shape[1] * 0.4)))], dim=1)
+
+
+class _GatherND(torch.autograd.Function):
+    """How deployers get GatherND with batch_dims out of the TorchScript exporter: a symbolic of their own."""
+
+    @staticmethod
+    def forward(ctx, rows, index):
+        return torch.gather(rows, 1, index.expand(-1, -1, C))
+
+    @staticmethod
+    def symbolic(g, rows, index):
+        return g.op("GatherND", rows, index, batch_dims_i=1)
+
+
+@form()
+def gather_nd_with_batch_dims(x, scores):
+    rows, index = x[:, 1:], best(scores).unsqueeze(-1)
+    if not torch.compiler.is_exporting():
+        return torch.cat([x[:, :1], _GatherND.apply(rows, index)], dim=1)
+    shape = (x.shape[0], K, C)
+    kept = torch.onnx.ops.symbolic("GatherND", (rows, index), {"batch_dims": 1}, dtype=x.dtype, shape=shape)
+    return torch.cat([x[:, :1], kept], dim=1)
+
+
+def outputs(path, x):
+    options = onnxruntime.SessionOptions()  # the optimizer on, as users run it
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+
+
+def check_fused(source, target, k, prefix, inside, order, batches=(1, 2, 5)):
+    """One TokenSelect with these attributes, a valid file, and the same bits as before in ONNX Runtime."""
+    report = fuse_graph(source, target)
+    assert (report.matched, report.replaced, report.near_misses) == (1, 1, ())
+    assert report.nodes_after < report.nodes_before
+    fused = onnx.load(target)
+    onnx.checker.check_model(fused, full_check=True)
+    (node,) = (node for node in fused.graph.node if node.op_type == "TokenSelect")
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    assert attributes == {
+        "k": k,
+        "prefix_tokens": inside,
+        "order": order.encode(),
+        "plugin_namespace": b"tokfilter",
+        "plugin_version": b"1",
+    }
+    assert "TopK" not in {node.op_type for node in fused.graph.node}
+    for batch in batches:
+        x = np.random.default_rng(batch).standard_normal((batch, prefix + N, C)).astype(np.float32)
+        for before, after in zip(outputs(source, x), outputs(target, x), strict=True):
+            assert before.tobytes() == after.tobytes()
+    return report, fused
+
+
+@pytest.mark.parametrize("opset", [12, 17])
+@pytest.mark.parametrize("select", FORMS, ids=lambda select: select.__name__)
+def test_forms_with_a_free_batch_from_torchscript(select, opset, foreign_graph, tmp_path):
+    prefix, inside, order = FORMS[select]
+    check_fused(foreign_graph(select, "torchscript", opset, prefix), tmp_path / "fused.onnx", K, prefix, inside, order)
+
+
+@pytest.mark.parametrize("select", FORMS, ids=lambda select: select.__name__)
+def test_forms_with_a_fixed_batch_from_torchscript(select, foreign_graph, tmp_path):
+    prefix, inside, order = FORMS[select]
+    source = foreign_graph(select, "torchscript", 13, prefix, free=())
+    check_fused(source, tmp_path / "fused.onnx", K, prefix, inside, order, (2,))
+
+
+@pytest.mark.slow  # the exporter takes seconds for a graph of any size, hence all in one
+def test_all_forms_in_one_graph_from_dynamo(foreign_graph, tmp_path):
+    def select(x, scores):
+        """Each form on tokens and scores of its own, so that no two share a node."""
+        results = []
+        for i, (one, (prefix, *_)) in enumerate(FORMS.items(), start=1):
+            rows = x[:, 2 - prefix :] * i
+            results.append(one(rows, scores * i + rows[:, prefix:, 0]))
+        return tuple(results)
+
+    source, target = foreign_graph(select, "dynamo", 18, prefix=2), tmp_path / "fused.onnx"
+    report = fuse_graph(source, target)
+    assert [(site.k, site.prefix_tokens, site.order) for site in report.sites] == [
+        (K, *form[1:]) for form in FORMS.values()
+    ]
+    assert report.near_misses == ()
+    # Two orders in one graph: one function body serves both, told by a number.
+    nodes = [node for node in onnx.load(target).graph.node if node.op_type == "TokenSelect"]
+    attributes = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
+    assert all(a["by_position"] == (a["order"] == b"position") for a in attributes)
+    for batch in (1, 2, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, 2 + N, C)).astype(np.float32)
+        for before, after in zip(outputs(source, x), outputs(target, x), strict=True):
+            assert before.tobytes() == after.tobytes()
+
+
+def test_take_along_dim(foreign_graph, tmp_path):
+    """TorchScript does not export it, and dynamo ties it to the example's batch."""
+    check_fused(foreign_graph(take_along_dim, "dynamo", 18, free=()), tmp_path / "fused.onnx", K, 1, 1, "score", (2,))
+
+
+@pytest.mark.parametrize(
+    ("exporter", "opset"),
+    [*(("torchscript", opset) for opset in range(11, 21)), *(("dynamo", opset) for opset in range(18, 22))],
+)
+def test_every_opset(exporter, opset, foreign_graph, tmp_path):
+    source = foreign_graph(topk_sorted_gather, exporter, opset)
+    report, fused = check_fused(source, tmp_path / "fused.onnx", K, 1, 1, "position")
+    assert report.opset == max(opset, 12)
+    assert {entry.domain: entry.version for entry in fused.opset_import} == {"": max(opset, 12), "tokfilter": 1}
+    assert 8 <= fused.ir_version <= 10
+
+
+@pytest.mark.parametrize("opset", [13, 15, 21])
+def test_graphs_that_the_version_converter_made(opset, foreign_graph, tmp_path):
+    source = foreign_graph(topk_gather, "torchscript", 12)
+    onnx.save(onnx.version_converter.convert_version(onnx.load(source), opset), source)
+    check_fused(source, tmp_path / "fused.onnx", K, 1, 1, "score")
+
+
+def test_free_number_of_tokens(foreign_graph, tmp_path):
+    source = foreign_graph(topk_sorted_gather, "torchscript", 17, free=(0, 1))
+    check_fused(source, tmp_path / "fused.onnx", K, 1, 1, "position")
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(k=st.integers(1, N), prefix=st.integers(0, 3), positions=st.booleans(), ties=st.booleans())
+def test_any_budget_and_prefix(k, prefix, positions, ties, foreign_graph, tmp_path):
+    def select(x, scores):
+        index = best(torch.round(scores * 8) if ties else scores, k)
+        index = index.sort(dim=1)[0] if positions else index
+        return torch.cat([x[:, :prefix], gathered(x[:, prefix:], index)], dim=1) if prefix else gathered(x, index)
+
+    source = foreign_graph(select, "torchscript", 17, prefix)
+    report = fuse_graph(source, tmp_path / "fused.onnx")
+    (site,) = report.sites
+    assert (site.k, site.prefix_tokens) == (k, prefix)
+    if 1 < k < N:
+        assert site.order == ("position" if positions else "score")
