@@ -21,7 +21,7 @@ def label_options(command: Command) -> Command:
     """How delta loss is made into labels."""
     for option in (
         click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True),
-        click.option("--mask-point", type=click.Choice(["before", "after"]), default="before", show_default=True),
+        click.option("--mask-point", type=click.Choice(["before", "after"]), default="after", show_default=True),
         click.option("--label-limit", type=click.IntRange(min=1), help="Label at most so many images. Default: all."),
         click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Bounds the memory."),
     ):

@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path,
     assert not same(weights_of(one), weights_of(other))
     save_bundle(one, tmp_path / "model.pt")
     record = load_bundle(tmp_path / "model.pt").training
-    assert record["label"]["mask"] == {"value": "zero", "point": "before"}
+    assert record["label"]["mask"] == {"value": "zero", "point": "after"}
     assert record["label"]["images"] == 96 and record["backbone"]["steps"] == 6
     assert [row["tokens"] for row in record["accuracy"]] == [16, 8, 4]
 
@@ -294,7 +294,7 @@ def test_labels_made_before_are_taken_and_anothers_are_refused_by_hash(tmp_path,
     recipe = short(("filter", "finetune"))
     begun = start_from_bundle(tmp_path / "model.pt", names)
     found = bundle_from_start(begun, splits, recipe, Work(tmp_path / "w2"), tmp_path / "labels")
-    assert found.training["label"]["identity"]["mask"] == {"value": "zero", "point": "before"}
+    assert found.training["label"]["identity"]["mask"] == {"value": "zero", "point": "after"}
     assert "backbone" in found.training  # the record of the earlier training stays
 
     with pytest.raises(DataError, match="made with other weights than"):

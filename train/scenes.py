@@ -41,7 +41,7 @@ class SceneConfig:
     """
 
     size: int = 64
-    digits: tuple[int, ...] = (16, 24)
+    digits: tuple[int, ...] = (24,)
     step: int = 8
     jitter: int = 0
     brightness: tuple[float, float] = (0.2, 0.7)
