@@ -13,8 +13,9 @@ from tokfilter.benchmarks.pictures import Choice, Picture
 from tokfilter.benchmarks.predict import class_name, probabilities_from_logits
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.bundle import Bundle, model_from_bundle
+from tokfilter.images import open_image
 from tokfilter.model import FilteredViT
-from tokfilter.runtime.preprocess import open_image, preprocess_from_fields
+from tokfilter.runtime.preprocess import preprocess_from_fields
 
 __all__ = ["Sample", "pictures_from_bundle", "samples_from_folder", "samples_from_golden"]
 

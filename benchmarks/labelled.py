@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from tokfilter.errors import DataError
+from tokfilter.images import open_image
 from tokfilter.manifest import ModelCard
-from tokfilter.runtime.preprocess import open_image, preprocess_from_fields
+from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.runtime.session import Array, Session
 
 __all__ = ["drops_from_images", "labelled_files", "top1"]

@@ -13,8 +13,9 @@ from PIL import Image
 from tokfilter.benchmarks.pictures import heat_picture, kept_picture, scale_from_size
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.errors import DataError
+from tokfilter.images import open_image
 from tokfilter.manifest import ModelCard, load_manifest
-from tokfilter.runtime.preprocess import open_image, preprocess_from_fields
+from tokfilter.runtime.preprocess import preprocess_from_fields
 
 __all__ = [
     "Guess",

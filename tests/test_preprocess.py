@@ -11,7 +11,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from tokfilter.errors import DataError
-from tokfilter.runtime.preprocess import Preprocess, open_image, preprocess_from_fields, rgb_from_image
+from tokfilter.images import open_image, rgb_from_image
+from tokfilter.runtime.preprocess import Preprocess, preprocess_from_fields
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

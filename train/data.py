@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from tokfilter.errors import DataError
-from tokfilter.train.decode import rgb_from_file
+from tokfilter.images import open_image
 
 __all__ = ["ImageList", "Progress", "Splits", "checked", "images_from_folder", "splits_from_folder"]
 
@@ -144,7 +144,7 @@ def checked(images: ImageList, progress: Progress, report: Callable[[str], None]
 
 def _complaint(path: Path) -> str | None:
     try:
-        rgb_from_file(path)
+        open_image(path)
     except DataError as error:
         return str(error)
     return None

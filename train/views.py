@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tokfilter.bundle import Preprocessing
+from tokfilter.images import open_image
 from tokfilter.train.data import ImageList, Progress
-from tokfilter.train.decode import rgb_from_file
 
 __all__ = ["Augmentation", "Batch", "Views", "augmented", "preprocessing_from_backbone"]
 
@@ -100,7 +100,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         return normal
 
     def _decoded(self, position: int) -> Tensor:
-        view: Tensor = self._transform(rgb_from_file(self.images.root / self.images.files[position]))
+        view: Tensor = self._transform(open_image(self.images.root / self.images.files[position]))
         return view
 
     def _decode_all(self, progress: Progress) -> Tensor:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import tokfilter
-from tokfilter.runtime.preprocess import open_image, preprocess_from_fields
+from tokfilter.images import open_image
+from tokfilter.runtime.preprocess import preprocess_from_fields
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Run = Callable[..., subprocess.CompletedProcess[str]]
