@@ -33,7 +33,7 @@ _MODULES = {"eval": "evaluate"}
 _EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "PIL", "safetensors", "sklearn"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "onnx_ir"), "export"),
-    **dict.fromkeys(("matplotlib", "jinja2", "psutil"), "report"),
+    **dict.fromkeys(("matplotlib", "jinja2", "jsonschema"), "report"),
     **dict.fromkeys(("tensorrt", "pycuda"), "trt"),
     "onnxruntime": "runtime",
     "tensorrt_rtx": "rtx",

@@ -42,7 +42,7 @@ _PACKAGES = {
     "train": ["torch", "torchvision", "timm", "pillow", "safetensors", "scikit-learn"],
     "export": ["onnx", "onnxscript"],
     "runtime": ["onnxruntime"],
-    "report": ["matplotlib", "jinja2", "psutil"],
+    "report": ["matplotlib", "jinja2", "jsonschema"],
     "trt": ["tensorrt", "pycuda"],
     "rtx": ["tensorrt-rtx-cu13"],
 }
@@ -53,9 +53,9 @@ _ABILITIES = {
     "export to ONNX": ["torch", "timm", "onnx", "onnxscript", "onnxruntime"],
     "export --rtx (no GPU needed)": ["torch", "onnx", "onnxscript", "tensorrt-rtx-cu13"],
     "export --trt": ["torch", "onnx", "onnxscript", "tensorrt", "NVIDIA GPU"],
-    "bench on the CPU": ["onnxruntime", "psutil"],
+    "bench on the CPU": ["onnxruntime"],
     "bench on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
-    "report": ["matplotlib", "jinja2"],
+    "report": ["matplotlib", "jinja2", "jsonschema"],
     "plugin build": ["CUDA compiler", "C++ compiler", "CMake"],
 }
 
