@@ -8,8 +8,6 @@ import onnx.version_converter
 import onnxruntime
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tokfilter.export.fuse import fuse_graph
@@ -290,24 +288,3 @@ def test_graphs_that_the_version_converter_made(opset, foreign_graph, tmp_path):
     source = foreign_graph(topk_gather, "torchscript", 12)
     onnx.save(onnx.version_converter.convert_version(onnx.load(source), opset), source)
     check_fused(source, tmp_path / "fused.onnx", K, 1, 1, "score")
-
-
-def test_free_number_of_tokens(foreign_graph, tmp_path):
-    source = foreign_graph(topk_sorted_gather, "torchscript", 17, free=(0, 1))
-    check_fused(source, tmp_path / "fused.onnx", K, 1, 1, "position")
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(k=st.integers(1, N), prefix=st.integers(0, 3), positions=st.booleans(), ties=st.booleans())
-def test_any_budget_and_prefix(k, prefix, positions, ties, foreign_graph, tmp_path):
-    def select(x, scores):
-        index = best(torch.round(scores * 8) if ties else scores, k)
-        index = index.sort(dim=1)[0] if positions else index
-        return torch.cat([x[:, :prefix], gathered(x[:, prefix:], index)], dim=1) if prefix else gathered(x, index)
-
-    source = foreign_graph(select, "torchscript", 17, prefix)
-    report = fuse_graph(source, tmp_path / "fused.onnx")
-    (site,) = report.sites
-    assert (site.k, site.prefix_tokens) == (k, prefix)
-    if 1 < k < N:
-        assert site.order == ("position" if positions else "score")

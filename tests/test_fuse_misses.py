@@ -162,6 +162,7 @@ def test_a_budget_that_follows_the_number_of_tokens(foreign_graph, tmp_path):
         ("TopK <axis = -1> (scores, k)", None),
         ("TopK (whole, k)", "its scores are INT64"),
         ("TopK (scores, budget)", "the rows also depend on 'budget'"),
+        ("TopK (scores, default)", "the rows also depend on 'default'"),
     ],
 )
 def test_attributes_and_types_that_torch_does_not_write(topk, reason, tmp_path):
@@ -169,8 +170,9 @@ def test_attributes_and_types_that_torch_does_not_write(topk, reason, tmp_path):
     source, target = tmp_path / "hand.onnx", tmp_path / "fused.onnx"
     text = f"""
         <ir_version: 8, opset_import: ["" : 17]>
-        hand (float[b, 9, 4] tokens, float[b, 9] scores, int64[b, 9] whole, int64[1] budget) => (float[b, q, 4] y)
-        <int64[1] k = {{3}}, int64[1] last = {{-1}}, int64[3] shape = {{1, 1, 4}}>
+        hand (float[b, 9, 4] tokens, float[b, 9] scores, int64[b, 9] whole, int64[1] budget, int64[1] default)
+        => (float[b, q, 4] y)
+        <int64[1] default = {{3}}, int64[1] k = {{3}}, int64[1] last = {{-1}}, int64[3] shape = {{1, 1, 4}}>
         {{
             values, indices = {topk}
             column = Unsqueeze (indices, last)
@@ -218,17 +220,3 @@ def test_the_reasons_of_look_alikes_beside_a_match(foreign_graph, tmp_path):
     (miss,) = report.near_misses
     assert "keeps the smallest" in miss.reason
     assert miss.node in {node.name for node in onnx.load(tmp_path / "fused.onnx").graph.node}
-
-
-def test_other_readers_of_the_indices_are_served(foreign_graph, tmp_path):
-    """Kept positions that the graph returns, in both orders: they come from the op's second output then."""
-    for sort in (False, True):
-
-        def select(x, scores, sort=sort):
-            index = best(scores).sort(dim=1)[0] if sort else best(scores)
-            return torch.cat([x[:, :1], gathered(x[:, 1:], index)], dim=1), index
-
-        fuse_graph(foreign_graph(select, "torchscript", 17), tmp_path / "fused.onnx")
-        graph = onnx.load(tmp_path / "fused.onnx").graph
-        assert "TopK" not in {node.op_type for node in graph.node}
-        assert [output.type.tensor_type.elem_type for output in graph.output] == [1, 7]

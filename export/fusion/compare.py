@@ -62,10 +62,10 @@ def _first_run(session: Any, sizes: Mapping[str, int], seed: int) -> tuple[dict[
     symbols = {dim for value in session.get_inputs() for dim in value.shape if not isinstance(dim, int)} - set(sizes)
     errors = []
     for other in _OTHER_SIZES if symbols else (0,):
-        feeds = _random_inputs(session, {**dict.fromkeys(symbols, other), **sizes}, seed)
         try:
+            feeds = _random_inputs(session, {**dict.fromkeys(symbols, other), **sizes}, seed)
             return feeds, session.run(None, feeds)
-        except Exception as error:
+        except Exception as error:  # of ONNX Runtime, or of numpy about a type that it lacks
             errors.append(str(error).splitlines()[0])
     free = ", ".join(sorted(map(str, symbols))) or "none"
     raise ExportError(

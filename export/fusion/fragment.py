@@ -39,7 +39,8 @@ class Fragment:
         seen, waiting = {self.tokens, self.scores}, list(self.outputs)
         while waiting:
             value = waiting.pop()
-            if value in seen or value.is_initializer():
+            # An initializer that is a graph input as well is a default, which a caller may override.
+            if value in seen or (value.is_initializer() and not value.is_graph_input()):
                 continue
             seen.add(value)
             node = value.producer()
