@@ -20,7 +20,7 @@ from tokfilter.runtime.sessions import EngineOptions
 
 __all__ = ["Block", "Engine", "EngineSpec", "engines_open", "specs_for"]
 
-_PATIENCE_S: Final = 300.0
+_PATIENCE_S: Final = 600.0
 """How long an engine may take beyond what was asked of it, before it counts as hung."""
 
 

@@ -7,6 +7,8 @@ multiply-accumulates predict, agreement of two comparisons, cost of the harness,
 measurement.
 """
 
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -127,12 +129,12 @@ def tuned(directory: Path, options: EngineOptions, plan: Plan, full_ms: float) -
     return figures
 
 
-def take(threads: int, duration: float, said: Callable[[Sequence[Figure]], None]) -> dict[str, Any]:
+def take(architecture: str, threads: int, duration: float, said: Callable[[Sequence[Figure]], None]) -> dict[str, Any]:
     """Take all figures; each group is told as soon as it is known."""
     options, plan, before = EngineOptions(threads=threads), Plan(duration), conditions()
     with tempfile.TemporaryDirectory(prefix="tokfilter-figures-") as folder:
         bundle, directory = Path(folder) / "model.pt", Path(folder) / "out"
-        random_bundle(ARCHITECTURE, bundle)
+        random_bundle(architecture, bundle)
         export_bundle(bundle, directory, ExportOptions(keeps=(_KEEP,)))
         found, documents = speed(directory, options, plan)
         said(found)
@@ -143,7 +145,8 @@ def take(threads: int, duration: float, said: Callable[[Sequence[Figure]], None]
             said(group)
             found += group
     return {
-        **header("figures", f"python -m tokfilter.benchmarks.figures --threads {threads} --duration {duration}"),
+        **header("figures", shlex.join(["python", "-m", "tokfilter.benchmarks.figures", *sys.argv[1:]])),
+        "architecture": architecture,
         "conditions": {"before": before, "after": conditions()},
         "figures": [asdict(figure) for figure in found],
         "comparisons": documents,
@@ -151,10 +154,13 @@ def take(threads: int, duration: float, said: Callable[[Sequence[Figure]], None]
 
 
 @click.command()
+@click.option(
+    "--architecture", default=ARCHITECTURE, show_default=True, help="Any that can be filtered, by timm's name."
+)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--duration", default=10.0, show_default=True, help="Measured seconds per row.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="figures.json", show_default=True)
-def main(threads: int, duration: float, output: Path) -> None:
+def main(architecture: str, threads: int, duration: float, output: Path) -> None:
     """Take the runtime's figures; leave the machine alone meanwhile."""
 
     def say(figures: Sequence[Figure]) -> None:
@@ -162,7 +168,7 @@ def main(threads: int, duration: float, output: Path) -> None:
             mark = "✓" if figure.reached else "✗"
             click.echo(f"{mark} {figure.measured:8.4f}  wanted {figure.wanted:<14} {figure.name}")
 
-    write_json(output, take(threads, duration, say))
+    write_json(output, take(architecture, threads, duration, say))
 
 
 if __name__ == "__main__":
