@@ -175,8 +175,32 @@ def _traced(
     module.eval()
     with _plain_attention(module), _quiet(), torch.no_grad():
         try:
+            exported = torch.export.export(module, inputs, dynamic_shapes=dims)
+            program = _onnx_program(exported, inputs, dims, input_names, output_names, opset)
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(
+                f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
+            ) from error
+    graph = tidied(program.model)
+    graph.ir_version = IR_VERSION
+    return graph
+
+
+def _onnx_program(
+    exported: torch.export.ExportedProgram,
+    inputs: tuple[Tensor, ...],
+    dims: tuple[dict[int, Any], ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    opset: int,
+) -> torch.onnx.ONNXProgram:
+    """Translate as it is, which nearly every ViT allows; decomposing first traces everything once more."""
+    decompose = exported.run_decompositions
+    for attempt in (lambda *_: exported, decompose):
+        exported.run_decompositions = attempt  # type: ignore[method-assign]
+        try:
             program = torch.onnx.export(
-                module,
+                exported,
                 inputs,
                 dynamo=True,
                 optimize=False,  # its rewriter takes longer than the trace; ``tidied`` does what is needed
@@ -186,14 +210,13 @@ def _traced(
                 output_names=output_names,
                 verbose=False,
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(
-                f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
-            ) from error
-    assert program is not None
-    graph = tidied(program.model)
-    graph.ir_version = IR_VERSION
-    return graph
+        except torch.onnx.errors.OnnxExporterError:
+            if attempt is decompose:
+                raise
+            continue
+        assert program is not None
+        return program
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _bind(graph: ir.Graph, lengths: dict[str, int]) -> None:
