@@ -1,6 +1,7 @@
 // tokfilter_serve DIRECTORY: POST an image to /classify, get its class. GET /health. SIGTERM ends it after
 // what it has accepted is answered.
 #include <pthread.h>
+#include <sys/socket.h>
 
 #include <chrono>
 #include <csignal>
@@ -82,6 +83,12 @@ int serve(example::Service& service, const std::string& host, int port, std::siz
     server.new_task_queue = [queue] {
         return new example::BoundedPool(queue + kSpareThreads, kSpareThreads);
     };
+    // Not cpp-httplib's SO_REUSEPORT, with which a second server on a port takes half of the first one's
+    // requests.
+    server.set_socket_options([](auto socket) {
+        const int yes = 1;
+        setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    });
     server.set_payload_max_length(kMaxBody);
     server.set_keep_alive_timeout(1);  // how long an idle connection may hold a thread, and delay the end
     server.set_read_timeout(5);

@@ -50,6 +50,9 @@ std::optional<Range> span(const std::vector<Profile>& profiles, Get get) {
 }  // namespace
 
 Result<Entry> entry_for(const Manifest& manifest, const Options& options, const std::string& runtime) {
+    if (options.tokens < 0)
+        return Status(Code::argument,
+                      text("tokens wants a budget, or 0 for no preference, got ", options.tokens, "."));
     const std::string role = options.role == Role::full ? "full" : "filtered";
     const bool asked = options.tokens > 0 && options.role == Role::filtered;
     const Entry* elastic = nullptr;

@@ -9,7 +9,8 @@
 
 namespace tokfilter {
 
-/// A plan made for exactly `tokens` comes before one whose budget is chosen at run time. Code::manifest.
+/// A plan made for exactly `tokens` comes before one whose budget is chosen at run time. Code::manifest,
+/// Code::argument.
 Result<Entry> entry_for(const Manifest& manifest, const Options& options, const std::string& runtime);
 
 /// Shapes that one optimization profile of a plan serves.

@@ -1,9 +1,21 @@
 // The C functions: null pointers, sizes of structs, last error; c_client.c uses them as C does.
+#include <stdexcept>
+
+#include "guard.hpp"
 #include "played_run.hpp"
 #include "tokfilter/tokfilter.h"
 
 using testing::Directory;
 using testing::says;
+
+TEST_CASE("no exception crosses the border") {
+    const auto code = [](auto thrown) {
+        return tokfilter::guarded([&]() -> tokfilter::Status { throw thrown; }).code();
+    };
+    CHECK(code(std::bad_alloc()) == tokfilter::Code::memory);
+    CHECK(code(std::out_of_range("a defect")) == tokfilter::Code::internal);
+    CHECK(code(1) == tokfilter::Code::internal);
+}
 
 TEST_CASE("null pointers and closed handles are answers") {
     tokfilter_engine* engine = nullptr;

@@ -62,6 +62,7 @@ TEST_CASE("what is not there is said with what is") {
                         "has no filtered tensorrt model in bf16", "narrow (filtered, tensorrt, fp32)",
                         "Export again"));
     CHECK(testing::says(chosen(manifest(), {Role::filtered, "fp16", 97, 0}), "in fp16 at 97 tokens"));
+    CHECK(testing::says(chosen(manifest(), {Role::filtered, "fp32", -1, 0}), "0 for no preference, got -1"));
     CHECK(testing::says(chosen(Manifest{}, {}), "it has no models at all"));
 }
 
