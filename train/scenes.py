@@ -76,7 +76,7 @@ def write_scenes(
     """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError."""
     for split, count in zip(_SPLITS, (train, test), strict=True):
         images, classes = scene_images(split, count, seed, config)
-        for digit in range(10):
+        for digit in set(classes.tolist()):  # a class that a handful of scenes lacks gets no empty folder
             (folder / split / str(digit)).mkdir(parents=True, exist_ok=True)
         for i, (image, digit) in enumerate(zip(images, classes, strict=True)):
             Image.fromarray(image).save(folder / split / str(digit) / f"{i:05d}.png", compress_level=1)
