@@ -122,7 +122,7 @@ class _Clock:
     def spans(self, clock: int) -> dict[str, float]:
         total: dict[str, float] = {}
         for mark, after in zip(self.marks, self.marks[1:], strict=False):
-            total[mark[0]] = total.get(mark[0], 0.0) + after[1 + clock] - mark[1 + clock]
+            total[mark[0]] = total.get(mark[0], 0.0) + after[1:][clock] - mark[1:][clock]
         return {step: round(seconds, 2) for step, seconds in total.items()}
 
 

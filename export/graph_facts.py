@@ -139,7 +139,7 @@ def _sizes(value: ir.Value | None, lengths: Mapping[str, int]) -> list[int] | No
     shape = value.const_value.shape if value.const_value is not None else value.shape
     if shape is None:
         return None
-    sizes = list(ir.Shape(shape).evaluate(lengths))
+    sizes = list(ir.Shape(tuple(shape)).evaluate(lengths))  # type: ignore[arg-type]  # a protocol without __iter__
     return [size for size in sizes if isinstance(size, int)] if all(isinstance(size, int) for size in sizes) else None
 
 
