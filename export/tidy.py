@@ -75,6 +75,6 @@ def _name_nodes(graph: ir.Graph) -> None:
             continue
         inner = [part.strip(" '\"[]") for part in scopes.split(",")]
         module = inner[-2] if len(inner) > 1 and not inner[-2].startswith("_") else ""
-        name = f"{module.removeprefix('model.').removeprefix('backbone.')}/{node.op_type}"
+        name = f"{module.removeprefix('model.').removeprefix('backbone.')}/{node.op_type}".lstrip("/")
         seen[name] = seen.get(name, -1) + 1
         node.name = f"{name}_{seen[name]}" if seen[name] else name

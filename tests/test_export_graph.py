@@ -135,23 +135,23 @@ def test_the_latest_opset(model, tmp_path):
 
 FAMILIES = {
     "average pooling": Architecture(
-        "vit_base_patch16_gap_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+        "vit_base_patch16_gap_224", {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8}
     ),
     "distilled": Architecture(
         "deit_tiny_distilled_patch16_224",
-        {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8},
+        {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8},
     ),
     "registers": Architecture(
-        "vit_small_patch14_reg4_dinov2", {"img_size": 56, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 3}
+        "vit_small_patch14_reg4_dinov2", {"img_size": 56, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 3}
     ),
     "attention pooling": Architecture(
-        "vit_base_patch16_siglip_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8}
+        "vit_base_patch16_siglip_224", {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8}
     ),
     "rotary": Architecture(
-        "eva02_tiny_patch14_224", {"img_size": 56, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 3}
+        "eva02_tiny_patch14_224", {"img_size": 56, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 3}
     ),
     "rotary, one embedding per block": Architecture(
-        "vit_small_patch16_rope_mixed_224", {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2}
+        "vit_small_patch16_rope_mixed_224", {"img_size": 64, "embed_dim": 24, "depth": 1, "num_heads": 2}
     ),
 }
 
