@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+# What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
+STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
+
 .PHONY: install demo test check format plugin test-gpu bench clean
 install: $(INSTALLED)
 
@@ -10,6 +13,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	mkdir -p .typing && ln -sfn .. .typing/tokfilter
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .typing tensorrt-stubs==10.13.0.35.1
+	sed -i -E $(STUBS) .typing/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
 demo: install
