@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError, ExportError
-from tokfilter.export.graph import DEFAULT_OPSET, MAX_OPSET
+from tokfilter.export.trace import DEFAULT_OPSET, MAX_OPSET
 from tokfilter.manifest import Range
 
 __all__ = ["DEFAULT_BATCH", "PRECISIONS", "ExportOptions", "Precision", "range_from_text"]

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokfilter.errors import VerificationError
-from tokfilter.export.compare import SCORE_GAP, TOLERANCES, choice_from_indices, deviation_from_logits
+from tokfilter.export.compare import SCORE_GAP, TOLERANCES, Choice, choice_from_indices, deviation_from_logits
 from tokfilter.export.onnx_file import open_session
 from tokfilter.export.reference import Array, Expected, Photos, Reference
 from tokfilter.manifest import Entry
@@ -143,22 +144,9 @@ def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, bat
     images = photos.images[rows]
     expected = _rows(reference.expected(photos, budget), rows)
     logits, indices = _run(session, images.numpy(), batch, None if entry.budget is not None else budget)
-    tolerance = TOLERANCES[entry.precision or "fp32"]
-    overlap, near_ties, worst_token = None, 0, None
-    complaints: tuple[str, ...] = ()
-    wanted = expected.logits
-    worst_row = None
-    if expected.indices is not None:
-        choice = choice_from_indices(indices, expected.indices, expected.scores)
-        overlap, near_ties, complaints = float(choice.overlap.mean()), choice.near_ties, choice.complaints
-        if choice.worst is not None:
-            worst_row, worst_token = choice.worst
-        changed = np.flatnonzero(choice.overlap < 1)
-        if len(changed) and not complaints:
-            wanted = wanted.copy()
-            wanted[changed] = reference.logits_on(images[changed], indices[changed])
-    deviation = deviation_from_logits(logits, wanted, tolerance)
-    row = deviation.worst if worst_row is None else worst_row
+    choice, wanted = _judged_choice(reference, images, indices, expected)
+    deviation = deviation_from_logits(logits, wanted, TOLERANCES[entry.precision or "fp32"])
+    row, token = (deviation.worst, None) if choice is None or choice.worst is None else choice.worst
     return Check(
         path=entry.path,
         photos=photos.name,
@@ -170,12 +158,27 @@ def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, bat
         relative=deviation.relative,
         cosine=deviation.cosine,
         top1=deviation.top1,
-        overlap=overlap,
-        near_ties=near_ties,
+        overlap=None if choice is None else float(choice.overlap.mean()),
+        near_ties=0 if choice is None else choice.near_ties,
         worst_image=photos.labels[rows[row]],
-        worst_token=worst_token,
-        complaints=(*complaints, *deviation.complaints),
+        worst_token=token,
+        complaints=(*(() if choice is None else choice.complaints), *deviation.complaints),
     )
+
+
+def _judged_choice(
+    reference: Reference, images: Any, indices: Any, expected: Expected
+) -> tuple[Choice | None, NDArray[np.float32]]:
+    """The kept tokens against torch's, and the logits to compare with: torch's on the tokens that the graph kept."""
+    if expected.indices is None:
+        return None, expected.logits
+    choice = choice_from_indices(indices, expected.indices, expected.scores)
+    changed = np.flatnonzero(choice.overlap < 1)
+    if not len(changed) or choice.complaints:
+        return choice, expected.logits
+    wanted = expected.logits.copy()
+    wanted[changed] = reference.logits_on(images[changed], indices[changed])
+    return choice, wanted
 
 
 def _rows(expected: Expected, rows: Any) -> Expected:

@@ -10,7 +10,6 @@ import torch
 from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import (
-    IR_VERSION,
     fixed_graph_from_slots,
     full_graph_from_slots,
     select_node,
@@ -18,6 +17,7 @@ from tokfilter.export.graph import (
     without_functions,
 )
 from tokfilter.export.onnx_file import load_graph, open_session, save_graph
+from tokfilter.export.trace import IR_VERSION
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.model import FilteredViT
 
