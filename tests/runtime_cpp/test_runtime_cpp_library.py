@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_the_header_is_c_and_reads_what_python_writes(played: Path, run: Run, di
     assert result.stdout.endswith(f"tokfilter {tokfilter.__version__} ok\n")
 
 
-def random_cases(count: int) -> Iterator[tuple[np.ndarray, dict[str, object]]]:
+def random_cases(count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     rng = np.random.default_rng(5)
     for number in range(count):
         height, width = rng.integers(1, 150, 2)
