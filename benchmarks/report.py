@@ -8,7 +8,6 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -16,17 +15,15 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-import tokfilter
 from tokfilter.benchmarks.pictures import Picture
+from tokfilter.benchmarks.record import header, write_json
 from tokfilter.benchmarks.report_page import page_from_report
 from tokfilter.benchmarks.report_story import story_from_documents
 from tokfilter.errors import DataError
 from tokfilter.files import atomic_path, existing_file
 
-__all__ = ["SCHEMA", "VERSION", "document_from_file", "render_report", "report_from_documents"]
+__all__ = ["document_from_file", "render_report", "report_from_documents"]
 
-SCHEMA: Final = "tokfilter/report"
-VERSION: Final = 1
 MAX_DROP: Final = 0.01
 """One point of top-1: up to this loss the page calls a budget good enough to lead with."""
 
@@ -57,8 +54,7 @@ def render_report(
     report = report_from_documents(accuracy, bench, pictures, max_drop)
     data = path.with_suffix(".json")
     page = page_from_report(report, pictures, data.name)
-    with atomic_path(data) as part:
-        part.write_text(json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(data, report)
     with atomic_path(path) as part:
         part.write_text(page, encoding="utf-8")
     return data
@@ -72,11 +68,7 @@ def report_from_documents(
     if not any(parts.values()):
         raise DataError("a report wants accuracy.json, bench.json or pictures, got none of them.")
     return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"tokfilter": tokfilter.__version__},
+        **header("report", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "accuracy": accuracy,
         "bench": bench,
         "story": story_from_documents(accuracy, bench, max_drop),

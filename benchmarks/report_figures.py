@@ -25,7 +25,7 @@ class _Look:
 
 METHODS: Final = {
     FILTER: _Look("token filter", "series-0", "o", strong=True),
-    "random": _Look("random tokens", "series-1", "X"),
+    "random": _Look("random tokens", "series-1", "v"),
     "centre": _Look("centre tokens", "series-2", "s"),
     "norm": _Look("largest norm", "series-3", "^"),
     "resolution": _Look("lower resolution", "series-4", "D"),

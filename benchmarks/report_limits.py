@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["limits_from_report"]
+__all__ = ["device_from_bench", "limits_from_report"]
+
+
+def device_from_bench(bench: Mapping[str, Any]) -> str:
+    """Name of what computed: the GPU where the engine or its provider runs on one, else the CPU."""
+    machine = bench["machine"]
+    return str(machine["gpus"][0]["name"] if _on_gpu(bench) and machine["gpus"] else machine["cpu"])
+
+
+def _on_gpu(bench: Mapping[str, Any]) -> bool:
+    settings = bench["settings"]
+    return settings["engine"].startswith("tensorrt") or settings["provider"] not in (None, "cpu")
 
 
 def limits_from_report(report: Mapping[str, Any]) -> list[str]:
@@ -27,7 +38,7 @@ def limits_from_report(report: Mapping[str, Any]) -> list[str]:
 def _of_speed(bench: Mapping[str, Any]) -> list[str]:
     machine, settings = bench["machine"], bench["settings"]
     limits = []
-    if not machine["gpus"]:
+    if not _on_gpu(bench):
         limits.append(
             "No GPU took part: nothing here says how fast an engine with the fused kernel is on one. "
             "Run the same command there."
@@ -52,5 +63,5 @@ def _of_accuracy(accuracy: Mapping[str, Any]) -> list[str]:
     seeds = max(len(row["top1"]) for row in accuracy["rows"])
     limits = ["Accuracy holds for this data and this training: on yours, measure it with `tokfilter eval`."]
     if seeds == 1:
-        limits.append("One seed was trained: how much accuracy varies from training to training is not known.")
+        limits.append("One model was measured: how much accuracy varies from training to training is not known.")
     return limits

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tokfilter.benchmarks.pictures import Choice, Picture, heat_picture, kept_picture, scale_from_size
 from tokfilter.benchmarks.report_figures import METHODS, accuracy_plots, combined_plots, method_name, speed_plots
-from tokfilter.benchmarks.report_limits import limits_from_report
+from tokfilter.benchmarks.report_limits import device_from_bench, limits_from_report
 from tokfilter.benchmarks.report_numbers import Numbers, fact
 from tokfilter.benchmarks.report_story import FILTER, FULL
 
@@ -61,13 +61,14 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "when": lambda created: created[:16].replace("T", " ") + " UTC",
         "plots": _plots(report),
         "pictures": [_shown(picture, place) for place, picture in enumerate(pictures)],
+        "device": device_from_bench(bench) if bench else "",
         "limits": limits_from_report(report),
         "json_name": json_name,
         "sections": _sections(report),
         "pivot": _pivot(tested),
         "ordered": _ordered(tested),
         "batches": sorted({row["batch"] for row in timed}),
-        "flagged": [row for row in timed if row["warnings"]],
+        "warnings": _warnings(timed),
         "has_power": any(row["power"] for row in timed),
     }
 
@@ -93,6 +94,14 @@ def _sections(report: Report) -> list[tuple[str, str]]:
         ("limits", "What it does not prove", True),
     ]
     return [(anchor, title) for anchor, title, there in wanted if there]
+
+
+def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """Warnings that differ in their numbers only count as one: how often, and the first as it was written."""
+    found: dict[str, list[str]] = {}
+    for warning in (warning for row in rows for warning in row["warnings"]):
+        found.setdefault(re.sub(r"[\d.]+", "", warning), []).append(warning)
+    return [(len(alike), alike[0]) for alike in found.values()]
 
 
 def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

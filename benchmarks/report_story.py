@@ -94,7 +94,7 @@ def _speed(rows: Sequence[Row], tokens: int | None) -> dict[str, Any] | None:
         for row in sorted(filtered, key=lambda row: row["batch"])
         if row["tokens"] == tokens
     ]
-    return {"tokens": tokens, "gains": gains}
+    return {"tokens": tokens, "gains": gains, "warned": sum(bool(row["warnings"]) for row in rows)}
 
 
 def _verdict(speedup: Mapping[str, float]) -> str:
