@@ -92,7 +92,7 @@ def _onnx_program(
     """Translate as it is, which nearly every ViT allows; decomposing first traces everything once more."""
     decompose = exported.run_decompositions
     for attempt in (lambda *_: exported, decompose):
-        exported.run_decompositions = attempt  # type: ignore[method-assign]
+        exported.run_decompositions = attempt
         try:
             program = torch.onnx.export(
                 exported,
