@@ -1,8 +1,8 @@
 """Export of many timm models: trace, verify, build with TensorRT-RTX; each in a process of its own, times and memory.
 
-``python -m tokfilter.benchmarks.export_zoo`` writes ``benchmarks/results/export_zoo.json``;
-``python -m tokfilter.benchmarks.export_zoo --table`` prints it as a Markdown table. Weights are random and seeded: what
-is shown is that the path works for the family, and what it costs. No GPU is needed.
+``python -m tokfilter.benchmarks.export_zoo`` writes ``benchmarks/results/export_zoo.json``; ``--resume`` goes on with a
+run that was cut off, ``--table`` prints the results as a Markdown table. Weights are random and seeded: what is shown is
+that the path works for the family, and what it costs. No GPU is needed.
 """
 
 import json
@@ -165,13 +165,15 @@ def table_from_document(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{passed} of {len(document['models'])} passed. Seconds are processor seconds."])
 
 
-def run(models: Iterable[tuple[str, str, int | None]], output: Path, command: str) -> dict[str, Any]:
-    """Measure all, one after the other; the document is written after each, so that a long run can be watched."""
+def run(models: Iterable[tuple[str, str, int | None]], output: Path, command: str, resume: bool) -> dict[str, Any]:
+    """Measure all, one after the other. The document is written after each, and ``resume`` keeps what passed before."""
+    old = json.loads(output.read_text(encoding="utf-8"))["models"] if resume and output.is_file() else []
+    known = {(row["model"], row["image_size"]): row for row in old if row["passed"]}
     document = header("export-zoo", command)
     document["models"] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     for family, name, size in models:
-        row = _row(family, name, size)
+        row = known.get((name, size)) or _row(family, name, size)
         document["models"].append(row)
         output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         sys.stderr.write(f"{'ok  ' if row['passed'] else 'FAIL'} {name} {size or ''} {row.get('reason', '')}\n")
@@ -184,11 +186,10 @@ def main(arguments: Sequence[str]) -> int:
         name, size, folder = arguments[1:]
         sys.stdout.write(json.dumps(measure(name, int(size) or None, Path(folder))) + "\n")
         return 0
-    if arguments == ["--table"]:
+    if list(arguments) == ["--table"]:
         sys.stdout.write(table_from_document(json.loads(RESULTS.read_text(encoding="utf-8"))) + "\n")
         return 0
-    wanted = [row for row in ZOO if not arguments or row[1] in arguments]
-    document = run(wanted, RESULTS, " ".join(["python -m tokfilter.benchmarks.export_zoo", *arguments]))
+    document = run(ZOO, RESULTS, "python -m tokfilter.benchmarks.export_zoo", resume=list(arguments) == ["--resume"])
     return 0 if all(row["passed"] for row in document["models"]) else 1
 
 
