@@ -12,7 +12,6 @@ computes what torch computes, with weights whose activations are those of a trai
 """
 
 import io
-import json
 import sys
 import tempfile
 import zipfile
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tokfilter.backbone import Architecture, create_backbone
-from tokfilter.benchmarks.record import header
+from tokfilter.benchmarks.record import header, write_json
 from tokfilter.bundle import Bundle, Preprocessing, save_bundle
 from tokfilter.errors import DataError, VerificationError
 from tokfilter.export.options import PRECISIONS, ExportOptions
@@ -206,8 +205,7 @@ def main(arguments: Sequence[str]) -> int:
     """Entry point; see the module's docstring. Returns the exit code."""
     folder = Path(arguments[0]) if arguments else WHEELS
     document = {**header("export-trained", "python -m tokfilter.benchmarks.export_trained"), **measure(folder)}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(RESULTS, document)
     for row in document["rows"]:
         budget = "all" if row["budget"] is None else row["budget"]
         mark = "ok  " if row["passed"] else "FAIL"

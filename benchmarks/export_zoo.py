@@ -1,8 +1,8 @@
 """Export of many timm models: trace, verify, build with TensorRT-RTX; each in a process of its own, times and memory.
 
 ``python -m tokfilter.benchmarks.export_zoo`` writes ``benchmarks/results/export_zoo.json``; ``--resume`` goes on with a
-run that was cut off, ``--table`` prints the results as a Markdown table. Weights are random and seeded: what is shown is
-that the path works for the family, and what it costs. No GPU is needed.
+run that was cut off, ``--table`` prints the results as a Markdown table. Weights are random and seeded: what is shown
+is that the path works for the family, and what it costs. No GPU is needed.
 """
 
 import json
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tokfilter.benchmarks.record import header
+from tokfilter.benchmarks.record import header, write_json
 
 __all__ = ["RESULTS", "ZOO", "measure", "table_from_document"]
 
@@ -171,11 +171,10 @@ def run(models: Iterable[tuple[str, str, int | None]], output: Path, command: st
     known = {(row["model"], row["image_size"]): row for row in old if row["passed"]}
     document = header("export-zoo", command)
     document["models"] = []
-    output.parent.mkdir(parents=True, exist_ok=True)
     for family, name, size in models:
         row = known.get((name, size)) or _row(family, name, size)
         document["models"].append(row)
-        output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_json(output, document)
         sys.stderr.write(f"{'ok  ' if row['passed'] else 'FAIL'} {name} {size or ''} {row.get('reason', '')}\n")
     return document
 
