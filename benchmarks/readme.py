@@ -67,15 +67,6 @@ def _speed(document: Document) -> str:
     return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
 
 
-def _figures(document: Document) -> str:
-    """The runtime's promises with what was measured."""
-    lines = [_line("figure", "measured", "wanted", ""), _rule(4)]
-    for figure in document["figures"]:
-        mark = "✓" if figure["reached"] else "✗"
-        lines.append(_line(figure["name"], f"{figure['measured']:.4g}", figure["wanted"].replace("<", "&lt;"), mark))
-    return "\n".join([*lines, "", _provenance(document)])
-
-
 def _provenance(document: Document) -> str:
     machine, date = document["machine"], document["created"][:10]
     names = ("torch", "timm", "onnxruntime")
@@ -94,7 +85,6 @@ def _rule(columns: int) -> str:
 TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "accuracy": ("accuracy.json", _accuracy),
     "speed": ("runtime.json", _speed),
-    "figures": ("runtime.json", _figures),
 }
 """Name in README -> (file of results, how it is written)."""
 
