@@ -28,12 +28,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	git ls-files '*.cu' '*.cuh' '*.h' '*.hpp' '*.cpp' '*.c' | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs -r $(BIN)/clang-format -i
+	git ls-files '*.cu' '*.cuh' '*.h' '*.hpp' '*.cpp' '*.c' | xargs -r $(BIN)/clang-format -i
 
 plugin: install
 	$(BIN)/tokfilter plugin build --fetch-headers
