@@ -82,10 +82,7 @@ def fuse_graph(
         if verify:
             compared.extend(compare_graphs(source, part, sizes or {}))
 
-    if functions:
-        write_graph(model, target, accept)
-    else:
-        _write_without_functions(model, target, accept)
+    _write(model, target, accept, functions)
     return FuseReport(
         matched=len(rewrite.sites),
         replaced=sum(_is_token_select(node) for node in model.graph),
@@ -116,8 +113,11 @@ def _attach_function(model: ir.Model) -> None:
     model.opset_imports[DOMAIN] = 1
 
 
-def _write_without_functions(model: ir.Model, target: Path, accept: Callable[[Path], None]) -> None:
-    """Only the graph with the function runs here, so that one is looked at; then the other is written."""
+def _write(model: ir.Model, target: Path, accept: Callable[[Path], None], functions: bool) -> None:
+    """Only the graph with the function runs here, so that one is looked at, even where the other is written."""
+    if functions:
+        write_graph(model, target, accept)
+        return
     with TemporaryDirectory() as folder:
         write_graph(model, Path(folder) / target.name, accept)
     del model.functions[(DOMAIN, NAME, "")]
