@@ -14,6 +14,8 @@ from tokfilter.errors import DataError
 from tokfilter.images import open_image, rgb_from_image
 from tokfilter.runtime.preprocess import Preprocess, preprocess_from_fields
 
+# Beyond an aspect of about 1 : 28 timm's border mode rounds the short edge to nought and fails; ours keeps one pixel.
+SIZES = st.tuples(st.integers(8, 200), st.integers(8, 200)) | st.tuples(st.integers(1, 7), st.integers(1, 7))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -28,7 +30,7 @@ def prep(**fields: object) -> Preprocess:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    image=st.tuples(st.integers(2, 200), st.integers(2, 200)),
+    image=SIZES,
     size=st.sampled_from([(32, 32), (28, 70), (47, 33)]),
     interpolation=st.sampled_from(["bicubic", "bilinear", "nearest", "lanczos"]),
     crop_pct=st.sampled_from([1.0, 0.875, 0.95, 0.9, 0.5, 1.1]),
@@ -50,6 +52,11 @@ def test_a_view_comes_back_from_its_input(crop_mode: str, height: int, width: in
     view = transform.view(noise(height, width))
     assert view.size == (32, 32)
     np.testing.assert_array_equal(np.asarray(transform.view_from_input(transform.input_from_view(view))), view)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_a_thin_image_becomes_a_view(crop_mode):
+    assert prep(crop_mode=crop_mode).view(noise(1, 300)).size == (32, 32)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I"])
