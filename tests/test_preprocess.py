@@ -19,9 +19,9 @@ SIZES = st.tuples(st.integers(8, 200), st.integers(8, 200)) | st.tuples(st.integ
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def noise(height: int, width: int, channels: int = 3) -> Image.Image:
+def noise(height: int, width: int) -> Image.Image:
     rng = np.random.default_rng(height * 1000 + width)
-    return Image.fromarray(rng.integers(0, 256, (height, width, channels), dtype=np.uint8).squeeze())
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def prep(**fields: object) -> Preprocess:
