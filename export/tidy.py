@@ -1,13 +1,17 @@
 """Tidying a traced graph: constants folded, shapes written down, names that a person can read.
 
 The exporter asks every reshape for the batch and token count at run time, through Shape, Concat and their kind. Every
-engine plans better with a constant: ``0`` (as in the input) for the batch and ``-1`` (what is left) for the tokens.
+engine plans better with a constant: ``0`` (as in the input) for the batch and ``-1`` (what is left) for the tokens. It
+also writes GELU as x * (0.5 * (1 + erf)); engines know the form (x * (1 + erf)) * 0.5 and fuse it.
 """
+
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript import optimizer
+from onnxscript.rewriter import pattern
 
 __all__ = ["tidied", "without_dead_code"]
 
@@ -21,6 +25,7 @@ def tidied(graph: ir.Model) -> ir.Model:
     optimizer.fold_constants(graph)
     passes.IdentityEliminationPass()(graph)
     _write_reshapes_down(graph.graph)
+    _GELU.apply_to_model(graph)
     without_dead_code(graph)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     passes.CommonSubexpressionEliminationPass()(graph)
@@ -29,6 +34,30 @@ def tidied(graph: ir.Model) -> ir.Model:
     # The exporter's notes hold stack traces with paths of the machine that it ran on.
     passes.ClearMetadataAndDocStringPass()(graph)
     return graph
+
+
+def _gelu_as_traced(op: Any, x: Any, half: Any, one_plus_erf: Any) -> Any:
+    return op.Mul(x, op.Mul(half, one_plus_erf))
+
+
+def _gelu_as_known(op: Any, x: Any, half: Any, one_plus_erf: Any) -> Any:
+    return op.Mul(op.Mul(x, one_plus_erf), half)
+
+
+def _halves_erf(context: Any, x: Any, half: Any, one_plus_erf: Any) -> bool:
+    """Multiplying by 0.5 is exact, so the order of the products changes no bit of a normal number."""
+    constant, add = half.const_value, one_plus_erf.producer()
+    is_half = constant is not None and constant.size == 1 and float(constant.numpy().item()) == 0.5
+    after_erf = add is not None and add.op_type == "Add" and any(_comes_from_erf(value) for value in add.inputs)
+    return is_half and after_erf
+
+
+def _comes_from_erf(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "Erf"
+
+
+_GELU: Final = pattern.RewriteRuleSet([pattern.RewriteRule(_gelu_as_traced, _gelu_as_known, _halves_erf)])
 
 
 def without_dead_code(graph: ir.Model) -> ir.Model:

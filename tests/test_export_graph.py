@@ -180,3 +180,14 @@ def test_without_functions_only_the_plugin_runs_it(traced_graph, tmp_path):
     save_graph(without_functions(traced_graph.clone()), path)
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail, match=NAME):
         open_session(path, "fp32")
+
+
+def test_onnx_runtime_fuses_every_gelu(traced_graph, tmp_path):
+    """Engines know GELU as (x * (1 + erf)) * 0.5, which is not how the exporter writes it."""
+    save_graph(traced_graph.clone(), tmp_path / "graph.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(tmp_path / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    left = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "Erf" not in left and {"BiasGelu", "Gelu"} & set(left)
