@@ -1,5 +1,6 @@
 """Image files of any kind as 8-bit RGB, the same for training, prediction and services; or the reason why not."""
 
+import io
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tokfilter.errors import DataError
 from tokfilter.files import existing_file
 
-__all__ = ["open_image", "rgb_from_image"]
+__all__ = ["image_from_bytes", "open_image", "rgb_from_image"]
 
 _WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -22,18 +23,27 @@ def open_image(path: str | Path) -> Image.Image:
     could exhaust the memory (Pillow's limit for decompression bombs).
     """
     path = existing_file(path, "an image")
+    return _decoded(path, str(path))
+
+
+def image_from_bytes(content: bytes, name: str) -> Image.Image:
+    """The same from the bytes of an image file. Raises DataError that calls it ``name``."""
+    return _decoded(io.BytesIO(content), name)
+
+
+def _decoded(source: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             return rgb_from_image(image)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that Pillow can read. Give a JPEG, PNG, WebP or TIFF file.") from error
+        raise DataError(f"{name} is not an image that Pillow can read. Give a JPEG, PNG, WebP or TIFF file.") from error
     except _BOMB as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{path} is refused: it has far more than {limit} million pixels. Scale it down.") from error
+        raise DataError(f"{name} is refused: it has far more than {limit} million pixels. Scale it down.") from error
     except Exception as error:  # decoders of damaged files raise what they like; the answer is the same
-        raise DataError(f"{path} could not be read, it may be damaged or cut short: {error}.") from error
+        raise DataError(f"{name} could not be read, it may be damaged or cut short: {error}.") from error
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:

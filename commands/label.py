@@ -21,6 +21,7 @@ from tokfilter.commands.training_options import (
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the labels.")
 @model_options
 @label_options
+@click.option("--shard", type=click.IntRange(min=1), default=128, show_default=True, help="Images written at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def label(
     data: Path,
@@ -36,17 +37,21 @@ def label(
     """Delta loss of every patch token of the training images of DATA.
 
     MODEL is a bundle, or with --arch a checkpoint of that timm model. A run that was interrupted goes on when it is
-    called again. `tokfilter train --labels` takes the result.
+    called again. `tokfilter train --labels` takes the result. Several processes share the work when torchrun starts
+    them: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
     """
     import json
 
     from tokfilter.train.pipeline import Recipe, label_folder
+    from tokfilter.train.team import team_from_torchrun
 
     recipe = Recipe(labels=label_config(asked), label_limit=asked["label_limit"], label_chunk=asked["chunk"], seed=seed)
-    with progress_bar() as progress:
-        splits = read_splits(data, holdout, progress)
+    with team_from_torchrun() as team, progress_bar() as progress:
+        splits = read_splits(data, holdout, progress, class_map=asked["class_map"], team=team)
         start = start_from_options(arch, arch_arg, model, splits.train.class_names)
-        labels = label_folder(start, splits.train, recipe, output, progress)
+        labels = label_folder(start, splits.train, recipe, output, progress, asked["shard"], team)
+    if not team.leads:
+        return
     positive = float((labels.delta > 0).float().mean())
     facts = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
     facts["mean_loss"] = float(labels.base.mean())

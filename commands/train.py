@@ -52,7 +52,7 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 @click.option("--save-every", type=float, default=20.0, show_default=True, help="Seconds between checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
-    """Make model.pt from DATA, a folder with one subfolder per class (or train/ and test/ with them).
+    """Make model.pt from DATA: a folder with one subfolder per class, a .tar archive, or train and test of either.
 
     Fine-tuning alone is `--checkpoint model.pt --stages finetune`. Interrupted runs go on with --resume.
     """
@@ -64,7 +64,7 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
 
     folder = asked["work"] or output.with_name(output.name + ".work")
     with progress_bar() as progress:
-        splits = read_splits(data, asked["holdout"], progress)
+        splits = read_splits(data, asked["holdout"], progress, class_map=asked["class_map"])
         recipe = _recipe(len(splits.train), asked)
         start = start_from_options(
             asked["arch"],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tokfilter.train.data import Progress, Splits
     from tokfilter.train.labels import LabelConfig
     from tokfilter.train.start import Start
+    from tokfilter.train.team import Team
 
 __all__ = ["arguments_from_text", "label_config", "label_options", "model_options", "read_splits", "start_from_options"]
 
@@ -22,6 +23,16 @@ def label_options(command: Command) -> Command:
     for option in (
         click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True),
         click.option("--mask-point", type=click.Choice(["before", "after"]), default="after", show_default=True),
+        click.option(
+            "--method",
+            type=click.Choice(["exact", "first-order", "grouped"]),
+            default="exact",
+            show_default=True,
+            help="One pass per token, one gradient per image, or one pass per group of tokens.",
+        ),
+        click.option("--group-shape", type=click.Choice(["block", "random"]), default="block", show_default=True),
+        click.option("--group-size", type=int, default=4, show_default=True, help="Tokens that are masked together."),
+        click.option("--group-rounds", type=int, default=2, show_default=True, help="Groups that each token is in."),
         click.option("--label-limit", type=click.IntRange(min=1), help="Label at most so many images. Default: all."),
         click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Bounds the memory."),
     ):
@@ -34,6 +45,11 @@ def model_options(command: Command) -> Command:
     for option in (
         click.option(
             "--holdout", type=float, default=0.1, show_default=True, help="Test share of an undivided folder."
+        ),
+        click.option(
+            "--class-map",
+            type=click.Path(path_type=Path),
+            help="Text file with one class name per line: the classes that count, in the model's order.",
         ),
         click.option("--seed", type=int, default=0, show_default=True),
         click.option("--arch-arg", multiple=True, metavar="NAME=VALUE", help="Argument of timm's model; repeatable."),
@@ -61,17 +77,28 @@ def label_config(asked: Mapping[str, Any]) -> "LabelConfig":
     """The label settings of ``label_options``, with rho and share where they are options too."""
     from tokfilter.train.labels import LabelConfig
     from tokfilter.train.masking import MaskConfig
+    from tokfilter.train.token_sets import Grouping
 
     mask = MaskConfig(asked["mask"], asked["mask_point"])
-    return LabelConfig(mask, asked.get("rho"), asked.get("share", LabelConfig.share))
+    groups = Grouping(asked["group_shape"], asked["group_size"], asked["group_rounds"])
+    return LabelConfig(mask, asked.get("rho"), asked.get("share", LabelConfig.share), asked["method"], groups)
 
 
-def read_splits(data: Path, holdout: float, progress: "Progress", seen: Sequence[str] | None = None) -> "Splits":
-    """The images that can be decoded; the others are named on standard error."""
+def read_splits(
+    data: Path, holdout: float, progress: "Progress", class_map: Path | None = None, team: "Team | None" = None
+) -> "Splits":
+    """The images that can be decoded, of the classes that count; the others are named on standard error."""
+    from tokfilter.train.class_map import class_map_from_file, mapped
     from tokfilter.train.data import Splits, checked, splits_from_folder
+    from tokfilter.train.team import ALONE
 
-    splits = splits_from_folder(data, seen, holdout)
-    return Splits(*(checked(part, progress, _warn) for part in (splits.train, splits.test)))
+    team = team or ALONE
+    splits = splits_from_folder(data, holdout=holdout)
+    if class_map is not None:
+        names = class_map_from_file(class_map)
+        once = _warn if team.leads else lambda text: None
+        splits = Splits(*(mapped(part, names, once) for part in (splits.train, splits.test)))
+    return Splits(*(checked(part, progress, _warn, team) for part in (splits.train, splits.test)))
 
 
 def start_from_options(

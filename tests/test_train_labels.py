@@ -90,7 +90,7 @@ def _with_slot(model, image, change):
 def test_delta_loss_is_what_masking_one_token_at_a_time_gives(name, value, point):
     model, mask = family(name), MaskConfig(value, point)
     images, labels = data()
-    delta, base = delta_loss(model, images, labels, mask, chunk=7)
+    delta, base = delta_loss(model, images, labels, LabelConfig(mask), chunk=7)
     torch.testing.assert_close(delta, brute_force(model, images, labels, mask), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(base, F.cross_entropy(model(images, 1.0), labels, reduction="none").detach())
     assert float(delta.abs().max()) > 1e-3
@@ -100,10 +100,10 @@ def test_delta_loss_is_what_masking_one_token_at_a_time_gives(name, value, point
 def test_chunk_bounds_what_is_computed_at_once_and_changes_nothing(chunk):
     model = family("P=5, registers")
     images, labels = data(3)
-    whole, _ = delta_loss(model, images, labels, MaskConfig(), chunk=48)
+    whole, _ = delta_loss(model, images, labels, LabelConfig(), chunk=48)
     largest = []
     hook = model.backbone.blocks[0].register_forward_hook(lambda m, i, out: largest.append(out.shape[0]))
-    parts, _ = delta_loss(model, images, labels, MaskConfig(), chunk=chunk)
+    parts, _ = delta_loss(model, images, labels, LabelConfig(), chunk=chunk)
     hook.remove()
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-5)
     assert max(largest) <= chunk
@@ -114,7 +114,7 @@ def test_the_patch_embedding_is_computed_once_per_image():
     images, labels = data(4)
     seen = []
     hook = model.backbone.patch_embed.register_forward_hook(lambda m, i, out: seen.append(i[0].shape[0]))
-    delta_loss(model, images, labels, MaskConfig(point="after"), chunk=64)
+    delta_loss(model, images, labels, LabelConfig(MaskConfig(point="after")), chunk=64)
     hook.remove()
     # One pass over the batch; then timm's forward wants one image per chunk: unmasked tokens once, 64 variants once.
     assert seen == [4, 1, 1]

@@ -1,5 +1,7 @@
 """A folder of labels: ``labels.json`` says what they belong to, ``shard-<first image>.safetensors`` hold them.
 
+The format on one page: ``docs/labels.md``.
+
 Each shard is written atomically and carries the identity of its store and the checksum of its content, so a run that
 was killed goes on with the first shard that is not whole, and shards of two runs never mix.
 """
@@ -19,11 +21,14 @@ from tokfilter.errors import DataError
 from tokfilter.files import atomic_path
 from tokfilter.train.data import ImageList
 
-__all__ = ["LabelStore", "Labels", "Shard"]
+__all__ = ["SHARD_IMAGES", "LabelStore", "Labels", "Shard"]
 
 _FORMAT: Final = "tokfilter-labels"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEADER: Final = "labels.json"
+
+SHARD_IMAGES: Final = 128
+"""Images per shard: what a killed run loses at the most. A shard of DeiT's 196 tokens has 100 kB."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,18 @@ class Labels:
 class LabelStore:
     """The labels of one data set under one identity."""
 
-    def __init__(self, folder: Path, shard_images: int = 512) -> None:
+    def __init__(self, folder: Path, shard_images: int = SHARD_IMAGES) -> None:
+        if shard_images < 1:
+            raise DataError(f"a shard wants at least one image, got {shard_images}.")
         self.folder = folder
         self.shard_images = shard_images
         self._header: dict[str, Any] = {}
+
+    def join(self, identity: dict[str, Any]) -> None:
+        """Go on with the store that another process has opened. Raises DataError when it is another's or not there."""
+        self._header = _read_header(self.folder)
+        self.shard_images = self._header["shard_images"]
+        self.check(identity)
 
     def open(self, identity: dict[str, Any], images: ImageList, patches: int) -> None:
         """Begin a store, or go on with one of the same identity. Raises DataError for another's."""
@@ -69,9 +82,7 @@ class LabelStore:
             "files": list(images.files),
         }
         if (self.folder / _HEADER).is_file():
-            self._header = _read_header(self.folder)
-            self.shard_images = self._header["shard_images"]
-            self.check(identity)
+            self.join(identity)
             return
         with atomic_path(self.folder / _HEADER) as part:
             part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
@@ -80,6 +91,12 @@ class LabelStore:
     def clear(self) -> None:
         """Forget what an earlier run left."""
         for file in (self.folder / _HEADER, *self.folder.glob("shard-*.safetensors")):
+            file.unlink(missing_ok=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what runs that were killed had begun to write."""
+        for file in (*self.folder.glob(f".{_HEADER}.*.part"), *self.folder.glob(".shard-*.part")):
             file.unlink(missing_ok=True)
 
     def check(self, identity: dict[str, Any]) -> None:
@@ -95,49 +112,61 @@ class LabelStore:
 
     def missing(self) -> list[range]:
         """Positions of the images of each shard that is not there whole."""
-        count = self._header["images"]
-        shards = [range(s, min(count, s + self.shard_images)) for s in range(0, count, self.shard_images)]
-        return [shard for shard in shards if self._load(shard) is None]
+        return [shard for shard in self._shards() if self._load(shard) is None]
 
     def write(self, shard: Shard) -> None:
         """Write one shard atomically."""
         tensors = {"delta": shard.delta.contiguous(), "base": shard.base.contiguous()}
         with atomic_path(self._path(shard.start)) as part:
-            save_file(tensors, part, {"identity": self._key(), "sha256": _checksum(tensors)})
+            save_file(tensors, part, self._facts(shard.start, tensors))
 
     def read(self) -> Labels:
         """All labels. Raises DataError when a shard is missing or not whole."""
         self._header = self._header or _read_header(self.folder)
-        if missing := self.missing():
-            raise DataError(f"{self.folder} lacks {len(missing)} shards; run `tokfilter label` again to go on.")
-        count = self._header["images"]
-        shards = [self._load(range(s, min(count, s + self.shard_images))) for s in range(0, count, self.shard_images)]
-        delta, base = (torch.cat([s[name] for s in shards if s is not None]) for name in ("delta", "base"))
+        self.shard_images = self._header["shard_images"]
+        found = [self._load(shard) for shard in self._shards()]
+        whole = [tensors for tensors in found if tensors is not None]
+        if lacking := len(found) - len(whole):
+            raise DataError(f"{self.folder} lacks {lacking} shards; run `tokfilter label` again to go on.")
+        delta, base = (torch.cat([tensors[name] for tensors in whole]) for name in ("delta", "base"))
         return Labels(delta, base, self._header["identity"])
 
+    def _shards(self) -> list[range]:
+        count = self._header["images"]
+        return [range(start, min(count, start + self.shard_images)) for start in range(0, count, self.shard_images)]
+
     def _load(self, shard: range) -> dict[str, Tensor] | None:
+        """A shard's tensors, or None when it is not there, not whole, or another's."""
         try:
             with safe_open(self._path(shard.start), "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in ("delta", "base")}
                 facts = file.metadata() or {}
         except (OSError, SafetensorError):
             return None
-        whole = facts.get("identity") == self._key() and facts.get("sha256") == _checksum(tensors)
         fits = tuple(tensors["delta"].shape) == (len(shard), self._header["patches"])
-        return tensors if whole and fits else None
+        return tensors if fits and facts == self._facts(shard.start, tensors) else None
+
+    def _facts(self, start: int, tensors: dict[str, Tensor]) -> dict[str, str]:
+        """What a shard says of itself: whose it is, where it belongs, and the checksum of what it holds."""
+        identity = json.dumps(self._header["identity"], sort_keys=True)
+        return {
+            "identity": hashlib.sha256(identity.encode()).hexdigest(),
+            "start": str(start),
+            "sha256": _checksum(tensors),
+        }
 
     def _path(self, start: int) -> Path:
         return self.folder / f"shard-{start:09d}.safetensors"
-
-    def _key(self) -> str:
-        return hashlib.sha256(json.dumps(self._header["identity"], sort_keys=True).encode()).hexdigest()
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
         if header["format"] != _FORMAT or header["version"] != _VERSION:
-            raise DataError(f"{folder / _HEADER} is no label store that this tokfilter reads.")
+            raise DataError(
+                f"{folder / _HEADER} is of another program or of version {header['version']}; this tokfilter reads "
+                f"labels of version {_VERSION}. Label again into another folder (`tokfilter label`)."
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no labels ({error}); `tokfilter label` writes them.") from error
     return header

@@ -1,11 +1,11 @@
-"""Delta loss: what masking a token alone costs (arXiv 2305.14840), exact, for every token of every image.
+"""Labels of tokens: what masking a token costs (delta loss, arXiv 2305.14840), exact or estimated more cheaply.
 
-Per token: cross-entropy of the frozen backbone on the true label with that token masked, minus the one without a mask.
+Delta loss: cross-entropy of the frozen backbone on the true label with a token masked, minus the one without a mask.
 """
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,19 @@ from torch import Tensor
 from tokfilter.bundle import weights_from_model
 from tokfilter.errors import DataError
 from tokfilter.model import FilteredViT
+from tokfilter.train.first_order import first_order_loss
 from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import Work
 from tokfilter.train.masking import MaskConfig, logits_of_variants
+from tokfilter.train.team import ALONE, Team
+from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
 from tokfilter.train.views import Views
 
-__all__ = ["LabelConfig", "delta_loss", "identity_from", "label_images", "weights_digest"]
+__all__ = ["LabelConfig", "LabelMethod", "delta_loss", "identity_from", "label_images", "weights_digest"]
+
+LabelMethod = Literal["exact", "first-order", "grouped"]
+
+_BATCH: Final = 32  # images that are decoded and embedded at once
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,24 @@ class LabelConfig:
     mask: what masking means
     rho: a token is important when its delta loss is greater, in nats (the paper's rule; its value is not known)
     share: used when rho is None: rho becomes the quantile above which this share of all tokens lies
+    method: exact (the paper's: one forward pass per token), first-order (one gradient per image) or grouped (one
+        forward pass per group of tokens); the latter two are ours
+    groups: which tokens the method grouped masks together
     """
 
     mask: MaskConfig = field(default_factory=MaskConfig)
     rho: float | None = None
     share: float = 0.15
+    method: LabelMethod = "exact"
+    groups: Grouping = field(default_factory=Grouping)
 
     def __post_init__(self) -> None:
+        if self.method not in get_args(LabelMethod):
+            raise DataError(f"the method of labels is one of {', '.join(get_args(LabelMethod))}, got {self.method!r}.")
+        if self.method == "first-order" and self.mask.value == "removed":
+            raise DataError(
+                "first-order labels want a mask that puts something in a token's place: zero or mean, got removed."
+            )
         if not 0 < self.share < 1:
             raise DataError(f"the share of important tokens wants to lie between 0 and 1, got {self.share}.")
 
@@ -47,59 +65,100 @@ class LabelConfig:
         return float(ranked[min(len(ranked) - 1, int(self.share * len(ranked)))])
 
 
-@torch.inference_mode()
 def delta_loss(
-    model: FilteredViT, images: Tensor, labels: Tensor, config: MaskConfig, chunk: int = 256
+    model: FilteredViT,
+    images: Tensor,
+    labels: Tensor,
+    config: LabelConfig,
+    chunk: int = 256,
+    positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Delta loss of every patch token; the patch embedding is computed once per image.
+    """Delta loss of every patch token, by the method of ``config``; the patch embedding is computed once per image.
 
     images: [B, 3, H, W], normalised
     labels: [B]
     chunk: masked variants per forward pass; bounds the memory, does not change the result
+    positions: [B], places of the images in their data set, from which random groups are drawn; None counts from 0
     Returns delta loss [B, N] and the unmasked loss [B], in nats. The model has to be in evaluation mode.
     """
+    if config.method == "first-order":
+        return first_order_loss(model, images, labels, config.mask, chunk)
+    if config.method == "grouped":
+        places = torch.arange(len(images)) if positions is None else positions
+        sets = groups_of_tokens(model.grid, config.groups, places)
+    else:
+        sets = single_tokens(len(images), model.patches)
+    costs, base = _cost_of_sets(model, images, labels, sets.to(images.device), config.mask, chunk)
+    return costs_of_tokens(costs, sets, model.patches), base
+
+
+@torch.inference_mode()
+def _cost_of_sets(
+    model: FilteredViT, images: Tensor, labels: Tensor, sets: Tensor, config: MaskConfig, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """What masking each set [B, S, size] adds to the loss [B, S], and the unmasked loss [B]."""
     tokens = model.embed(images)
     plain = [
         F.cross_entropy(model.classify_tokens(tokens[i : i + chunk], images), labels[i : i + chunk], reduction="none")
         for i in range(0, len(tokens), chunk)
     ]
     base = torch.cat(plain).float()
-    repeated = labels.repeat_interleave(model.patches)
+    repeated = labels.repeat_interleave(sets.shape[1])
     masked = torch.empty(len(repeated), device=images.device)
-    for part, logits in logits_of_variants(model, images, tokens, config, chunk):
+    for part, logits in logits_of_variants(model, images, tokens, sets, config, chunk):
         masked[part] = F.cross_entropy(logits.float(), repeated[part], reduction="none")
-    return masked.view(len(images), model.patches) - base[:, None], base
+    return masked.view(len(images), -1) - base[:, None], base
 
 
 def label_images(
-    model: FilteredViT, views: Views, config: MaskConfig, store: LabelStore, work: Work, chunk: int = 256
+    model: FilteredViT,
+    views: Views,
+    config: LabelConfig,
+    store: LabelStore,
+    work: Work,
+    chunk: int = 256,
+    team: Team = ALONE,
 ) -> Labels:
     """Delta loss of every image, shard by shard into ``store``; whole shards that lie there already are kept.
 
+    team: each of its processes labels its share of the missing shards; all see the same store
     Raises DataError when the store belongs to another model, other data or other settings.
     """
     model.eval()
     device = next(model.parameters()).device
-    store.open(identity_from(model, views, config), views.images, model.patches)
+    identity = identity_from(model, views, config)
+    if team.leads:
+        store.open(identity, views.images, model.patches)
+    team.meet()
+    store.join(identity)
     missing = store.missing()
-    for done, shard in enumerate(missing):
-        parts = []
-        for batch in views.batches(torch.split(torch.arange(shard.start, shard.stop), 32)):
-            images = views.normalised(batch.images, device)
-            parts.append(delta_loss(model, images, batch.labels.to(device), config, chunk))
-            work.progress("label: delta loss of every token", (done + len(parts) * 32 / len(shard)) / len(missing))
-        delta, base = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        store.write(Shard(shard.start, delta, base))
+    team.meet()  # nobody writes before all have seen what is missing
+    mine = {shard.stop: shard.start for shard in missing[team.rank :: team.size]}
+    plan = [part for stop, start in mine.items() for part in torch.split(torch.arange(start, stop), _BATCH)]
+    parts = []
+    for done, batch in enumerate(views.batches(plan)):
+        images = views.normalised(batch.images, device)
+        parts.append(delta_loss(model, images, batch.labels.to(device), config, chunk, batch.positions))
+        work.progress("label: delta loss of every token", (done + 1) / len(plan))
+        if (stop := int(batch.positions[-1]) + 1) in mine:
+            delta, base = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+            store.write(Shard(mine[stop], delta, base))
+            parts = []
+    team.meet()
+    if team.leads:
+        store.sweep()
     return store.read()
 
 
-def identity_from(model: FilteredViT, views: Views, config: MaskConfig) -> dict[str, Any]:
-    """What labels depend on: weights, images, preprocessing, and what masking means."""
+def identity_from(model: FilteredViT, views: Views, config: LabelConfig) -> dict[str, Any]:
+    """What labels depend on: weights, images, preprocessing, what masking means, and the method."""
     return {
         "weights": weights_digest(weights_from_model(model)[0]),
         "images": views.images.digest(),
         "preprocessing": asdict(views.preprocessing),
-        "mask": asdict(config),
+        "mask": asdict(config.mask),
+        "method": config.method,
+        "groups": asdict(config.groups) if config.method == "grouped" else None,
         "loss": "cross-entropy on the true label",
     }
 

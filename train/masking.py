@@ -1,4 +1,4 @@
-"""Variants of an image's tokens with one patch token masked each, made from one embedding of the image."""
+"""Variants of an image's tokens with some patch tokens masked each, made from one embedding of the image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from tokfilter.errors import DataError
 from tokfilter.model import FilteredViT
 
-__all__ = ["MaskConfig", "MaskPoint", "MaskValue", "logits_of_variants", "position_tokens"]
+__all__ = ["MaskConfig", "MaskPoint", "MaskValue", "logits_of_variants", "mask_tokens", "position_tokens"]
 
 MaskValue = Literal["zero", "mean", "removed"]
 MaskPoint = Literal["before", "after"]
@@ -49,35 +49,13 @@ def position_tokens(model: FilteredViT, images: Tensor) -> Tensor:
         hook.remove()
 
 
-def logits_of_variants(
-    model: FilteredViT, images: Tensor, tokens: Tensor, config: MaskConfig, chunk: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Classify the B * N variants of B images, ``chunk`` at a time: that many copies of an image's tokens are alive.
+def mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: MaskConfig) -> Tensor:
+    """What stands where a token was masked.
 
     images: [B, 3, H, W], normalised
     tokens: [B, P+N, C], their embedding
-    Yields (which of the flattened variants [B * N], logits [len, classes]).
+    Returns [B, N, C].
     """
-    prefix, patches = model.prefix_tokens, model.patches
-    masks = _mask_tokens(model, images, tokens, config)
-    variants = torch.arange(tokens.shape[0] * patches, device=tokens.device)
-    for start in range(0, len(variants), chunk):
-        part = variants[start : start + chunk]
-        image, place = part // patches, part % patches
-        if config.value == "removed":
-            yield _part(start, part), _without(model, images, tokens, image, place)
-            continue
-        changed = tokens[image]
-        changed[torch.arange(len(part), device=tokens.device), prefix + place] = masks[image, place]
-        yield _part(start, part), model.classify_tokens(changed, images)
-
-
-def _part(start: int, part: Tensor) -> slice:
-    return slice(start, start + len(part))
-
-
-def _mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: MaskConfig) -> Tensor:
-    """What stands where a token was masked. Returns [B, N, C]."""
     patches = tokens[:, model.prefix_tokens :]
     positions = torch.zeros_like(patches)
     if config.point == "before":
@@ -87,10 +65,36 @@ def _mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: Mas
     return positions
 
 
-def _without(model: FilteredViT, images: Tensor, tokens: Tensor, image: Tensor, place: Tensor) -> Tensor:
-    """Logits with one token less. image, place: [V]. Returns [V, classes]."""
-    others = torch.arange(model.patches - 1, device=tokens.device).expand(len(place), -1)
-    positions = others + (others >= place[:, None])
-    prefix = torch.arange(model.prefix_tokens, device=tokens.device).expand(len(place), -1)
+def logits_of_variants(
+    model: FilteredViT, images: Tensor, tokens: Tensor, sets: Tensor, config: MaskConfig, chunk: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Classify B * S variants of B images, ``chunk`` at a time: that many copies of an image's tokens are alive.
+
+    images: [B, 3, H, W], normalised
+    tokens: [B, P+N, C], their embedding
+    sets: [B, S, size], the patch tokens that are masked together in each variant; no token twice in a set
+    Yields (which of the flattened variants [B * S], logits [len, classes]).
+    """
+    masks = None if config.value == "removed" else mask_tokens(model, images, tokens, config)
+    variants = torch.arange(sets.shape[0] * sets.shape[1], device=tokens.device)
+    for start in range(0, len(variants), chunk):
+        part = variants[start : start + chunk]
+        image = part // sets.shape[1]
+        places = sets[image, part % sets.shape[1]]
+        if masks is None:
+            logits = _without(model, images, tokens, image, places)
+        else:
+            changed = tokens[image]
+            rows = torch.arange(len(part), device=tokens.device)[:, None]
+            changed[rows, model.prefix_tokens + places] = masks[image[:, None], places]
+            logits = model.classify_tokens(changed, images)
+        yield slice(start, start + len(part)), logits
+
+
+def _without(model: FilteredViT, images: Tensor, tokens: Tensor, image: Tensor, places: Tensor) -> Tensor:
+    """Logits without some tokens. image: [V], places: [V, size]. Returns [V, classes]."""
+    kept = torch.ones(len(places), model.patches, dtype=torch.bool, device=tokens.device).scatter(1, places, False)
+    positions = kept.nonzero()[:, 1].view(len(places), -1)
+    prefix = torch.arange(model.prefix_tokens, device=tokens.device).expand(len(places), -1)
     rows = torch.cat([prefix, positions + model.prefix_tokens], dim=1)
     return model.classify_tokens(tokens[image[:, None], rows], images, positions.to(torch.int32))

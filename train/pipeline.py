@@ -17,10 +17,11 @@ from tokfilter.train.data import ImageList, Progress, Splits
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.filter_training import FilterTraining, train_filter
 from tokfilter.train.finetune import FineTuning, train_backbone, train_elastic
-from tokfilter.train.label_store import Labels, LabelStore
+from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
 from tokfilter.train.labels import LabelConfig, identity_from, label_images
 from tokfilter.train.loop import Work, generator_from
 from tokfilter.train.start import Start
+from tokfilter.train.team import ALONE, Team
 from tokfilter.train.views import Views
 
 __all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder"]
@@ -96,14 +97,20 @@ def bundle_from_start(
     return _bundle(model.cpu(), start, splits, recipe, tests, record)
 
 
-def label_folder(start: Start, images: ImageList, recipe: Recipe, folder: Path, progress: Progress) -> Labels:
-    """Delta loss of a start model on training images, kept in ``folder``. Raises DataError."""
+def label_folder(
+    start: Start, images: ImageList, recipe: Recipe, folder: Path, progress: Progress,
+    shard_images: int = SHARD_IMAGES, team: Team = ALONE,
+) -> Labels:  # fmt: skip
+    """Labels of training images by a start model, kept in ``folder``. Raises DataError.
+
+    shard_images: images whose labels are written at once
+    """
     if not start.trained:
         raise DataError(f"{start.origin} cannot tell the data's classes apart yet: train its backbone first.")
-    model = FilteredViT(start.backbone).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model = FilteredViT(start.backbone).to(team.device).eval()
     views = Views(_labelled(images, recipe), start.preprocessing, progress)
-    work = Work(progress=progress)
-    return label_images(model, views, recipe.labels.mask, LabelStore(folder), work, recipe.label_chunk)
+    store, work = LabelStore(folder, shard_images), Work(progress=progress)
+    return label_images(model, views, recipe.labels, store, work, recipe.label_chunk, team)
 
 
 def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def _labels(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given:
     """Labels from a store made before, or made now. Raises DataError."""
     if given is not None:
         store = LabelStore(given)
-        store.check(identity_from(model, views, recipe.labels.mask))
+        store.check(identity_from(model, views, recipe.labels))
         return store.read()
     if "label" not in recipe.stages:
         raise DataError("the stage `filter` wants labels: add the stage `label`, or give labels made before.")
@@ -132,7 +139,7 @@ def _labels(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given:
     store = LabelStore(work.folder / "labels")
     if not work.resume:
         store.clear()
-    return label_images(model, views, recipe.labels.mask, store, work, recipe.label_chunk)
+    return label_images(model, views, recipe.labels, store, work, recipe.label_chunk)
 
 
 def _labelled(images: ImageList, recipe: Recipe) -> ImageList:

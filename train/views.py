@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tokfilter.bundle import Preprocessing
-from tokfilter.images import open_image
 from tokfilter.train.data import ImageList, Progress
 
 __all__ = ["Augmentation", "Batch", "Views", "augmented", "preprocessing_from_backbone"]
@@ -100,7 +99,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         return normal
 
     def _decoded(self, position: int) -> Tensor:
-        view: Tensor = self._transform(open_image(self.images.root / self.images.files[position]))
+        view: Tensor = self._transform(self.images.image(position))
         return view
 
     def _decode_all(self, progress: Progress) -> Tensor:

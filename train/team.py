@@ -1,0 +1,80 @@
+"""Several processes, on one machine or several, that share a job: torchrun starts them and watches over them.
+
+Each takes its own part of the work and leaves it in files; what they tell each other is when all have come so far.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokfilter.errors import DataError
+
+__all__ = ["ALONE", "Team", "team_from_torchrun"]
+
+_PATIENCE: Final = timedelta(days=7)
+"""How long a worker waits for the others: shards differ in time, and torchrun itself ends all when one dies."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a job.
+
+    rank: which of them this one is
+    size: how many they are
+    local_rank: which one on its machine, and so which GPU is its own
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what must be done once."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> str:
+        """This process's GPU, or the CPU where there is none."""
+        return f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
+
+    def meet(self) -> None:
+        """Wait until every process has come here. Raises DataError when one is gone."""
+        self.together(torch.zeros(1, dtype=torch.uint8))
+
+    def together(self, flags: Tensor) -> Tensor:
+        """Flags that any process has raised. flags: [n], uint8. Raises DataError when a process is gone."""
+        if self.size == 1:
+            return flags
+        joined = flags.clone()
+        try:
+            dist.all_reduce(joined, dist.ReduceOp.MAX)
+        except RuntimeError as error:
+            raise DataError(
+                f"worker {self.rank} of {self.size} waited for another one that is gone. Whole shards are kept: "
+                "run the same command again to go on."
+            ) from error
+        return joined
+
+
+ALONE: Final = Team()
+
+
+@contextmanager
+def team_from_torchrun() -> Iterator[Team]:
+    """The team that torchrun started this process in, or this process alone."""
+    if not dist.is_torchelastic_launched():
+        yield ALONE
+        return
+    dist.init_process_group("gloo", timeout=_PATIENCE)  # only flags travel, so the CPU's engine serves GPUs too
+    try:
+        yield Team(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+    finally:
+        dist.destroy_process_group()
