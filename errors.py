@@ -12,6 +12,7 @@ __all__ = [
     "ExportError",
     "MissingDependencyError",
     "TokfilterError",
+    "UnreachableBudgetError",
     "UnsupportedModelError",
     "VerificationError",
 ]
@@ -25,6 +26,10 @@ class TokfilterError(Exception):
 
 class BudgetError(TokfilterError, ValueError):
     """A keep ratio or token count that no model can serve."""
+
+
+class UnreachableBudgetError(BudgetError):
+    """A budget whose cost a rival cannot come down to."""
 
 
 class ContractError(TokfilterError, ValueError):

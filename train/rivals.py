@@ -1,4 +1,5 @@
-"""What the filter has to beat at the same number of tokens: other scorers, and fewer pixels instead of fewer tokens."""
+"""What the filter has to beat: at the same number of tokens other scorers and fewer pixels, at the same number of
+multiply-accumulates methods that drop or merge tokens inside the blocks."""
 
 from typing import Any, Final
 
@@ -8,11 +9,17 @@ from torch import Tensor, nn
 from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.model import FilteredViT
-from tokfilter.scorers import CentreScorer, NormScorer, RandomScorer
+from tokfilter.scorers import CentreScorer, FilterConfig, NormScorer, RandomScorer
+from tokfilter.train.merging_rival import TokenMerging
+from tokfilter.train.pruning_rival import ClassAttentionPruning
 
-__all__ = ["RIVALS", "LowResolution", "grid_from_tokens", "rival_from_weights"]
+__all__ = ["REDUCING", "RIVALS", "LowResolution", "grid_from_tokens", "rival_from_weights"]
 
 RIVALS: Final = ("random", "centre", "norm", "resolution")
+"""Rivals that reach every budget."""
+
+REDUCING: Final = {"evit": ClassAttentionPruning, "tome": TokenMerging}
+"""Rivals at equal multiply-accumulates; their ``lowest`` says which budgets they cannot reach."""
 
 
 class LowResolution(nn.Module):
@@ -45,8 +52,18 @@ def grid_from_tokens(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     return min(alike or candidates, key=lambda shape: (shape[0] * shape[1], abs(shape[0] - shape[1])))
 
 
-def rival_from_weights(name: str, architecture: Architecture, weights: dict[str, Tensor], seed: int) -> Any:
-    """A rival on the same start weights as the filter's model."""
+def rival_from_weights(
+    name: str,
+    architecture: Architecture,
+    weights: dict[str, Tensor],
+    seed: int,
+    filter_config: FilterConfig | None = None,
+) -> Any:
+    """A rival on the same start weights as the filter's model.
+
+    name: one of RIVALS or REDUCING
+    filter_config: of the filter whose cost REDUCING rivals have to match
+    """
     if name == "resolution":
         flexible = Architecture(architecture.name, {**architecture.kwargs, "dynamic_img_size": True})
         backbone: Any = create_backbone(flexible)
@@ -54,6 +71,8 @@ def rival_from_weights(name: str, architecture: Architecture, weights: dict[str,
         return LowResolution(backbone, backbone.patch_embed.grid_size, backbone.patch_embed.patch_size)
     backbone = create_backbone(architecture)
     backbone.load_state_dict(weights)
+    if name in REDUCING:
+        return REDUCING[name](backbone, filter_config)
     grid: tuple[int, int] = backbone.patch_embed.grid_size
     scorers = {"random": RandomScorer(seed), "centre": CentreScorer(grid), "norm": NormScorer()}
     return FilteredViT(backbone, scorers[name], keep=1.0)
