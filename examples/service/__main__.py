@@ -1,0 +1,72 @@
+"""``python -m examples.service out/``: serve an export directory over HTTP."""
+
+import signal
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import uvicorn
+
+from tokfilter.errors import TokfilterError
+from tokfilter.manifest import Runtime
+from tokfilter.runtime.onnxruntime_session import PROVIDERS
+from tokfilter.runtime.sessions import EngineOptions
+
+from .app import Limits, Service
+from .engine import engine_from_directory
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True)
+@click.option("--runtime", type=click.Choice(get_args(Runtime)), default="onnx", show_default=True)
+@click.option("--precision", default="fp32", show_default=True, help="As exported: fp32, fp16 or bf16.")
+@click.option("--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Of ONNX Runtime.")
+@click.option("--cuda-graph", is_flag=True, help="Of TensorRT.")
+@click.option("--batch", type=click.IntRange(min=1), help="Largest batch.  [default: the engine's best, or 8]")
+@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests at a time.")
+@click.option("--wait-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="For a fuller batch.")
+@click.option("--body-mb", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of an image file.")
+@click.option("--megapixels", type=click.FloatRange(min=0.001), default=24.0, show_default=True, help="Of an image.")
+@click.option("--body-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="To send an image.")
+@click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="At a time.")
+def main(directory: Path, **asked: Any) -> None:
+    """Serve the export DIRECTORY (written by `tokfilter export`): POST /classify with a JPEG or PNG file as body."""
+    options = EngineOptions(
+        asked["runtime"], asked["precision"], asked["provider"], asked["threads"], cuda_graph=asked["cuda_graph"]
+    )
+    limits = Limits(
+        asked["queue"],
+        asked["wait_ms"],
+        int(asked["body_mb"] * 1e6),
+        int(asked["megapixels"] * 1e6),
+        asked["body_s"],
+    )
+    try:
+        with engine_from_directory(directory, options, asked["batch"]) as engine:
+            service = Service(engine, limits)
+            _serve(service, asked["host"], asked["port"], asked["connections"])
+    except TokfilterError as error:
+        raise click.ClickException(str(error)) from error
+    served = {status.labels["status"]: int(status.value) for status in _samples(service)}
+    click.echo(f"stopped: {served or 'nothing was asked'}", err=True)
+
+
+def _serve(service: Service, host: str, port: int, connections: int) -> None:
+    """Run until SIGTERM or SIGINT; requests in flight are answered first."""
+    server = uvicorn.Server(uvicorn.Config(service.app, host, port, access_log=False, limit_concurrency=connections))
+    # Uvicorn raises the signal that stopped it once more at its end; having been told to stop is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server.run()
+
+
+def _samples(service: Service) -> Any:
+    (family,) = service.metrics.requests.collect()
+    return [sample for sample in family.samples if sample.name.endswith("_total")]
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m examples.service")

@@ -1,0 +1,147 @@
+"""The service over HTTP: one image in, its class out, and everything else a refusal with a sentence."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import ClientDisconnect
+
+from tokfilter.budget import keep_from_text
+from tokfilter.errors import BudgetError, TokfilterError
+from tokfilter.runtime.preprocess import Floats
+
+from .admission import Admission
+from .batcher import Batcher
+from .body import check_type, input_from_body, read_body
+from .engine import Engine
+from .metrics import Metrics
+from .refusal import Refusal
+
+__all__ = ["Limits", "Service"]
+
+_CLASSIFY: Final = "/classify"
+_UNREAD: Final = (408, 413, 415)
+"""Refusals that may leave a body unread: the connection is closed after them."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one process accepts.
+
+    admitted: requests in the house at a time; one more is refused with 503
+    wait_ms: how long an image may wait for others to share its batch
+    body_bytes, pixels: of an image, as sent and as decoded
+    body_s: seconds for the body to arrive
+    decoders: threads that decode
+    """
+
+    admitted: int = 64
+    wait_ms: float = 2.0
+    body_bytes: int = 20_000_000
+    pixels: int = 24_000_000
+    body_s: float = 10.0
+    decoders: int = 2
+
+
+class Service:
+    """An engine, the batcher before it, and the routes before that."""
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self.engine, self.limits, self.metrics = engine, limits, Metrics()
+        self.batcher = Batcher[Floats, Floats](
+            engine.probabilities,
+            engine.largest,
+            limits.wait_ms / 1e3,
+            limits.admitted,
+            self.metrics.batches.observe,
+        )
+        self.metrics.watch(self.batcher)
+        self.ready = False
+        self.app = Admission(self._routes(), _CLASSIFY, self.batcher, self.metrics)
+
+    def _routes(self) -> FastAPI:
+        app = FastAPI(title="tokfilter", lifespan=self._life, docs_url=None, redoc_url=None)
+        app.add_api_route(_CLASSIFY, self.classify, methods=["POST"])
+        app.add_api_route("/health/live", self.live)
+        app.add_api_route("/health/ready", self.is_ready)
+        app.add_api_route("/metrics", self.show_metrics)
+        app.add_exception_handler(RequestValidationError, _refused_query)
+        return app
+
+    @asynccontextmanager
+    async def _life(self, _: FastAPI) -> AsyncIterator[None]:
+        """Uvicorn leaves this block when it has stopped to listen and every request in flight is answered."""
+        with ThreadPoolExecutor(self.limits.decoders, "decode") as self.decoders:
+            worker = asyncio.create_task(self.batcher.work())
+            self.ready = True
+            try:
+                yield
+            finally:
+                self.ready = False
+                self.batcher.close()
+                await worker
+
+    async def classify(
+        self, request: Request, keep: str | None = None, top: Annotated[int, Query(ge=1, le=1000)] = 5
+    ) -> JSONResponse:
+        """The likeliest classes of the JPEG or PNG file in the body, at a budget: a ratio or a count of tokens."""
+        start = perf_counter()
+        try:
+            answer = JSONResponse(await self._answer(request, keep, top))
+            self.metrics.seconds.observe(perf_counter() - start)
+        except Refusal as refusal:
+            answer = _refused(refusal.status, refusal.sentence)
+        except ClientDisconnect:
+            answer = _refused(400, "the connection ended before the image did.")
+        except TokfilterError as error:
+            answer = _refused(500, str(error))
+        self.metrics.requests.labels(answer.status_code).inc()
+        return answer
+
+    async def _answer(self, request: Request, keep: str | None, top: int) -> dict[str, Any]:
+        tokens = self._tokens(keep)
+        check_type(request.headers.get("content-type"))
+        limits, said = self.limits, request.headers.get("content-length")
+        body = await read_body(request.stream(), said, limits.body_bytes, limits.body_s)
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(self.decoders, input_from_body, body, self.engine.preprocess, limits.pixels)
+        probabilities = await self.batcher.submit(image, tokens)
+        best = self.engine.best(probabilities, top)
+        return {"class": best[0]["class"], "tokens": tokens, "top": best}
+
+    def _tokens(self, keep: str | None) -> int:
+        try:
+            return self.engine.tokens(None if keep is None else keep_from_text(keep))
+        except BudgetError as error:
+            raise Refusal(422, str(error)) from error
+
+    async def live(self) -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    async def is_ready(self) -> JSONResponse:
+        """Whether an image would be taken now; a full queue says no, so that a balancer looks elsewhere."""
+        free = self.ready and self.batcher.admitted < self.limits.admitted
+        return JSONResponse({"status": "ready" if free else "busy"}, 200 if free else 503)
+
+    async def show_metrics(self) -> Response:
+        """Metrics for Prometheus."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _refused(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"detail": sentence}, status, {"Connection": "close"} if status in _UNREAD else None)
+
+
+async def _refused_query(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    complaints = [f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()]
+    return _refused(422, "; ".join(complaints))

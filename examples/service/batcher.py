@@ -1,0 +1,132 @@
+"""Dynamic batching: requests that wait together run together, up to a bound on all of them.
+
+Libraries were weighed first. ``batched`` 0.1.5 puts requests into a queue without bound and polls it. ``async-batcher``
+0.2.2 has a bound, but a batch dies when one of its callers has gone (it sets the result of a cancelled future, and the
+others wait forever), it knows no batch of one, stopping does not wait for the batches that run, and its last release is
+of February 2025. LitServe is a server of its own, with no bound on its queue. None of them keeps batches to one budget.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+__all__ = ["Batcher", "Full"]
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Full(Exception):  # noqa: N818  (a full house is no error)
+    """The batcher holds as many requests as it may."""
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Item, Answer]):
+    item: Item
+    budget: int
+    since: float
+    answer: "asyncio.Future[Answer]"
+
+
+@dataclass
+class Batcher(Generic[Item, Answer]):
+    """Runs items of equal budget together, the oldest first. All methods belong to one event loop.
+
+    run: takes (items, budget), returns an answer for each item; one call at a time
+    largest: items in a batch
+    wait_s: how long the oldest item may wait for others to join it
+    limit: requests admitted at a time, whether they are read, decoded, waiting or running
+    on_batch: told the size of each batch
+    """
+
+    run: Callable[[Sequence[Item], int], Awaitable[Sequence[Answer]]]
+    largest: int = 8
+    wait_s: float = 0.002
+    limit: int = 64
+    on_batch: Callable[[int], None] = lambda _: None
+    admitted: int = field(default=0, init=False)
+    _queue: "deque[_Waiting[Item, Answer]]" = field(default_factory=deque, init=False, repr=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
+    _closed: bool = field(default=False, init=False)
+
+    @property
+    def depth(self) -> int:
+        """Items that wait for a batch."""
+        return len(self._queue)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the ``limit`` places for as long as the block runs. Raises Full."""
+        if self._closed or self.admitted >= self.limit:
+            raise Full
+        self.admitted += 1
+        try:
+            yield
+        finally:
+            self.admitted -= 1
+            self._changed.set()
+
+    async def submit(self, item: Item, budget: int) -> Answer:
+        """The answer for one item, from within ``place``. Raises what ``run`` raised for its batch."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting[Item, Answer](item, budget, loop.time(), loop.create_future())
+        self._queue.append(waiting)
+        self._changed.set()
+        return await waiting.answer
+
+    def close(self) -> None:
+        """Admit nobody any more; ``work`` ends when everything that was submitted is answered."""
+        self._closed = True
+        self._changed.set()
+
+    async def work(self) -> None:
+        """Form batches and run them until the batcher is closed and empty."""
+        while True:
+            self._changed.clear()
+            if self._queue:
+                budget = self._queue[0].budget
+                await self._fill(budget, self._queue[0].since + self.wait_s)
+                await self._answer(self._take(budget), budget)
+            elif self._closed and not self.admitted:
+                return
+            else:
+                await self._changed.wait()
+
+    async def _fill(self, budget: int, deadline: float) -> None:
+        """Wait until a batch of this budget is full or its oldest item has waited long enough."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not self._closed and sum(w.budget == budget for w in self._queue) < self.largest:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _take(self, budget: int) -> "list[_Waiting[Item, Answer]]":
+        taken: list[_Waiting[Item, Answer]] = []
+        left: deque[_Waiting[Item, Answer]] = deque()
+        for waiting in self._queue:
+            if waiting.answer.cancelled():
+                continue
+            (taken if waiting.budget == budget and len(taken) < self.largest else left).append(waiting)
+        self._queue = left
+        return taken
+
+    async def _answer(self, batch: "list[_Waiting[Item, Answer]]", budget: int) -> None:
+        if not batch:
+            return
+        self.on_batch(len(batch))
+        try:
+            answers = await self.run([waiting.item for waiting in batch], budget)
+            pairs = list(zip(batch, answers, strict=True))
+        except Exception as error:
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
+        for waiting, answer in pairs:
+            if not waiting.answer.done():  # its caller may have gone
+                waiting.answer.set_result(answer)

@@ -1,0 +1,95 @@
+"""A session of an export directory behind an event loop: one thread runs it, so that any session will do."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+
+from tokfilter.benchmarks.predict import class_name, probabilities_from_logits
+from tokfilter.budget import Keep
+from tokfilter.runtime.artefacts import Artefact, artefact
+from tokfilter.runtime.golden import golden_of, verify
+from tokfilter.runtime.preprocess import Floats, Preprocess, preprocess_from_fields
+from tokfilter.runtime.session import CheckedSession
+from tokfilter.runtime.sessions import EngineOptions, session_for
+
+__all__ = ["Engine", "engine_from_directory"]
+
+_LARGEST: Final = 8
+
+
+@dataclass
+class Engine:
+    """An open session with what a service has to know of its model. Use in a ``with`` block.
+
+    smallest, largest: images that the session takes in one call
+    """
+
+    session: CheckedSession
+    artefact: Artefact
+    preprocess: Preprocess
+    smallest: int
+    largest: int
+    _thread: ThreadPoolExecutor
+    _opened: ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def tokens(self, keep: Keep | None) -> int:
+        """The budget in tokens. Raises BudgetError that says which budgets there are."""
+        return self.session.budgets.tokens(keep)
+
+    async def probabilities(self, images: Sequence[Floats], tokens: int) -> Sequence[Floats]:
+        """Classify images [3, H, W] together at one budget. Returns [classes] for each."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._run, images, tokens)
+
+    def _run(self, images: Sequence[Floats], tokens: int) -> Sequence[Floats]:
+        # A plan may serve no small batches: the rest is filled with the last image again.
+        rows = [*images, *[images[-1]] * (self.smallest - len(images))]
+        logits = self.session.run(np.stack(rows), tokens).logits[: len(images)]
+        return list(probabilities_from_logits(logits))
+
+    def best(self, probabilities: Floats, count: int) -> list[dict[str, Any]]:
+        """The likeliest classes, first the likeliest."""
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        names = self.artefact.manifest.model.class_names
+        return [{"class": class_name(names, int(i)), "index": int(i), "score": float(probabilities[i])} for i in order]
+
+
+def engine_from_directory(directory: Path, options: EngineOptions, largest: int | None = None) -> Engine:
+    """Open the filtered model of an export directory, hold it against its golden tensors, and warm it up.
+
+    largest: images in a batch; None takes what the engine was built for, or 8
+    Raises DataError, EngineError, VerificationError, MissingDependencyError.
+    """
+    opened = ExitStack()
+    try:
+        thread = opened.enter_context(ThreadPoolExecutor(1, "engine"))
+        chosen = artefact(directory, "filtered", options.runtime, options.precision)
+        session = session_for(chosen, options)
+        thread.submit(session.__enter__).result()
+        opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())
+        low, best, high = chosen.entry.batch_range or (1, _LARGEST, largest or _LARGEST)
+        engine = Engine(session, chosen, _preprocess(chosen), low, max(low, min(largest or best, high)), thread, opened)
+        golden = golden_of(chosen)
+        for batch in sorted({low, engine.largest}):
+            thread.submit(verify, session, chosen, golden, batch, session.budgets.default).result()
+    except BaseException:
+        opened.close()
+        raise
+    return engine
+
+
+def _preprocess(artefact: Artefact) -> Preprocess:
+    card = artefact.manifest.model
+    return preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})

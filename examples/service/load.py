@@ -1,0 +1,278 @@
+"""Load test of the service on this machine: does it stay right, bounded and of one size when too much is asked of it?
+
+``python -m examples.service.load out/`` starts the service on a free port of the loopback, saturates it for ten minutes
+(half of them in a closed loop, half in an open one at twice the rate that the closed one reached), compares every
+answer with the session's own, ends it with SIGTERM, and writes ``benchmarks/results/service.json``
+(``benchmarks/schemas/service.json``).
+"""
+
+import asyncio
+import io
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import IO, Any, Final
+from urllib.request import urlopen
+
+import click
+import numpy as np
+from PIL import Image
+
+from tokfilter.benchmarks.machine import conditions
+from tokfilter.benchmarks.record import header, write_json
+from tokfilter.errors import EngineError, TokfilterError
+from tokfilter.runtime.metrics import PERCENTILE_RULE, latency_from_samples
+from tokfilter.runtime.sessions import EngineOptions
+
+from .body import input_from_body
+from .engine import engine_from_directory
+from .load_clients import Sent, Target, closed_loop, open_loop
+
+__all__ = ["Running", "document_from_load", "queries_for", "serving"]
+
+RESULTS: Final = Path(__file__).parents[2] / "benchmarks" / "results" / "service.json"
+_ROOT: Final = Path(__file__).parents[2]
+_WINDOW_S: Final = 10.0
+_SAMPLE_S: Final = 2.0
+_PATIENCE_S: Final = 120.0
+_WARM_UP: Final = 0.2
+"""Share of a run before its memory is judged: pools and arenas of threads fill once."""
+_FLAT: Final = 0.02
+"""Growth of memory, as a share of it, that passes for none."""
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--seconds", type=click.FloatRange(min=2), default=600.0, show_default=True)
+@click.option("--queue", type=click.IntRange(min=1), default=32, show_default=True, help="Of the service.")
+@click.option("--clients", type=click.IntRange(min=1), default=64, show_default=True, help="Of the closed loop.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="JSON to write.")
+def main(directory: Path, seconds: float, queue: int, clients: int, threads: int, output: Path) -> None:
+    """Load the service with the export DIRECTORY and write what came of it."""
+    command = f"python -m examples.service.load DIRECTORY --seconds {seconds:g} --queue {queue} --clients {clients}"
+    try:
+        document = {**header("service", command), **document_from_load(directory, seconds, queue, clients, threads)}
+    except TokfilterError as error:
+        raise click.ClickException(str(error)) from error
+    write_json(output, document)
+    for goal, verdict in document["goals"].items():
+        click.echo(f"{'reached' if verdict['reached'] else 'MISSED '}  {goal}: {verdict['found']}")
+
+
+def document_from_load(directory: Path, seconds: float, queue: int, clients: int, threads: int = 1) -> dict[str, Any]:
+    """Run the service under load. Raises what opening the engine raises, and EngineError when it does not start."""
+    queries, model = queries_for(directory, threads)
+    before = conditions()
+    with serving(directory, "--queue", queue, "--threads", threads) as running:
+        target = Target(f"{running.url}/classify", queries)
+        phases, memory = asyncio.run(_phases(target, running.process.pid, seconds, clients))
+        with urlopen(f"{running.url}/metrics") as response:
+            metrics = response.read().decode()
+        code = running.stop()
+    (closed, opened), batch = phases, _mean_batch(metrics)
+    document = {
+        "model": model,
+        "settings": {"queue": queue, "threads": threads, "percentile_rule": PERCENTILE_RULE, "window_s": _WINDOW_S},
+        "conditions": {"before": before, "after": conditions()},
+        "notes": ["service and clients share the machine's cores"],
+        "phases": [
+            {"loop": "closed", "clients": clients, **_phase(closed[0], closed[1], queue, batch)},
+            {"loop": "open", "rate_per_s": opened[2], **_phase(opened[0], opened[1], queue, batch)},
+        ],
+        "mean_batch": batch,
+        "memory": _memory(memory),
+        "exit_code": code,
+    }
+    return {**document, "goals": _goals(document)}
+
+
+def queries_for(
+    directory: Path, threads: int, images: int = 24
+) -> tuple[list[tuple[bytes, int, float]], dict[str, Any]]:
+    """JPEG files at three budgets with the score that the session gives each, and what model it is."""
+    generator = np.random.default_rng(0)
+    with engine_from_directory(directory, EngineOptions(threads=threads)) as engine:
+        card, budgets = engine.artefact.manifest.model, engine.session.budgets
+        sizes = sorted({budgets.default, max(2, budgets.patches // 4), max(2, budgets.patches * 3 // 4)})
+        queries = []
+        for number in range(images):
+            body, tokens = _photo(generator), sizes[number % len(sizes)]
+            pixels = input_from_body(body, engine.preprocess, 10**7)
+            (probabilities,) = asyncio.run(engine.probabilities([pixels], tokens))
+            queries.append((body, tokens, float(probabilities.max())))
+    shape = list(card.input_size)
+    return queries, {"architecture": card.architecture, "input_size": shape, "macs": card.macs, "budgets": sizes}
+
+
+def _photo(generator: np.random.Generator) -> bytes:
+    """A JPEG file of 320 x 240 coloured clouds."""
+    coarse = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC).save(file, format="JPEG")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that runs as a process of its own; ``log`` is what it says on its standard error."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: IO[bytes]
+
+    def stop(self) -> int:
+        """Send SIGTERM and wait. Returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(_PATIENCE_S)
+
+    def said(self) -> str:
+        """Everything that stands in the log."""
+        self.log.seek(0)
+        return self.log.read().decode()
+
+
+@contextmanager
+def serving(directory: Path, *options: object) -> Iterator[Running]:
+    """Start the service on a free port and wait until it is ready. It is killed at the end if it still runs.
+
+    Raises EngineError with its last words when it does not start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "examples.service", str(directory), "--port", str(port), *map(str, options)]
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, cwd=_ROOT, stderr=log) as process:
+        running = Running(f"http://127.0.0.1:{port}", process, log)
+        try:
+            _wait_until_ready(running)
+            yield running
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _wait_until_ready(running: Running) -> None:
+    deadline = perf_counter() + _PATIENCE_S
+    while perf_counter() < deadline and running.process.poll() is None:
+        try:
+            with urlopen(f"{running.url}/health/ready"):
+                return
+        except OSError:
+            sleep(0.1)
+    lines = running.said().strip().splitlines() or ["it said nothing"]
+    raise EngineError(f"the service did not start: {lines[-1]}")
+
+
+async def _phases(target: Target, pid: int, seconds: float, clients: int) -> Any:
+    memory: list[tuple[float, int]] = []
+    watcher = asyncio.create_task(_watch(pid, memory))
+    half = seconds / 2
+    closed = await closed_loop(target, clients, half)
+    rate = 2 * len(closed.answered) / half
+    opened = await open_loop(target, rate, half)
+    if watcher.done():
+        watcher.result()
+    watcher.cancel()
+    return ((closed, half), (opened, half, rate)), memory
+
+
+async def _watch(pid: int, memory: list[tuple[float, int]]) -> None:
+    begin = perf_counter()
+    while True:
+        memory.append((perf_counter() - begin, _resident(pid)))
+        await asyncio.sleep(_SAMPLE_S)
+
+
+def _resident(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise EngineError(f"process {pid} has ended: the service did not survive the load.")
+
+
+def _phase(sent: Sent, seconds: float, queue: int, batch: float) -> dict[str, Any]:
+    windows = list(_windows(sent, seconds))
+    slowest = min((window["answered_per_s"] for window in windows), default=0.0)
+    return {
+        "seconds": seconds,
+        "answered": len(sent.answered),
+        "refused": len(sent.refused),
+        "errors": dict(sent.errors),
+        "answered_per_s": len(sent.answered) / seconds,
+        "latency_ms": asdict(latency_from_samples([ms for _, ms in sent.answered])) if sent.answered else None,
+        "refusal_ms": asdict(latency_from_samples([ms for _, ms in sent.refused])) if sent.refused else None,
+        # Little's law: the mean of a house that is always full.
+        "full_house_ms": 1e3 * queue / slowest if slowest else None,
+        # Every batch takes the oldest request along, so nobody waits for more batches than the house has places, and
+        # for the one that runs.
+        "bound_ms": 1e3 * (queue + 1) * batch / slowest if slowest else None,
+        "windows": windows,
+    }
+
+
+def _windows(sent: Sent, seconds: float) -> Iterator[dict[str, float]]:
+    width = min(_WINDOW_S, seconds)
+    for number in range(int(seconds // width)):
+        inside = [ms for at, ms in sent.answered if number * width <= at < (number + 1) * width]
+        refused = sum(number * width <= at < (number + 1) * width for at, _ in sent.refused)
+        p99 = latency_from_samples(inside).p99 if inside else 0.0
+        yield {
+            "from_s": number * width,
+            "answered_per_s": len(inside) / width,
+            "refused_per_s": refused / width,
+            "p99_ms": p99,
+        }
+
+
+def _mean_batch(metrics: str) -> float:
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("tokfilter_batch_images_"))
+    return float(values["tokfilter_batch_images_sum"]) / max(1.0, float(values["tokfilter_batch_images_count"]))
+
+
+def _memory(samples: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """Resident memory over time, and its least-squares slope after the warm-up."""
+    judged = samples[int(len(samples) * _WARM_UP) :]
+    seconds, values = np.array(judged, dtype=np.float64).T
+    slope = float(np.polyfit(seconds, values, 1)[0]) if len(judged) > 1 else 0.0
+    return {
+        "samples": [[round(second, 1), value] for second, value in samples],
+        "judged_from_s": float(seconds[0]),
+        "slope_bytes_per_s": slope,
+        "growth_bytes": slope * float(seconds[-1] - seconds[0]),
+        "mean_bytes": float(values.mean()),
+    }
+
+
+def _goals(document: dict[str, Any]) -> dict[str, Any]:
+    phases, memory = document["phases"], document["memory"]
+    errors = sum(sum(phase["errors"].values()) for phase in phases)
+    growth = memory["growth_bytes"] / memory["mean_bytes"]
+    bounded = [phase for phase in phases if phase["latency_ms"] and phase["latency_ms"]["p99"] <= phase["bound_ms"]]
+    refused = [phase["refused"] for phase in phases]
+    return {
+        "no error": {"reached": errors == 0 and document["exit_code"] == 0, "found": f"{errors} errors"},
+        "no growth of memory": {"reached": growth <= _FLAT, "found": f"{growth:+.2%} of {memory['mean_bytes']:.3g} B"},
+        "p99 bounded by the queue": {
+            "reached": len(bounded) == len(phases),
+            "found": ", ".join(
+                f"{phase['loop']} {phase['latency_ms']['p99']:.0f} of {phase['bound_ms']:.0f} ms "
+                f"(mean of a full house {phase['full_house_ms']:.0f})"
+                for phase in phases
+                if phase["latency_ms"]
+            ),
+        },
+        "overload is refused": {"reached": all(refused), "found": f"{sum(refused)} times 503"},
+    }
+
+
+if __name__ == "__main__":
+    main(prog_name=shlex.join(["python", "-m", "examples.service.load"]))
