@@ -88,7 +88,12 @@ def delta_loss(
         sets = groups_of_tokens(model.grid, config.groups, places)
     else:
         sets = single_tokens(len(images), model.patches)
-    costs, base = _cost_of_sets(model, images, labels, sets.to(images.device), config.mask, chunk)
+    sets = sets.to(images.device)
+    parts = [
+        _cost_of_sets(model, images[i : i + chunk], labels[i : i + chunk], sets[i : i + chunk], config.mask, chunk)
+        for i in range(0, len(images), chunk)
+    ]
+    costs, base = (torch.cat(column) for column in zip(*parts, strict=True))
     return costs_of_tokens(costs, sets, model.patches), base
 
 
@@ -96,13 +101,9 @@ def delta_loss(
 def _cost_of_sets(
     model: FilteredViT, images: Tensor, labels: Tensor, sets: Tensor, config: MaskConfig, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """What masking each set [B, S, size] adds to the loss [B, S], and the unmasked loss [B]."""
+    """What masking each set [B, S, size] adds to the loss [B, S], and the unmasked loss [B]; B is at most ``chunk``."""
     tokens = model.embed(images)
-    plain = [
-        F.cross_entropy(model.classify_tokens(tokens[i : i + chunk], images), labels[i : i + chunk], reduction="none")
-        for i in range(0, len(tokens), chunk)
-    ]
-    base = torch.cat(plain).float()
+    base = F.cross_entropy(model.classify_tokens(tokens, images).float(), labels, reduction="none")
     repeated = labels.repeat_interleave(sets.shape[1])
     masked = torch.empty(len(repeated), device=images.device)
     for part, logits in logits_of_variants(model, images, tokens, sets, config, chunk):

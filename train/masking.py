@@ -57,7 +57,7 @@ def mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: Mask
     Returns [B, N, C].
     """
     patches = tokens[:, model.prefix_tokens :]
-    positions = torch.zeros_like(patches)
+    positions = torch.zeros_like(patches[:1, :1]).expand_as(patches)
     if config.point == "before":
         positions = position_tokens(model, images)[:, model.prefix_tokens :].expand_as(patches)
     if config.value == "mean":

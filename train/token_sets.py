@@ -80,7 +80,7 @@ def costs_of_tokens(costs: Tensor, sets: Tensor, patches: int) -> Tensor:
     sets: [B, S, size]
     Returns [B, patches].
     """
-    places = sets.to(costs.device).flatten(1)
+    places = sets.flatten(1)
     shares = (costs / sets.shape[2]).repeat_interleave(sets.shape[2], dim=1)
     empty = torch.zeros(len(costs), patches, device=costs.device)
     return empty.scatter_add(1, places, shares) / empty.scatter_add(1, places, torch.ones_like(shares))
