@@ -21,7 +21,7 @@ def evaluate(bundle: Path, data: Path, keeps: tuple[str, ...], batch: int, outpu
     """
     import json
 
-    from tokfilter.benchmarks.accuracy import document_from_bundle
+    from tokfilter.benchmarks.accuracy_document import document_from_bundle
     from tokfilter.benchmarks.record import write_json
     from tokfilter.budget import keeps_from_text
     from tokfilter.commands.accuracy_table import print_accuracy

@@ -8,7 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tokfilter.benchmarks.accuracy import Study, demo_study, run
 from tokfilter.benchmarks.report import document_from_file
 from tokfilter.bundle import load_bundle
 from tokfilter.cli import cli
@@ -149,27 +148,3 @@ def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
     whole, halved = load_bundle(tmp_path / "whole.pt"), load_bundle(tmp_path / "halved.pt")
     for one, other in ((whole.backbone, halved.backbone), (whole.filter, halved.filter)):
         assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_the_demo_study_leaves_data_model_and_rows_and_does_nothing_twice(tmp_path):
-    study = Study(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
-    document = demo_study(tmp_path, 0, lambda what, share: None, study)
-    assert document_from_file(tmp_path / "accuracy.json", "tokfilter/accuracy") == document
-    methods = {row["method"] for row in document["rows"]}
-    assert methods == {"full", "filter", "random", "centre", "norm", "resolution"}
-    assert all(len(row["top1"]) == 1 for row in document["rows"])
-    assert load_bundle(tmp_path / "model.pt").keep == 0.25
-    assert (tmp_path / "data/train/0").is_dir()
-    said = []
-    again = demo_study(tmp_path, 0, lambda what, share: said.append(what), study)
-    assert again["rows"] == document["rows"] and not said
-
-
-def test_the_study_joins_seeds(tmp_path):
-    study = Study(train=64, test=20, backbone_steps=1, labelled=8, filter_steps=1, finetune_steps=1)
-    document = run(tmp_path, [0, 1], lambda what, share: None, study)
-    for row in document["rows"]:
-        assert len(row["top1"]) == 2
-        assert row["low"] == min(row["top1"]) and row["mean"] == pytest.approx(sum(row["top1"]) / 2)
-    assert document["settings"]["seeds"] == [0, 1] and len(document["settings"]["full_before_fine_tuning"]) == 2
-    document_from_file(tmp_path / "accuracy.json", "tokfilter/accuracy")

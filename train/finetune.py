@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokfilter.budget import Keep
+from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError
 from tokfilter.scorers import RandomScorer
 from tokfilter.train.loop import Plan, Work, train
@@ -36,6 +36,7 @@ class FineTuning:
     smoothing: of the labels
     low: the smallest share of the tokens that a step may draw
     full: probability that a step keeps every token, so that the full model stays good
+    fixed: every step keeps this budget, and the checkpoint serves it alone; None draws a budget for each step
     distill: weight of the divergence from the start model's full logits; 0 leaves it out
     """
 
@@ -43,6 +44,7 @@ class FineTuning:
     smoothing: float = 0.1
     low: float = 0.125
     full: float = 0.25
+    fixed: Keep | None = None
     distill: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -118,7 +120,9 @@ def _run(
 
 
 def _budget(config: FineTuning, patches: int, generator: torch.Generator) -> int:
-    """Every token with probability ``full``, else any count from the lowest up."""
+    """The fixed one; or every token with probability ``full``, else any count from the lowest up."""
+    if config.fixed is not None:
+        return tokens_from_keep(config.fixed, patches)
     if float(torch.rand((), generator=generator)) < config.full:
         return patches
     lowest = max(1, round(config.low * patches))

@@ -24,7 +24,7 @@ from tokfilter.train.start import Start
 from tokfilter.train.team import ALONE, Team
 from tokfilter.train.views import Views
 
-__all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder"]
+__all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder", "labelled_views"]
 
 STAGES: Final = ("backbone", "label", "filter", "finetune")
 
@@ -64,10 +64,12 @@ def bundle_from_start(
     work: Work,
     labels: Path | None = None,
     keeps: Sequence[Keep] = (1.0, 0.5, 0.25),
+    views: tuple[Views, Views] | None = None,
 ) -> Bundle:
     """Run the recipe's stages and measure the result on the test images.
 
     labels: a label store made before, instead of the stage ``label``; refused when it belongs to another model or data
+    views: of the training and test images, where somebody has decoded them already
     Raises DataError, BudgetError.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,21 +78,22 @@ def bundle_from_start(
     model.drop.scorer = _scorer(model, start, recipe)
     model.to(device)
     tokens_from_keep(recipe.keep, model.patches)
-    views = Views(splits.train, start.preprocessing, work.progress)
-    tests = Views(splits.test, start.preprocessing, work.progress)
+    train_views, tests = views or (
+        Views(part, start.preprocessing, work.progress) for part in (splits.train, splits.test)
+    )
     record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": recipe.seed}
     if "backbone" in recipe.stages:
         _freeze_scorer(model)
-        metrics = train_backbone(model, views, recipe.backbone, recipe.seed, work)
+        metrics = train_backbone(model, train_views, recipe.backbone, recipe.seed, work)
         record["backbone"] = {**asdict(recipe.backbone), **metrics}
     elif not start.trained:
         raise DataError(f"{start.origin} cannot tell the data's classes apart yet: add the stage `backbone`.")
     if "filter" in recipe.stages:
-        record.update(_filter_stages(model, views, recipe, work, labels))
+        record.update(_filter_stages(model, train_views, recipe, work, labels))
     if "finetune" in recipe.stages:
         _freeze_scorer(model)
         teacher = _teacher(model) if recipe.finetune.distill > 0 else None
-        metrics = train_elastic(model, views, recipe.finetune, recipe.seed, work, teacher=teacher)
+        metrics = train_elastic(model, train_views, recipe.finetune, recipe.seed, work, teacher=teacher)
         record["finetune"] = {**asdict(recipe.finetune), **metrics}
     model.eval()
     record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, work.progress)]
@@ -114,16 +117,21 @@ def label_folder(
 
 
 def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> dict[str, Any]:
-    chosen = _labelled(views.images, recipe)
-    subset = views if chosen is views.images else Views(chosen, views.preprocessing, work.progress)
+    subset = labelled_views(views, recipe, work.progress)
     labels = _labels(model, subset, recipe, work, given)
     model.requires_grad_(False)
     metrics = train_filter(model, subset, labels.delta, recipe.labels, recipe.filter, recipe.seed, work)
     model.requires_grad_(True)
     return {
-        "label": {**asdict(recipe.labels), "images": len(chosen), "identity": labels.identity, "rho": metrics["rho"]},
+        "label": {**asdict(recipe.labels), "images": len(subset), "identity": labels.identity, "rho": metrics["rho"]},
         "filter": {**asdict(recipe.filter), **metrics},
     }
+
+
+def labelled_views(views: Views, recipe: Recipe, progress: Progress) -> Views:
+    """The training images that get labels: all, or as many as the recipe allows."""
+    chosen = _labelled(views.images, recipe)
+    return views if chosen is views.images else Views(chosen, views.preprocessing, progress)
 
 
 def _labels(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> Labels:

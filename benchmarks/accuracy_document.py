@@ -1,0 +1,88 @@
+"""accuracy.json: top-1 by method and budget, with the interval that images and seeds allow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+from tokfilter.benchmarks.record import header
+from tokfilter.budget import Keep
+from tokfilter.bundle import Bundle, load_bundle, model_from_bundle
+from tokfilter.macs import macs
+from tokfilter.train.data import Progress, checked, images_from_folder, splits_from_folder
+from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
+from tokfilter.train.views import Views
+
+__all__ = ["document_from_bundle", "interval_name", "model_card", "row_from_members"]
+
+
+def document_from_bundle(
+    path: Path, data: Path, keeps: Sequence[Keep], batch: int, command: str, progress: Progress,
+    report: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """accuracy.json of one bundle on the test images of a folder. Raises BundleError, DataError, BudgetError."""
+    bundle = load_bundle(path)
+    names = bundle.class_names or None
+    divided = any((data / name).is_dir() for name in ("train", "training")) and "train" not in (names or ())
+    listed = splits_from_folder(data, names).test if divided else images_from_folder(data, names)
+    images = checked(listed, progress, report)
+    model = model_from_bundle(bundle)
+    found = evaluate(model, Views(images, bundle.preprocessing, progress), [1.0, *keeps], progress, batch)
+    rows = [
+        row_from_members(
+            "full" if a.tokens == model.patches else "filter",
+            a.tokens,
+            macs(model, a.tokens),
+            [asdict(a)],
+            model.patches,
+        )
+        for a in found
+    ]
+    facts = {"name": data.name, "images": len(images), "classes": len(images.class_names)}
+    settings = {"seeds": [], "interval": interval_name(1)}
+    return {
+        **header("accuracy", command),
+        "model": model_card(bundle),
+        "data": facts,
+        "settings": settings,
+        "rows": rows,
+    }
+
+
+def interval_name(models: int) -> str:
+    """What ``low`` and ``high`` of a row are when it stands for so many trained models."""
+    if models > 1:
+        return f"Student's t over {models} seeds, {CONFIDENCE:.0%}"
+    return f"Wilson, {CONFIDENCE:.0%}, for one model on these images"
+
+
+def row_from_members(
+    method: str, tokens: int, count: int, members: Sequence[Mapping[str, Any]], patches: int
+) -> dict[str, Any]:
+    """One row from the models of every seed: each with top1, correct and images."""
+    top1 = [member["top1"] for member in members]
+    mean = sum(top1) / len(top1)
+    if len(top1) > 1:
+        deviation = (sum((value - mean) ** 2 for value in top1) / (len(top1) - 1)) ** 0.5
+        half = float(student.ppf((1 + CONFIDENCE) / 2, len(top1) - 1)) * deviation / len(top1) ** 0.5
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+    else:
+        low, high = wilson(members[0]["correct"], members[0]["images"])
+    return {
+        "method": method, "keep": tokens / patches, "tokens": tokens, "macs": count,
+        "top1": top1, "mean": mean, "low": low, "high": high,
+    }  # fmt: skip
+
+
+def model_card(bundle: Bundle) -> dict[str, Any]:
+    """What a document says of the model."""
+    model = model_from_bundle(bundle)
+    return {
+        "architecture": bundle.architecture.name,
+        "input_size": list(bundle.preprocessing.input_size),
+        "patches": model.patches,
+        "prefix_tokens": model.prefix_tokens,
+        "classes": model.backbone.num_classes,
+    }

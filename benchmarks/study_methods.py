@@ -1,0 +1,233 @@
+"""The rows of the accuracy study: each method begins with the same backbone and gets the same fine-tuning.
+
+The token filter and its ablations run the product's own stages (``train/pipeline.py``) and differ in one setting each;
+the rivals differ in what chooses the tokens.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from tokfilter.benchmarks.record import write_json
+from tokfilter.benchmarks.rival_models import Row, macs_of_row, rows_of
+from tokfilter.benchmarks.study import Study, Subject
+from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
+from tokfilter.errors import DataError
+from tokfilter.macs import macs
+from tokfilter.train.data import Progress, Splits, splits_from_folder
+from tokfilter.train.evaluation import evaluate
+from tokfilter.train.finetune import train_elastic
+from tokfilter.train.label_store import LabelStore
+from tokfilter.train.labels import label_images
+from tokfilter.train.loop import Work
+from tokfilter.train.masking import MaskConfig
+from tokfilter.train.pipeline import Recipe, bundle_from_start, labelled_views
+from tokfilter.train.rivals import REDUCING, RIVALS, rival_from_weights
+from tokfilter.train.start import Start, start_from_bundle, start_from_timm
+from tokfilter.train.views import Views
+
+__all__ = [
+    "ABLATIONS",
+    "BEFORE",
+    "FILTER",
+    "MAIN",
+    "SPECIALISTS",
+    "Rows",
+    "Setting",
+    "rows_from_method",
+    "write_data",
+]
+
+Rows = list[dict[str, Any]]
+
+FILTER: Final = "filter"
+BEFORE: Final = "full_before_fine_tuning"
+"""Top-1 of the backbone that every method begins with. Elastic fine-tuning changes the full model too, so a drop that
+is measured against row ``full`` alone could flatter the filter."""
+SPECIALISTS: Final = "one checkpoint per budget"
+
+MAIN: Final = (BEFORE, FILTER, *RIVALS, *REDUCING)
+
+ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
+    "mask: image's mean": lambda recipe: _labels(recipe, mask=MaskConfig("mean")),
+    "mask: token removed": lambda recipe: _labels(recipe, mask=MaskConfig("removed")),
+    "mask before the position": lambda recipe: _labels(recipe, mask=MaskConfig("zero", "before")),
+    "rho: 5 % important": lambda recipe: _labels(recipe, share=0.05),
+    "rho: 40 % important": lambda recipe: _labels(recipe, share=0.4),
+    "labels: first-order": lambda recipe: _labels(recipe, method="first-order"),
+    "labels: grouped": lambda recipe: _labels(recipe, method="grouped"),
+    "objective: regression": lambda recipe: replace(recipe, filter=replace(recipe.filter, objective="regression")),
+    "no global feature": lambda recipe: replace(
+        recipe, filter_config=replace(recipe.filter_config, global_feature="none")
+    ),
+    "fine-tuning distilled": lambda recipe: replace(recipe, finetune=replace(recipe.finetune, distill=1.0)),
+    "no fine-tuning": lambda recipe: replace(recipe, stages=("label", "filter")),
+}
+"""Name -> what it changes in the filter's recipe."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One seed of a subject: its images in ``data``, everything that is made from them in ``folder``."""
+
+    subject: Subject
+    study: Study
+    seed: int
+    data: Path
+    folder: Path
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        """The filter's recipe, the backbone being there already."""
+        return replace(self.study.recipe(self.seed), stages=("label", "filter", "finetune"))
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The images, written when they are not there. Raises DataError."""
+        write_data(self.subject, self.study, self.seed, self.data, self.progress)
+        return splits_from_folder(self.data)
+
+    @cached_property
+    def views(self) -> tuple[Views, Views]:
+        """Training and test images as the model sees them."""
+        train, test = (
+            Views(part, self._new().preprocessing, self.progress) for part in (self.splits.train, self.splits.test)
+        )
+        return train, test
+
+    @property
+    def backbone(self) -> Path:
+        """A bundle with the backbone that every method begins with, trained when it is not there."""
+        path = self.folder / "backbone.pt"
+        if not path.is_file():
+            recipe = replace(self.study.recipe(self.seed), stages=("backbone",))
+            work = self.work("backbone")
+            bundle = bundle_from_start(self._new(), self.splits, recipe, work, keeps=[1.0], views=self.views)
+            save_bundle(bundle, path)
+        return path
+
+    def work(self, name: str) -> Work:
+        """Where a method keeps its checkpoints."""
+        return Work(self.folder / "work" / _slug(name), resume=True, progress=self.progress)
+
+    def _new(self) -> Start:
+        classes = len(self.splits.train.class_names)
+        return start_from_timm(self.subject.architecture, classes, seed=self.seed, preprocessing={"crop_pct": 1.0})
+
+
+def write_data(subject: Subject, study: Study, seed: int, data: Path, progress: Progress) -> None:
+    """Write a subject's images, unless they are there. Raises DataError."""
+    if not (data / "complete").is_file():
+        subject.write(data, seed, study, progress)
+        (data / "complete").touch()
+
+
+def rows_from_method(setting: Setting, method: str) -> Rows:
+    """Method, tokens, macs, correct, images and top1 of one method at every budget that it reaches.
+
+    What an interrupted study found is not measured again. Raises DataError for a folder of another study.
+    """
+    _claim(setting)
+    kept = setting.folder / "rows" / f"{_slug(method)}.json"
+    if not kept.is_file():
+        write_json(kept, {"rows": [{"method": method, **row} for row in _measured(setting, method)]})
+    rows: Rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+_VERSION: Final = 3  # of what a setting's folder holds
+
+
+def _claim(setting: Setting) -> None:
+    """Write down whose folder it is, or refuse another's."""
+    subject = setting.subject
+    facts = [_VERSION, subject.name, asdict(subject.architecture), subject.budgets, asdict(setting.study), setting.seed]
+    path, mine = setting.folder / "setting.json", json.loads(json.dumps({"setting": facts}))
+    if not path.is_file():
+        write_json(path, mine)
+    elif json.loads(path.read_text(encoding="utf-8")) != mine:
+        raise DataError(f"{setting.folder} holds a study of another seed, size or version: give another folder.")
+
+
+def _measured(setting: Setting, method: str) -> Rows:
+    if method == BEFORE:
+        return _before(setting)
+    if method in (*RIVALS, *REDUCING):
+        return _rival(setting, method)
+    if method == SPECIALISTS:
+        return [_specialist(setting, keep) for keep in setting.subject.budgets if keep != 1.0]
+    recipe = ABLATIONS[method](setting.recipe) if method in ABLATIONS else setting.recipe
+    bundle = _filter_bundle(setting, method, recipe)
+    rows = _filter_rows(bundle)
+    if method == FILTER:
+        save_bundle(bundle, setting.folder / "model.pt")
+        return [{**row, "method": "full"} if row["tokens"] == rows[0]["tokens"] else row for row in rows]
+    return rows
+
+
+def _before(setting: Setting) -> Rows:
+    bundle = load_bundle(setting.backbone)
+    return [{**row, "macs": macs(model_from_bundle(bundle), 1.0)} for row in bundle.training["accuracy"]]
+
+
+def _filter_bundle(setting: Setting, name: str, recipe: Recipe, keeps: tuple[Keep, ...] | None = None) -> Bundle:
+    """The product's own stages on the trained backbone; methods whose labels are the same share them."""
+    start = start_from_bundle(setting.backbone, setting.splits.train.class_names)
+    work = setting.work(name)
+    return bundle_from_start(
+        start,
+        setting.splits,
+        recipe,
+        work,
+        _shared_labels(setting, recipe),
+        keeps or setting.subject.budgets,
+        setting.views,
+    )
+
+
+def _shared_labels(setting: Setting, recipe: Recipe) -> Path:
+    config = recipe.labels
+    folder = setting.folder / "labels" / f"{config.method}-{config.mask.value}-{config.mask.point}"
+    chosen = labelled_views(setting.views[0], recipe, setting.progress)
+    model = model_from_bundle(load_bundle(setting.backbone)).eval()
+    label_images(model, chosen, config, LabelStore(folder), Work(progress=setting.progress), recipe.label_chunk)
+    return folder
+
+
+def _filter_rows(bundle: Bundle) -> Rows:
+    model = model_from_bundle(bundle)
+    return [{**found, "macs": macs(model, found["tokens"])} for found in bundle.training["accuracy"]]
+
+
+def _specialist(setting: Setting, keep: Keep) -> dict[str, Any]:
+    """A checkpoint that was fine-tuned for one budget alone, with as many steps as the elastic one."""
+    recipe = setting.recipe
+    recipe = replace(recipe, keep=keep, finetune=replace(recipe.finetune, fixed=keep))
+    (row,) = _filter_rows(_filter_bundle(setting, f"{SPECIALISTS} {keep}", recipe, (keep,)))
+    return row
+
+
+def _rival(setting: Setting, name: str) -> Rows:
+    bundle, recipe = load_bundle(setting.backbone), setting.recipe
+    weights = copy.deepcopy(dict(bundle.backbone))
+    rival: Any = rival_from_weights(name, bundle.architecture, weights, setting.seed, recipe.filter_config)
+    views, tests = setting.views
+    train_elastic(rival, views, recipe.finetune, recipe.seed, setting.work(name), name=f"rival-{name}")
+    budgets = [tokens_from_keep(keep, rival.patches) for keep in setting.subject.budgets]
+    reached = [row.tokens for row in rows_of(name, rival, budgets)]
+    found = evaluate(rival, tests, reached, setting.progress, seed=recipe.seed) if reached else []
+    return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), rival, bundle)} for a in found]
+
+
+def _labels(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, labels=replace(recipe.labels, **changes))
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)

@@ -1,0 +1,55 @@
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017) as image folders: 60,000 + 10,000 grey images of 28 by 28, ten classes.
+
+Debian's package ``dataset-fashion-mnist`` brings the files; elsewhere torchvision downloads them.
+"""
+
+import gzip
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
+
+from tokfilter.errors import DataError
+from tokfilter.train.data import Progress
+
+__all__ = ["DEBIAN", "write_fashion"]
+
+DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
+
+
+def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lambda what, share: None) -> None:
+    """Write ``folder/train/<class>/*.png`` and ``folder/test/<class>/*.png``.
+
+    source: folder with the four .gz files; when there is none, torchvision downloads them
+    Raises DataError.
+    """
+    with tempfile.TemporaryDirectory(prefix="tokfilter-fashion-") as scratch:
+        _unpack(source, Path(scratch))
+        try:
+            splits = [FashionMNIST(scratch, train, download=not source.is_dir()) for train in (True, False)]
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"Fashion-MNIST is neither whole in {source} nor to be downloaded ({error}). Install Debian's "
+                "package dataset-fashion-mnist, or name the folder with its four .gz files."
+            ) from error
+    total = sum(map(len, splits))
+    for images, name, before in zip(splits, ("train", "test"), (0, len(splits[0])), strict=True):
+        folders = [folder / name / label.replace("/", " or ") for label in images.classes]
+        for path in folders:
+            path.mkdir(parents=True, exist_ok=True)
+        for i, (pixels, label) in enumerate(zip(images.data.numpy(), images.targets.tolist(), strict=True)):
+            Image.fromarray(pixels).save(folders[label] / f"{i:05d}.png", compress_level=1)
+            if i % 1000 == 0:
+                progress("writing Fashion-MNIST", (before + i) / total)
+
+
+def _unpack(source: Path, scratch: Path) -> None:
+    """Lay the files where torchvision looks for them."""
+    raw = scratch / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for packed in source.glob("*-ubyte.gz"):
+        with gzip.open(packed) as file, (raw / packed.stem).open("wb") as plain:
+            shutil.copyfileobj(file, plain)
