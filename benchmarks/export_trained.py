@@ -37,7 +37,7 @@ from tokfilter.manifest import Manifest
 from tokfilter.model import FilteredViT, weights_from_model
 from tokfilter.scorers import FilterConfig
 
-__all__ = ["BUDGETS", "RESULTS", "WHEELS", "measure", "trained_weights"]
+__all__ = ["BUDGETS", "RESULTS", "WHEELS", "graph_from_wheel", "measure", "photo_files", "trained_weights"]
 
 WHEELS: Final = Path(__file__).parent.parent / "build" / "wheels"
 RESULTS: Final = Path(__file__).parent / "results" / "export_trained.json"
@@ -81,13 +81,22 @@ def photos_from_wheel(folder: Path) -> tuple[Photos, list[int]]:
     from timm.data.transforms_factory import create_transform
 
     transform = create_transform((3, 224, 224), mean=_MEAN, std=_STD, interpolation="bicubic", crop_pct=1.0)
-    images, labels = [], []
+    files = photo_files(folder)
+    images = [transform(Image.open(io.BytesIO(content)).convert("RGB")) for content in files.values()]
+    labels = [int(Path(name).stem.split("_")[-1]) for name in files]
+    return Photos("photos", tuple(files), torch.stack(images)), labels
+
+
+def photo_files(folder: Path) -> dict[str, bytes]:
+    """The 20 JPEG files by their names, which end in the class. Raises DataError when the wheel is not there."""
     with zipfile.ZipFile(_wheel(folder, _PHOTOS)) as wheel:
         names = sorted(name for name in wheel.namelist() if "/imagenet_" in name)
-        for name in names:
-            images.append(transform(Image.open(io.BytesIO(wheel.read(name))).convert("RGB")))
-            labels.append(int(Path(name).stem.split("_")[-1]))
-    return Photos("photos", tuple(Path(name).name for name in names), torch.stack(images)), labels
+        return {Path(name).name: wheel.read(name) for name in names}
+
+
+def graph_from_wheel(folder: Path) -> "TrainedGraph":
+    """The trained ViT-S/14. Raises DataError when the wheel is not there."""
+    return TrainedGraph(_member(folder, *_GRAPH))
 
 
 class TrainedGraph:
@@ -144,7 +153,7 @@ def trained_weights(graph: TrainedGraph) -> dict[str, Tensor]:
         for theirs, ours in _LAYER.items():
             for part in (f"{theirs}.weight", f"{theirs}.bias") if not theirs.startswith("layer_scale") else (theirs,):
                 weights[f"{target}.{part.replace(theirs, ours)}"] = found[f"{source}.{part}"]
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()}
+    return {name: torch.from_numpy(np.array(value, order="C")) for name, value in weights.items()}
 
 
 def _model(graph: TrainedGraph, photos: Photos, labels: Sequence[int]) -> tuple[FilteredViT, Architecture, float]:
@@ -169,7 +178,7 @@ def _model(graph: TrainedGraph, photos: Photos, labels: Sequence[int]) -> tuple[
 
 def measure(folder: Path) -> dict[str, Any]:
     """Load, filter, export in every precision, and compare on all photos at all budgets."""
-    graph = TrainedGraph(_member(folder, *_GRAPH))
+    graph = graph_from_wheel(folder)
     photos, labels = photos_from_wheel(folder)
     model, architecture, difference = _model(graph, photos, labels)
     if difference > 1e-3:

