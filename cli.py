@@ -20,21 +20,27 @@ _VERBS = {
     "export": "ONNX graphs, TensorRT engines and a manifest from model.pt",
     "fuse": "turn gather-after-top-k in a foreign ONNX graph into TokenSelect",
     "inspect": "what is in a bundle, a graph or an export directory",
+    "verify": "files against the manifest, engines against torch's golden outputs",
+    "engine": "TensorRT engines for this machine from an export's graphs, without torch",
     "bench": "latency and throughput of full against filtered token counts",
     "tune": "choose the budget for a latency, a speed-up or a drop of accuracy",
+    "triton-repo": "a model repository for Triton Inference Server from an export directory",
+    "deepstream": "a classifier for DeepStream's nvinfer from an export directory",
+    "pack": "an export for a machine without torch: graphs, sources, benchmark, in one file",
     "report": "a self-contained page from accuracy and benchmark results",
     "plugin": "build the TensorRT plugin, or say where it is",
     "doctor": "what this machine can do, what is missing, what brings it",
 }
 """Verbs with their one-line help, in the order of a user's path. Their modules load when they are called."""
 
-_MODULES = {"eval": "evaluate"}
+_MODULES = {"eval": "evaluate", "triton-repo": "triton_repo"}
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "PIL", "safetensors", "sklearn"), "train"),
     **dict.fromkeys(("onnx", "onnxscript", "onnx_ir"), "export"),
     **dict.fromkeys(("matplotlib", "jinja2", "jsonschema"), "report"),
     **dict.fromkeys(("tensorrt", "pycuda"), "trt"),
+    **dict.fromkeys(("tritonclient", "google"), "triton"),
     "onnxruntime": "runtime",
     "tensorrt_rtx": "rtx",
 }

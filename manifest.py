@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tokfilter.errors import DataError, EngineError
-from tokfilter.files import existing_file, sha256
+from tokfilter.files import atomic_path, existing_file, sha256
 
 __all__ = [
     "FORMAT",
@@ -23,6 +23,7 @@ __all__ = [
     "checked_path",
     "entry_from_file",
     "load_manifest",
+    "save_manifest",
 ]
 
 NAME: Final = "manifest.json"
@@ -132,6 +133,12 @@ def load_manifest(directory: str | Path) -> Manifest:
         return Manifest(model=model, files=files, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Export again.") from error
+
+
+def save_manifest(directory: str | Path, manifest: Manifest) -> None:
+    """Write ``directory/manifest.json``, atomically."""
+    with atomic_path(Path(directory) / NAME) as part:
+        part.write_text(manifest.text(), encoding="utf-8")
 
 
 def _entry(item: dict[str, Any]) -> Entry:

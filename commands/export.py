@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.commands.building import building_options, options_from
+
 if TYPE_CHECKING:
-    from tokfilter.export.options import ExportOptions
     from tokfilter.export.verify import Check
     from tokfilter.manifest import Manifest
 
@@ -17,36 +18,13 @@ if TYPE_CHECKING:
 @click.option(
     "--keep", multiple=True, help="Also write a graph with this budget baked in: a ratio or a count of tokens."
 )
-@click.option("--batch", default="1:8:32", show_default=True, help="Batch sizes of engines, min:opt:max.")
-@click.option("--budget", help="Budgets of engines in tokens, min:opt:max.  [default: 1:the model's own:all]")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
-    multiple=True,
-    default=["fp32"],
-    show_default=True,
-    help="Type of the weights and matrix products; give it twice for two sets of graphs.",
-)
-@click.option("--trt", is_flag=True, help="Build TensorRT engines.")
-@click.option("--rtx", is_flag=True, help="Build TensorRT-RTX engines; no GPU is needed.")
-@click.option("--no-plugin", is_flag=True, help="Build TensorRT engines from native ops, without the fused kernel.")
-@click.option("--compute-capability", multiple=True, help="Target of TensorRT-RTX, such as SM89.  [default: all]")
-@click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory that TensorRT may use, in MiB.")
-@click.option("--version-compatible", is_flag=True, help="TensorRT plans that later versions run too, plugin inside.")
-@click.option(
-    "--hardware-compatibility",
-    "hardware",
-    type=click.Choice(["none", "ampere+", "same-cc"]),
-    default="none",
-    show_default=True,
-    help="Other GPUs that a TensorRT plan shall run on.",
-)
+@building_options
 @click.option("--strip-functions", is_flag=True, help="Leave the op's function body out of the graphs.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; the manifest says so.")
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def export(bundle: Path, output: Path, as_json: bool, **asked: Any) -> None:
+def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_verify: bool, **asked: Any) -> None:
     """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
 
     model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch before it
@@ -54,9 +32,10 @@ def export(bundle: Path, output: Path, as_json: bool, **asked: Any) -> None:
     """
     from rich.console import Console
 
+    from tokfilter.budget import keeps_from_text
     from tokfilter.export.pipeline import export_bundle
 
-    options = _options(**asked)
+    options = options_from(keeps=tuple(keeps_from_text(keep)), verify=not no_verify, **asked)
     console = Console(stderr=True, highlight=False)
     checks: list[Check] = []
     try:
@@ -69,31 +48,6 @@ def export(bundle: Path, output: Path, as_json: bool, **asked: Any) -> None:
         click.echo(manifest.text(), nl=False)
     else:
         _print_files(manifest, output)
-
-
-def _options(
-    keep: tuple[str, ...],
-    batch: str,
-    budget: str | None,
-    precision: tuple[str, ...],
-    no_plugin: bool,
-    no_verify: bool,
-    compute_capability: tuple[str, ...],
-    **rest: Any,
-) -> "ExportOptions":
-    from tokfilter.budget import keeps_from_text
-    from tokfilter.export.options import ExportOptions, range_from_text
-
-    return ExportOptions(
-        keeps=tuple(keeps_from_text(keep)),
-        batch_range=range_from_text(batch),
-        budget_range=None if budget is None else range_from_text(budget),
-        precisions=tuple(dict.fromkeys(precision)),  # type: ignore[arg-type]  # click has checked the choices
-        plugin=not no_plugin,
-        verify=not no_verify,
-        compute_capabilities=compute_capability,
-        **rest,
-    )
 
 
 def _print_checks(checks: "list[Check]") -> None:

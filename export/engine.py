@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export.engine_errors import sentence_from_log, sentences_from_parser
-from tokfilter.export.graph import without_functions
-from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.files import atomic_path
 from tokfilter.manifest import Range
 
@@ -214,6 +212,14 @@ def _graph_for(build: _Build, graph: Path) -> "Iterator[Path]":
     if build.plugin is None or build.version >= _PLUGIN_OVER_FUNCTION:
         yield graph
         return
+    try:
+        from tokfilter.export.functions import without_functions
+        from tokfilter.export.onnx_file import load_graph, save_graph
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"TensorRT {build.module.__version__} prefers a graph's function to the plugin; taking it out wants the "
+            f"package {error.name}: pip install onnx-ir, or build from native ops with --no-plugin."
+        ) from error
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
         stripped = Path(scratch) / graph.name
         save_graph(without_functions(load_graph(graph)), stripped)

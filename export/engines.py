@@ -28,7 +28,7 @@ def engines_from_graphs(
     if not options.trt:
         return
     tensorrt_module("tensorrt")  # a machine without TensorRT must not be told about the plugin first
-    plugin = plugin_path() if options.plugin else None
+    plugin = (options.plugin_library or plugin_path()) if options.plugin else None
     if plugin is not None and not options.version_compatible:
         shutil.copy2(plugin, folder / plugin.name)
         yield entry_from_file(folder, plugin.name, "plugin", runtime="tensorrt")

@@ -17,8 +17,10 @@ forms are made from the slots form; ``verify`` holds each of them against torch 
 import onnx_ir as ir
 
 from tokfilter.errors import ExportError
+from tokfilter.export.functions import select_node, without_functions
+from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.tidy import tidied
-from tokfilter.export.trace import DEFAULT_OPSET, KEPT, traced_from_model
+from tokfilter.export.trace import KEPT, traced_from_model
 from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.model import FilteredViT
@@ -86,26 +88,12 @@ def _keep_all_rows(indices: ir.Value) -> None:
                 )
 
 
-def select_node(graph: ir.Model) -> ir.Node:
-    """The graph's TokenSelect node. Raises ExportError unless there is exactly one."""
-    nodes = [node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]
-    if len(nodes) != 1:
-        raise ExportError(f"wanted a graph with one {DOMAIN}::{NAME} node, got {len(nodes)}.")
-    return nodes[0]
-
-
 def with_function(graph: ir.Model, budget: str) -> ir.Model:
     """Attach the function body of TokenSelect to ``graph``; budget as in ``token_select_function``."""
     function = token_select_function(graph.opset_imports[""], budget, "position")
     attached = ir.serde.deserialize_function(function)
     graph.functions[attached.identifier()] = attached
     graph.opset_imports[DOMAIN] = 1
-    return graph
-
-
-def without_functions(graph: ir.Model) -> ir.Model:
-    """Detach all model-local functions: TensorRT before 10.7 prefers them to the plugin."""
-    graph.functions.clear()
     return graph
 
 

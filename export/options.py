@@ -8,14 +8,23 @@ from typing import Final, Literal, get_args
 
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError, ExportError
-from tokfilter.export.trace import DEFAULT_OPSET, MAX_OPSET
 from tokfilter.manifest import Range
 
-__all__ = ["DEFAULT_BATCH", "PRECISIONS", "ExportOptions", "Precision", "range_from_text"]
+__all__ = [
+    "DEFAULT_BATCH",
+    "DEFAULT_OPSET",
+    "MAX_OPSET",
+    "PRECISIONS",
+    "ExportOptions",
+    "Precision",
+    "range_from_text",
+]
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 DEFAULT_BATCH: Final[Range] = (1, 8, 32)
+DEFAULT_OPSET: Final = 18
+MAX_OPSET: Final = 21  # the last one of IR version 10, which TensorRT 10.3 still reads
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class ExportOptions:
     batch_range, budget_range: (min, opt, max) of engines; None for the budget means 1 : default : all patch tokens
     precisions: each gives a set of graphs, and of engines
     plugin: whether TensorRT engines take the fused kernel (else native ops)
+    plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
     strip_functions: leave the function body out of the graphs, for a TensorRT that prefers it to the plugin
     verify_images: a folder of images that the graphs are held against, beside the golden ones
     workspace, version_compatible, hardware, compute_capabilities: as in ``engine.EngineOptions``
@@ -39,6 +49,7 @@ class ExportOptions:
     trt: bool = False
     rtx: bool = False
     plugin: bool = True
+    plugin_library: Path | None = None
     strip_functions: bool = False
     verify: bool = True
     verify_images: Path | None = None

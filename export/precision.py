@@ -24,7 +24,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
-from tokfilter.export.graph import select_node
+from tokfilter.export.functions import select_node
 from tokfilter.export.tidy import without_dead_code
 
 __all__ = ["LOW_TYPES", "rounded_twin", "typed_graph"]

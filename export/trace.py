@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
+from tokfilter.export.options import DEFAULT_OPSET, MAX_OPSET
 from tokfilter.export.tidy import tidied
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.model import FilteredViT
 
-__all__ = ["BATCH", "DEFAULT_OPSET", "IR_VERSION", "KEPT", "MAX_OPSET", "traced_from_model"]
+__all__ = ["BATCH", "DEFAULT_OPSET", "IR_VERSION", "KEPT", "traced_from_model"]
 
-DEFAULT_OPSET: Final = 18
-MAX_OPSET: Final = 21  # the last one of IR version 10
 IR_VERSION: Final = 10  # what TensorRT 10.3 and its tools still read
 
 BATCH, KEPT = "batch", "kept"

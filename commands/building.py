@@ -1,0 +1,70 @@
+"""Options that say how engines are built, shared by `export` and `engine`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tokfilter.export.options import ExportOptions
+
+__all__ = ["building_options", "options_from"]
+
+
+def building_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command; ``options_from`` reads them."""
+    for option in (
+        click.option(
+            "--hardware-compatibility",
+            "hardware",
+            type=click.Choice(["none", "ampere+", "same-cc"]),
+            default="none",
+            show_default=True,
+            help="Other GPUs that a TensorRT plan shall run on.",
+        ),
+        click.option(
+            "--version-compatible", is_flag=True, help="TensorRT plans that later versions run too, plugin inside."
+        ),
+        click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory that TensorRT may use, in MiB."),
+        click.option(
+            "--compute-capability", multiple=True, help="Target of TensorRT-RTX, such as SM89.  [default: all]"
+        ),
+        click.option(
+            "--no-plugin", is_flag=True, help="Build TensorRT engines from native ops, without the fused kernel."
+        ),
+        click.option("--rtx", is_flag=True, help="Build TensorRT-RTX engines; no GPU is needed."),
+        click.option("--trt", is_flag=True, help="Build TensorRT engines."),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "fp16", "bf16"]),
+            multiple=True,
+            default=["fp32"],
+            show_default=True,
+            help="Type of the weights and matrix products; give it twice for two sets.",
+        ),
+        click.option("--budget", help="Budgets of engines in tokens, min:opt:max.  [default: 1:the model's own:all]"),
+        click.option("--batch", default="1:8:32", show_default=True, help="Batch sizes of engines, min:opt:max."),
+    ):
+        command = option(command)
+    return command
+
+
+def options_from(
+    batch: str,
+    budget: str | None,
+    precision: tuple[str, ...],
+    no_plugin: bool,
+    compute_capability: tuple[str, ...],
+    **rest: Any,
+) -> "ExportOptions":
+    """What was asked on the command line. Raises BudgetError, ExportError."""
+    from tokfilter.export.options import ExportOptions, range_from_text
+
+    return ExportOptions(
+        batch_range=range_from_text(batch),
+        budget_range=None if budget is None else range_from_text(budget),
+        precisions=tuple(dict.fromkeys(precision)),  # type: ignore[arg-type]  # click has checked the choices
+        plugin=not no_plugin,
+        compute_capabilities=compute_capability,
+        **rest,
+    )

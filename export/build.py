@@ -1,0 +1,75 @@
+"""`tokfilter engine`: engines for this machine from the graphs of an export directory, without bundle and torch.
+
+An engine belongs to the GPU that it was built on, so a kit carries graphs and is built where it runs.
+"""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tokfilter.errors import ExportError, MissingDependencyError
+from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
+from tokfilter.export.options import ExportOptions
+from tokfilter.kernels.build import plugin_path
+from tokfilter.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
+
+__all__ = ["build_engines"]
+
+
+def build_engines(
+    directory: str | Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+) -> list[Entry]:
+    """Build engines of each graph in ``options.precisions`` and list them in the manifest; returns their entries.
+
+    The plugin is the one that ``options`` names, that `tokfilter plugin build` left here, or that the directory holds.
+    When something fails, the directory stays as it was.
+    Raises DataError, BudgetError, ExportError, MissingDependencyError, EngineError.
+    """
+    directory = Path(directory)
+    manifest = load_manifest(directory)
+    options.budget_profile(manifest.model.patches, manifest.model.keep)
+    graphs = _graphs(manifest, options)
+    for graph in graphs:
+        checked_path(directory, graph)
+    if options.plugin and options.plugin_library is None:
+        options = replace(options, plugin_library=_plugin(directory, manifest))
+    # Beside the graphs, so that the finished files move into their places in one step each.
+    with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
+        staging = Path(name)
+        _link(directory, graphs, staging)
+        built = list(engines_from_graphs(staging, graphs, manifest.model, options, say))
+        for entry in built:
+            (staging / entry.path).replace(directory / entry.path)
+    new = {entry.path for entry in built}
+    files = [entry for entry in manifest.files if entry.path not in new]
+    save_manifest(directory, replace(manifest, files=[*files, *built]))
+    return built
+
+
+def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:
+    there = [entry for entry in manifest.files if entry.runtime == "onnx"]
+    graphs = [entry for entry in there if entry.precision in options.precisions]
+    if not graphs:
+        known = ", ".join(sorted({str(entry.precision) for entry in there})) or "no graphs at all"
+        raise ExportError(
+            f"there is no graph in {', '.join(options.precisions)} to build from; the directory has {known}. Choose "
+            "another --precision, or export with this one."
+        )
+    return graphs
+
+
+def _plugin(directory: Path, manifest: Manifest) -> Path | None:
+    """The library built on this machine comes first: what the directory holds may be another machine's."""
+    with suppress(MissingDependencyError):
+        return plugin_path()
+    return next((checked_path(directory, entry) for entry in manifest.entries("plugin", "tensorrt")), None)
+
+
+def _link(directory: Path, graphs: list[Entry], staging: Path) -> None:
+    names = [name for graph in graphs for name in (graph.path, *graph.external)]
+    if (directory / TIMING_CACHE).is_file():
+        names.append(TIMING_CACHE)
+    for name in names:
+        (staging / name).symlink_to((directory / name).resolve())
