@@ -2,14 +2,15 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokfilter.errors import DataError
+from tokfilter.errors import DataError, ExportError
 
-__all__ = ["atomic_path", "existing_file", "sha256"]
+__all__ = ["atomic_path", "existing_file", "new_folder", "sha256"]
 
 
 @contextmanager
@@ -30,6 +31,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside ``path`` to fill; it becomes ``path`` when the block ends without an error.
+
+    What stands at ``path`` already is never touched. Raises ExportError for it, and OSError from the writing.
+    """
+    taken = ExportError(f"{path} exists already and is not overwritten: choose another folder, or remove it.")
+    if path.exists() or path.is_symlink():
+        raise taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        yield part
+        for written in [*part.rglob("*"), part]:
+            handle = os.open(written, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        part.chmod(0o777 & ~_umask())
+        try:
+            part.rename(path)  # an empty folder that came meanwhile is replaced, anything else refused
+        except OSError as error:
+            if path.exists():
+                raise taken from error
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "find_tool",
     "plugin_directory",
     "plugin_path",
+    "self_registering_path",
 ]
 
 HEADER_WHEEL: Final = "kernel-lens==2.0.1"
@@ -80,6 +81,16 @@ def plugin_path(directory: Path | None = None) -> Path:
     path = (directory or plugin_directory()) / _DYNAMIC
     if not path.is_file():
         raise MissingDependencyError(f"No plugin library at {path}. Build it: tokfilter plugin build.")
+    return path
+
+
+def self_registering_path(directory: Path | None = None) -> Path:
+    """The plugin library for hosts that load it with dlopen. Raises MissingDependencyError where it is not built."""
+    path = (directory or plugin_directory()) / _SELF_REGISTERING
+    if not path.is_file():
+        raise MissingDependencyError(
+            f"No self-registering plugin library at {path}. Build it where TensorRT is: tokfilter plugin build."
+        )
     return path
 
 

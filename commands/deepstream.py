@@ -1,0 +1,40 @@
+"""tokfilter deepstream."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: tokfilter deepstream out/ nvinfer/ --keep 0.5 --batch 4")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--keep", help="Budget: a ratio in (0, 1] or a count of tokens. Default: the model's own.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--batch", default=1, show_default=True, help="Frames together.")
+@click.option("--threshold", default=0.0, show_default=True, help="Least probability of a class that is reported.")
+@click.option("--plugin", type=click.Path(path_type=Path), help="The self-registering plugin library (fused kernel).")
+@click.option("--strip-functions", is_flag=True, help="Leave out the op's body: plugin only (TensorRT before 10.7).")
+def deepstream(
+    directory: Path,
+    target: Path,
+    keep: str | None,
+    precision: str,
+    batch: int,
+    threshold: float,
+    plugin: Path | None,
+    strip_functions: bool,
+) -> None:
+    """Write a classifier for DeepStream's nvinfer from an export DIRECTORY.
+
+    TARGET must not exist; it gets the graph, the labels and config_infer.txt. What nvinfer's preprocessing cannot do is
+    done by the graph where that is possible, and said where it is not.
+    """
+    from tokfilter.budget import keep_from_text
+    from tokfilter.export.deepstream import CONFIG, DeepStreamOptions, deepstream_classifier
+
+    budget = None if keep is None else keep_from_text(keep)
+    options = DeepStreamOptions(budget, precision, batch, threshold, plugin, strip_functions)
+    written = deepstream_classifier(directory, target, options)
+    click.echo(f"{target / CONFIG}  {written.tokens} tokens")
+    for sentence in written.differences:
+        click.echo(f"not as the model wants it: {sentence}", err=True)

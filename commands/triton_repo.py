@@ -1,0 +1,49 @@
+"""tokfilter triton-repo."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tokfilter.export.triton import Repository
+
+
+@click.command("triton-repo", epilog="Example: tokfilter triton-repo out/ triton/ && triton/start.sh")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--full", is_flag=True, help="Also the models that keep every token.")
+@click.option("--max-batch", default=32, show_default=True, help="Largest batch of ONNX graphs.")
+@click.option("--delay-us", default=2000, show_default=True, help="How long a request may wait for a fuller batch.")
+@click.option("--queue", default=256, show_default=True, help="Requests that may wait before more are refused.")
+@click.option("--instances", default=1, show_default=True, help="Copies of each model on each device.")
+@click.option("--plugin", type=click.Path(path_type=Path), help="The self-registering plugin library, for plans.")
+def triton_repo(
+    directory: Path,
+    target: Path,
+    full: bool,
+    max_batch: int,
+    delay_us: int,
+    queue: int,
+    instances: int,
+    plugin: Path | None,
+) -> None:
+    """Write a model repository for Triton Inference Server from an export DIRECTORY.
+
+    TARGET must not exist. Graphs that are rewritten for Triton are compared with the exported ones first; every
+    configuration is read back with Triton's published protobuf.
+    """
+    from tokfilter.export.triton import triton_repository
+    from tokfilter.export.triton_config import TritonOptions
+
+    options = TritonOptions(max_batch, delay_us, queue, instances)
+    _show(triton_repository(directory, target, options, full, plugin), target)
+
+
+def _show(repository: "Repository", target: Path) -> None:
+    for name, config in repository.models.items():
+        batching = f"batches up to {config.max_batch_size}" if config.max_batch_size else "no dynamic batching"
+        click.echo(f"{target / 'models' / name}  {batching}")
+    for path, reason in repository.left_out.items():
+        click.echo(f"left out: {path} ({reason})", err=True)
+    click.echo(f"start it: {target / 'start.sh'}")

@@ -1,0 +1,223 @@
+"""A Triton model repository from an export directory: graphs, plans, configurations, labels, plugin and a start script.
+
+    DIR/models/NAME/config.pbtxt, labels.txt, 1/model.onnx or 1/model.plan
+    DIR/plugins/libtokfilter_plugin_static.so    where a plan wants it
+    DIR/start.sh                                 the line that starts Triton
+    DIR/README.md                                the models, their inputs, how to measure them
+
+Models lie in a folder of their own because Triton takes every folder of a repository for a model.
+"""
+
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tokfilter.errors import ExportError
+from tokfilter.export.hosted_graph import batched_slots_graph, outputs_of, require_same
+from tokfilter.export.onnx_file import load_graph, save_graph
+from tokfilter.export.triton_config import LABELS, TritonOptions, config_from_entry, text_from_config
+from tokfilter.files import new_folder
+from tokfilter.kernels.build import self_registering_path
+from tokfilter.manifest import Entry, Manifest, ModelCard, checked_path, load_manifest
+
+__all__ = ["Repository", "triton_repository"]
+
+_BATCH: Final = 2
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What was written.
+
+    models: name -> ModelConfig
+    left_out: file of the export -> why Triton does not get it
+    """
+
+    models: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    start: str = ""
+
+
+def triton_repository(
+    source: str | Path,
+    target: str | Path,
+    options: TritonOptions | None = None,
+    full: bool = False,
+    plugin: Path | None = None,
+) -> Repository:
+    """Write a model repository; ``target`` must not exist.
+
+    full: also the models that keep every token
+    plugin: the self-registering plugin library; None takes the one that was built here, if a plan wants one
+    Raises DataError, EngineError (changed bytes), ExportError, MissingDependencyError, VerificationError; then nothing
+    is written.
+    """
+    source, target = Path(source), Path(target)
+    manifest, options = load_manifest(source), options or TritonOptions()
+    chosen, left_out = _sorted_out(manifest, full)
+    if not chosen:
+        raise ExportError(f"{source} holds no model that Triton runs: {_reasons(left_out) or 'it lists no models'}.")
+    with new_folder(target) as folder:
+        models = {}
+        for entry in chosen:
+            name = _name(entry)
+            models[name] = config_from_entry(name, entry, manifest.model, options)
+            _write_model(source, folder / "models" / name, entry, manifest, models[name])
+        library = _add_plugin(folder, chosen, plugin)
+        start = _start_line(chosen, library)
+        repository = Repository(models, left_out, start)
+        _write_start(folder / "start.sh", start)
+        (folder / "README.md").write_text(_readme(repository, chosen, manifest), encoding="utf-8")
+    return repository
+
+
+def _sorted_out(manifest: Manifest, full: bool) -> tuple[list[Entry], dict[str, str]]:
+    chosen, left_out = [], {}
+    for entry in manifest.files:
+        if entry.role == "filtered" or (entry.role == "full" and full):
+            reason = _unfit(entry)
+            if reason:
+                left_out[entry.path] = reason
+            else:
+                chosen.append(entry)
+    return chosen, left_out
+
+
+def _unfit(entry: Entry) -> str | None:
+    if entry.runtime == "tensorrt-rtx":
+        return "Triton has no backend for TensorRT-RTX"
+    if entry.runtime == "onnx" and entry.precision == "bf16":
+        return "ONNX Runtime has no bf16 kernels for every operator"
+    return None
+
+
+def _reasons(left_out: dict[str, str]) -> str:
+    return "; ".join(f"{path}: {reason}" for path, reason in left_out.items())
+
+
+def _name(entry: Entry) -> str:
+    parts = [entry.role, "" if entry.budget is None else f"k{entry.budget}", entry.precision or "", entry.runtime or ""]
+    return "_".join(part for part in parts if part)
+
+
+def _write_model(source: Path, folder: Path, entry: Entry, manifest: Manifest, config: Any) -> None:
+    version = folder / "1"
+    version.mkdir(parents=True)
+    original, model = checked_path(source, entry), version / config.default_model_filename
+    if entry.runtime == "onnx" and entry.role == "filtered" and entry.budget is None:
+        save_graph(batched_slots_graph(load_graph(original)), model)
+        _check_batched(original, model, manifest, entry)
+    else:
+        shutil.copyfile(original, model)
+        for weights in entry.external:
+            shutil.copyfile(original.with_name(weights), version / weights)
+    (folder / "config.pbtxt").write_text(text_from_config(config), encoding="utf-8")
+    if manifest.model.class_names:
+        names = "".join(f"{' '.join(name.split())}\n" for name in manifest.model.class_names)
+        (folder / LABELS).write_text(names, encoding="utf-8")
+
+
+def _check_batched(original: Path, model: Path, manifest: Manifest, entry: Entry) -> None:
+    """The rewritten graph gives what the exported one gave, at the model's budget and with every token."""
+    card = manifest.model
+    images = np.random.default_rng(0).standard_normal((_BATCH, *card.input_size), np.float32)
+    for k in {card.keep, card.patches}:
+        wanted = outputs_of(original, entry.precision, {"images": images, "slots": np.zeros(k, np.int32)})
+        found = outputs_of(model, entry.precision, {"images": images, "slots": np.zeros((_BATCH, k), np.int32)})
+        require_same(model, found["logits"], wanted["logits"], entry.precision)
+
+
+def _add_plugin(folder: Path, chosen: Sequence[Entry], plugin: Path | None) -> Path | None:
+    wanting = [entry for entry in chosen if entry.target.get("plugin") not in (None, "serialized")]
+    if not wanting:
+        return None
+    library = plugin or self_registering_path()
+    if not library.is_file():
+        raise ExportError(f"--plugin wants the self-registering plugin library, but there is no file at {library}.")
+    (folder / "plugins").mkdir()
+    shutil.copyfile(library, folder / "plugins" / library.name)
+    return Path("plugins") / library.name
+
+
+def _start_line(chosen: Sequence[Entry], library: Path | None) -> str:
+    """Triton's backends take settings one by one: --backend-config=<backend>,<name>=<value>."""
+    words = ['--model-repository="$here/models"']
+    if library is not None:
+        words.append(f'--backend-config=tensorrt,plugins="$here/{library}"')
+    if any(entry.target.get("version_compatible") for entry in chosen):
+        words.append("--backend-config=tensorrt,version-compatible=true")
+    return " ".join(["tritonserver", *words])
+
+
+def _write_start(path: Path, start: str) -> None:
+    path.write_text(f'#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\nexec {start} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _readme(repository: Repository, chosen: Sequence[Entry], manifest: Manifest) -> str:
+    card = manifest.model
+    lines = [
+        f"# {card.architecture} for Triton",
+        "",
+        f"    ./start.sh    # {repository.start}",
+        "",
+        f"Input `images`: {list(card.input_size)}, FP32, RGB, prepared by the client ({_preprocessing(card)}).",
+        "Output `logits`; `indices` are the positions of the kept patches.",
+        "Where a model has an input `slots`, its length is the budget in tokens and its values are not read;",
+        f"the model's own budget is {card.keep} of {card.patches}.",
+        "",
+        *_model_lines(repository, chosen),
+        *_plan_lines(chosen),
+        *(f"Left out: `{path}`: {reason}." for path, reason in repository.left_out.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _preprocessing(card: ModelCard) -> str:
+    return ", ".join(f"{name} {value}" for name, value in card.preprocessing.items() if name != "input_size")
+
+
+def _model_lines(repository: Repository, chosen: Sequence[Entry]) -> Iterator[str]:
+    for entry, (name, config) in zip(chosen, repository.models.items(), strict=True):
+        shapes = ["--shape", "images:" + ",".join(str(size) for size in config.model_warmup[0].inputs["images"].dims)]
+        if len(config.input) == 2:
+            shapes += ["--shape", f"slots:{config.model_warmup[0].inputs['slots'].dims[0]}"]
+        command = ["perf_analyzer", "-m", name, *shapes, "--concurrency-range", "1:16", "--percentile", "99"]
+        yield f"## {name}"
+        yield ""
+        yield f"From `{entry.path}`. {_batching(config)}"
+        yield ""
+        yield f"    {shlex.join(command)}"
+        yield ""
+
+
+def _batching(config: Any) -> str:
+    if config.max_batch_size == 0:
+        return (
+            "No dynamic batching: the plan's `slots` [k] has no batch dimension, so each request is a batch of its own "
+            "(`images` [B, 3, H, W]). For dynamic batching export a plan with a fixed budget (--keep)."
+        )
+    joined = " Requests are joined only with others of the same budget." if len(config.input) == 2 else ""
+    return f"Batches of up to {config.max_batch_size} are formed by Triton.{joined}"
+
+
+def _plan_lines(chosen: Sequence[Entry]) -> Iterator[str]:
+    plans = [entry for entry in chosen if entry.runtime == "tensorrt"]
+    if not plans:
+        return
+    target = plans[0].target
+    yield (
+        f"The plans were built by TensorRT {target.get('version')} for {target.get('gpu')}: take the Triton container "
+        "of that TensorRT version, on that GPU."
+    )
+    if any(plan.target.get("plugin") not in (None, "serialized") for plan in plans):
+        yield (
+            "Their plugin must be loaded before them. Triton only logs it when it cannot load a plugin; "
+            "`LD_PRELOAD=plugins/libtokfilter_plugin_static.so` is the other way that its documentation names."
+        )
+    yield ""
