@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +46,7 @@ METHODS: Final = ("full", "filter", "random", "centre", "norm", "evit", "tome", 
 
 def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None = None) -> dict[str, Any]:
     """Everything but the pictures. Returns the document; ``folder/filter.pt`` is the model. Raises DataError."""
-    sizes, begin = sizes or Sizes(), perf_counter()
+    sizes = sizes or Sizes()
     images = images_of(folder / "data", sizes, progress)
     bundles = {name: _bundle(name, folder, images, wheels, progress) for name in FILTERS}
     bundle = bundles["filter"]
@@ -70,7 +69,6 @@ def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None 
         "settings": settings,
         "labels": _label_facts(bundle, folder),
         "rows": rows,
-        "seconds_of_this_call": round(perf_counter() - begin, 1),
     }
 
 
@@ -162,7 +160,7 @@ def main() -> None:
             f"({row['low']:.1%} to {row['high']:.1%})\n"
         )
     for path in write_pictures(
-        load_bundle(asked.folder / "model.pt"), asked.folder / "data" / "test", asked.wheels, DOCS
+        load_bundle(asked.folder / "filter.pt"), asked.folder / "data" / "test", asked.wheels, DOCS
     ):
         sys.stdout.write(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB\n")
 
