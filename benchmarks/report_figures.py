@@ -29,11 +29,13 @@ METHODS: Final = {
     "centre": _Look("centre tokens", "series-2", "s"),
     "norm": _Look("largest norm", "series-3", "^"),
     "resolution": _Look("lower resolution", "series-4", "D"),
+    "evit": _Look("class-attention pruning", "series-5", "P"),
+    "tome": _Look("token merging", "series-6", "X"),
     FULL: _Look("full model", "ink", "*"),
 }
 """Methods in the order of the page. One that is not named here shows under its own name."""
 
-_OTHERS: Final = ("series-5", "series-6", "series-7")
+_OTHERS: Final = ("series-7", "series-5", "series-6")
 _BATCHES: Final = ("series-0", "series-2", "series-3", "series-4", "series-5", "series-6", "series-7")
 
 _KEPT: Final = Axis("patch tokens kept", STYLES["share"], measured=True)

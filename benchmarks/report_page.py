@@ -67,6 +67,8 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "sections": _sections(report),
         "pivot": _pivot(tested),
         "ordered": _ordered(tested),
+        "ablations": _ablations(accuracy) if accuracy else {"lines": []},
+        "rates": sorted({runtime for row in tested for runtime in row.get("images_per_s", ())}),
         "batches": sorted({row["batch"] for row in timed}),
         "warnings": _warnings(timed),
         "has_power": any(row["power"] for row in timed),
@@ -116,6 +118,19 @@ def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         best = max(known, key=lambda place: rows[place]["mean"])
         lines.append({"places": cells, "first": known[0], "best": best})
     return {"methods": methods, "lines": lines}
+
+
+def _ablations(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+    """The filter and its ablations as a table: one line for each, one column for each budget, cells are pointers."""
+    places = {(row["method"], row["tokens"]): f"/accuracy/rows/{i}" for i, row in enumerate(accuracy["rows"])}
+    changed = accuracy.get("ablations", [])
+    places |= {(row["method"], row["tokens"]): f"/accuracy/ablations/{i}" for i, row in enumerate(changed)}
+    budgets = sorted({row["tokens"] for row in changed}, reverse=True)
+    patches = max((row["tokens"] for row in accuracy["rows"]), default=0)
+    places |= {(FILTER, patches): places[FULL, patches]} if (FULL, patches) in places else {}
+    methods = dict.fromkeys([FILTER, *(row["method"] for row in changed)]) if changed else {}
+    lines = [(method_name(method), [places.get((method, tokens)) for tokens in budgets]) for method in methods]
+    return {"budgets": budgets, "lines": lines}
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[int]:

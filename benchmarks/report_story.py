@@ -30,6 +30,7 @@ def story_from_documents(accuracy: Document | None, bench: Document | None, max_
         "accuracy": tested,
         "speed": speed,
         "combined": combined,
+        "losses": [] if accuracy is None else _losses(accuracy["rows"]),
     }
 
 
@@ -75,6 +76,26 @@ def _tested(rows: Sequence[Row], timed: set[int], max_drop: float) -> dict[str, 
             for row in sorted(rivals, key=lambda row: -row["mean"])
         ],
     }
+
+
+def _losses(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Where the filter loses: rows of other methods with a higher mean at the same budget, the widest gap first.
+
+    ``intervals_apart`` where even the intervals lie apart.
+    """
+    filtered = {row["tokens"]: row for row in rows if row["method"] == FILTER}
+    rivals = [row for row in rows if row["method"] not in (FILTER, FULL) and row["tokens"] in filtered]
+    ahead = [row for row in rivals if row["mean"] > filtered[row["tokens"]]["mean"]]
+    return [
+        {
+            "row": _place(rows, row),
+            "method": row["method"],
+            "tokens": row["tokens"],
+            "ahead": row["mean"] - filtered[row["tokens"]]["mean"],
+            "intervals_apart": row["low"] > filtered[row["tokens"]]["high"],
+        }
+        for row in sorted(ahead, key=lambda row: filtered[row["tokens"]]["mean"] - row["mean"])
+    ]
 
 
 def _speed(rows: Sequence[Row], tokens: int | None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """What the report leads with, and what it says that it does not prove."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,38 @@ def test_when_no_budget_is_good_enough_the_nearest_leads_and_the_page_says_so(tm
 def page(directory, accuracy=None, bench=None):
     render_report(accuracy, bench, [], directory / "report.html")
     return " ".join((directory / "report.html").read_text().split())
+
+
+def test_the_page_says_where_the_filter_loses(tmp_path):
+    sample = accuracy_with(full={144: 0.9}, filter={72: 0.85, 36: 0.8}, tome={72: 0.87, 36: 0.7}, norm={72: 0.86})
+    for row in sample["rows"]:
+        row["low"], row["high"] = row["mean"] - 0.0075, row["mean"] + 0.0075
+    found = story(sample)["losses"]
+    assert [(loss["method"], loss["tokens"], loss["intervals_apart"]) for loss in found] == [
+        ("tome", 72, True),
+        ("norm", 72, False),
+    ]
+    assert found[0]["ahead"] == pytest.approx(0.02)
+    text = re.sub("<[^>]+>", "", page(tmp_path, sample))
+    assert "token merging is 2 points ahead at 72 tokens." in text
+    assert "largest norm is 1 point ahead at 72 tokens; the intervals overlap." in text
+
+
+def test_a_filter_that_loses_nowhere_is_said_to(tmp_path):
+    sample = accuracy_with(full={144: 0.9}, filter={72: 0.85}, norm={72: 0.8})
+    assert story(sample)["losses"] == []
+    assert "At no budget that was tried" in page(tmp_path, sample)
+    alone = page(tmp_path, accuracy_with(full={144: 0.9}, filter={72: 0.85}))
+    assert "Where the filter loses" not in alone
+
+
+def test_ablations_and_rates_of_a_study_are_shown(tmp_path):
+    sample = accuracy_with(full={144: 0.9}, filter={72: 0.85, 36: 0.8})
+    changed = [{**row, "method": "no fine-tuning", "mean": 0.5} for row in sample["rows"][:2]]
+    sample["rows"][1]["images_per_s"] = {"torch": 123.0, "onnxruntime": 456.0}
+    text = re.sub("<[^>]+>", " ", page(tmp_path, {**sample, "ablations": changed}))
+    assert re.search(r"no fine-tuning +50.0", text)
+    assert "123" in text and "456" in text and "images per second, onnxruntime" in text
 
 
 def test_a_budget_that_was_timed_leads_before_one_that_was_not():
