@@ -1,7 +1,8 @@
 """accuracy.json: top-1 of the filter and of its rivals at the same budgets, after the same fine-tuning.
 
 ``python -m tokfilter.benchmarks.accuracy WORK --data fashion-mnist,digits-in-scenes --seeds 0,1,2 --jobs 2`` runs the
-study, one core a job, and writes ``WORK/<data>.json``. What is measured is kept: an interrupted study goes on.
+study, one core a job, and writes ``WORK/<data>.json``. What is measured is kept: an interrupted study goes on. The
+images per second of every row are taken last, when nothing else runs, and stand in ``WORK/<data>-speed.json`` too.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from typing import Any, Final
 import torch
 from rich.console import Console
 
-from tokfilter.benchmarks.accuracy_document import interval_name, model_card, row_from_members
+from tokfilter.benchmarks.accuracy_document import interval_name, model_card, row_from_members, with_rates
 from tokfilter.benchmarks.record import header, write_json
+from tokfilter.benchmarks.rival_speed import Timing
+from tokfilter.benchmarks.rival_speed import document_from_bundle as speed_from_bundle
 from tokfilter.benchmarks.study import DIGITS, SUBJECTS, Study, Subject
 from tokfilter.benchmarks.study_methods import (
     ABLATIONS,
@@ -58,11 +61,13 @@ def run(
     seeds: Sequence[int],
     jobs: int = 1,
     methods: Sequence[str] = EVERYTHING,
+    timing: Timing | None = None,
     said: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
     """The study with several seeds: backbone, labels, filter and rivals anew for each.
 
     jobs: seeds that run at once, each on a core of its own
+    timing: how images per second are taken, after everything else; None leaves them out
     Writes ``folder/<data>.json`` for each subject and returns their values by name. Raises DataError.
     """
     chains = [_Chain(subject, seed, _data_of(folder, subject, seed), folder / subject.name / f"seed-{seed}")
@@ -79,8 +84,13 @@ def run(
         rows = {c.seed: done.result() for c, done in zip(chains, pending, strict=True) if c.subject is subject}
         command = f"python -m tokfilter.benchmarks.accuracy --data {subject.name} --seeds {','.join(map(str, seeds))}"
         model = folder / subject.name / f"seed-{seeds[0]}" / "model.pt"
-        documents[subject.name] = _document(subject, subject.study, rows, model, command)
-        write_json(folder / f"{subject.name}.json", documents[subject.name])
+        document = _document(subject, subject.study, rows, model, command)
+        if timing is not None:
+            speed = speed_from_bundle(model, subject.budgets, timing, command, say=said)
+            write_json(folder / f"{subject.name}-speed.json", speed)
+            document = with_rates(document, speed)
+        documents[subject.name] = document
+        write_json(folder / f"{subject.name}.json", document)
     return documents
 
 
@@ -144,10 +154,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once, a core each")
     parser.add_argument("--main", action="store_true", help="leave the ablations out")
+    parser.add_argument("--no-speed", action="store_true", help="leave the images per second out")
     asked = parser.parse_args()
     methods = MAIN if asked.main else EVERYTHING
     subjects, seeds = [SUBJECTS[name] for name in asked.data.split(",")], [int(seed) for seed in asked.seeds.split(",")]
-    run(asked.folder, subjects, seeds, asked.jobs, methods, Console(stderr=True).print)
+    timing = None if asked.no_speed else Timing()
+    run(asked.folder, subjects, seeds, asked.jobs, methods, timing, Console(stderr=True, highlight=False).print)
 
 
 if __name__ == "__main__":

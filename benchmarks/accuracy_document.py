@@ -15,7 +15,7 @@ from tokfilter.train.data import Progress, checked, images_from_folder, splits_f
 from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
 from tokfilter.train.views import Views
 
-__all__ = ["document_from_bundle", "interval_name", "model_card", "row_from_members"]
+__all__ = ["document_from_bundle", "interval_name", "model_card", "row_from_members", "with_rates"]
 
 
 def document_from_bundle(
@@ -86,3 +86,15 @@ def model_card(bundle: Bundle) -> dict[str, Any]:
         "prefix_tokens": model.prefix_tokens,
         "classes": model.backbone.num_classes,
     }
+
+
+def with_rates(document: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the images per second of rival_speed.json beside every row that was timed there."""
+    rates: dict[tuple[str, int], dict[str, float]] = {}
+    for row in speed["rows"]:
+        rates.setdefault((row["method"], row["tokens"]), {})[row["runtime"]] = row["images_per_s"]
+    rows = [
+        {**row, **({"images_per_s": found} if (found := rates.get((row["method"], row["tokens"]))) else {})}
+        for row in document["rows"]
+    ]
+    return {**document, "rows": rows}
