@@ -25,7 +25,7 @@ from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.bundle import load_bundle, model_from_bundle
 from tokfilter.model import FilteredViT
 from tokfilter.train.data import checked, splits_from_folder
-from tokfilter.train.labels import LabelConfig, delta_loss
+from tokfilter.train.labels import LabelConfig, LabelPrecision, delta_loss
 from tokfilter.train.loop import generator_from
 from tokfilter.train.masking import MaskConfig
 from tokfilter.train.token_sets import Grouping, groups_of_tokens
@@ -36,11 +36,13 @@ __all__ = ["BUDGETS", "compare_methods", "document_from_methods", "methods", "ra
 BUDGETS: Final[tuple[Keep, ...]] = (0.7, 0.5, 0.35, 0.25)
 EXACT: Final = "exact"
 
+_HALVES: Final[tuple[LabelPrecision, ...]] = ("bf16", "fp16")
+
 
 def methods(mask: MaskConfig | None = None) -> dict[str, LabelConfig]:
     """Names of the methods that are compared, and their settings; first-order has none for the mask ``removed``."""
     mask = mask or MaskConfig()
-    found = {EXACT: LabelConfig(mask)}
+    found = {EXACT: LabelConfig(mask), **{f"exact, {half}": LabelConfig(mask, precision=half) for half in _HALVES}}
     if mask.value != "removed":
         found["first-order"] = LabelConfig(mask, method="first-order")
     for groups in (
@@ -141,6 +143,7 @@ def _row(
         "name": name,
         "method": config.method,
         "groups": asdict(config.groups) if config.method == "grouped" else None,
+        "precision": config.precision,
         "passes": _passes(model, config),
         "spearman": asdict(rank_correlation(delta, exact)),
         "overlap": [{"tokens": k, "shared": shared(delta, exact, k), "chance": k / model.patches} for k in counts],

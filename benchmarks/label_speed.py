@@ -1,9 +1,11 @@
 """label_speed.json: masked variants per second against the images per second of the plain backbone.
 
-    python -m tokfilter.benchmarks.label_speed --arch deit_tiny_patch16_224 --batch 64
+    python -m tokfilter.benchmarks.label_speed --model deit_tiny_patch16_224 --model fashion-mnist --batch 64
 
-Both run in one process with the same threads and the same images or variants per forward pass, in turn: plain, labels,
-plain, labels... Weights are random, which costs the same time as trained ones.
+A model is timm's, or that of a study (``study.py``). Both run in one process with the same threads and the same images
+or variants per forward pass, in turn: plain, labels, plain, labels... The plain backbone runs in inference mode with
+nothing in its slot. Weights are random, which costs the same time as trained ones. The labels are compared first with
+those of single forward passes. What labels cost besides the variants (embedding, unmasked loss) is in their time.
 """
 
 import shlex
@@ -16,11 +18,14 @@ from typing import Any, Final
 
 import click
 import torch
+from torch import Tensor
 
 from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.benchmarks.machine import conditions
 from tokfilter.benchmarks.record import header, write_json
 from tokfilter.benchmarks.statistics import speedup_from_pairs
+from tokfilter.benchmarks.study import SUBJECTS
+from tokfilter.errors import VerificationError
 from tokfilter.model import FilteredViT
 from tokfilter.train.labels import LabelConfig, delta_loss
 from tokfilter.train.masking import MaskConfig
@@ -30,38 +35,40 @@ __all__ = ["GOAL", "RESULTS", "measure"]
 RESULTS: Final = Path(__file__).parent / "results" / "label_speed.json"
 GOAL: Final = 0.95
 
+_TOLERANCE: Final = 1e-4  # in nats; fp32 adds in another order when the batch is another
 
-def measure(architecture: Architecture, batch: int, images: int, rounds: int, mask: MaskConfig) -> dict[str, Any]:
+
+def measure(
+    architecture: Architecture, batch: int, images: int | None, rounds: int, mask: MaskConfig
+) -> dict[str, Any]:
     """One row of the document.
 
     batch: images of the plain backbone, and variants of the labels, per forward pass
-    images: labelled per round; the plain backbone gets as many images as that makes variants, in whole batches
-    Raises UnsupportedModelError.
+    images: labelled per round, None: what makes 12 batches; the plain backbone gets as many images as that makes
+        variants, in whole batches
+    Raises UnsupportedModelError, VerificationError.
     """
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain: Any = create_backbone(architecture).to(device).eval()
     model = FilteredViT(create_backbone(architecture)).to(device).eval()
     size = plain.patch_embed.img_size
+    images = images or max(1, round(12 * batch / model.patches))
     pixels, few = torch.randn(batch, 3, *size, device=device), torch.randn(images, 3, *size, device=device)
-    classes = torch.zeros(images, dtype=torch.long, device=device)
-    passes = max(1, round(images * model.patches / batch))
-    seconds: dict[str, list[float]] = {"plain": [], "labels": []}
+    difference = _difference(model, few[:1], LabelConfig(mask), batch)
     with torch.inference_mode():
-        plain(pixels), delta_loss(model, few[:1], classes[:1], LabelConfig(mask), batch)  # warm up, untimed
-        for _ in range(rounds):
-            seconds["plain"].append(_timed(lambda: [plain(pixels) for _ in range(passes)]) / (passes * batch))
-            took = _timed(lambda: delta_loss(model, few, classes, LabelConfig(mask), batch))
-            seconds["labels"].append(took / (images * model.patches))
+        seconds = _pairs(plain, pixels, model, few, LabelConfig(mask), rounds)
     ratio = speedup_from_pairs(seconds["plain"], seconds["labels"])
     middle = {name: sorted(values)[rounds // 2] for name, values in seconds.items()}
     return {
-        "model": architecture.name,
+        "architecture": {"name": architecture.name, **architecture.kwargs},
         "patches": model.patches,
         "mask": asdict(mask),
         "device": device,
         "threads": torch.get_num_threads(),
         "batch": batch,
+        "images_per_round": images,
+        "difference": difference,
         "rounds": rounds,
         "images_per_s": 1 / middle["plain"],
         "variants_per_s": 1 / middle["labels"],
@@ -69,6 +76,37 @@ def measure(architecture: Architecture, batch: int, images: int, rounds: int, ma
         "goal": GOAL,
         "reached": ratio.value >= GOAL,
     }
+
+
+def _difference(model: FilteredViT, image: Tensor, config: LabelConfig, chunk: int) -> float:
+    """The largest one, of labels in chunks from labels by one forward pass per token. Raises VerificationError."""
+    found, alone = (delta_loss(model, image, _classes(image), config, size)[0] for size in (chunk, 1))
+    difference = float((found - alone).abs().max())
+    if difference > _TOLERANCE:
+        raise VerificationError(f"labels in chunks of {chunk} are {difference:.2g} from labels one by one; not timed.")
+    return difference
+
+
+def _pairs(
+    plain: Any, pixels: Tensor, model: FilteredViT, few: Tensor, config: LabelConfig, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds per image of the plain backbone and per variant of the labels, round by round."""
+    batch, variants, classes = len(pixels), len(few) * model.patches, _classes(few)
+    passes = max(1, round(variants / batch))
+    seconds: dict[str, list[float]] = {"plain": [], "labels": []}
+    plain(pixels)  # warm up, untimed; the comparison has warmed the labels
+    for _ in range(rounds):
+        seconds["plain"].append(_timed(lambda: [plain(pixels) for _ in range(passes)]) / (passes * batch))
+        seconds["labels"].append(_timed(lambda: delta_loss(model, few, classes, config, batch)) / variants)
+    return seconds
+
+
+def _classes(images: Tensor) -> Tensor:
+    return torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+
+def _architecture(name: str) -> Architecture:
+    return SUBJECTS[name].architecture if name in SUBJECTS else Architecture(name)
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -80,16 +118,16 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 @click.command()
-@click.option("--arch", multiple=True, default=("deit_tiny_patch16_224",), show_default=True, help="Repeatable.")
+@click.option("--model", multiple=True, default=("deit_tiny_patch16_224",), show_default=True, help="Repeatable.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--images", type=click.IntRange(min=1), default=4, show_default=True, help="Labelled per round.")
+@click.option("--images", type=click.IntRange(min=1), help="Labelled per round. Default: what makes 12 batches.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-def main(arch: tuple[str, ...], batch: int, images: int, rounds: int, mask: Any, output: Path) -> None:
+def main(model: tuple[str, ...], batch: int, images: int | None, rounds: int, mask: Any, output: Path) -> None:
     """Measure labels against the plain backbone."""
     before = conditions()
-    rows = [measure(Architecture(name), batch, images, rounds, MaskConfig(mask)) for name in arch]
+    rows = [{"model": name, **measure(_architecture(name), batch, images, rounds, MaskConfig(mask))} for name in model]
     command = f"python -m tokfilter.benchmarks.label_speed {shlex.join(sys.argv[1:])}".strip()
     found = {**header("label-speed", command), "conditions": {"before": before, "after": conditions()}, "rows": rows}
     write_json(output, found)

@@ -33,6 +33,13 @@ def label_options(command: Command) -> Command:
         click.option("--group-shape", type=click.Choice(["block", "random"]), default="block", show_default=True),
         click.option("--group-size", type=int, default=4, show_default=True, help="Tokens that are masked together."),
         click.option("--group-rounds", type=int, default=2, show_default=True, help="Groups that each token is in."),
+        click.option(
+            "--label-precision",
+            type=click.Choice(["fp32", "fp16", "bf16"]),
+            default="fp32",
+            show_default=True,
+            help="Of the forward passes.",
+        ),
         click.option("--label-limit", type=click.IntRange(min=1), help="Label at most so many images. Default: all."),
         click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Bounds the memory."),
     ):
@@ -81,7 +88,8 @@ def label_config(asked: Mapping[str, Any]) -> "LabelConfig":
 
     mask = MaskConfig(asked["mask"], asked["mask_point"])
     groups = Grouping(asked["group_shape"], asked["group_size"], asked["group_rounds"])
-    return LabelConfig(mask, asked.get("rho"), asked.get("share", LabelConfig.share), asked["method"], groups)
+    share = asked.get("share", LabelConfig.share)
+    return LabelConfig(mask, asked.get("rho"), share, asked["method"], groups, asked["label_precision"])
 
 
 def read_splits(

@@ -154,3 +154,25 @@ def test_methods_that_do_not_exist_or_do_not_fit_the_mask_are_refused():
         LabelConfig(method="cheap")
     with pytest.raises(DataError, match="zero or mean, got removed"):
         LabelConfig(MaskConfig("removed"), method="first-order")
+
+
+@pytest.mark.parametrize("method", ["exact", "grouped", "first-order"])
+@pytest.mark.parametrize(("half", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_halves_compute_in_halves_and_stay_as_near_as_their_rounding_lets_them(method, half, kind):
+    near = 2 * torch.finfo(kind).eps  # in nats: losses here are about 1.6, and so are the logits
+    model, images, labels = model_and_data()
+    whole, whole_base = delta_loss(model, images, labels, LabelConfig(method=method))
+    seen = set()
+    hook = model.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
+    found, base = delta_loss(model, images, labels, LabelConfig(method=method, precision=half), chunk=7)
+    hook.remove()
+    assert seen == {kind}
+    assert found.dtype == base.dtype == torch.float32
+    assert 0 < float((found - whole).abs().max()) < near
+    assert 0 < float((base - whole_base).abs().max()) < near
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(DataError, match="precision of labels is one of fp32, fp16, bf16, got 'int8'"):
+        LabelConfig(precision="int8")

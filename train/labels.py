@@ -4,6 +4,7 @@ Delta loss: cross-entropy of the frozen backbone on the true label with a token 
 """
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -22,9 +23,20 @@ from tokfilter.train.team import ALONE, Team
 from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
 from tokfilter.train.views import Views
 
-__all__ = ["LabelConfig", "LabelMethod", "delta_loss", "identity_from", "label_images", "weights_digest"]
+__all__ = [
+    "LabelConfig",
+    "LabelMethod",
+    "LabelPrecision",
+    "delta_loss",
+    "identity_from",
+    "label_images",
+    "weights_digest",
+]
 
 LabelMethod = Literal["exact", "first-order", "grouped"]
+LabelPrecision = Literal["fp32", "fp16", "bf16"]
+
+_HALVES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 _BATCH: Final = 32  # images that are decoded and embedded at once
 
@@ -39,6 +51,7 @@ class LabelConfig:
     method: exact (the paper's: one forward pass per token), first-order (one gradient per image) or grouped (one
         forward pass per group of tokens); the latter two are ours
     groups: which tokens the method grouped masks together
+    precision: of the forward passes; fp16 and bf16 by torch's autocast, with losses in fp32 always
     """
 
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -46,10 +59,15 @@ class LabelConfig:
     share: float = 0.15
     method: LabelMethod = "exact"
     groups: Grouping = field(default_factory=Grouping)
+    precision: LabelPrecision = "fp32"
 
     def __post_init__(self) -> None:
         if self.method not in get_args(LabelMethod):
             raise DataError(f"the method of labels is one of {', '.join(get_args(LabelMethod))}, got {self.method!r}.")
+        if self.precision not in get_args(LabelPrecision):
+            raise DataError(
+                f"the precision of labels is one of {', '.join(get_args(LabelPrecision))}, got {self.precision!r}."
+            )
         if self.method == "first-order" and self.mask.value == "removed":
             raise DataError(
                 "first-order labels want a mask that puts something in a token's place: zero or mean, got removed."
@@ -81,6 +99,18 @@ def delta_loss(
     positions: [B], places of the images in their data set, from which random groups are drawn; None counts from 0
     Returns delta loss [B, N] and the unmasked loss [B], in nats. The model has to be in evaluation mode.
     """
+    with _precision(config, images.device):
+        return _delta_loss(model, images, labels, config, chunk, positions)
+
+
+def _precision(config: LabelConfig, device: torch.device) -> AbstractContextManager[Any]:
+    half = _HALVES.get(config.precision)
+    return nullcontext() if half is None else torch.autocast(device.type, half)
+
+
+def _delta_loss(
+    model: FilteredViT, images: Tensor, labels: Tensor, config: LabelConfig, chunk: int, positions: Tensor | None
+) -> tuple[Tensor, Tensor]:
     if config.method == "first-order":
         return first_order_loss(model, images, labels, config.mask, chunk)
     if config.method == "grouped":
@@ -160,6 +190,7 @@ def identity_from(model: FilteredViT, views: Views, config: LabelConfig) -> dict
         "mask": asdict(config.mask),
         "method": config.method,
         "groups": asdict(config.groups) if config.method == "grouped" else None,
+        "precision": config.precision,
         "loss": "cross-entropy on the true label",
     }
 
