@@ -53,8 +53,10 @@ _ABILITIES = {
     "export to ONNX": ["torch", "timm", "onnx", "onnxscript", "onnxruntime"],
     "export --rtx (no GPU needed)": ["torch", "onnx", "onnxscript", "tensorrt-rtx-cu13"],
     "export --trt": ["torch", "onnx", "onnxscript", "tensorrt", "NVIDIA GPU"],
-    "bench on the CPU": ["onnxruntime"],
-    "bench on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
+    "engine --rtx (no GPU needed)": ["tensorrt-rtx-cu13"],
+    "engine --trt": ["tensorrt", "NVIDIA GPU"],
+    "verify, bench on the CPU": ["onnxruntime"],
+    "verify, bench on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
     "report": ["matplotlib", "jinja2", "jsonschema"],
     "plugin build": ["CUDA compiler", "C++ compiler", "CMake"],
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokfilter.errors import DataError, ExportError
 
-__all__ = ["atomic_path", "existing_file", "new_folder", "sha256"]
+__all__ = ["atomic_path", "existing_file", "new_folder", "sha256", "sync_folder"]
 
 
 @contextmanager
@@ -46,12 +46,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         yield part
-        for written in [*part.rglob("*"), part]:
-            handle = os.open(written, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync_folder(part)
         part.chmod(0o777 & ~_umask())
         try:
             part.rename(path)  # an empty folder that came meanwhile is replaced, anything else refused
@@ -61,6 +56,18 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have everything beneath a folder on the disk before it gets its name. Raises OSError."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink():
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

@@ -44,6 +44,6 @@ def _show(repository: "Repository", target: Path) -> None:
     for name, config in repository.models.items():
         batching = f"batches up to {config.max_batch_size}" if config.max_batch_size else "no dynamic batching"
         click.echo(f"{target / 'models' / name}  {batching}")
-    for path, reason in repository.left_out.items():
-        click.echo(f"left out: {path} ({reason})", err=True)
+    for reason, paths in repository.left_out.items():
+        click.echo(f"left out, because {reason}: {', '.join(paths)}", err=True)
     click.echo(f"start it: {target / 'start.sh'}")

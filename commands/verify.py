@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(directory: Path, batch: tuple[int, ...], as_json: bool, **asked: Any) -> None:
-    """Hold the files of an export DIRECTORY against its manifest, and its engines against torch's golden outputs.
+    """Hold the files of an export DIRECTORY against its manifest, and its models against torch's golden outputs.
 
-    Exit code 3 when an output differs by more than its precision explains.
+    Every model of --runtime and --precision runs, those made for one budget too. Exit code 3 when an output differs by
+    more than its precision explains.
     """
     from tokfilter.runtime.verification import checked_files, verdicts
 

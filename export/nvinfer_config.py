@@ -97,16 +97,23 @@ def resize_keys(preprocessing: Mapping[str, Any]) -> dict[str, str]:
     return {
         "maintain-aspect-ratio": str(int(border)),
         "symmetric-padding": str(int(border)),
-        "scaling-filter": str(_FILTERS[str(preprocessing.get("interpolation", "bicubic"))]),
+        "scaling-filter": str(_filter(preprocessing)[1]),
         "scaling-compute-hw": "1",
     }
+
+
+def _filter(preprocessing: Mapping[str, Any]) -> tuple[str, int]:
+    name = str(preprocessing.get("interpolation", "bicubic"))
+    if name not in _FILTERS:
+        raise DataError(f"preprocessing wants interpolation to be one of {', '.join(_FILTERS)}, got {name!r}.")
+    return name, _FILTERS[name]
 
 
 def differences(preprocessing: Mapping[str, Any]) -> list[str]:
     """What the model's own preprocessing does and nvinfer cannot say, in sentences."""
     mode, share = preprocessing.get("crop_mode", "center"), float(preprocessing.get("crop_pct", 1.0))
-    name = preprocessing.get("interpolation", "bicubic")
-    found = [f"Pillow's {name} filter looks at all pixels when it shrinks; nvinfer's filter {_FILTERS[name]} does not."]
+    name, filter_ = _filter(preprocessing)
+    found = [f"Pillow's {name} filter looks at all pixels when it shrinks; nvinfer's filter {filter_} does not."]
     if mode == "center":
         found.append(
             "The model wants the short edge fitted and the centre cut out; nvinfer squeezes the whole frame. Cut the "

@@ -8,10 +8,9 @@
 Models lie in a folder of their own because Triton takes every folder of a repository for a model.
 """
 
-import shlex
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +20,10 @@ from tokfilter.errors import ExportError
 from tokfilter.export.hosted_graph import batched_slots_graph, outputs_of, require_same
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.triton_config import LABELS, TritonOptions, config_from_entry, text_from_config
+from tokfilter.export.triton_page import readme, start_line
 from tokfilter.files import new_folder
 from tokfilter.kernels.build import self_registering_path
-from tokfilter.manifest import Entry, Manifest, ModelCard, checked_path, load_manifest
+from tokfilter.manifest import Entry, Manifest, checked_path, load_manifest
 
 __all__ = ["Repository", "triton_repository"]
 
@@ -35,12 +35,13 @@ class Repository:
     """What was written.
 
     models: name -> ModelConfig
-    left_out: file of the export -> why Triton does not get it
+    left_out: why Triton does not get a file -> such files of the export
+    start: the line that starts Triton, $here being the repository's folder
     """
 
-    models: dict[str, Any] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    start: str = ""
+    models: dict[str, Any]
+    left_out: dict[str, list[str]]
+    start: str
 
 
 def triton_repository(
@@ -69,20 +70,21 @@ def triton_repository(
             models[name] = config_from_entry(name, entry, manifest.model, options)
             _write_model(source, folder / "models" / name, entry, manifest, models[name])
         library = _add_plugin(folder, chosen, plugin)
-        start = _start_line(chosen, library)
-        repository = Repository(models, left_out, start)
+        start = start_line(chosen, library)
         _write_start(folder / "start.sh", start)
-        (folder / "README.md").write_text(_readme(repository, chosen, manifest), encoding="utf-8")
-    return repository
+        page = readme(manifest.model, dict(zip(models, chosen, strict=True)), models, left_out, start)
+        (folder / "README.md").write_text(page, encoding="utf-8")
+    return Repository(models, left_out, start)
 
 
-def _sorted_out(manifest: Manifest, full: bool) -> tuple[list[Entry], dict[str, str]]:
-    chosen, left_out = [], {}
+def _sorted_out(manifest: Manifest, full: bool) -> tuple[list[Entry], dict[str, list[str]]]:
+    chosen: list[Entry] = []
+    left_out: dict[str, list[str]] = {}
     for entry in manifest.files:
         if entry.role == "filtered" or (entry.role == "full" and full):
             reason = _unfit(entry)
             if reason:
-                left_out[entry.path] = reason
+                left_out.setdefault(reason, []).append(entry.path)
             else:
                 chosen.append(entry)
     return chosen, left_out
@@ -96,8 +98,8 @@ def _unfit(entry: Entry) -> str | None:
     return None
 
 
-def _reasons(left_out: dict[str, str]) -> str:
-    return "; ".join(f"{path}: {reason}" for path, reason in left_out.items())
+def _reasons(left_out: dict[str, list[str]]) -> str:
+    return "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in left_out.items())
 
 
 def _name(entry: Entry) -> str:
@@ -144,80 +146,6 @@ def _add_plugin(folder: Path, chosen: Sequence[Entry], plugin: Path | None) -> P
     return Path("plugins") / library.name
 
 
-def _start_line(chosen: Sequence[Entry], library: Path | None) -> str:
-    """Triton's backends take settings one by one: --backend-config=<backend>,<name>=<value>."""
-    words = ['--model-repository="$here/models"']
-    if library is not None:
-        words.append(f'--backend-config=tensorrt,plugins="$here/{library}"')
-    if any(entry.target.get("version_compatible") for entry in chosen):
-        words.append("--backend-config=tensorrt,version-compatible=true")
-    return " ".join(["tritonserver", *words])
-
-
 def _write_start(path: Path, start: str) -> None:
     path.write_text(f'#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\nexec {start} "$@"\n', encoding="utf-8")
     path.chmod(0o755)
-
-
-def _readme(repository: Repository, chosen: Sequence[Entry], manifest: Manifest) -> str:
-    card = manifest.model
-    lines = [
-        f"# {card.architecture} for Triton",
-        "",
-        f"    ./start.sh    # {repository.start}",
-        "",
-        f"Input `images`: {list(card.input_size)}, FP32, RGB, prepared by the client ({_preprocessing(card)}).",
-        "Output `logits`; `indices` are the positions of the kept patches.",
-        "Where a model has an input `slots`, its length is the budget in tokens and its values are not read;",
-        f"the model's own budget is {card.keep} of {card.patches}.",
-        "",
-        *_model_lines(repository, chosen),
-        *_plan_lines(chosen),
-        *(f"Left out: `{path}`: {reason}." for path, reason in repository.left_out.items()),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _preprocessing(card: ModelCard) -> str:
-    return ", ".join(f"{name} {value}" for name, value in card.preprocessing.items() if name != "input_size")
-
-
-def _model_lines(repository: Repository, chosen: Sequence[Entry]) -> Iterator[str]:
-    for entry, (name, config) in zip(chosen, repository.models.items(), strict=True):
-        shapes = ["--shape", "images:" + ",".join(str(size) for size in config.model_warmup[0].inputs["images"].dims)]
-        if len(config.input) == 2:
-            shapes += ["--shape", f"slots:{config.model_warmup[0].inputs['slots'].dims[0]}"]
-        command = ["perf_analyzer", "-m", name, *shapes, "--concurrency-range", "1:16", "--percentile", "99"]
-        yield f"## {name}"
-        yield ""
-        yield f"From `{entry.path}`. {_batching(config)}"
-        yield ""
-        yield f"    {shlex.join(command)}"
-        yield ""
-
-
-def _batching(config: Any) -> str:
-    if config.max_batch_size == 0:
-        return (
-            "No dynamic batching: the plan's `slots` [k] has no batch dimension, so each request is a batch of its own "
-            "(`images` [B, 3, H, W]). For dynamic batching export a plan with a fixed budget (--keep)."
-        )
-    joined = " Requests are joined only with others of the same budget." if len(config.input) == 2 else ""
-    return f"Batches of up to {config.max_batch_size} are formed by Triton.{joined}"
-
-
-def _plan_lines(chosen: Sequence[Entry]) -> Iterator[str]:
-    plans = [entry for entry in chosen if entry.runtime == "tensorrt"]
-    if not plans:
-        return
-    target = plans[0].target
-    yield (
-        f"The plans were built by TensorRT {target.get('version')} for {target.get('gpu')}: take the Triton container "
-        "of that TensorRT version, on that GPU."
-    )
-    if any(plan.target.get("plugin") not in (None, "serialized") for plan in plans):
-        yield (
-            "Their plugin must be loaded before them. Triton only logs it when it cannot load a plugin; "
-            "`LD_PRELOAD=plugins/libtokfilter_plugin_static.so` is the other way that its documentation names."
-        )
-    yield ""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.errors import ExportError
+from tokfilter.files import sync_folder
 from tokfilter.manifest import NAME as MANIFEST
 from tokfilter.manifest import load_manifest
 
@@ -46,7 +47,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     try:
         yield staging
         _carry_unlisted(target, staging)
-        _sync(staging)
+        sync_folder(staging)
         _swap(staging, target)
     except OSError as error:
         raise ExportError(
@@ -77,17 +78,6 @@ def _carry_unlisted(target: Path, staging: Path) -> None:
             shutil.copytree(item, staging / item.name, symlinks=True)
         else:
             shutil.copy2(item, staging / item.name, follow_symlinks=False)
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_symlink():
-            continue
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _swap(staging: Path, target: Path) -> None:

@@ -49,7 +49,7 @@ def entry_for(manifest: Manifest, role: Role, runtime: Runtime, precision: str, 
     at = "" if tokens is None or role == "full" else f" at {tokens} tokens"
     raise EngineError(
         f"the export directory has no {role} {runtime} model in {precision}{at}; it has {_inventory(manifest)}. "
-        "Export again with what is wanted."
+        + ("Export again with what is wanted." if runtime == "onnx" else "Build it from the graphs: tokfilter engine.")
     )
 
 

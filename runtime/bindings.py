@@ -43,7 +43,7 @@ def cuda_driver() -> ctypes.CDLL:
     if library is None:
         raise MissingDependencyError(
             "no NVIDIA driver: its library libcuda.so.1 is not on this machine. Install the driver, in a container "
-            "start it with the NVIDIA runtime (--gpus all), or use --provider cpu."
+            "start it with the NVIDIA runtime (--gpus all), or use --runtime onnx, which runs on the CPU."
         )
     status = library.cuInit(0)
     count = ctypes.c_int(0)
@@ -52,7 +52,7 @@ def cuda_driver() -> ctypes.CDLL:
     if status == _CUDA_ERROR_NO_DEVICE or (status == 0 and count.value == 0):
         raise MissingDependencyError(
             "no NVIDIA GPU: the driver is installed and sees none. Check CUDA_VISIBLE_DEVICES and the container's "
-            "devices, or use --provider cpu."
+            "devices, or use --runtime onnx, which runs on the CPU."
         )
     if status != 0:
         raise EngineError(f"the NVIDIA driver does not start (CUDA error {status}): reboot after an update of it.")

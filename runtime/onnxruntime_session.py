@@ -54,7 +54,9 @@ class OnnxRuntimeSession(CheckedSession):
                 str(path), self._options(onnxruntime), providers=[(name, dict(self.provider_options))]
             )
         except Exception as error:  # ONNX Runtime raises many kinds; each means that this file does not load
-            raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+            raise EngineError(
+                f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy()}"
+            ) from error
         if session.get_providers()[0] != name:
             raise EngineError(
                 f"ONNX Runtime was asked for {name} and took {session.get_providers()[0]}: the provider's libraries "
@@ -63,6 +65,10 @@ class OnnxRuntimeSession(CheckedSession):
         self._describe(session, str(path))
         self._session = session
         return self._release
+
+    def _remedy(self) -> str:
+        on_cpu = self.provider == "cpu" and self.artefact.entry.precision == "bf16"
+        return " Its CPU kernels take no bf16: choose another --precision or --provider." if on_cpu else ""
 
     def _options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()

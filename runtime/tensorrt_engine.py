@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["Profile", "engine_from_plan", "profiles_of", "serving_profile"]
 
 # What TensorRT's log says -> what to do about it.
+_REMEDY: Final = "Build it again on this machine: tokfilter engine."
 _REMEDIES: Final = (
-    ("plugin", "The plan holds tokfilter's plugin: build its library (make plugin), then export again."),
-    ("version", "The plan is of another TensorRT version: build it again on this machine with `tokfilter export`."),
-    ("incompatible device", "The plan is for another GPU: build it again on this machine with `tokfilter export`."),
-    ("compute", "The plan is for another GPU: build it again on this machine with `tokfilter export`."),
+    ("plugin", "The plan holds tokfilter's plugin: tokfilter plugin build, then tokfilter engine."),
+    ("version", f"The plan is of another TensorRT version. {_REMEDY}"),
+    ("incompatible device", f"The plan is for another GPU. {_REMEDY}"),
+    ("compute", f"The plan is for another GPU. {_REMEDY}"),
 )
-_REMEDY: Final = "Build it again on this machine with `tokfilter export`."
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,13 @@ def _load_plugins(module: Any, runtime: Any, logger: Any, entry: Entry, plugins:
         return
     if not plugins:
         raise EngineError(
-            f"{entry.path} wants the plugin library {entry.target['plugin']}, and manifest.json lists none. "
-            "Export again."
+            f"{entry.path} wants the plugin library {entry.target['plugin']}, and manifest.json lists none. {_REMEDY}"
         )
     for plugin in plugins:
         if registry.load_library(str(plugin)) is None:
             raise EngineError(
                 f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {_said(logger)}. "
-                "Build it for this machine (make plugin) and export again."
+                "Build it for this machine: tokfilter plugin build, then tokfilter engine."
             )
 
 

@@ -299,7 +299,7 @@ def test_no_driver_has_its_sentence(plan):
     rtx = replace(plan, entry=replace(plan.entry, runtime="tensorrt-rtx"))
     pytest.importorskip("tensorrt_rtx")
     session = session_for(rtx, EngineOptions(runtime="tensorrt-rtx"))
-    with pytest.raises(MissingDependencyError, match="no NVIDIA driver.*--provider cpu"), session:
+    with pytest.raises(MissingDependencyError, match="no NVIDIA driver.*--runtime onnx"), session:
         pass
     for name in (None, "pycuda", "cuda-python"):
         with pytest.raises(MissingDependencyError, match="no NVIDIA driver"):
@@ -372,7 +372,7 @@ def test_real_tensorrt_rtx_refuses_a_foreign_plan_in_words(plan):
     """The library itself says no, without a GPU; its words and ours must reach the user."""
     module = pytest.importorskip("tensorrt_rtx")
     entry = Entry("model.plan", "filtered", "", 6, "tensorrt-rtx", "fp32", target={"gpu": "Orin", "tensorrt": "10.3"})
-    with pytest.raises(EngineError, match=r"refuses .*model.plan: .*for gpu Orin, tensorrt 10.3.*tokfilter export"):
+    with pytest.raises(EngineError, match=r"refuses .*model.plan: .*for gpu Orin, tensorrt 10.3.*tokfilter engine"):
         engine_from_plan(module, plan.directory / "model.plan", entry, [])
 
 
@@ -383,7 +383,7 @@ def wanting_plugin(plan):
 def test_real_tensorrt_rtx_refuses_a_library_that_is_none(plan):
     module = pytest.importorskip("tensorrt_rtx")
     file = plan.directory / "model.plan"
-    with pytest.raises(EngineError, match="cannot load the plugin library .*make plugin"):
+    with pytest.raises(EngineError, match="cannot load the plugin library .*tokfilter plugin build"):
         engine_from_plan(module, file, wanting_plugin(plan), [plan.directory / "model.onnx"])
     with pytest.raises(EngineError, match=r"wants the plugin library libtokfilter_plugin.so, and manifest.json"):
         engine_from_plan(module, file, wanting_plugin(plan), [])
@@ -392,10 +392,10 @@ def test_real_tensorrt_rtx_refuses_a_library_that_is_none(plan):
 @pytest.mark.parametrize(
     ("said", "remedy"),
     [
-        ("Cannot find plugin: TokenSelect, version: 1, namespace:tokfilter.", "make plugin"),
+        ("Cannot find plugin: TokenSelect, version: 1, namespace:tokfilter.", "tokfilter plugin build"),
         (
             "The engine plan file is not compatible with this version of TensorRT, please rebuild",
-            "another",
+            "of another TensorRT version. Build it again on this machine",
         ),
         ("generated on an incompatible device, expecting compute 8.7 got compute 9.0, please rebuild", "another GPU"),
         ("Serialization assertion failed", "Build it again on this machine"),

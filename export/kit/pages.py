@@ -45,7 +45,7 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
         wheel=wheel,
         plugin_row="" if plugin is None else f", the plugin library `{plugin}`",
         default=", ".join(_default(steps)),
-        steps="".join(_section(number, step) for number, step in enumerate(steps, 1)),
+        steps="\n".join(_section(number, step) for number, step in enumerate(steps, 1)),
         trtexec_note="" if plugin else ", here from native ops",
         trtexec="\n".join(f"    {trtexec_line(entry, card, plugin)}" for entry in graphs),
         pixels=", ".join(map(str, card.input_size)),
@@ -68,7 +68,7 @@ def _default(steps: list[Step]) -> list[str]:
 
 
 def _section(number: int, step: Step) -> str:
-    return f"## {number}. {step.title} (`{step.name}`)\n\n{step.text}\n\n{_lines(step, '    ')}\n"
+    return f"## {number}. {step.title} (`{step.name}`)\n\n{step.text}\n\n{_lines(step, '    ')}"
 
 
 def _lines(step: Step, indent: str) -> str:

@@ -54,7 +54,8 @@ def _install(wheel: str) -> Step:
     return Step(
         "install",
         "Install",
-        "Python 3.11 or later, no torch.",
+        "Python 3.11 or later, no torch. JetPack 7 brings 3.12; on JetPack 6, whose TensorRT is bound to 3.10, engines "
+        "go without Python (below).",
         (
             "python3 -m venv .venv",
             f".venv/bin/pip install './{wheel}[runtime]'",
@@ -79,9 +80,9 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
     compiled = (
         f"The plugin library is `out/{plugin}`; one that `{_TOKFILTER} plugin build` compiles here comes before it."
         if plugin
-        else "The plugin is compiled with nvcc, g++ and CMake."
+        else "The plugin is compiled by nvcc and g++; pip brings CMake."
     )
-    build = () if plugin else (f"{_TOKFILTER} plugin build --architectures native",)
+    build = (".venv/bin/pip install cmake ninja", f"{_TOKFILTER} plugin build --architectures native")
     return Step(
         "tensorrt",
         "Build, verify and measure TensorRT engines",
@@ -92,7 +93,7 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
         (
             "python3 -m venv --system-site-packages .venv",
             "PATH=/usr/local/cuda/bin:$PATH .venv/bin/pip install pycuda",
-            *build,
+            *(() if plugin else build),
             f"{_TOKFILTER} engine out --trt{precision} --batch 1:1:8",
             f"{_TOKFILTER} verify out --runtime tensorrt{precision}",
             f"{_TOKFILTER} bench out --runtime tensorrt{precision} --cuda-graph --batch 1,8 -o tensorrt.json",
