@@ -7,9 +7,10 @@ from typing import Any
 
 from tokfilter.benchmarks.compare import Cell, Plan, Progress, run_rounds
 from tokfilter.benchmarks.engines import Engine, EngineSpec, engines_open
-from tokfilter.benchmarks.goals import Choice, Goal, Point, choose
+from tokfilter.benchmarks.goals import Choice, Goal, Point
 from tokfilter.benchmarks.machine import conditions
 from tokfilter.benchmarks.record import header
+from tokfilter.benchmarks.search import choose
 from tokfilter.benchmarks.statistics import latency_from_samples, speedup_from_pairs
 from tokfilter.errors import DataError
 from tokfilter.files import atomic_path
@@ -56,6 +57,7 @@ def tune(
         "verification": verdicts,
         "curve": [asdict(point) for point in choice.curve],
         "choice": _chosen(choice, manifest, batch),
+        "pace": {**asdict(choice.pace), "change": choice.pace.change, "spread": choice.pace.spread},
     }
     save_choice(directory, _note(document, options))
     return document
@@ -79,6 +81,7 @@ def measured_points(
         Point(
             cell.tokens,
             latency_from_samples(cell.samples).median,
+            latency_from_samples(reference.samples).median,
             speedup_from_pairs(reference.medians, cell.medians, plan.seed),
         )
         for cell in cells

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from importlib.resources import files
 
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tokfilter.benchmarks.compare import Plan
-from tokfilter.benchmarks.goals import Goal, Point, choose, coarse_budgets
+from tokfilter.benchmarks.goals import Goal, Point
 from tokfilter.benchmarks.labelled import drops_from_images, labelled_files
-from tokfilter.benchmarks.statistics import Interval
+from tokfilter.benchmarks.search import choose, coarse_budgets
+from tokfilter.benchmarks.statistics import Interval, speedup_from_pairs
 from tokfilter.benchmarks.tune import drops_from_accuracy, tune
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.manifest import load_manifest
@@ -43,7 +45,7 @@ def machine(latency, noise=0.0, seed=0):
         asked.append(list(budgets))
         found = [latency(k) * generator.lognormal(0, noise) for k in budgets]
         return [
-            Point(k, ms, Interval(FULL_MS / ms, FULL_MS / ms, FULL_MS / ms))
+            Point(k, ms, FULL_MS, Interval(FULL_MS / ms, FULL_MS / ms, FULL_MS / ms))
             for k, ms in zip(budgets, found, strict=True)
         ]
 
@@ -165,6 +167,106 @@ def test_tune_that_fails_leaves_the_manifest_alone(copied):
     with pytest.raises(DataError, match="at least one image"):
         tune(copied, Goal("latency", 1.0), 0, OPTIONS, QUICK)
     assert (copied / "manifest.json").read_bytes() == before
+
+
+class Unsteady:
+    """A simulated machine whose pace changes with the seconds that measuring takes; blocks as in ``run_rounds``."""
+
+    ROUNDS, BLOCK_S = 5, 0.1
+
+    def __init__(self, latency, pace, noise=0.0, seed=0):
+        self.latency, self.pace, self.noise = latency, pace, noise
+        self.generator, self.now, self.told = np.random.default_rng(seed), 0.0, []
+
+    def block(self, ms):
+        self.now += self.BLOCK_S
+        return ms * self.pace(self.now) * self.generator.lognormal(0, self.noise)
+
+    def measure(self, budgets):
+        full, found = [], {k: [] for k in budgets}
+        for number in range(self.ROUNDS):
+            turns = [(FULL_MS, full), *((self.latency(k), found[k]) for k in budgets)]
+            for ms, blocks in turns if number % 2 == 0 else reversed(turns):
+                blocks.append(self.block(ms))
+        points = [Point(k, np.median(ms), np.median(full), speedup_from_pairs(full, ms)) for k, ms in found.items()]
+        self.told += [(point.tokens, point.latency_ms) for point in points]
+        return points
+
+
+def drift(share, seconds=20.0):
+    """A pace that comes ``share`` slower (or faster, below 0) over some seconds and stays there."""
+    return lambda now: 1 + share * min(now / seconds, 1.0)
+
+
+def jumps(share, every_s, seed):
+    """A pace that is 1 or slower by ``share``, drawn anew every so many seconds."""
+    return lambda now: 1 + share * np.random.default_rng([seed, int(now / every_s)]).integers(0, 2)
+
+
+paces = st.one_of(
+    st.builds(drift, st.floats(-0.6, 1.5), st.floats(1.0, 60.0)),
+    st.builds(jumps, st.floats(0.0, 1.5), st.floats(0.3, 20.0), st.integers(0, 1000)),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([smooth, stairs, bumpy]), paces, st.floats(0.0, 0.05), st.floats(1.2, 6.0), st.integers(0, 10_000)
+)
+def test_an_unsteady_machine_gets_a_budget_that_was_measured_to_meet_the_goal(latency, pace, noise, room, seed):
+    """The goal leaves ``room`` above the fastest budget at the slowest pace, so there is one that meets it."""
+    unsteady = Unsteady(latency, pace, noise, seed)
+    goal = room * latency(1) * max(pace(now / 10) for now in range(1200))
+    found = choose(Goal("latency", goal), unsteady.measure, BUDGETS)
+    assert found.point.fresh and found.point.latency_ms <= goal
+    assert (found.tokens, found.point.latency_ms) in unsteady.told
+    assert len(unsteady.told) < 120
+
+
+@settings(max_examples=60, deadline=None)
+@given(paces, st.floats(1.5, 8.0), st.integers(0, 10_000))
+def test_a_goal_of_speed_up_does_not_feel_the_pace(pace, speedup, seed):
+    found = choose(Goal("speedup", speedup), Unsteady(smooth, pace, 0.01, seed).measure, BUDGETS)
+    assert found.point.speedup.value >= speedup
+    assert speedup * 0.9 <= FULL_MS / smooth(found.tokens) <= speedup * 1.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-0.5, 1.0), st.floats(0.5, 0.9), st.integers(0, 10_000))
+def test_after_a_drift_the_choice_is_right_for_the_last_pace(share, goal, seed):
+    """The coarse curve alone outlasts the drift: what is chosen fills the goal at the pace that stays."""
+    unsteady = Unsteady(smooth, drift(share, seconds=4.0), 0.005, seed)
+    milliseconds = goal * FULL_MS * (1 + share)
+    found = choose(Goal("latency", milliseconds), unsteady.measure, BUDGETS)
+    assert 0.9 <= smooth(found.tokens) * (1 + share) / milliseconds <= 1.03
+
+
+@settings(max_examples=60, deadline=None)
+@given(paces, st.floats(0.2, 0.85), st.integers(0, 10_000))
+def test_the_nearest_miss_that_is_named_is_a_miss(pace, share, seed):
+    goal = share * smooth(1) * min(pace(now / 10) for now in range(1200))
+    with pytest.raises(BudgetError, match="no budget meets the goal") as caught:
+        choose(Goal("latency", goal), Unsteady(smooth, pace, 0.02, seed).measure, BUDGETS)
+    named = float(re.search(r"tokens \(([\d.]+) ms", str(caught.value))[1])
+    assert named > goal
+
+
+def test_a_change_of_pace_is_told():
+    slower = choose(Goal("latency", 12.0), Unsteady(smooth, drift(0.3)).measure, BUDGETS)
+    assert "changed its pace while it was measured: the full model took 20." in slower.reason
+    assert slower.pace.change == pytest.approx(0.3, abs=0.05) and slower.pace.spread >= slower.pace.change
+    steady = choose(Goal("latency", 12.0), Unsteady(smooth, drift(0.0), 0.002).measure, BUDGETS)
+    assert "pace" not in steady.reason and abs(steady.pace.change) < 0.02
+    with pytest.raises(BudgetError, match=r"measured afresh\. This machine changed its pace"):
+        choose(Goal("latency", 1.0), Unsteady(smooth, drift(0.3)).measure, BUDGETS)
+    dropped = choose(Goal("drop", 0.01, {40: 0.0}), Unsteady(stairs, drift(0.3, 40.0)).measure, BUDGETS)
+    assert "changed its pace" in dropped.reason
+
+
+def test_free_tokens_are_free_on_a_drifting_machine_too():
+    """The curve of a goal of drop is one of speed-ups: a drift does not make the later budgets look dear."""
+    found = choose(Goal("drop", 0.01, {60: 0.0}), Unsteady(stairs, drift(1.0, 200.0)).measure, BUDGETS)
+    assert found.tokens == 63
 
 
 def accuracy(architecture="vit_tiny_patch16_224", patches=16, full=True):
