@@ -61,12 +61,14 @@ def run(
     seeds: Sequence[int],
     jobs: int = 1,
     methods: Sequence[str] = EVERYTHING,
+    ablated: Sequence[int] | None = None,
     timing: Timing | None = None,
     said: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
     """The study with several seeds: backbone, labels, filter and rivals anew for each.
 
     jobs: seeds that run at once, each on a core of its own
+    ablated: seeds that run those methods that are not among MAIN; None means all
     timing: how images per second are taken, after everything else; None leaves them out
     Writes ``folder/<data>.json`` for each subject and returns their values by name. Raises DataError.
     """
@@ -75,7 +77,9 @@ def run(
     for chain in chains:
         write_data(chain.subject, chain.subject.study, chain.seed, chain.data, _silent)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_core) as pool:
-        pending = [pool.submit(_rows_of_chain, chain, tuple(methods)) for chain in chains]
+        main = tuple(method for method in methods if method in MAIN)
+        asked = [tuple(methods) if ablated is None or chain.seed in ablated else main for chain in chains]
+        pending = [pool.submit(_rows_of_chain, chain, names) for chain, names in zip(chains, asked, strict=True)]
         for done in as_completed(pending):
             chain = chains[pending.index(done)]
             said(f"{chain.subject.name}: seed {chain.seed}, {len(done.result())} rows")
@@ -146,6 +150,10 @@ def _document(
     return document | ({"ablations": ablations} if ablations else {})
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
 def main() -> None:
     """Command line of the study."""
     parser = argparse.ArgumentParser(description="Accuracy of the filter, its rivals and its ablations.")
@@ -153,13 +161,14 @@ def main() -> None:
     parser.add_argument("--data", default=",".join(SUBJECTS), help="data sets, separated by commas")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once, a core each")
-    parser.add_argument("--main", action="store_true", help="leave the ablations out")
+    parser.add_argument("--ablation-seeds", help="seeds that also run the ablations; all by default, none if empty")
     parser.add_argument("--no-speed", action="store_true", help="leave the images per second out")
     asked = parser.parse_args()
-    methods = MAIN if asked.main else EVERYTHING
-    subjects, seeds = [SUBJECTS[name] for name in asked.data.split(",")], [int(seed) for seed in asked.seeds.split(",")]
+    subjects, seeds = [SUBJECTS[name] for name in asked.data.split(",")], _numbers(asked.seeds)
+    ablated = seeds if asked.ablation_seeds is None else _numbers(asked.ablation_seeds)
     timing = None if asked.no_speed else Timing()
-    run(asked.folder, subjects, seeds, asked.jobs, methods, timing, Console(stderr=True, highlight=False).print)
+    said = Console(stderr=True, highlight=False).print
+    run(asked.folder, subjects, seeds, asked.jobs, EVERYTHING, ablated, timing, said)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Study:
     labelled: int = 2000
     filter_steps: int = 400
     finetune_steps: int = 400
+    finetune_lr: float = 3e-4
     batch: int = 32
     flip: float = 0.0
 
@@ -48,7 +49,7 @@ class Study:
             filter_config=FilterConfig(width=32),  # 1.3 % of the full model's multiply-accumulates
             backbone=FineTuning(Plan(self.backbone_steps, self.batch, lr=1e-3), augmentation=views),
             filter=FilterTraining(Plan(self.filter_steps, batch=64, lr=2e-3, weight_decay=0.01)),
-            finetune=FineTuning(Plan(self.finetune_steps, self.batch, lr=3e-4), augmentation=views),
+            finetune=FineTuning(Plan(self.finetune_steps, self.batch, lr=self.finetune_lr), augmentation=views),
         )
 
 
@@ -97,7 +98,7 @@ FASHION: Final = Subject(
     "fashion-mnist",
     _tiny(28, 4),
     (1.0, 0.7, 0.5, 0.35, 0.25),
-    Study(backbone_steps=6000, finetune_steps=600, batch=64, flip=0.5),
+    Study(backbone_steps=5000, finetune_steps=1000, finetune_lr=5e-4, batch=64, flip=0.5),
     False,
     _write_fashion,
 )

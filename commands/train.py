@@ -37,7 +37,9 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 @click.option("--labels", type=click.Path(path_type=Path), help="Labels that `tokfilter label` made.")
 @click.option("--rho", type=float, help="A token is important above this delta loss. Default: as --share asks for.")
 @click.option("--share", type=float, default=0.15, show_default=True, help="Share of tokens called important.")
-@click.option("--objective", type=click.Choice(["threshold", "regression"]), default="threshold", show_default=True)
+@click.option(
+    "--objective", type=click.Choice(["threshold", "regression", "ranking"]), default="threshold", show_default=True
+)
 @click.option("--backbone-epochs", type=float, default=10.0, show_default=True)
 @click.option("--filter-epochs", type=float, default=10.0, show_default=True)
 @click.option("--finetune-epochs", type=float, default=5.0, show_default=True)

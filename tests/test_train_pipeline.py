@@ -11,7 +11,7 @@ from tokfilter.model import FilteredViT
 from tokfilter.scorers import RandomScorer
 from tokfilter.train.data import Splits, splits_from_folder
 from tokfilter.train.evaluation import evaluate, wilson
-from tokfilter.train.filter_training import FilterTraining, train_filter
+from tokfilter.train.filter_training import FilterTraining, ranking_loss, train_filter
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import Plan, Work, batch_plan
@@ -129,7 +129,7 @@ def test_the_filter_learns_what_tells_tokens_apart(splits):
     with torch.no_grad():
         tokens = model.embed(views.normalised(next(views.in_order(96)).images))
     delta = tokens[:, 1:, 0] - tokens[:, 1:, 1]
-    for objective in ("threshold", "regression"):
+    for objective in ("threshold", "regression", "ranking"):
         config = FilterTraining(Plan(150, batch=32, lr=1e-2), objective)
         metrics = train_filter(model, views, delta, LabelConfig(share=0.25), config, 0, Work())
         with torch.no_grad():
@@ -138,6 +138,17 @@ def test_the_filter_learns_what_tells_tokens_apart(splits):
         assert len(right) / 384 > 0.6  # chance is 0.25
         assert metrics["last_loss"] < metrics["first_loss"]
         assert metrics["important"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_pair_in_order_costs_little_and_counts_by_what_separates_it():
+    delta = torch.tensor([[0.0, 4.0, 0.0]])
+    assert ranking_loss(torch.zeros(1, 3), delta) == pytest.approx(0.6931, abs=1e-4)
+    assert ranking_loss(torch.tensor([[0.0, 20.0, 0.0]]), delta) < 1e-6
+    assert ranking_loss(torch.tensor([[20.0, 0.0, 20.0]]), delta) == pytest.approx(20, abs=1e-3)
+    mixed = torch.tensor([[0.0, 1.0, 9.0]])  # pairs (0, 1), (0, 2), (1, 2) apart by 1, 9, 8
+    wrong = ranking_loss(torch.tensor([[0.0, 0.0, -20.0]]), mixed)  # both pairs with the last are wrong
+    assert wrong == pytest.approx((0.6931 + 20 * 3 + 20 * 8**0.5) / (1 + 3 + 8**0.5), abs=1e-3)
+    assert ranking_loss(torch.ones(2, 4), torch.zeros(2, 4)) == 0  # nothing to tell apart
 
 
 def test_elastic_steps_draw_budgets_and_leave_the_scorer_alone(splits):

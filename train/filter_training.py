@@ -17,17 +17,18 @@ from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import Plan, Work, train
 from tokfilter.train.views import Batch, Views
 
-__all__ = ["FilterTraining", "Objective", "train_filter"]
+__all__ = ["FilterTraining", "Objective", "ranking_loss", "train_filter"]
 
-Objective = Literal["threshold", "regression"]
+Objective = Literal["threshold", "regression", "ranking"]
 
 
 @dataclass(frozen=True)
 class FilterTraining:
     """How the filter learns.
 
-    objective: threshold (binary labels delta loss > rho; the paper's rule) or regression (on the signed square root of
-        delta loss in units of its standard deviation; ours)
+    objective: threshold (binary labels delta loss > rho; the paper's rule), regression (on the signed square root of
+        delta loss in units of its standard deviation; ours) or ranking (of the tokens of an image in pairs, each pair
+        weighted by the square root of its difference in delta loss; ours)
     """
 
     plan: Plan = field(default_factory=lambda: Plan(steps=400, lr=2e-3, weight_decay=0.01))
@@ -49,7 +50,6 @@ def train_filter(
     """
     rho = labels.threshold(delta)
     targets = _targets(delta, rho, config.objective)
-    weight = _balance(targets)
     device = next(model.parameters()).device
     model.eval()
 
@@ -58,9 +58,11 @@ def train_filter(
             tokens = model.embed(views.normalised(batch.images, device))
         scores = model.scorer(tokens[:, model.prefix_tokens :].clone())
         wanted = targets[batch.positions].to(device)
-        if config.objective == "threshold":
-            return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=weight.to(device))
-        return F.mse_loss(scores, wanted)
+        if config.objective == "ranking":
+            return ranking_loss(scores, wanted)
+        if config.objective == "regression":
+            return F.mse_loss(scores, wanted)
+        return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=_balance(targets).to(device))
 
     identity = f"{views.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
     losses = train("filter", _alone(model.scorer), views, loss, config.plan, seed, identity, work)
@@ -68,9 +70,23 @@ def train_filter(
     return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
 
 
+def ranking_loss(scores: Tensor, delta: Tensor) -> Tensor:
+    """Logistic loss over the pairs of an image's tokens; a pair counts by the square root of what separates it.
+
+    scores, delta: [B, N]
+    Returns a scalar: 0 when every pair is in order by a wide margin, ln 2 when all scores are alike.
+    """
+    margins = scores[:, :, None] - scores[:, None, :]
+    weights = (delta[:, :, None] - delta[:, None, :]).clamp_min(0).sqrt()
+    total: Tensor = (F.softplus(-margins) * weights).sum() / weights.sum().clamp_min(1e-12)
+    return total
+
+
 def _targets(delta: Tensor, rho: float, objective: Objective) -> Tensor:
     if objective == "threshold":
         return (delta > rho).float()
+    if objective == "ranking":
+        return delta
     root = delta.sign() * delta.abs().sqrt()
     return root / root.std().clamp_min(1e-12)
 
