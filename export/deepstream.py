@@ -97,6 +97,7 @@ def deepstream_classifier(source: str | Path, target: str | Path, options: DeepS
     tokens = card.keep if options.keep is None else tokens_from_keep(options.keep, card.patches)
     entry = _entry(manifest, tokens, options.precision)
     original, normalisation = checked_path(source, entry), normalisation_from_card(card.preprocessing)
+    unlike = differences(card.preprocessing)
     with new_folder(Path(target)) as folder:
         graph = load_graph(original)
         if entry.role == "filtered" and entry.budget is None:
@@ -107,12 +108,9 @@ def deepstream_classifier(source: str | Path, target: str | Path, options: DeepS
         if options.strip_functions:
             save_graph(without_functions(graph), folder / _GRAPH)
         keys = _keys(card, normalisation, options, folder)
-        remarks = [
-            f"{card.architecture}, {tokens} of {card.patches} tokens, from {entry.path}",
-            *differences(card.preprocessing),
-        ]
-        (folder / CONFIG).write_text(text_from_keys(keys, remarks), encoding="utf-8")
-    return Written(tokens, keys, differences(card.preprocessing))
+        about = f"{card.architecture}, {tokens} of {card.patches} tokens, from {entry.path}"
+        (folder / CONFIG).write_text(text_from_keys(keys, [about, *unlike]), encoding="utf-8")
+    return Written(tokens, keys, unlike)
 
 
 def _entry(manifest: Manifest, tokens: int, precision: str) -> Entry:

@@ -1,5 +1,7 @@
-"""The TokenSelect node of a graph, and the model-local function that stands in for it. Neither torch nor ONNX is needed
-here: an edge device builds engines from graphs that were written elsewhere."""
+"""The TokenSelect node of a graph, and the model-local function that stands in for it.
+
+Neither torch nor onnxscript is needed here: an edge device builds engines from graphs that were written elsewhere.
+"""
 
 import onnx_ir as ir
 
