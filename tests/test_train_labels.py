@@ -195,6 +195,23 @@ def test_shards_of_another_run_do_not_count(tmp_path):
     assert store.missing() == [range(2)]
 
 
+def test_two_runs_that_begin_a_store_at_once_do_not_mix(tmp_path):
+    """Each has found no store and begun one; the later one's stays."""
+    first, second = LabelStore(tmp_path, 2), LabelStore(tmp_path, 2)
+    first.open({"weights": "a"}, Files(), 3)
+    (tmp_path / "labels.json").unlink()
+    second.open({"weights": "b"}, Files(), 3)
+    for shard in second.missing():
+        for store, value in ((first, 1.0), (second, 2.0)):
+            store.write(Shard(shard.start, torch.full((len(shard), 3), value), torch.zeros(len(shard))))
+    assert second.read().delta.unique().tolist() == [2.0]
+    assert first.missing() == [range(2), range(2, 4), range(4, 5)]
+    with pytest.raises(DataError, match="lacks 3 shards"):
+        first.read()
+    with pytest.raises(DataError, match="other weights than this run's"):
+        LabelStore(tmp_path).open({"weights": "a"}, Files(), 3)
+
+
 def test_labels_of_other_weights_or_settings_are_refused_by_name(tmp_path):
     identity = {"weights": "a", "mask": {"value": "zero"}, "images": "x"}
     store = filled_store(tmp_path, identity)

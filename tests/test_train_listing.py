@@ -2,7 +2,9 @@
 
 import io
 import os
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -140,17 +142,30 @@ def test_an_archive_without_images_is_refused(tmp_path, contents):
         images_from_folder(archive(tmp_path / "data.tar", contents))
 
 
+def grown(png, side):
+    """A PNG whose header says that it is larger; its few bytes are whole otherwise."""
+    header = b"IHDR" + struct.pack(">2I", side, side) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
 def test_a_huge_image_is_named_and_skipped_before_its_pixels_are_made(tmp_path):
     import resource
 
     folder = in_folder(tmp_path / "data", classes())
-    with (folder / "bee/huge.png").open("wb") as file:
-        Image.new("1", (40_000, 40_000)).save(file, "png")
+    (folder / "bee/huge.png").write_bytes(grown(encoded(0), 40_000))
     before, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     images = checked(images_from_folder(folder), quiet, said.append)
     assert len(images) == 9 and len(said) == 1
     assert "bee/huge.png is refused: it has far more than 89 million pixels" in said[0]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; its pixels would be 4.8 GB
+
+
+def test_an_image_that_is_damaged_after_it_was_checked_ends_the_run_with_its_name(tmp_path):
+    folder = in_folder(tmp_path / "data", classes())
+    views = Views(checked(images_from_folder(folder), quiet, print), PREPROCESSING, hold_bytes=0)
+    (folder / "bee/1.png").write_bytes(encoded(1)[:100])
+    with pytest.raises(DataError, match=r"^\S*bee/1\.png could not be read, it may be damaged or cut short: [^\n]*$"):
+        list(views.in_order(4))  # read by processes of their own, whose traceback is not for people
 
 
 def written(path, text):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tokfilter.bundle import Preprocessing
+from tokfilter.errors import DataError
 from tokfilter.train.data import ImageList, Progress
 
 __all__ = ["Augmentation", "Batch", "Views", "augmented", "preprocessing_from_backbone"]
@@ -85,8 +86,11 @@ class Views(Dataset[tuple[Tensor, int]]):
             return
         orders = [positions.tolist() for positions in plan]
         loader = DataLoader(self, batch_sampler=orders, num_workers=min(8, os.cpu_count() or 1))
-        for positions, (images, labels) in zip(plan, loader, strict=True):
-            yield Batch(images, labels, positions)
+        try:
+            for positions, (images, labels) in zip(plan, loader, strict=True):
+                yield Batch(images, labels, positions)
+        except DataError as error:  # torch put the worker's traceback before the sentence
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
 
     def in_order(self, batch: int) -> Iterator[Batch]:
         """Every image once, in order."""
