@@ -3,6 +3,7 @@
 An engine belongs to the GPU that it was built on, so a kit carries graphs and is built where it runs.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +39,7 @@ def build_engines(
     # Beside the graphs, so that the finished files move into their places in one step each.
     with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
         staging = Path(name)
-        _link(directory, graphs, staging)
+        _bring(directory, graphs, staging)
         built = list(engines_from_graphs(staging, graphs, manifest.model, options, say))
         for entry in built:
             (staging / entry.path).replace(directory / entry.path)
@@ -67,9 +68,8 @@ def _plugin(directory: Path, manifest: Manifest) -> Path | None:
     return next((checked_path(directory, entry) for entry in manifest.entries("plugin", "tensorrt")), None)
 
 
-def _link(directory: Path, graphs: list[Entry], staging: Path) -> None:
-    names = [name for graph in graphs for name in (graph.path, *graph.external)]
-    if (directory / TIMING_CACHE).is_file():
-        names.append(TIMING_CACHE)
-    for name in names:
+def _bring(directory: Path, graphs: list[Entry], staging: Path) -> None:
+    for name in (name for graph in graphs for name in (graph.path, *graph.external)):
         (staging / name).symlink_to((directory / name).resolve())
+    if (directory / TIMING_CACHE).is_file():  # it is written again
+        shutil.copyfile(directory / TIMING_CACHE, staging / TIMING_CACHE)

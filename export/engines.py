@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from tokfilter.errors import MissingDependencyError
 from tokfilter.export.engine import EngineKind, EngineOptions, engine_from_graph, tensorrt_module
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
@@ -28,12 +29,21 @@ def engines_from_graphs(
     if not options.trt:
         return
     tensorrt_module("tensorrt")  # a machine without TensorRT must not be told about the plugin first
-    plugin = (options.plugin_library or plugin_path()) if options.plugin else None
+    plugin = _plugin(options)
     if plugin is not None and not options.version_compatible:
         shutil.copy2(plugin, folder / plugin.name)
         yield entry_from_file(folder, plugin.name, "plugin", runtime="tensorrt")
     yield from _built("tensorrt", folder, graphs, card, options, plugin, say)
     yield entry_from_file(folder, TIMING_CACHE, "timing-cache", runtime="tensorrt")
+
+
+def _plugin(options: ExportOptions) -> Path | None:
+    if not options.plugin:
+        return None
+    try:
+        return options.plugin_library or plugin_path()
+    except MissingDependencyError as error:
+        raise MissingDependencyError(f"{error} Or build from native ops: --no-plugin.") from error
 
 
 def _built(
