@@ -97,6 +97,17 @@ def test_path_of_a_plugin_that_is_not_built(cache: Path, tmp_path: Path) -> None
     assert build.plugin_path(tmp_path) == tmp_path / "libtokfilter_plugin.so"
 
 
+def test_path_of_the_library_that_registers_itself(cache: Path, tmp_path: Path) -> None:
+    wanted = r"No self-registering plugin library at .*plugin_static\.so\. Build it where TensorRT is: tokfilter plugin"
+    with pytest.raises(MissingDependencyError, match=wanted):
+        build.self_registering_path()
+    (tmp_path / "libtokfilter_plugin.so").touch()  # the other library does not stand in for it
+    with pytest.raises(MissingDependencyError, match=wanted):
+        build.self_registering_path(tmp_path)
+    (tmp_path / "libtokfilter_plugin_static.so").touch()
+    assert build.self_registering_path(tmp_path) == tmp_path / "libtokfilter_plugin_static.so"
+
+
 def test_a_library_of_other_sources_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "package"
     shutil.copytree(ROOT / "kernels" / "csrc", copy / "kernels" / "csrc")

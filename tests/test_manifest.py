@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from tokfilter.errors import DataError, EngineError
-from tokfilter.manifest import NAME, Manifest, ModelCard, checked_path, entry_from_file, load_manifest
+from tokfilter.files import sha256
+from tokfilter.manifest import NAME, Manifest, ModelCard, checked_path, entry_from_file, load_manifest, save_manifest
 
 
 @pytest.fixture
@@ -28,6 +30,30 @@ def test_what_is_written_is_read(directory):
     (entry,) = manifest.entries("filtered", "onnx")
     assert manifest.entries("filtered", "tensorrt") == []
     assert checked_path(path, entry) == path / "model.onnx"
+
+
+def test_a_saved_manifest_takes_the_place_of_the_old(directory, monkeypatch):
+    path, manifest = directory
+    changed = replace(manifest, choice={"tokens": 5})
+    save_manifest(path, changed)
+    assert load_manifest(path) == changed
+    monkeypatch.setattr(Manifest, "text", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_manifest(path, manifest)
+    assert load_manifest(path) == changed
+    assert sorted(file.name for file in path.iterdir()) == ["golden.npz", NAME, "model.onnx"]
+
+
+def test_weights_beside_a_graph_are_held_to_their_sums(directory):
+    path, manifest = directory
+    (path / "model.onnx.data").write_bytes(b"weights")
+    sums = {"model.onnx.data": sha256(path / "model.onnx.data")}
+    entry = replace(manifest.files[0], external=sums)
+    assert checked_path(path, entry) == path / "model.onnx"
+    for damage in (lambda file: file.write_bytes(b"Weights"), lambda file: file.unlink()):
+        damage(path / "model.onnx.data")
+        with pytest.raises(EngineError, match=r"model.onnx is not the file that manifest.json describes"):
+            checked_path(path, entry)
 
 
 def test_a_changed_byte_is_refused(directory):
