@@ -69,13 +69,14 @@ ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
     "no global feature": lambda recipe: replace(
         recipe, filter_config=replace(recipe.filter_config, global_feature="none")
     ),
+    "distilled, fine-tuned four times as long": lambda recipe: _longer(_distilled(recipe), 4),
     "no fine-tuning": lambda recipe: replace(recipe, stages=("label", "filter")),
 }
 """Name -> what it changes in the filter's recipe."""
 
 _VARIANTS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
     FILTER: lambda recipe: recipe,
-    BEST: lambda recipe: replace(recipe, finetune=replace(recipe.finetune, distill=1.0)),
+    BEST: lambda recipe: _distilled(recipe),
     **ABLATIONS,
 }
 
@@ -231,6 +232,15 @@ def _rival(setting: Setting, name: str) -> Rows:
     reached = [row.tokens for row in rows_of(name, rival, budgets)]
     found = evaluate(rival, tests, reached, setting.progress, seed=recipe.seed) if reached else []
     return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), rival, bundle)} for a in found]
+
+
+def _distilled(recipe: Recipe) -> Recipe:
+    return replace(recipe, finetune=replace(recipe.finetune, distill=1.0))
+
+
+def _longer(recipe: Recipe, times: int) -> Recipe:
+    plan = replace(recipe.finetune.plan, steps=times * recipe.finetune.plan.steps)
+    return replace(recipe, finetune=replace(recipe.finetune, plan=plan))
 
 
 def _labels(recipe: Recipe, **changes: Any) -> Recipe:
