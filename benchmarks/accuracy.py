@@ -39,7 +39,7 @@ from tokfilter.train.rivals import RIVALS
 __all__ = ["BUDGETS", "EVERYTHING", "demo_study", "run"]
 
 BUDGETS: Final = DIGITS.budgets
-EVERYTHING: Final = (*MAIN, *ABLATIONS, SPECIALISTS)
+EVERYTHING: Final = (*MAIN, SPECIALISTS, *ABLATIONS)
 _DEMO: Final = (BEFORE, FILTER, *RIVALS)
 
 

@@ -57,6 +57,7 @@ SPECIALISTS: Final = "one checkpoint per budget"
 MAIN: Final = (BEFORE, FILTER, BEST, *RIVALS, *REDUCING)
 
 ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
+    "distilled, fine-tuned four times as long": lambda recipe: _longer(_distilled(recipe), 4),
     "mask: image's mean": lambda recipe: _labels(recipe, mask=MaskConfig("mean")),
     "mask: token removed": lambda recipe: _labels(recipe, mask=MaskConfig("removed")),
     "mask before the position": lambda recipe: _labels(recipe, mask=MaskConfig("zero", "before")),
@@ -69,7 +70,6 @@ ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
     "no global feature": lambda recipe: replace(
         recipe, filter_config=replace(recipe.filter_config, global_feature="none")
     ),
-    "distilled, fine-tuned four times as long": lambda recipe: _longer(_distilled(recipe), 4),
     "no fine-tuning": lambda recipe: replace(recipe, stages=("label", "filter")),
 }
 """Name -> what it changes in the filter's recipe."""
