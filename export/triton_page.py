@@ -81,7 +81,7 @@ def _batching(config: Any) -> str:
             "No dynamic batching: the plan's `slots` [k] has no batch dimension, so each request is a batch of its own "
             "(`images` [B, 3, H, W]). For dynamic batching export a plan with a fixed budget (--keep)."
         )
-    joined = " Requests are joined only with others of the same budget." if len(config.input) == 2 else ""
+    joined = " A batch ends at the first request of another budget." if len(config.input) == 2 else ""
     return f"Batches of up to {config.max_batch_size} are formed by Triton.{joined}"
 
 
