@@ -29,6 +29,7 @@ from tokfilter.train.masking import MaskConfig
 from tokfilter.train.pipeline import Recipe, bundle_from_start, labelled_views
 from tokfilter.train.rivals import REDUCING, RIVALS, rival_from_weights
 from tokfilter.train.start import Start, start_from_bundle, start_from_timm
+from tokfilter.train.token_sets import Grouping
 from tokfilter.train.views import Views
 
 __all__ = [
@@ -65,6 +66,9 @@ ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
     "rho: 40 % important": lambda recipe: _labels(recipe, share=0.4),
     "labels: first-order": lambda recipe: _labels(recipe, method="first-order"),
     "labels: grouped": lambda recipe: _labels(recipe, method="grouped"),
+    "labels: sets of 24 removed": lambda recipe: _labels(
+        recipe, method="grouped", groups=Grouping("random", 24, 25), mask=MaskConfig("removed")
+    ),
     "objective: regression": lambda recipe: replace(recipe, filter=replace(recipe.filter, objective="regression")),
     "objective: ranking": lambda recipe: replace(recipe, filter=replace(recipe.filter, objective="ranking")),
     "no global feature": lambda recipe: replace(
