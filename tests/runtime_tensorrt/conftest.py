@@ -1,0 +1,191 @@
+"""A TensorRT that is played by ONNX Runtime on host memory, so that a CPU can run the session's own logic."""
+
+import ctypes
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tokfilter.errors import EngineError
+from tokfilter.manifest import entry_from_file, load_manifest
+from tokfilter.runtime import tensorrt_session
+from tokfilter.runtime.artefacts import Artefact
+
+
+class HostCuda:
+    """CUDA's order of things on host memory: copies happen at once, a capture records and a replay repeats."""
+
+    name = "host"
+
+    def __init__(self):
+        self.memory, self.clock, self.closed, self.captured = [], 0.0, False, None
+
+    def attach(self):
+        assert not self.closed
+
+    def pinned(self, size):
+        return np.zeros(size, np.uint8)
+
+    def allocate(self, size):
+        self.memory.append(np.zeros(size, np.uint8))
+        return self.memory[-1].ctypes.data
+
+    def stream(self):
+        return 7
+
+    def event(self):
+        return SimpleNamespace(at=0.0)
+
+    def record(self, event, stream):
+        self.clock += 1.0
+        event.at = self.clock
+
+    def milliseconds(self, start, end):
+        return end.at - start.at
+
+    def to_device(self, address, source, stream):
+        ctypes.memmove(address, source.ctypes.data, source.nbytes)
+
+    def to_host(self, target, address, stream):
+        ctypes.memmove(target.ctypes.data, address, target.nbytes)
+
+    def synchronize(self, stream):
+        assert stream == 7
+
+    def close(self):
+        self.closed = True
+
+
+class Dims(list):
+    pass
+
+
+class PlayedContext:
+    """An execution context that runs the ONNX graph of the same model on the addresses that it was given."""
+
+    def __init__(self, engine):
+        self.engine, self.shapes, self.addresses, self.enqueued = engine, {}, {}, 0
+
+    def set_optimization_profile_async(self, index, stream):
+        self.profile = index
+        return True
+
+    def set_input_shape(self, name, shape):
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
+        self.shapes[name] = shape
+        return all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def get_tensor_shape(self, name):
+        batch = self.shapes["images"][0]
+        return Dims([batch, 5] if name == "logits" else [batch, self.shapes["slots"][0]])
+
+    def execute_async_v3(self, stream):
+        self.enqueued += 1
+        self.engine.played.enqueued.append(self)
+        if self.engine.played.capturing is not None:
+            self.engine.played.capturing.append(self)
+            return True
+        return self.compute()
+
+    def compute(self):
+        images = self._array("images", self.shapes["images"], np.float32)
+        slots = np.zeros(self.shapes["slots"], np.int32)
+        logits, indices = self.engine.graph.run(None, {"images": images, "slots": slots})
+        self._array("logits", logits.shape, np.float32)[...] = logits
+        self._array("indices", indices.shape, np.int32)[...] = indices
+        return True
+
+    def _array(self, name, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = (ctypes.c_uint8 * size).from_address(self.addresses[name])
+        return np.frombuffer(buffer, dtype).reshape(shape)
+
+
+class PlayedEngine:
+    num_io_tensors = 4
+    names = ("images", "slots", "logits", "indices")
+
+    def __init__(self, played, graph, profiles):
+        self.played, self.graph, self.profiles = played, graph, profiles
+        self.num_optimization_profiles = len(profiles)
+
+    def get_tensor_name(self, i):
+        return self.names[i]
+
+    def get_tensor_shape(self, name):
+        shapes = {"images": [-1, 3, 32, 32], "slots": [-1], "logits": [-1, 5], "indices": [-1, -1]}
+        return Dims(shapes[name])
+
+    def get_tensor_mode(self, name):
+        return "input" if name in ("images", "slots") else "output"
+
+    def get_tensor_dtype(self, name):
+        return np.int32 if name in ("slots", "indices") else np.float32
+
+    def get_tensor_profile_shape(self, name, index):
+        batches, budgets = self.profiles[index]
+        return [(n, 3, 32, 32) for n in batches] if name == "images" else [(n,) for n in budgets]
+
+    def create_execution_context(self):
+        return PlayedContext(self)
+
+
+class Played:
+    """The module tensorrt, as far as the session uses it."""
+
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    nptype = staticmethod(lambda dtype: dtype)
+
+    def __init__(self, path, profiles):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.capturing, self.enqueued, self.graphs, self.replayed = None, [], [], []
+        self.engine = PlayedEngine(self, onnxruntime.InferenceSession(str(path), options), profiles)
+
+    def begin(self, stream):
+        self.capturing = []
+
+    def end(self, stream):
+        captured, self.capturing = self.capturing, None
+        if not captured:
+            raise EngineError("CUDA graph capture took nothing in")
+        self.graphs.append(captured)
+        return len(self.graphs)
+
+    def launch(self, graph, stream):
+        self.replayed.append(graph)
+        for context in self.graphs[graph - 1]:
+            context.compute()
+
+    def close(self):
+        self.graphs.clear()
+
+
+PROFILES = [((1, 2, 4), (1, 8, 16)), ((1, 1, 1), (4, 8, 12))]
+
+
+@pytest.fixture
+def plan(export_directory, tmp_path):
+    """An artefact whose file is a plan; what it holds is the played engine's business."""
+    shutil.copytree(export_directory, tmp_path / "out")
+    (tmp_path / "out" / "model.plan").write_bytes(b"a plan")
+    entry = entry_from_file(tmp_path / "out", "model.plan", "filtered", runtime="tensorrt", precision="fp32")
+    return Artefact(tmp_path / "out", load_manifest(tmp_path / "out"), replace(entry, budget_range=(1, 8, 16)))
+
+
+@pytest.fixture
+def played(plan, monkeypatch):
+    module, device = Played(plan.directory / "model.onnx", PROFILES), HostCuda()
+    monkeypatch.setattr(tensorrt_session, "tensorrt_module", lambda runtime: module)
+    monkeypatch.setattr(tensorrt_session, "cuda_from_name", lambda name: device)
+    monkeypatch.setattr(tensorrt_session, "engine_from_plan", lambda *_: (module.engine, None))
+    monkeypatch.setattr(tensorrt_session, "Graphs", lambda: module)
+    module.device = device
+    return module

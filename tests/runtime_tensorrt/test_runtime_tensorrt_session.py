@@ -1,0 +1,107 @@
+"""The TensorRT session's own logic over a played TensorRT; `make test-gpu` runs it on a GPU."""
+
+import numpy as np
+import pytest
+
+from tokfilter.errors import EngineError
+from tokfilter.runtime.artefacts import artefact
+from tokfilter.runtime.golden import golden_of, verify
+from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.tensorrt_engine import Profile, serving_profile
+from tokfilter.runtime.tensorrt_session import TensorRTSession
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_played_engine_equals_golden_at_every_batch_and_budget(plan, played, graph):
+    with TensorRTSession(plan, cuda_graph=graph) as session:
+        golden = golden_of(plan)
+        for batch, k in [(1, 8), (3, 4), (4, 16), (1, 8), (2, 12), (3, 4), (1, 1)]:
+            verdict = verify(session, plan, golden, batch, k)
+            assert verdict.largest_difference is None or verdict.largest_difference < 1e-3
+    assert played.device.closed
+
+
+def test_played_session_describes_itself_and_its_timing(plan, played):
+    with TensorRTSession(plan) as session:
+        assert [spec.name for spec in session.inputs] == ["images", "slots"]
+        assert session.inputs[0].shape == ("batch", 3, 32, 32)
+        assert session.outputs[1].shape == ("batch", "k")
+        assert (session.budgets.low, session.budgets.high, session.thread_safe) == (1, 16, False)
+        timing = session.run(np.zeros((2, 3, 32, 32), np.float32)).timing
+        assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (1.0, 1.0, 1.0)
+        assert timing.enqueue_ms >= 0
+
+
+def test_results_outlive_the_next_call(plan, played):
+    images = golden_of(plan).images
+    with TensorRTSession(plan) as session:
+        first = session.run(images, 8)
+        kept = first.logits.copy()
+        session.run(images[::-1].copy(), 8)
+        np.testing.assert_array_equal(first.logits, kept)
+
+
+def test_graph_is_captured_once_per_shape_and_replayed(plan, played):
+    images = np.zeros((2, 3, 32, 32), np.float32)
+    with TensorRTSession(plan, cuda_graph=True) as session:
+        for k in (8, 8, 4, 8):
+            session.run(images, k)
+        assert played.replayed == [1, 1, 2, 1]
+        assert all(context.enqueued == 2 for context in played.enqueued)  # one plain, one captured
+
+
+def test_failed_capture_is_an_error_and_no_silent_fallback(plan, played, monkeypatch):
+    def nothing_captured(stream):
+        played.capturing = None
+        raise EngineError("CUDA graph capture took nothing in: run with cuda_graph=False.")
+
+    monkeypatch.setattr(played, "end", nothing_captured)
+    with TensorRTSession(plan, cuda_graph=True) as session, pytest.raises(EngineError, match="cuda_graph=False"):
+        session.run(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_contexts_do_not_pile_up(plan, played):
+    with TensorRTSession(plan) as session:
+        for k in range(1, 17):
+            session.run(np.zeros((1, 3, 32, 32), np.float32), k)
+        assert len(session._prepared) == 8
+
+
+def test_narrowest_profile_is_taken(plan, played):
+    with TensorRTSession(plan) as session:
+        session.run(np.zeros((1, 3, 32, 32), np.float32), 8)
+        session.run(np.zeros((2, 3, 32, 32), np.float32), 8)
+        session.run(np.zeros((1, 3, 32, 32), np.float32), 2)
+    assert [context.profile for context in played.enqueued[::2]] == [1, 0, 0]
+
+
+def test_serving_profile_prefers_the_narrow_one():
+    wide, narrow = Profile(0, (1, 32), (1, 196)), Profile(1, (1, 1), (98, 98))
+    assert serving_profile([wide, narrow], 1, 98) is narrow
+    assert serving_profile([wide, narrow], 2, 98) is wide
+    assert serving_profile([Profile(0, (1, 4), None)], 4, 196).budget is None
+    with pytest.raises(EngineError, match="batches of 1 to 1 at 98 to 98 tokens; got a batch of 1 at 97"):
+        serving_profile([narrow], 1, 97)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("backend", ["pycuda", "cuda-python"])
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_engine_on_a_gpu_equals_golden(bundle_file, tmp_path, runtime, backend, graph):
+    from tokfilter.export.options import ExportOptions
+    from tokfilter.export.pipeline import export_bundle
+
+    pytest.importorskip(runtime.replace("-", "_"))
+    pytest.importorskip("pycuda.driver" if backend == "pycuda" else "cuda.bindings.runtime")
+    export_bundle(
+        bundle_file, tmp_path / "out", ExportOptions(trt=runtime == "tensorrt", rtx=runtime == "tensorrt-rtx")
+    )
+    options = EngineOptions(runtime, cuda_graph=graph, backend=backend)
+    chosen = artefact(tmp_path / "out", "filtered", runtime)
+    with open_session(tmp_path / "out", "filtered", options) as session:
+        golden = golden_of(chosen)
+        for batch, k in [(1, 8), (4, 4), (2, 12), (1, 8)]:
+            verify(session, chosen, golden, batch, k)
+        timing = session.run(golden.tiled(4), 8).timing
+        assert timing is not None and timing.compute_ms > 0
