@@ -1,28 +1,29 @@
-from pathlib import Path
+import re
 
 import pytest
 
-from tokfilter.benchmarks.readme import TABLES, readme_with_tables
-
-ROOT = Path(__file__).parent.parent
+from tokfilter.benchmarks.readme import TABLES, page_with_tables, pages
 
 
-def test_readme_shows_what_was_measured():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_with_tables(text) == text, "run `python -m tokfilter.benchmarks.readme`"
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_show_what_was_measured(page):
+    text = page.read_text(encoding="utf-8")
+    assert page_with_tables(text) == text, "run `python -m tokfilter.benchmarks.readme`"
+
+
+def test_every_table_stands_somewhere():
+    everything = "".join(page.read_text(encoding="utf-8") for page in pages())
     for name in TABLES:
-        assert f"<!-- table: {name} -->" in text
+        assert f"<!-- table: {name} -->" in everything
 
 
 def test_an_unknown_table_is_a_mistake():
     with pytest.raises(KeyError):
-        readme_with_tables("<!-- table: wishes --><!-- end of table -->")
+        page_with_tables("<!-- table: wishes --><!-- end of table -->")
 
 
-def test_readme_names_files_that_exist():
-    import re
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_name_files_that_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (page.parent / target).exists(), target

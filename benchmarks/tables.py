@@ -1,0 +1,110 @@
+"""Markdown tables of the README and the docs, one function for each kind of document."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from tokfilter.benchmarks.report_figures import method_name
+
+__all__ = ["Document", "ablation_table", "accuracy_table", "rate_table", "speed_table"]
+
+Document = Mapping[str, Any]
+
+FILTER: Final = "filter"
+
+
+def accuracy_table(document: Document) -> str:
+    """Top-1 in percent by method and budget, with its interval."""
+    rows = document["rows"]
+    lines = _budget_lines(rows, _percent)
+    budgets, cells = _budgets(rows), _cells(rows)
+    macs = (cells.get((FILTER, k)) or cells["full", k] for k in budgets)
+    lines.append(_line("multiply-accumulates (filter)", *(f"{row['macs'] / 1e6:.2f} M" for row in macs)))
+    settings, before = document["settings"], document["settings"].get("full_before_fine_tuning")
+    full = f" Full model before fine-tuning: {100 * sum(before) / len(before):.1f}." if before else ""
+    what = f"{document['data']['name']}, {document['data']['images']} test images, top-1 in %; intervals: "
+    return "\n".join([*lines, "", f"{what}{settings['interval']}.{full} {_provenance(document)}"])
+
+
+def ablation_table(document: Document) -> str:
+    """The filter's top-1 with one thing changed each, in percent."""
+    changed = document["ablations"]
+    filtered = [row for row in document["rows"] if row["method"] in (FILTER, "full")]
+    rows = [{**row, "method": FILTER} for row in filtered] + list(changed)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = _budget_lines(rows, methods, lambda row: f"{100 * row['mean']:.1f}")
+    seeds = {len(row["top1"]) for row in changed}
+    return "\n".join(
+        [*lines, "", f"Mean of {'/'.join(map(str, sorted(seeds)))} seeds where changed. {_provenance(document)}"]
+    )
+
+
+def rate_table(document: Document) -> str:
+    """Images per second of every row, in PyTorch and in ONNX Runtime."""
+    timed = [row for row in document["rows"] if "images_per_s" in row]
+    methods = list(dict.fromkeys(row["method"] for row in timed))
+    lines = _budget_lines(timed, methods, lambda row: _rates(row["images_per_s"]))
+    return "\n".join(
+        [*lines, "", f"Images per second, PyTorch / ONNX Runtime, batch 32, one thread. {_provenance(document)}"]
+    )
+
+
+def speed_table(document: Document) -> str:
+    """Latency of full and filtered, the speed-up with its interval, and what multiply-accumulates predict."""
+    comparison = document["comparisons"][0]
+    lines = [_line("batch", "tokens", "median ms", "speed-up", "predicted", "reached"), _rule(6)]
+    for row in comparison["rows"]:
+        filtered = row["speedup"] is not None and row["role"] == "filtered"
+        speedup = "{value:.2f} ({low:.2f} to {high:.2f})".format(**row["speedup"]) if filtered else ""
+        predicted = f"{row['predicted_speedup']:.2f}" if filtered else ""
+        reached = f"{row['reached']:.2f}" if filtered else ""
+        latency = f"{row['latency_ms']['median']:.1f}"
+        lines.append(_line(str(row["batch"]), str(row["tokens"]), latency, speedup, predicted, reached))
+    name, threads = comparison["model"]["architecture"], comparison["settings"]["threads"]
+    what = f"`{name}`, random weights, ONNX Runtime on {threads} CPU threads, fp32, 95 % intervals."
+    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+
+
+Row = Mapping[str, Any]
+
+
+def _budgets(rows: Sequence[Row]) -> list[int]:
+    return sorted({row["tokens"] for row in rows}, reverse=True)
+
+
+def _cells(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
+    return {(row["method"], row["tokens"]): row for row in rows}
+
+
+def _budget_lines(rows: Sequence[Row], written: Callable[[Row], str]) -> list[str]:
+    """Heading, rule, and a line for each method with a cell for each budget."""
+    budgets, cells = _budgets(rows), _cells(rows)
+    lines = [_line("tokens kept", *(str(budget) for budget in budgets)), _rule(len(budgets) + 1)]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = [cells.get((method, budget)) for budget in budgets]
+        name = f"**{method_name(method)}**" if method == FILTER else method_name(method)
+        lines.append(_line(name, *("" if row is None else written(row) for row in found)))
+    return lines
+
+
+def _percent(row: Row) -> str:
+    return f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    found = (rates.get(runtime) for runtime in ("torch", "onnxruntime"))
+    return " / ".join("–" if rate is None else f"{rate:.0f}" for rate in found)
+
+
+def _provenance(document: Document) -> str:
+    machine, date = document["machine"], document["created"][:10]
+    names = ("torch", "timm", "onnxruntime")
+    versions = ", ".join(f"{name} {document['versions'][name]}" for name in names if name in document["versions"])
+    return f"{machine['cpu']}, {machine['cores']} cores, {versions}; {date}; `{document['command']}`."
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _rule(columns: int) -> str:
+    return "|" + "---|" * columns
