@@ -173,8 +173,9 @@ def _spearman(one: Any, other: Any) -> float:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="Training images drawn.")
 @click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
+@click.option("--name", help="What the data are called. Default: as their folder is.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("label_methods.json"), show_default=True)
-def main(bundle: Path, data: Path, images: int, mask: Any, output: Path) -> None:
+def main(bundle: Path, data: Path, images: int, mask: Any, name: str | None, output: Path) -> None:
     """Compare label methods on BUNDLE (model.pt) and training images of DATA."""
     content = load_bundle(bundle)
     model, chosen = model_from_bundle(content), MaskConfig(mask)
@@ -186,7 +187,7 @@ def main(bundle: Path, data: Path, images: int, mask: Any, output: Path) -> None
     views = Views(part, content.preprocessing)
     rows = compare_methods(model, views, methods(chosen))
     command = f"python -m tokfilter.benchmarks.label_methods {shlex.join(sys.argv[1:])}"
-    write_json(output, document_from_methods(model, views, rows, data.name, chosen, command))
+    write_json(output, document_from_methods(model, views, rows, name or data.name, chosen, command))
 
 
 if __name__ == "__main__":

@@ -37,23 +37,26 @@ _PIXELS: Final = {"crop_pct": 1.0, "mean": (0.485, 0.456, 0.406), "std": (0.229,
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images that the head is fitted on, that are labelled with delta loss, and that are only measured on."""
+    """Images that the head is fitted on, that are labelled with delta loss, fine-tuned on, and only measured on."""
 
-    head: int = 1000
-    labelled: int = 100
+    head: int = 2000
+    labelled: int = 600
+    tuned: int = 6400
     test: int = 400
 
 
 def images_of(folder: Path, sizes: Sizes, progress: Progress) -> dict[str, ImageList]:
-    """Drawn images for ``head``, ``labelled`` and ``test``, no image in two of them. Raises DataError."""
+    """Drawn images for ``head``, ``labelled``, ``tuned`` and ``test``, no image in two of them. Raises DataError."""
     if not (folder / "complete").is_file():
         write_fashion(folder, progress=progress)
         (folder / "complete").touch()
     splits = splits_from_folder(folder)
     train, test = (np.random.default_rng(0).permutation(len(part)).tolist() for part in (splits.train, splits.test))
+    before = sizes.head + sizes.labelled
     return {
         "head": splits.train.subset(train[: sizes.head]),
-        "labelled": splits.train.subset(train[sizes.head : sizes.head + sizes.labelled]),
+        "labelled": splits.train.subset(train[sizes.head : before]),
+        "tuned": splits.train.subset(train[before : before + sizes.tuned]),
         "test": splits.test.subset(test[: sizes.test]),
     }
 
