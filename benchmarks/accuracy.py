@@ -7,7 +7,7 @@ images per second of every row are taken last, when nothing else runs, and stand
 
 import argparse
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,17 +137,28 @@ def _document(
     bundle, everything = load_bundle(model), [row for rows in per_seed.values() for row in rows]
     card = model_card(bundle)
     before = [row["top1"] for row in everything if row["method"] == BEFORE]
-    cells = dict.fromkeys((row["method"], row["tokens"], row["macs"]) for row in everything if row["method"] != BEFORE)
-    rows: Rows = []
-    ablations: Rows = []
-    for cell in cells:
-        members = [row for row in everything if (row["method"], row["tokens"], row["macs"]) == cell]
-        (rows if cell[0] in ("full", *MAIN) else ablations).append(row_from_members(*cell, members, card["patches"]))
+    tested = [row for row in everything if row["method"] != BEFORE]
+    rows = _joined([row for row in tested if row["method"] in ("full", *MAIN)], card["patches"])
+    ablations = _joined(_changed(per_seed.values()), card["patches"])
     settings = {"seeds": list(per_seed), "interval": interval_name(len(per_seed)), BEFORE: before, **asdict(study)}
     tests = everything[0]["images"]
     data = {"name": subject.name, "images": tests, "classes": card["classes"]}
     document = {**header("accuracy", command), "model": card, "data": data, "settings": settings, "rows": rows}
     return document | ({"ablations": ablations} if ablations else {})
+
+
+def _joined(members: Rows, patches: int) -> Rows:
+    """One row for each method and budget from those of every seed."""
+    cells = dict.fromkeys((row["method"], row["tokens"], row["macs"]) for row in members)
+    alike = {c: [row for row in members if (row["method"], row["tokens"], row["macs"]) == c] for c in cells}
+    return [row_from_members(*cell, alike[cell], patches) for cell in cells]
+
+
+def _changed(per_seed: Iterable[Rows]) -> Rows:
+    """Rows of ablations, and before them the unchanged filter's of the same seeds."""
+    ablated = [rows for rows in per_seed if any(row["method"] in (*ABLATIONS, SPECIALISTS) for row in rows)]
+    unchanged = [{**row, "method": FILTER} for rows in ablated for row in rows if row["method"] in ("full", FILTER)]
+    return unchanged + [row for rows in ablated for row in rows if row["method"] in (*ABLATIONS, SPECIALISTS)]
 
 
 def _numbers(text: str) -> list[int]:

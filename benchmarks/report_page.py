@@ -67,7 +67,7 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "sections": _sections(report),
         "pivot": _pivot(tested),
         "ordered": _ordered(tested),
-        "ablations": _ablations(accuracy) if accuracy else {"lines": []},
+        "ablations": _ablations(accuracy.get("ablations", []) if accuracy else []),
         "rates": sorted({runtime for row in tested for runtime in row.get("images_per_s", ())}),
         "batches": sorted({row["batch"] for row in timed}),
         "warnings": _warnings(timed),
@@ -120,15 +120,11 @@ def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"methods": methods, "lines": lines}
 
 
-def _ablations(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+def _ablations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The filter and its ablations as a table: one line for each, one column for each budget, cells are pointers."""
-    places = {(row["method"], row["tokens"]): f"/accuracy/rows/{i}" for i, row in enumerate(accuracy["rows"])}
-    changed = accuracy.get("ablations", [])
-    places |= {(row["method"], row["tokens"]): f"/accuracy/ablations/{i}" for i, row in enumerate(changed)}
-    budgets = sorted({row["tokens"] for row in changed}, reverse=True)
-    patches = max((row["tokens"] for row in accuracy["rows"]), default=0)
-    places |= {(FILTER, patches): places[FULL, patches]} if (FULL, patches) in places else {}
-    methods = dict.fromkeys([FILTER, *(row["method"] for row in changed)]) if changed else {}
+    places = {(row["method"], row["tokens"]): f"/accuracy/ablations/{i}" for i, row in enumerate(rows)}
+    budgets = sorted({row["tokens"] for row in rows}, reverse=True)
+    methods = dict.fromkeys(row["method"] for row in rows)
     lines = [(method_name(method), [places.get((method, tokens)) for tokens in budgets]) for method in methods]
     return {"budgets": budgets, "lines": lines}
 

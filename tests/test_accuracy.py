@@ -5,7 +5,7 @@ import pytest
 from tokfilter.benchmarks.accuracy import demo_study, run
 from tokfilter.benchmarks.report import document_from_file
 from tokfilter.benchmarks.study import DIGITS, Study
-from tokfilter.benchmarks.study_methods import ABLATIONS, MAIN, SPECIALISTS, Setting
+from tokfilter.benchmarks.study_methods import ABLATIONS, FILTER, MAIN, SPECIALISTS, Setting
 from tokfilter.bundle import load_bundle
 from tokfilter.errors import DataError
 
@@ -61,7 +61,7 @@ def test_every_method_has_its_rows(study):
     for method in ("filter", "random", "centre", "norm", "resolution", "evit"):
         assert {tokens for name, tokens in cells if name == method} == budgets
     assert ("tome", 32) in cells and ("tome", 9) not in cells  # four blocks can only halve so often
-    assert {row["method"] for row in document["ablations"]} == {GROUPED, SPECIALISTS}
+    assert {row["method"] for row in document["ablations"]} == {FILTER, GROUPED, SPECIALISTS}
 
 
 def test_rivals_inside_the_blocks_cost_what_the_filter_costs(study):

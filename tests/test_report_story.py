@@ -96,7 +96,7 @@ def test_ablations_and_rates_of_a_study_are_shown(tmp_path):
     changed = [{**row, "method": "no fine-tuning", "mean": 0.5} for row in sample["rows"][:2]]
     sample["rows"][1]["images_per_s"] = {"torch": 123.0, "onnxruntime": 456.0}
     text = re.sub("<[^>]+>", " ", page(tmp_path, {**sample, "ablations": changed}))
-    assert re.search(r"no fine-tuning +50.0", text)
+    assert re.search(r"no fine-tuning\s+50.0", text)
     assert "123" in text and "456" in text and "images per second, onnxruntime" in text
 
 
