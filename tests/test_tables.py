@@ -1,0 +1,60 @@
+"""benchmarks/tables.py: what stands in README and docs, from documents."""
+
+import json
+from pathlib import Path
+
+from tokfilter.benchmarks.accuracy_document import with_rates
+from tokfilter.benchmarks.tables import ablation_table, accuracy_table, rate_table
+
+DOCUMENT = json.loads((Path(__file__).parent / "data" / "accuracy.json").read_text())
+
+
+def cells(table):
+    """Name of a line -> its cells."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return {line[0]: line[1:] for line in lines}
+
+
+def row_of(method, tokens):
+    return next(row for row in DOCUMENT["rows"] if (row["method"], row["tokens"]) == (method, tokens))
+
+
+def test_a_cell_for_each_method_and_budget_with_its_interval():
+    table = cells(accuracy_table(DOCUMENT))
+    budgets = [int(budget) for budget in table["tokens kept"]]
+    assert budgets == sorted({row["tokens"] for row in DOCUMENT["rows"]}, reverse=True)
+    row = row_of("filter", budgets[1])
+    wanted = f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    assert table["**token filter**"][1] == wanted
+    assert table["full model"][1:] == [""] * (len(budgets) - 1)
+    assert table["multiply-accumulates (filter)"][1] == f"{row['macs'] / 1e6:.2f} M"
+
+
+def test_a_page_says_where_when_and_how_it_was_measured():
+    text = accuracy_table(DOCUMENT)
+    for fact in (DOCUMENT["command"], DOCUMENT["created"][:10], DOCUMENT["machine"]["cpu"]):
+        assert fact in text
+    assert DOCUMENT["settings"]["interval"] in text
+
+
+def test_rates_stand_beside_the_rows_that_were_timed():
+    speed = {
+        "rows": [
+            {"method": "filter", "tokens": 36, "runtime": "torch", "images_per_s": 12.6},
+            {"method": "filter", "tokens": 36, "runtime": "onnxruntime", "images_per_s": 99.2},
+            {"method": "norm", "tokens": 36, "runtime": "torch", "images_per_s": 7.0},
+        ]
+    }
+    timed = with_rates(DOCUMENT, speed)
+    assert "images_per_s" not in DOCUMENT["rows"][0] and len(timed["rows"]) == len(DOCUMENT["rows"])
+    table = cells(rate_table(timed))
+    assert table["**token filter**"] == ["13 / 99"]
+    assert table["largest norm"] == ["7 / –"]
+    assert set(table) == {"tokens kept", "---", "**token filter**", "largest norm"}
+
+
+def test_ablations_begin_with_the_unchanged_filter():
+    changed = [{**row_of("filter", 36), "method": name, "mean": mean} for name, mean in (("filter", 0.9), ("x", 0.5))]
+    table = cells(ablation_table({**DOCUMENT, "ablations": changed}))
+    assert list(table) == ["tokens kept", "---", "**token filter**", "x"]
+    assert (table["**token filter**"], table["x"]) == (["90.0"], ["50.0"])
