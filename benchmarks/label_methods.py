@@ -186,7 +186,8 @@ def main(bundle: Path, data: Path, images: int, mask: Any, name: str | None, out
     )
     views = Views(part, content.preprocessing)
     rows = compare_methods(model, views, methods(chosen))
-    command = f"python -m tokfilter.benchmarks.label_methods {shlex.join(sys.argv[1:])}"
+    said = shlex.join(text for text in sys.argv[1:] if text not in ("-o", "--output", str(output)))
+    command = f"python -m tokfilter.benchmarks.label_methods {said}"  # without a place on this machine
     write_json(output, document_from_methods(model, views, rows, name or data.name, chosen, command))
 
 

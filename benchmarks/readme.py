@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tokfilter.benchmarks.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.tables import (
     Document,
     accuracy_table,
@@ -25,6 +26,9 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
     "speed": ("runtime.json", speed_table),
     "digits": ("accuracy-digits-in-scenes.json", accuracy_table),
+    "fashion_methods": ("label_methods_fashion.json", methods_table),
+    "digits_methods": ("label_methods_digits.json", methods_table),
+    "trained_vit": ("trained_vit.json", trained_table),
 }
 """Name of a table -> (file of results, how it is written)."""
 
