@@ -108,6 +108,7 @@ def _settings(options: EngineOptions, plan: Plan, torch: bool) -> dict[str, Any]
         "precision": "fp32" if torch else options.precision,
         "threads": options.threads,
         "spinning": options.spinning if onnx else None,
+        "huge_pages": options.huge_pages if onnx else None,
         "duration_s": plan.duration_s,
         "warm_up_s": plan.warm_up_s,
         "block_s": plan.block_s,

@@ -18,6 +18,9 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--backend", type=click.Choice(["pycuda", "cuda-python"]), help="CUDA binding of TensorRT."),
         click.option("--cuda-graph", is_flag=True, help="Replay a captured CUDA graph (TensorRT)."),
+        click.option(
+            "--huge-pages/--no-huge-pages", default=True, help="Huge pages for weights (ONNX Runtime, Linux)."
+        ),
         click.option("--spin/--no-spin", "spinning", default=True, help="Let idle threads spin (ONNX Runtime)."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of a CPU engine; default: its own choice."),
         click.option(

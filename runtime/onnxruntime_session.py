@@ -9,6 +9,7 @@ import numpy as np
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.manifest import checked_path
 from tokfilter.runtime.artefacts import Artefact, budgets_of
+from tokfilter.runtime.huge_pages import advised_huge_pages
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession"]
@@ -32,6 +33,7 @@ class OnnxRuntimeSession(CheckedSession):
     threads: intra-op threads; None leaves the number to ONNX Runtime
     spinning: whether idle threads spin while a call runs, which is quicker and keeps cores busy; between calls they
         never do, so that a process that waits disturbs nobody
+    huge_pages: whether Linux is asked for huge pages behind the weights
     provider_options: passed on to the execution provider
     """
 
@@ -39,6 +41,7 @@ class OnnxRuntimeSession(CheckedSession):
     provider: str = "cpu"
     threads: int | None = None
     spinning: bool = True
+    huge_pages: bool = True
     provider_options: Mapping[str, str] = field(default_factory=dict)
     _session: Any = field(default=None, init=False, repr=False)
 
@@ -50,9 +53,10 @@ class OnnxRuntimeSession(CheckedSession):
         name = _available_provider(onnxruntime, self.provider)
         path = checked_path(self.artefact.directory, self.artefact.entry)
         try:
-            session = onnxruntime.InferenceSession(
-                str(path), self._options(onnxruntime), providers=[(name, dict(self.provider_options))]
-            )
+            with advised_huge_pages(self.huge_pages):
+                session = onnxruntime.InferenceSession(
+                    str(path), self._options(onnxruntime), providers=[(name, dict(self.provider_options))]
+                )
         except Exception as error:  # ONNX Runtime raises many kinds; each means that this file does not load
             raise EngineError(
                 f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy()}"

@@ -20,7 +20,7 @@ class EngineOptions:
     runtime: onnx, tensorrt or tensorrt-rtx
     precision: fp32, fp16 or bf16, as exported
     provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx)
-    threads, spinning: of ONNX Runtime; None leaves the number of threads to it
+    threads, spinning, huge_pages: of ONNX Runtime; None leaves the number of threads to it
     cuda_graph, backend: of TensorRT
     """
 
@@ -29,6 +29,7 @@ class EngineOptions:
     provider: str = "cpu"
     threads: int | None = None
     spinning: bool = True
+    huge_pages: bool = True
     cuda_graph: bool = False
     backend: str | None = None
 
@@ -48,7 +49,7 @@ def open_session(
 def session_for(chosen: Artefact, options: EngineOptions) -> CheckedSession:
     """The session for one file. Raises EngineError."""
     if options.runtime == "onnx":
-        return OnnxRuntimeSession(chosen, options.provider, options.threads, options.spinning)
+        return OnnxRuntimeSession(chosen, options.provider, options.threads, options.spinning, options.huge_pages)
     if options.runtime in ("tensorrt", "tensorrt-rtx"):
         return TensorRTSession(chosen, options.cuda_graph, options.backend)
     raise EngineError(f"runtime wants onnx, tensorrt or tensorrt-rtx, got {options.runtime!r}.")
