@@ -177,7 +177,7 @@ def main() -> None:
     asked = parser.parse_args()
     subjects, seeds = [SUBJECTS[name] for name in asked.data.split(",")], _numbers(asked.seeds)
     ablated = seeds if asked.ablation_seeds is None else _numbers(asked.ablation_seeds)
-    timing = None if asked.no_speed else Timing()
+    timing = None if asked.no_speed else Timing(rounds=5, seconds=0.25)
     said = Console(stderr=True, highlight=False).print
     run(asked.folder, subjects, seeds, asked.jobs, EVERYTHING, ablated, timing, said)
 
