@@ -147,7 +147,8 @@ def take(
         random_bundle(architecture, bundle)
         export_bundle(bundle, directory, ExportOptions(keeps=(_KEEP,)))
         for part in parts:
-            before, found = conditions(), []
+            before = conditions()
+            found: list[Figure] = []
             if part == "speed":
                 found, taken["comparisons"] = speed(directory, options, plan)
             elif part == "harness":
