@@ -86,7 +86,6 @@ CONFIGS = {
 def test_the_peak_is_bounded_by_the_plain_backbones(name, side):
     model, chunk = model_of(side), 12
     peak, plain = labelling_peak(model, 16, CONFIGS[name], chunk), plain_peak(model, chunk)
-    print(name, side, peak / plain)
     assert peak < 1.75 * plain, (peak / plain, name)
 
 
