@@ -85,7 +85,7 @@ class Views(Dataset[tuple[Tensor, int]]):
                 yield Batch(self._held[positions], self.labels[positions], positions)
             return
         orders = [positions.tolist() for positions in plan]
-        loader = DataLoader(self, batch_sampler=orders, num_workers=min(8, os.cpu_count() or 1))
+        loader = DataLoader(self, batch_sampler=orders, num_workers=min(8, _cores()))
         try:
             for positions, (images, labels) in zip(plan, loader, strict=True):
                 yield Batch(images, labels, positions)
@@ -108,12 +108,17 @@ class Views(Dataset[tuple[Tensor, int]]):
 
     def _decode_all(self, progress: Progress) -> Tensor:
         held = torch.empty(len(self), *self.preprocessing.input_size, dtype=torch.uint8)
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(_cores()) as pool:
             for i, view in enumerate(pool.map(self._decoded, range(len(self)))):
                 held[i] = view
                 if i % 100 == 0:
                     progress("reading images", i / len(self))
         return held
+
+
+def _cores() -> int:
+    """Those that this process may use: a container's or taskset's share, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def preprocessing_from_backbone(backbone: nn.Module, **overrides: Any) -> Preprocessing:
