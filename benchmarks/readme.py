@@ -12,7 +12,9 @@ from typing import Final
 from tokfilter.benchmarks.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.tables import (
     Document,
+    ablation_table,
     accuracy_table,
+    rate_table,
     speed_table,
 )
 from tokfilter.files import atomic_path
@@ -26,6 +28,10 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
     "speed": ("runtime.json", speed_table),
     "digits": ("accuracy-digits-in-scenes.json", accuracy_table),
+    "fashion_rates": ("accuracy-fashion-mnist.json", rate_table),
+    "digits_rates": ("accuracy-digits-in-scenes.json", rate_table),
+    "fashion_ablations": ("accuracy-fashion-mnist.json", ablation_table),
+    "digits_ablations": ("accuracy-digits-in-scenes.json", ablation_table),
     "fashion_methods": ("label_methods_fashion.json", methods_table),
     "digits_methods": ("label_methods_digits.json", methods_table),
     "trained_vit": ("trained_vit.json", trained_table),
