@@ -47,7 +47,7 @@ triton: install
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/triton nvidia-pytriton==0.7.0
 	$(BIN)/python -m pytest tests/test_triton_server.py
 
-# About three hours on two quiet cores; the tables of README and docs are written from what it leaves in benchmarks/results.
+# Hours on two cores; the tables of README and docs are written from what it leaves in benchmarks/results.
 bench: install
 	$(BIN)/python -m tokfilter.benchmarks.accuracy build/study --seeds 0,1,2 --ablation-seeds 0
 	for data in fashion-mnist digits-in-scenes; do cp build/study/$$data.json benchmarks/results/accuracy-$$data.json; done
