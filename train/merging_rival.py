@@ -35,7 +35,7 @@ def merged(patches: Tensor, sizes: Tensor, keys: Tensor, merges: int) -> tuple[T
     """
     direction = F.normalize(keys.detach(), dim=-1)
     likeness, partner = (direction[:, ::2] @ direction[:, 1::2].transpose(1, 2)).max(dim=-1)
-    order = likeness.argsort(dim=1, descending=True, stable=True)
+    order = likeness.topk(likeness.shape[1], dim=1).indices
     going, staying = order[:, :merges], order[:, merges:].sort(dim=1).values
     weighted = torch.cat([patches * sizes[..., None], sizes[..., None]], dim=-1)  # sizes are summed as channels are
     first, second = weighted[:, ::2], weighted[:, 1::2]

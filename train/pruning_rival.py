@@ -37,7 +37,7 @@ def pruned(tokens: Tensor, attention: Tensor, keep: int, prefix_tokens: int) -> 
     attention: [B, n]
     Returns [B, P+keep+1, C].
     """
-    order = attention.argsort(dim=1, descending=True, stable=True)
+    order = attention.topk(attention.shape[1], dim=1).indices
     kept, rest = order[:, :keep].sort(dim=1).values, order[:, keep:]
     patches = tokens[:, prefix_tokens:]
     weights = attention.gather(1, rest)
