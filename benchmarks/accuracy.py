@@ -86,7 +86,7 @@ def run(
     documents = {}
     for subject in subjects:
         rows = {c.seed: done.result() for c, done in zip(chains, pending, strict=True) if c.subject is subject}
-        command = f"python -m tokfilter.benchmarks.accuracy --data {subject.name} --seeds {','.join(map(str, seeds))}"
+        command = _command(subject, seeds, ablated)
         model = folder / subject.name / f"seed-{seeds[0]}" / "model.pt"
         document = _document(subject, subject.study, rows, model, command)
         if timing is not None:
@@ -159,6 +159,16 @@ def _changed(per_seed: Iterable[Rows]) -> Rows:
     ablated = [rows for rows in per_seed if any(row["method"] in (*ABLATIONS, SPECIALISTS) for row in rows)]
     unchanged = [{**row, "method": FILTER} for rows in ablated for row in rows if row["method"] in ("full", FILTER)]
     return unchanged + [row for rows in ablated for row in rows if row["method"] in (*ABLATIONS, SPECIALISTS)]
+
+
+def _command(subject: Subject, seeds: Sequence[int], ablated: Sequence[int] | None) -> str:
+    """What a reader types to have the same rows of this data set."""
+    command = f"python -m tokfilter.benchmarks.accuracy WORK --data {subject.name} --seeds {_text(seeds)}"
+    return command if ablated is None else f"{command} --ablation-seeds {_text(ablated)}"
+
+
+def _text(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers)) or "''"
 
 
 def _numbers(text: str) -> list[int]:

@@ -2,23 +2,19 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.errors import DataError
 from tokfilter.model import FilteredViT
-from tokfilter.scorers import RandomScorer
 from tokfilter.train.data import Splits, splits_from_folder
-from tokfilter.train.evaluation import evaluate, wilson
 from tokfilter.train.filter_training import FilterTraining, ranking_loss, train_filter
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import Plan, Work, batch_plan
 from tokfilter.train.pipeline import Recipe, bundle_from_start, label_folder
-from tokfilter.train.rivals import RIVALS, grid_from_tokens, rival_from_weights
 from tokfilter.train.scenes import SceneConfig, write_scenes
-from tokfilter.train.start import checkpoint_weights, start_from_bundle, start_from_timm
+from tokfilter.train.start import start_from_bundle, start_from_timm
 from tokfilter.train.views import Views
 
 SMALL = Architecture(
@@ -169,118 +165,6 @@ def test_distillation_changes_what_is_learned(tmp_path, splits):
     plain = bundle_from_start(start(), splits, short(), Work(tmp_path / "a"))
     distilled = bundle_from_start(start(), splits, short(distill=1.0), Work(tmp_path / "b"))
     assert same(plain.filter, distilled.filter) and not same(plain.backbone, distilled.backbone)
-
-
-@pytest.mark.parametrize("name", RIVALS)
-def test_rivals_begin_with_the_same_weights_and_train_repeatably(splits, name):
-    model = start().backbone
-    views = Views(splits.train, start().preprocessing)
-    found = []
-    for _ in range(2):
-        architecture = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "num_classes": 10})
-        rival = rival_from_weights(name, architecture, model.state_dict(), seed=3)
-        rival.eval()
-        images = views.normalised(next(views.in_order(3)).images)
-        torch.testing.assert_close(rival(images, 16), model.eval()(images))
-        train_elastic(rival, views, FineTuning(Plan(5, batch=8)), 0, Work())
-        found.append(evaluate(rival, views, [1.0, 5, 0.25], quiet))
-    assert found[0] == found[1]
-    assert [row.tokens for row in found[0]] == [16, 5, 4]
-
-
-@pytest.mark.parametrize("grid", [(8, 8), (7, 7), (4, 8)])
-def test_the_smaller_grid_never_has_fewer_tokens(grid):
-    for tokens in range(1, grid[0] * grid[1] + 1):
-        rows, columns = grid_from_tokens(tokens, grid)
-        assert rows * columns >= tokens and rows <= grid[0] and columns <= grid[1]
-        assert rows * columns <= tokens + 2 * max(grid)
-    assert grid_from_tokens(grid[0] * grid[1], grid) == grid
-    assert grid_from_tokens(16, (8, 8)) == (4, 4)
-
-
-def test_wilson_agrees_with_a_textbook_and_stays_in_range():
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1
-    with pytest.raises(ValueError, match="correct <= images"):
-        wilson(1, 0)
-
-
-def test_evaluation_counts_right_answers(splits):
-    model = FilteredViT(create_backbone(dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "num_classes": 10})))
-    model.drop.scorer = RandomScorer(1)
-    views = Views(splits.test, start().preprocessing)
-    one = evaluate(model, views, [1.0, 0.5], quiet, batch=7, seed=4)
-    with torch.no_grad():
-        expected = model(views.normalised(next(views.in_order(40)).images), 1.0).argmax(1) == views.labels
-    assert one[0].correct == int(expected.sum()) and one[0].images == 40
-    assert evaluate(model, views, [0.5, 1.0], quiet, batch=7, seed=4) == one
-
-
-def trained(path, architecture=SMALL, classes=10):
-    torch.manual_seed(5)
-    backbone = create_backbone(
-        dataclasses.replace(architecture, kwargs={**architecture.kwargs, "num_classes": classes})
-    )
-    save_file(backbone.state_dict(), path)
-    return backbone
-
-
-@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module.", "safetensors"])
-def test_the_users_weights_are_read_in_every_usual_form(tmp_path, form):
-    backbone = trained(tmp_path / "w.safetensors")
-    weights, path = backbone.state_dict(), tmp_path / "w.pth"
-    if form == "safetensors":
-        path = tmp_path / "w.safetensors"
-    elif form in ("state_dict", "model"):
-        torch.save({form: weights, "epoch": 3}, path)
-    else:
-        torch.save({form.replace("plain", "") + name: value for name, value in weights.items()}, path)
-    found = start(checkpoint=path)
-    assert found.trained and same(dict(found.backbone.state_dict()), dict(weights))
-
-
-class Harmful:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('unpickled')",))
-
-
-def test_checkpoints_that_are_none_are_refused_and_never_unpickled(tmp_path):
-    torch.save({"state_dict": Harmful()}, tmp_path / "harm.pth")
-    with pytest.raises(DataError, match="never unpickles"):
-        checkpoint_weights(tmp_path / "harm.pth")
-    (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(DataError, match="no checkpoint: neither safetensors nor"):
-        checkpoint_weights(tmp_path / "text.pth")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    with pytest.raises(DataError, match="is damaged"):
-        checkpoint_weights(tmp_path / "cut.safetensors")
-    torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(DataError, match="holds no tensors by name"):
-        checkpoint_weights(tmp_path / "none.pth")
-    with pytest.raises(DataError, match="there is none"):
-        checkpoint_weights(tmp_path / "nowhere.pth")
-
-
-def test_another_number_of_classes_is_refused_unless_a_new_head_is_trained(tmp_path):
-    backbone = trained(tmp_path / "w.safetensors", classes=7)
-    with pytest.raises(DataError, match="has 7 classes, the data has 10 classes. Train a new head"):
-        start(checkpoint=tmp_path / "w.safetensors")
-    found = start(checkpoint=tmp_path / "w.safetensors", new_head=True)
-    assert not found.trained and found.backbone.head.weight.shape[0] == 10
-    assert torch.equal(found.backbone.blocks[0].mlp.fc1.weight, backbone.blocks[0].mlp.fc1.weight)
-
-
-def test_weights_of_another_model_are_refused(tmp_path):
-    deeper = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "depth": 2})
-    trained(tmp_path / "w.safetensors", deeper)
-    with pytest.raises(DataError, match="12 are unknown; first: blocks.1.* Check --arch"):
-        start(checkpoint=tmp_path / "w.safetensors")
-
-
-def test_weights_of_another_image_size_get_their_positions_resampled(tmp_path):
-    larger = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "img_size": 64})
-    trained(tmp_path / "w.safetensors", larger)
-    assert start(checkpoint=tmp_path / "w.safetensors").backbone.pos_embed.shape[1] == 17
 
 
 def test_new_weights_cannot_be_labelled_or_filtered(tmp_path, splits):
