@@ -20,7 +20,7 @@ from tokfilter.errors import BundleError, TokfilterError
 from tokfilter.files import atomic_path, existing_file
 from tokfilter.golden import Golden, golden_from_model
 from tokfilter.model import FilteredViT, weights_from_model
-from tokfilter.scorers import FilterConfig, TokenFilter
+from tokfilter.scorers import FilterConfig
 
 __all__ = [
     "FORMAT",
@@ -81,7 +81,7 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
     backbone = create_backbone(bundle.architecture)
     backbone.load_state_dict(bundle.backbone)
     model = FilteredViT(backbone, keep=bundle.keep)
-    scorer = TokenFilter(model.channels, bundle.filter_config)
+    scorer = model.new_filter(bundle.filter_config)
     scorer.load_state_dict(bundle.filter)
     model.drop.scorer = scorer
     return model.eval()

@@ -11,7 +11,6 @@ from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.errors import BundleError
 from tokfilter.golden import Golden
 from tokfilter.model import FilteredViT, weights_from_model
-from tokfilter.scorers import TokenFilter
 
 if TYPE_CHECKING:
     from tokfilter.bundle import Bundle
@@ -26,7 +25,7 @@ def check_bundle(bundle: "Bundle") -> None:
     with torch.device("meta"):
         backbone = create_backbone(bundle.architecture)
         skeleton = FilteredViT(backbone, keep=bundle.keep)
-        skeleton.drop.scorer = TokenFilter(skeleton.channels, bundle.filter_config)
+        skeleton.drop.scorer = skeleton.new_filter(bundle.filter_config)
     backbone_weights, filter_weights = weights_from_model(skeleton)
     _check_tensors("backbone", backbone_weights, bundle.backbone)
     _check_tensors("filter", filter_weights, bundle.filter)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokfilter.backbone import check_filterable
 from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.errors import UnsupportedModelError
 from tokfilter.kernels.torch_op import token_select
 from tokfilter.scorers import FilterConfig, TokenFilter
 
@@ -78,6 +79,8 @@ class TokenDrop(nn.Module):
             return tokens, None
         scores = self.scorer(tokens[:, self.prefix_tokens :])
         selected, indices = self.select(tokens, scores, k, self.prefix_tokens)
+        if isinstance(self.scorer, TokenFilter) and self.scorer.summary is not None:
+            selected = self.scorer.summary(selected, tokens)
         request.last = Selection(tokens, scores, indices)
         return selected, indices
 
@@ -118,6 +121,15 @@ class FilteredViT(nn.Module):
     def scorer(self) -> nn.Module:
         """The module that scores patch tokens."""
         return self.drop.scorer
+
+    def new_filter(self, config: FilterConfig) -> TokenFilter:
+        """A filter that fits this model, with new weights. Raises UnsupportedModelError."""
+        if config.summary and not self.prefix_tokens:
+            raise UnsupportedModelError(
+                f"a summary is told to the class token, and this {type(self.backbone).__name__} has none: "
+                "leave the summary out (0), or choose a model with class_token=True."
+            )
+        return TokenFilter(self.channels, config, self.patches)
 
     @property
     def budget(self) -> int:

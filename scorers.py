@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tokfilter.summary import ImageSummary
+
 __all__ = ["BASELINES", "CentreScorer", "FilterConfig", "NormScorer", "RandomScorer", "TokenFilter"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -23,16 +25,20 @@ class FilterConfig:
     depth: hidden layers, at least 1
     activation: gelu, relu or silu
     global_feature: mean (over the image's patch tokens) or none
+    summary: hidden width of what the class token is told of the whole image (``summary.py``); 0 leaves it out
     """
 
     width: int = 64
     depth: int = 2
     activation: str = "gelu"
     global_feature: str = "mean"
+    summary: int = 0
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.depth < 1:
             raise ValueError(f"a filter wants width and depth of at least 1, got {self.width} and {self.depth}")
+        if self.summary < 0:
+            raise ValueError(f"a filter's summary is a width, or 0 for none, got {self.summary}")
         for name, allowed in (("activation", tuple(_ACTIVATIONS)), ("global_feature", _GLOBAL_FEATURES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"a filter's {name} is one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -43,9 +49,11 @@ class TokenFilter(nn.Module):
 
     The first layer over the joined features [local | global] is written as the sum of two layers, so that the global
     half is computed once per image.
+
+    patches: N of the model; wanted by a summary only
     """
 
-    def __init__(self, channels: int, config: FilterConfig | None = None) -> None:
+    def __init__(self, channels: int, config: FilterConfig | None = None, patches: int | None = None) -> None:
         super().__init__()
         self.config = config = config or FilterConfig()
         activation = _ACTIVATIONS[config.activation]
@@ -57,6 +65,11 @@ class TokenFilter(nn.Module):
         for _ in range(config.depth - 1):
             layers += [activation(), nn.Linear(config.width, config.width)]
         self.mlp = nn.Sequential(*layers, activation(), nn.Linear(config.width, 1))
+        self.summary: ImageSummary | None = None
+        if config.summary:
+            if patches is None:
+                raise ValueError("a filter with a summary wants the number of the model's patches")
+            self.summary = ImageSummary(patches, channels, config.summary)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Score each token.

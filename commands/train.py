@@ -40,6 +40,10 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 @click.option(
     "--objective", type=click.Choice(["threshold", "regression", "ranking"]), default="threshold", show_default=True
 )
+@click.option(
+    "--summary", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Width of a summary of the whole image that the class token is told when tokens are dropped; 0 for none.",
+)  # fmt: skip
 @click.option("--backbone-epochs", type=float, default=10.0, show_default=True)
 @click.option("--filter-epochs", type=float, default=10.0, show_default=True)
 @click.option("--finetune-epochs", type=float, default=5.0, show_default=True)
@@ -92,6 +96,7 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
 
 def _recipe(images: int, asked: dict[str, Any]) -> "Recipe":
     from tokfilter.budget import keep_from_text
+    from tokfilter.scorers import FilterConfig
     from tokfilter.train.filter_training import FilterTraining
     from tokfilter.train.finetune import FineTuning
     from tokfilter.train.loop import Plan
@@ -110,6 +115,7 @@ def _recipe(images: int, asked: dict[str, Any]) -> "Recipe":
         label_limit=asked["label_limit"],
         label_chunk=asked["chunk"],
         seed=asked["seed"],
+        filter_config=FilterConfig(summary=asked["summary"]),
         labels=label_config(asked),
         backbone=FineTuning(plan(asked["backbone_epochs"], images, lr=asked["backbone_lr"]), augmentation=look),
         filter=FilterTraining(plan(asked["filter_epochs"], labelled, lr=2e-3, weight_decay=0.01), asked["objective"]),

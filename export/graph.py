@@ -47,6 +47,7 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     node.attributes["k"] = ir.AttrInt64("k", k)
     node.resize_inputs(2)
     (slots,) = (value for value in fixed.graph.inputs if value.name == "slots")
+    _write_length_down(fixed.graph, slots, k)
     if slots.uses():
         raise ExportError(
             f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be baked in."
@@ -56,6 +57,16 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     return with_function(tidied(fixed), "attribute")
 
 
+def _write_length_down(graph: ir.Graph, slots: ir.Value, k: int) -> None:
+    """Take a constant where the graph asks how many slots there are."""
+    for node in [use for use in slots.consumers() if use.op_type == "Shape"]:
+        name = f"{node.outputs[0].name}_kept"
+        length = ir.Value(name=name, const_value=ir.tensor([k], dtype=ir.DataType.INT64, name=name))
+        graph.register_initializer(length)
+        node.outputs[0].replace_all_uses_with(length)
+        graph.remove(node, safe=True)
+
+
 def full_graph_from_slots(slots_graph: ir.Model, patches: int) -> ir.Model:
     """The same weights with every token. Raises ExportError when kept indices are used in a way that nobody foresaw."""
     full = without_functions(slots_graph.clone())
@@ -63,12 +74,18 @@ def full_graph_from_slots(slots_graph: ir.Model, patches: int) -> ir.Model:
     tokens, (selected, indices) = node.inputs[0], node.outputs
     assert tokens is not None
     del full.graph.outputs[1]
-    selected.replace_all_uses_with(tokens)
+    _told(full.graph, selected).replace_all_uses_with(tokens)
     _keep_all_rows(indices)
     full.graph.inputs[:] = [value for value in full.graph.inputs if value.name != "slots"]
     _bind(full.graph, {KEPT: patches})
     full.opset_imports.pop(DOMAIN)
     return tidied(full)
+
+
+def _told(graph: ir.Graph, selected: ir.Value) -> ir.Value:
+    """What the blocks read: the selected tokens, or what a summary made of them (``summary.py``)."""
+    ends = (node.outputs[0] for node in graph if node.name and node.name.endswith("scorer.summary/Concat"))
+    return next(ends, selected)
 
 
 def _keep_all_rows(indices: ir.Value) -> None:

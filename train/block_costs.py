@@ -12,7 +12,7 @@ from torch import nn
 
 from tokfilter.macs import macs
 from tokfilter.model import FilteredViT
-from tokfilter.scorers import FilterConfig, TokenFilter
+from tokfilter.scorers import FilterConfig
 
 __all__ = ["BlockCosts", "costs_from_backbone"]
 
@@ -60,7 +60,8 @@ class BlockCosts:
 
 def costs_from_backbone(backbone: Any, config: FilterConfig | None = None) -> BlockCosts:
     """Costs of a timm VisionTransformer and of the filter of ``config``. Raises UnsupportedModelError."""
-    model = FilteredViT(copy.deepcopy(backbone), TokenFilter(backbone.embed_dim, config))
+    model = FilteredViT(copy.deepcopy(backbone))
+    model.drop.scorer = model.new_filter(config or FilterConfig())
     block = backbone.blocks[0]
     unpriced = BlockCosts(
         depth=len(backbone.blocks),

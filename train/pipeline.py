@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from tokfilter.budget import Keep, tokens_from_keep
 from tokfilter.bundle import Bundle, golden_from_model, weights_from_model
@@ -91,7 +92,7 @@ def bundle_from_start(
     if "filter" in recipe.stages:
         record.update(_filter_stages(model, train_views, recipe, work, labels))
     if "finetune" in recipe.stages:
-        _freeze_scorer(model)
+        _freeze_scorer(model, but_summary=True)
         teacher = _teacher(model) if recipe.finetune.distill > 0 else None
         metrics = train_elastic(model, train_views, recipe.finetune, recipe.seed, work, teacher=teacher)
         record["finetune"] = {**asdict(recipe.finetune), **metrics}
@@ -161,7 +162,7 @@ def _scorer(model: FilteredViT, start: Start, recipe: Recipe) -> TokenFilter:
     """A new filter, unless the start brought one that is going to stay."""
     if start.scorer is not None and "filter" not in recipe.stages:
         return start.scorer
-    return TokenFilter(model.channels, recipe.filter_config)
+    return model.new_filter(recipe.filter_config)
 
 
 def _teacher(model: FilteredViT) -> FilteredViT:
@@ -169,9 +170,13 @@ def _teacher(model: FilteredViT) -> FilteredViT:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def _freeze_scorer(model: FilteredViT) -> None:
+def _freeze_scorer(model: FilteredViT, but_summary: bool = False) -> None:
+    """What decides stays as it is; what the class token is told is learned with the backbone."""
     model.requires_grad_(True)
     model.scorer.requires_grad_(False)
+    summary = model.scorer.summary
+    if but_summary and isinstance(summary, nn.Module):
+        summary.requires_grad_(True)
 
 
 def _data_record(splits: Splits) -> dict[str, Any]:
