@@ -25,6 +25,8 @@ from tokfilter.benchmarks.study_methods import (
     ABLATIONS,
     BEFORE,
     FILTER,
+    LONG_SPECIALISTS,
+    LONGER,
     MAIN,
     SPECIALISTS,
     Rows,
@@ -39,7 +41,7 @@ from tokfilter.train.rivals import RIVALS
 __all__ = ["BUDGETS", "EVERYTHING", "demo_study", "run"]
 
 BUDGETS: Final = DIGITS.budgets
-EVERYTHING: Final = (*MAIN, SPECIALISTS, *ABLATIONS)
+EVERYTHING: Final = (*MAIN, *LONGER, SPECIALISTS, *ABLATIONS, LONG_SPECIALISTS)
 _DEMO: Final = (BEFORE, FILTER, *RIVALS)
 
 
@@ -68,7 +70,7 @@ def run(
     """The study with several seeds: backbone, labels, filter and rivals anew for each.
 
     jobs: seeds that run at once, each on a core of its own
-    ablated: seeds that run those methods that are not among MAIN; None means all
+    ablated: seeds that run those methods that are not among MAIN and LONGER; None means all
     timing: how images per second are taken, after everything else; None leaves them out
     Writes ``folder/<data>.json`` for each subject and returns their values by name. Raises DataError.
     """
@@ -77,7 +79,7 @@ def run(
     for chain in chains:
         write_data(chain.subject, chain.subject.study, chain.seed, chain.data, _silent)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_core) as pool:
-        main = tuple(method for method in methods if method in MAIN)
+        main = tuple(method for method in methods if method in (*MAIN, *LONGER))
         asked = [tuple(methods) if ablated is None or chain.seed in ablated else main for chain in chains]
         pending = [pool.submit(_rows_of_chain, chain, names) for chain, names in zip(chains, asked, strict=True)]
         for done in as_completed(pending):
@@ -139,12 +141,15 @@ def _document(
     before = [row["top1"] for row in everything if row["method"] == BEFORE]
     tested = [row for row in everything if row["method"] != BEFORE]
     rows = _joined([row for row in tested if row["method"] in ("full", *MAIN)], card["patches"])
-    ablations = _joined(_changed(per_seed.values()), card["patches"])
+    parts = {
+        "longer": [row for row in tested if row["method"] in (*LONGER, LONG_SPECIALISTS)],
+        "ablations": _changed(per_seed.values()),
+    }
     settings = {"seeds": list(per_seed), "interval": interval_name(len(per_seed)), BEFORE: before, **asdict(study)}
     tests = everything[0]["images"]
     data = {"name": subject.name, "images": tests, "classes": card["classes"]}
     document = {**header("accuracy", command), "model": card, "data": data, "settings": settings, "rows": rows}
-    return document | ({"ablations": ablations} if ablations else {})
+    return document | {name: _joined(members, card["patches"]) for name, members in parts.items() if members}
 
 
 def _joined(members: Rows, patches: int) -> Rows:

@@ -14,6 +14,7 @@ from tokfilter.benchmarks.tables import (
     Document,
     ablation_table,
     accuracy_table,
+    longer_table,
     rate_table,
     speed_table,
 )
@@ -30,6 +31,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "digits": ("accuracy-digits-in-scenes.json", accuracy_table),
     "fashion_rates": ("accuracy-fashion-mnist.json", rate_table),
     "digits_rates": ("accuracy-digits-in-scenes.json", rate_table),
+    "fashion_longer": ("accuracy-fashion-mnist.json", longer_table),
+    "digits_longer": ("accuracy-digits-in-scenes.json", longer_table),
     "fashion_ablations": ("accuracy-fashion-mnist.json", ablation_table),
     "digits_ablations": ("accuracy-digits-in-scenes.json", ablation_table),
     "fashion_methods": ("label_methods_fashion.json", methods_table),

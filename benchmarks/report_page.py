@@ -4,7 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -67,7 +67,7 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "sections": _sections(report),
         "pivot": _pivot(tested),
         "ordered": _ordered(tested),
-        "ablations": _ablations(accuracy.get("ablations", []) if accuracy else []),
+        "more": [(title, note, _by_budget(accuracy or {}, name)) for name, (title, note) in _MORE.items()],
         "rates": sorted({runtime for row in tested for runtime in row.get("images_per_s", ())}),
         "batches": sorted({row["batch"] for row in timed}),
         "warnings": _warnings(timed),
@@ -120,9 +120,20 @@ def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"methods": methods, "lines": lines}
 
 
-def _ablations(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The filter and its ablations as a table: one line for each, one column for each budget, cells are pointers."""
-    places = {(row["method"], row["tokens"]): f"/accuracy/ablations/{i}" for i, row in enumerate(rows)}
+_MORE: Final = {
+    "longer": ("Fine-tuned for longer", "Mean top-1 over the seeds that took part."),
+    "ablations": (
+        "The filter with one thing changed",
+        "Mean top-1 over the seeds that took part; the first line is the filter as it is, of the same seeds.",
+    ),
+}
+"""Further rows of accuracy.json -> (heading, note)."""
+
+
+def _by_budget(accuracy: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Further rows as a table: one line for each method, one column for each budget, cells are pointers."""
+    rows: Sequence[Mapping[str, Any]] = accuracy.get(name, [])
+    places = {(row["method"], row["tokens"]): f"/accuracy/{name}/{i}" for i, row in enumerate(rows)}
     budgets = sorted({row["tokens"] for row in rows}, reverse=True)
     methods = dict.fromkeys(row["method"] for row in rows)
     lines = [(method_name(method), [places.get((method, tokens)) for tokens in budgets]) for method in methods]

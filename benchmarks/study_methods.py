@@ -37,6 +37,8 @@ __all__ = [
     "BEFORE",
     "BEST",
     "FILTER",
+    "LONGER",
+    "LONG_SPECIALISTS",
     "MAIN",
     "SPECIALISTS",
     "Rows",
@@ -51,14 +53,19 @@ FILTER: Final = "filter"
 BEFORE: Final = "full_before_fine_tuning"
 """Top-1 of the backbone that every method begins with. Elastic fine-tuning changes the full model too, so a drop that
 is measured against row ``full`` alone could flatter the filter."""
-BEST: Final = "filter, distilled"
-"""Our best variant: fine-tuning also imitates the logits that the backbone had with every token."""
+DISTILLED: Final = "filter, distilled"
+"""Fine-tuning also imitates the logits that the backbone had with every token."""
+BEST: Final = "filter, distilled, with summary"
+"""Our best variant: the class token is told of the whole image, too (``summary.py``)."""
 SPECIALISTS: Final = "one checkpoint per budget"
 
-MAIN: Final = (BEFORE, FILTER, BEST, *RIVALS, *REDUCING)
+MAIN: Final = (BEFORE, FILTER, DISTILLED, BEST, *RIVALS, *REDUCING)
+
+LONGER: Final = ("longer: filter", "longer: filter with summary", "longer: token merging")
+"""The contenders once more, all distilled, with four times the steps and twice the learning rate."""
+LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
 
 ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
-    "distilled, fine-tuned four times as long": lambda recipe: _longer(_distilled(recipe), 4),
     "mask: image's mean": lambda recipe: _labels(recipe, mask=MaskConfig("mean")),
     "mask: token removed": lambda recipe: _labels(recipe, mask=MaskConfig("removed")),
     "mask before the position": lambda recipe: _labels(recipe, mask=MaskConfig("zero", "before")),
@@ -80,7 +87,10 @@ ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
 
 _VARIANTS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
     FILTER: lambda recipe: recipe,
-    BEST: lambda recipe: _distilled(recipe),
+    DISTILLED: lambda recipe: _distilled(recipe),
+    BEST: lambda recipe: _told(_distilled(recipe)),
+    LONGER[0]: lambda recipe: _longer(recipe),
+    LONGER[1]: lambda recipe: _told(_longer(recipe)),
     **ABLATIONS,
 }
 
@@ -173,9 +183,12 @@ def _measured(setting: Setting, method: str) -> Rows:
     if method == BEFORE:
         return _before(setting)
     if method in (*RIVALS, *REDUCING):
-        return _rival(setting, method)
-    if method == SPECIALISTS:
-        return [_specialist(setting, keep) for keep in setting.subject.budgets if keep != 1.0]
+        return _rival(setting, method, setting.recipe)
+    if method == LONGER[2]:
+        return _rival(setting, "tome", _longer(setting.recipe))
+    if method in (SPECIALISTS, LONG_SPECIALISTS):
+        recipe = setting.recipe if method == SPECIALISTS else _told(_longer(setting.recipe))
+        return [_specialist(setting, method, recipe, keep) for keep in setting.subject.budgets if keep != 1.0]
     bundle = _filter_bundle(setting, method, _VARIANTS[method](setting.recipe))
     rows = _filter_rows(bundle)
     if method == FILTER:
@@ -218,20 +231,21 @@ def _filter_rows(bundle: Bundle) -> Rows:
     return [{**found, "macs": macs(model, found["tokens"])} for found in bundle.training["accuracy"]]
 
 
-def _specialist(setting: Setting, keep: Keep) -> dict[str, Any]:
+def _specialist(setting: Setting, name: str, recipe: Recipe, keep: Keep) -> dict[str, Any]:
     """A checkpoint that was fine-tuned for one budget alone, with as many steps as the elastic one."""
-    recipe = setting.recipe
     recipe = replace(recipe, keep=keep, finetune=replace(recipe.finetune, fixed=keep))
-    (row,) = _filter_rows(_filter_bundle(setting, f"{SPECIALISTS} {keep}", recipe, (keep,)))
+    (row,) = _filter_rows(_filter_bundle(setting, f"{name} {keep}", recipe, (keep,)))
     return row
 
 
-def _rival(setting: Setting, name: str) -> Rows:
-    bundle, recipe = load_bundle(setting.backbone), setting.recipe
+def _rival(setting: Setting, name: str, recipe: Recipe) -> Rows:
+    bundle, finetune = load_bundle(setting.backbone), recipe.finetune
     weights = copy.deepcopy(dict(bundle.backbone))
     rival: Any = rival_from_weights(name, bundle.architecture, weights, setting.seed, recipe.filter_config)
     views, tests = setting.views
-    train_elastic(rival, views, recipe.finetune, recipe.seed, setting.work(name), name=f"rival-{name}")
+    teacher = copy.deepcopy(rival).eval().requires_grad_(False) if finetune.distill else None
+    work = setting.work(name if recipe == setting.recipe else f"longer: {name}")
+    train_elastic(rival, views, finetune, recipe.seed, work, name=f"rival-{name}", teacher=teacher)
     budgets = [tokens_from_keep(keep, rival.patches) for keep in setting.subject.budgets]
     reached = [row.tokens for row in rows_of(name, rival, budgets)]
     found = evaluate(rival, tests, reached, setting.progress, seed=recipe.seed) if reached else []
@@ -242,9 +256,15 @@ def _distilled(recipe: Recipe) -> Recipe:
     return replace(recipe, finetune=replace(recipe.finetune, distill=1.0))
 
 
-def _longer(recipe: Recipe, times: int) -> Recipe:
-    plan = replace(recipe.finetune.plan, steps=times * recipe.finetune.plan.steps)
-    return replace(recipe, finetune=replace(recipe.finetune, plan=plan))
+def _told(recipe: Recipe) -> Recipe:
+    """With a summary of 16 channels: 0.5 % of the full model's multiply-accumulates."""
+    return replace(recipe, filter_config=replace(recipe.filter_config, summary=16))
+
+
+def _longer(recipe: Recipe) -> Recipe:
+    plan = recipe.finetune.plan
+    plan = replace(plan, steps=4 * plan.steps, lr=2 * plan.lr)
+    return _distilled(replace(recipe, finetune=replace(recipe.finetune, plan=plan)))
 
 
 def _labels(recipe: Recipe, **changes: Any) -> Recipe:

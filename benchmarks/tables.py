@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from tokfilter.benchmarks.report_figures import method_name
 
-__all__ = ["Document", "ablation_table", "accuracy_table", "rate_table", "speed_table"]
+__all__ = ["Document", "ablation_table", "accuracy_table", "longer_table", "rate_table", "speed_table"]
 
 Document = Mapping[str, Any]
 
@@ -31,6 +31,15 @@ def ablation_table(document: Document) -> str:
     lines = _budget_lines(rows, lambda row: f"{100 * row['mean']:.1f}")
     seeds = len(rows[0]["top1"])
     what = f"{document['data']['name']}, {'mean of ' if seeds > 1 else ''}{seeds} seed{'s'[: seeds > 1]}."
+    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+
+
+def longer_table(document: Document) -> str:
+    """Top-1 in percent of the contenders that were fine-tuned for longer, with intervals where there are seeds."""
+    rows = document["longer"]
+    lines = _budget_lines(rows, lambda row: _percent(row) if len(row["top1"]) > 1 else f"{100 * row['mean']:.1f}")
+    interval = document["settings"]["interval"]
+    what = f"{document['data']['name']}, top-1 in %; intervals: {interval}; without one: one seed."
     return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
 
 

@@ -5,13 +5,13 @@ import pytest
 from tokfilter.benchmarks.accuracy import demo_study, run
 from tokfilter.benchmarks.report import document_from_file
 from tokfilter.benchmarks.study import DIGITS, Study
-from tokfilter.benchmarks.study_methods import ABLATIONS, FILTER, MAIN, SPECIALISTS, Setting
+from tokfilter.benchmarks.study_methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS, Setting
 from tokfilter.bundle import load_bundle
 from tokfilter.errors import DataError
 
 SMALL = Study(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
 GROUPED = "labels: grouped"
-METHODS = [*MAIN, GROUPED, SPECIALISTS]
+METHODS = [*MAIN, *LONGER, GROUPED, SPECIALISTS]
 
 
 def silent(what, share):
@@ -45,7 +45,7 @@ def study(subject, tmp_path_factory):
 def test_the_study_joins_seeds_with_an_interval(study):
     folder, document = study
     assert document_from_file(folder / "digits-in-scenes.json", "tokfilter/accuracy") == document
-    for row in document["rows"] + document["ablations"]:
+    for row in document["rows"] + document["longer"] + document["ablations"]:
         one, other = row["top1"]
         assert row["mean"] == pytest.approx((one + other) / 2)
         half = 12.706 * abs(one - other) / 2  # Student's t of one degree of freedom
@@ -62,6 +62,8 @@ def test_every_method_has_its_rows(study):
         assert {tokens for name, tokens in cells if name == method} == budgets
     assert ("tome", 32) in cells and ("tome", 9) not in cells  # four blocks can only halve so often
     assert {row["method"] for row in document["ablations"]} == {FILTER, GROUPED, SPECIALISTS}
+    assert {row["method"] for row in document["longer"]} == set(LONGER)
+    assert ("filter, distilled, with summary", 9) in cells
 
 
 def test_rivals_inside_the_blocks_cost_what_the_filter_costs(study):

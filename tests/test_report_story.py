@@ -95,8 +95,10 @@ def test_ablations_and_rates_of_a_study_are_shown(tmp_path):
     sample = accuracy_with(full={144: 0.9}, filter={72: 0.85, 36: 0.8})
     changed = [{**row, "method": "no fine-tuning", "mean": 0.5} for row in sample["rows"][:2]]
     sample["rows"][1]["images_per_s"] = {"torch": 123.0, "onnxruntime": 456.0}
-    text = re.sub("<[^>]+>", " ", page(tmp_path, {**sample, "ablations": changed}))
-    assert re.search(r"no fine-tuning\s+50.0", text)
+    longer = [{**row, "method": "longer: filter", "mean": 0.7} for row in sample["rows"][:2]]
+    text = re.sub("<[^>]+>", " ", page(tmp_path, {**sample, "longer": longer, "ablations": changed}))
+    assert re.search(r"no fine-tuning\s+50.0", text) and re.search(r"longer: filter\s+70.0", text)
+    assert text.index("Fine-tuned for longer") < text.index("The filter with one thing changed")
     assert "123" in text and "456" in text and "images per second, onnxruntime" in text
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tokfilter.benchmarks.accuracy_document import with_rates
-from tokfilter.benchmarks.tables import ablation_table, accuracy_table, rate_table
+from tokfilter.benchmarks.tables import ablation_table, accuracy_table, longer_table, rate_table
 
 DOCUMENT = json.loads((Path(__file__).parent / "data" / "accuracy.json").read_text())
 
@@ -58,3 +58,12 @@ def test_ablations_begin_with_the_unchanged_filter():
     table = cells(ablation_table({**DOCUMENT, "ablations": changed}))
     assert list(table) == ["tokens kept", "---", "**token filter**", "x"]
     assert (table["**token filter**"], table["x"]) == (["90.0"], ["50.0"])
+
+
+def test_contenders_with_one_seed_have_no_interval():
+    rows = [
+        {**row_of("filter", 36), "method": name, "top1": top1, "mean": 0.9, "low": 0.8, "high": 0.95}
+        for name, top1 in (("many", [0.89, 0.91]), ("one", [0.9]))
+    ]
+    table = cells(longer_table({**DOCUMENT, "longer": rows}))
+    assert (table["many"], table["one"]) == (["90.0 (80.0 to 95.0)"], ["90.0"])
