@@ -42,7 +42,7 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 )
 @click.option(
     "--summary", type=click.IntRange(min=0), default=0, show_default=True,
-    help="Width of a summary of the whole image that the class token is told when tokens are dropped; 0 for none.",
+    help="Tell the class token of the whole image when tokens are dropped: an MLP of this width. 0: as the bundle.",
 )  # fmt: skip
 @click.option("--backbone-epochs", type=float, default=10.0, show_default=True)
 @click.option("--filter-epochs", type=float, default=10.0, show_default=True)

@@ -148,3 +148,17 @@ def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
     whole, halved = load_bundle(tmp_path / "whole.pt"), load_bundle(tmp_path / "halved.pt")
     for one, other in ((whole.backbone, halved.backbone), (whole.filter, halved.filter)):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_summary_is_added_by_fine_tuning_and_exported(data, bundle, tmp_path):
+    asked = ["--checkpoint", bundle, "--stages", "finetune", "--summary", 3, "--crop-pct", 1, *QUICK]
+    result = tokfilter("train", data, "-o", tmp_path / "told.pt", *asked)
+    assert result.exit_code == 0, result.output
+    told, plain = load_bundle(tmp_path / "told.pt"), load_bundle(bundle)
+    assert told.filter_config.summary == 3 and told.filter["summary.expand.weight"].any()
+    assert all(torch.equal(told.filter[name], value) for name, value in plain.filter.items())
+    result = tokfilter("export", tmp_path / "told.pt", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    result = tokfilter("train", data, "-o", tmp_path / "no.pt", *asked, "--summary", -1)
+    assert result.exit_code == 2 and "-1 is not in the range x>=0" in result.output
+    assert not (tmp_path / "no.pt").exists()

@@ -7,6 +7,7 @@ from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.errors import DataError
 from tokfilter.model import FilteredViT
+from tokfilter.scorers import FilterConfig
 from tokfilter.train.data import Splits, splits_from_folder
 from tokfilter.train.filter_training import FilterTraining, ranking_loss, train_filter
 from tokfilter.train.finetune import FineTuning, train_elastic
@@ -212,3 +213,30 @@ def test_fine_tuning_alone_keeps_the_bundles_filter(tmp_path, splits):
     assert model_from_bundle(second).budget == 8
     with pytest.raises(DataError, match="knows 10 classes, first 0, 1, 2; the data has 2, first a, b"):
         start_from_bundle(tmp_path / "model.pt", ("a", "b"))
+
+
+def deciding(bundle):
+    return {name: value for name, value in bundle.filter.items() if not name.startswith("summary.")}
+
+
+def test_a_summary_is_learned_with_the_backbone_and_leaves_the_choice_alone(tmp_path, splits):
+    plain = bundle_from_start(start(), splits, short(), Work(tmp_path / "a"))
+    recipe = dataclasses.replace(short(), filter_config=FilterConfig(summary=4))
+    told = bundle_from_start(start(), splits, recipe, Work(tmp_path / "b"))
+    assert same(deciding(told), plain.filter) and told.filter_config.summary == 4
+    assert told.filter["summary.expand.weight"].any() and not same(told.backbone, plain.backbone)
+    untuned = dataclasses.replace(recipe, stages=("backbone", "label", "filter"))
+    silent = bundle_from_start(start(), splits, untuned, Work(tmp_path / "c"))
+    assert not silent.filter["summary.expand.weight"].any()
+
+
+@pytest.mark.parametrize(("asked", "found"), [(0, 4), (4, 4), (7, 7)])
+def test_fine_tuning_keeps_a_bundles_summary_or_adds_one(tmp_path, splits, asked, found):
+    recipe = dataclasses.replace(short(), filter_config=FilterConfig(summary=4))
+    first = bundle_from_start(start(), splits, recipe, Work(tmp_path / "a"))
+    save_bundle(first, tmp_path / "model.pt")
+    begun = start_from_bundle(tmp_path / "model.pt", splits.train.class_names)
+    tuned = dataclasses.replace(short(("finetune",)), filter_config=FilterConfig(summary=asked))
+    second = bundle_from_start(begun, splits, tuned, Work(tmp_path / "b"))
+    assert second.filter_config.summary == found and same(deciding(second), deciding(first))
+    assert second.filter["summary.expand.weight"].any()

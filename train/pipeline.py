@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,10 +159,17 @@ def _labelled(images: ImageList, recipe: Recipe) -> ImageList:
 
 
 def _scorer(model: FilteredViT, start: Start, recipe: Recipe) -> TokenFilter:
-    """A new filter, unless the start brought one that is going to stay."""
-    if start.scorer is not None and "filter" not in recipe.stages:
-        return start.scorer
-    return model.new_filter(recipe.filter_config)
+    """A new filter, unless the start brought one that is going to stay; with a summary where either asks for one."""
+    old = start.scorer
+    if old is None or "filter" in recipe.stages:
+        there = 0 if old is None else old.config.summary
+        return model.new_filter(replace(recipe.filter_config, summary=recipe.filter_config.summary or there))
+    if recipe.filter_config.summary in (0, old.config.summary):
+        return old
+    scorer = model.new_filter(replace(old.config, summary=recipe.filter_config.summary))
+    deciding = {name: value for name, value in old.state_dict().items() if not name.startswith("summary.")}
+    scorer.load_state_dict(deciding, strict=False)
+    return scorer
 
 
 def _teacher(model: FilteredViT) -> FilteredViT:
