@@ -51,6 +51,13 @@ triton: install
 bench: install
 	$(BIN)/python -m tokfilter.benchmarks.accuracy build/study --seeds 0,1,2 --ablation-seeds 0
 	for data in fashion-mnist digits-in-scenes; do cp build/study/$$data.json benchmarks/results/accuracy-$$data.json; done
+	$(BIN)/python -m tokfilter.benchmarks.label_methods build/study/fashion-mnist/seed-0/backbone.pt \
+		build/study/fashion-mnist/data --name fashion-mnist -o benchmarks/results/label_methods_fashion.json
+	$(BIN)/python -m tokfilter.benchmarks.label_methods build/study/digits-in-scenes/seed-0/backbone.pt \
+		build/study/digits-in-scenes/seed-0/data --name digits-in-scenes -o benchmarks/results/label_methods_digits.json
+	$(BIN)/python -m tokfilter.benchmarks.label_speed \
+		--model deit_tiny_patch16_224 --model digits-in-scenes --model fashion-mnist
+	$(BIN)/python -m tokfilter.benchmarks.trained_vit build/trained-vit
 	$(BIN)/python -m tokfilter.benchmarks.figures -o benchmarks/results/runtime.json
 	$(BIN)/python -m tokfilter.benchmarks.export_zoo
 	$(BIN)/python -m tokfilter.kernels.figures
