@@ -35,6 +35,15 @@ def images(batch=3):
     return torch.randn(batch, 3, 20, 28, generator=torch.Generator().manual_seed(1))
 
 
+def bundle_of(model):
+    backbone, weights = weights_from_model(model)
+    return Bundle(
+        Architecture("vit_tiny_patch16_224", SHAPE), backbone, CONFIG, weights, 0.5,
+        Preprocessing((3, 20, 28), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), [], golden_from_model(model, images(), [0.5]),
+        {},
+    )  # fmt: skip
+
+
 @torch.inference_mode()
 def test_a_new_summary_says_nothing_and_a_learned_one_is_silent_when_every_token_stays():
     plain, new, loud = (
@@ -81,12 +90,7 @@ def test_every_form_of_the_graph_says_what_torch_says(tmp_path):
 
 def test_it_travels_in_a_bundle_and_is_exported_in_every_precision(tmp_path):
     model = model_of()
-    backbone, weights = weights_from_model(model)
-    bundle = Bundle(
-        Architecture("vit_tiny_patch16_224", SHAPE), backbone, CONFIG, weights, 0.5,
-        Preprocessing((3, 20, 28), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), [], golden_from_model(model, images(), [0.5]),
-        {},
-    )  # fmt: skip
+    bundle = bundle_of(model)
     save_bundle(bundle, tmp_path / "model.pt")
     again = model_from_bundle(load_bundle(tmp_path / "model.pt"))
     with torch.inference_mode():
@@ -94,9 +98,16 @@ def test_it_travels_in_a_bundle_and_is_exported_in_every_precision(tmp_path):
     export_bundle(
         tmp_path / "model.pt", tmp_path / "out", ExportOptions(keeps=(0.5,), precisions=("fp32", "fp16", "bf16"))
     )
-    lacking = {name: value for name, value in weights.items() if "summary" not in name}
+    lacking = {name: value for name, value in bundle.filter.items() if "summary" not in name}
     with pytest.raises(BundleError, match="its filter lacks 4 tensors"):
         save_bundle(dataclasses.replace(bundle, filter=lacking), tmp_path / "other.pt")
+
+
+def test_tensorrt_rtx_builds_an_engine_with_it(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
+    save_bundle(bundle_of(model_of()), tmp_path / "model.pt")
+    export_bundle(tmp_path / "model.pt", tmp_path / "out", ExportOptions(rtx=True))
+    assert {"model.rtx.plan", "full.rtx.plan"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_its_cost_is_counted_where_tokens_leave():
