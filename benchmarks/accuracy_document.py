@@ -15,7 +15,7 @@ from tokfilter.train.data import Progress, checked, images_from_folder, splits_f
 from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
 from tokfilter.train.views import Views
 
-__all__ = ["document_from_bundle", "interval_name", "model_card", "row_from_members", "with_rates"]
+__all__ = ["document_from_bundle", "interval_name", "mean_and_half", "model_card", "row_from_members", "with_rates"]
 
 
 def document_from_bundle(
@@ -63,17 +63,24 @@ def row_from_members(
 ) -> dict[str, Any]:
     """One row from the models of every seed: each with top1, correct and images."""
     top1 = [member["top1"] for member in members]
-    mean = sum(top1) / len(top1)
-    if len(top1) > 1:
-        deviation = (sum((value - mean) ** 2 for value in top1) / (len(top1) - 1)) ** 0.5
-        half = float(student.ppf((1 + CONFIDENCE) / 2, len(top1) - 1)) * deviation / len(top1) ** 0.5
-        low, high = max(0.0, mean - half), min(1.0, mean + half)
-    else:
+    mean, half = mean_and_half(top1)
+    if half is None:
         low, high = wilson(members[0]["correct"], members[0]["images"])
+    else:
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
     return {
         "method": method, "keep": tokens / patches, "tokens": tokens, "macs": count,
         "top1": top1, "mean": mean, "low": low, "high": high,
     }  # fmt: skip
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of some seeds' values, and half of its interval (Student's t, 95 %); None for a single one."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return mean, float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
 
 
 def model_card(bundle: Bundle) -> dict[str, Any]:

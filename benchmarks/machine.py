@@ -147,8 +147,9 @@ def _cpu_clocks(root: Path) -> dict[str, float]:
 def _handles(library: Any) -> list[tuple[str, Any]]:
     if library is None:
         return []
-    count = library.nvmlDeviceGetCount()
-    return [(f"gpu{i}", library.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+    # A GPU that a container may not use, or that is lost, has a number and gives no handle.
+    handles = [(f"gpu{i}", _told(library.nvmlDeviceGetHandleByIndex, i)) for i in range(library.nvmlDeviceGetCount())]
+    return [(name, handle) for name, handle in handles if handle is not None]
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from tokfilter.benchmarks.accuracy_document import mean_and_half
 from tokfilter.benchmarks.report_figures import method_name
 
-__all__ = ["Document", "ablation_table", "accuracy_table", "longer_table", "rate_table", "speed_table"]
+__all__ = ["Document", "ablation_table", "accuracy_table", "drop_table", "longer_table", "rate_table", "speed_table"]
 
 Document = Mapping[str, Any]
 
@@ -43,6 +44,19 @@ def longer_table(document: Document) -> str:
     return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
 
 
+def drop_table(document: Document) -> str:
+    """Points lost against the same checkpoint with every token, seed by seed, for whoever has such a row."""
+    rows = [*document["rows"], *document.get("longer", [])]
+    whole = {("filter" if r["method"] == "full" else r["method"]): r for r in rows if r["keep"] == 1.0}
+    lost = [_lost(row, whole[row["method"]]) for row in rows if row["keep"] < 1.0 and row["method"] in whole]
+    lines = _budget_lines(lost, _points)
+    before, interval = document["settings"]["full_before_fine_tuning"], document["settings"]["interval"]
+    lines.append(_line("multiply-accumulates, share of the full model", *_shares(document, lost)))
+    what = f"{document['data']['name']}, points of top-1; intervals: {interval}, of the differences."
+    start = f"Before fine-tuning the full model had {100 * sum(before) / len(before):.1f} %."
+    return "\n".join([*lines, "", f"{what} {start} {_provenance(document)}"])
+
+
 def rate_table(document: Document) -> str:
     """Images per second of every row, in PyTorch and in ONNX Runtime."""
     timed = [row for row in document["rows"] if "images_per_s" in row]
@@ -68,6 +82,23 @@ def speed_table(document: Document) -> str:
 
 
 Row = Mapping[str, Any]
+
+
+def _lost(row: Row, whole: Row) -> Row:
+    """What a row lost of what its checkpoint has with every token."""
+    drops = [full - kept for full, kept in zip(whole["top1"], row["top1"], strict=True)]
+    return {"method": row["method"], "tokens": row["tokens"], "keep": row["keep"], "drops": drops}
+
+
+def _points(row: Row) -> str:
+    mean, half = mean_and_half(row["drops"])
+    return f"{100 * mean:.1f}" + ("" if half is None else f" ({100 * (mean - half):.1f} to {100 * (mean + half):.1f})")
+
+
+def _shares(document: Document, lost: Sequence[Row]) -> list[str]:
+    cells = _cells(document["rows"])
+    patches = document["model"]["patches"]
+    return [f"{cells[FILTER, k]['macs'] / cells['full', patches]['macs']:.2f}" for k in _budgets(lost)]
 
 
 def _budgets(rows: Sequence[Row]) -> list[int]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tokfilter.benchmarks.accuracy_document import with_rates
-from tokfilter.benchmarks.tables import ablation_table, accuracy_table, longer_table, rate_table
+from tokfilter.benchmarks.tables import ablation_table, accuracy_table, drop_table, longer_table, rate_table
 
 DOCUMENT = json.loads((Path(__file__).parent / "data" / "accuracy.json").read_text())
 
@@ -67,3 +67,25 @@ def test_contenders_with_one_seed_have_no_interval():
     ]
     table = cells(longer_table({**DOCUMENT, "longer": rows}))
     assert (table["many"], table["one"]) == (["90.0 (80.0 to 95.0)"], ["90.0"])
+
+
+def test_a_drop_is_taken_seed_by_seed_from_the_same_checkpoint():
+    rows = [
+        {**row_of("filter", 36), "method": method, "keep": keep, "tokens": tokens, "top1": top1, "macs": macs}
+        for method, keep, tokens, top1, macs in (
+            ("full", 1.0, 144, [0.9, 0.8], 100),
+            ("filter", 0.25, 36, [0.88, 0.79], 25),
+            ("random", 0.25, 36, [0.5, 0.5], 25),
+            ("other", 1.0, 144, [0.7, 0.7], 100),
+            ("other", 0.25, 36, [0.7, 0.69], 25),
+        )
+    ]
+    settings = {**DOCUMENT["settings"], "full_before_fine_tuning": [0.91, 0.89]}
+    document = {**DOCUMENT, "rows": rows, "settings": settings, "model": {**DOCUMENT["model"], "patches": 144}}
+    text = drop_table(document)
+    table = cells(text)
+    half = 12.706 * 0.5  # Student's t of one degree of freedom, both drops half a point from their mean
+    assert table["**token filter**"] == [f"1.5 ({1.5 - half:.1f} to {1.5 + half:.1f})"]
+    assert table["other"] == [f"0.5 ({0.5 - half:.1f} to {0.5 + half:.1f})"]
+    assert "random tokens" not in table and "Before fine-tuning the full model had 90.0 %." in text
+    assert table["multiply-accumulates, share of the full model"] == ["0.25"]

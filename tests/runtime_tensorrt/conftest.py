@@ -1,7 +1,10 @@
 """A TensorRT that is played by ONNX Runtime on host memory, so that a CPU can run the session's own logic."""
 
 import ctypes
+import inspect
 import shutil
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,15 +18,35 @@ from tokfilter.runtime.artefacts import Artefact
 
 
 class HostCuda:
-    """CUDA's order of things on host memory: copies happen at once, a capture records and a replay repeats."""
+    """CUDA's order of things on host memory: copies happen at once, a capture records and a replay repeats.
+
+    Like CUDA it serves only a thread in which the device is current.
+    """
 
     name = "host"
 
     def __init__(self):
-        self.memory, self.clock, self.closed, self.captured = [], 0.0, False, None
+        self.memory, self.clock, self.closed, self.threads = [], 0.0, False, []
 
-    def attach(self):
+    @contextmanager
+    def current(self):
         assert not self.closed
+        self.threads.append(threading.get_ident())
+        try:
+            yield
+        finally:
+            self.threads.remove(threading.get_ident())
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if name == "current" or not inspect.ismethod(value):
+            return value
+
+        def checked(*arguments):
+            assert threading.get_ident() in self.threads, f"{name} where no device is current"
+            return value(*arguments)
+
+        return checked
 
     def pinned(self, size):
         return np.zeros(size, np.uint8)
@@ -79,6 +102,7 @@ class PlayedContext:
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
+        return True
 
     def get_tensor_shape(self, name):
         batch = self.shapes["images"][0]
@@ -135,9 +159,16 @@ class PlayedEngine:
         return PlayedContext(self)
 
 
+class Logger:
+    """TensorRT's ILogger."""
+
+    Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+
 class Played:
     """The module tensorrt, as far as the session uses it."""
 
+    ILogger = Logger
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     nptype = staticmethod(lambda dtype: dtype)
 
@@ -146,7 +177,7 @@ class Played:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.capturing, self.enqueued, self.graphs, self.replayed = None, [], [], []
+        self.capturing, self.enqueued, self.graphs, self.captures, self.replayed = None, [], {}, 0, []
         self.engine = PlayedEngine(self, onnxruntime.InferenceSession(str(path), options), profiles)
 
     def begin(self, stream):
@@ -156,12 +187,16 @@ class Played:
         captured, self.capturing = self.capturing, None
         if not captured:
             raise EngineError("CUDA graph capture took nothing in")
-        self.graphs.append(captured)
-        return len(self.graphs)
+        self.captures += 1
+        self.graphs[self.captures] = captured
+        return self.captures
+
+    def drop(self, graph):
+        del self.graphs[graph]
 
     def launch(self, graph, stream):
         self.replayed.append(graph)
-        for context in self.graphs[graph - 1]:
+        for context in self.graphs[graph]:
             context.compute()
 
     def close(self):
@@ -182,10 +217,14 @@ def plan(export_directory, tmp_path):
 
 @pytest.fixture
 def played(plan, monkeypatch):
-    module, device = Played(plan.directory / "model.onnx", PROFILES), HostCuda()
+    module = Played(plan.directory / "model.onnx", PROFILES)
+
+    def cuda_from_name(name):
+        module.device = HostCuda()
+        return module.device
+
     monkeypatch.setattr(tensorrt_session, "tensorrt_module", lambda runtime: module)
-    monkeypatch.setattr(tensorrt_session, "cuda_from_name", lambda name: device)
+    monkeypatch.setattr(tensorrt_session, "cuda_from_name", cuda_from_name)
     monkeypatch.setattr(tensorrt_session, "engine_from_plan", lambda *_: (module.engine, None))
     monkeypatch.setattr(tensorrt_session, "Graphs", lambda: module)
-    module.device = device
     return module
