@@ -3,14 +3,26 @@
 import resource
 import sys
 from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from tokfilter.runtime.sensors import nvml
 
 __all__ = ["device_bytes", "host_peak_bytes"]
 
 
+_STATUS: Final = Path("/proc/self/status")
+
+
 def host_peak_bytes() -> int:
-    """High-water mark of this process's resident memory since it started."""
+    """High-water mark of this process's resident memory since it started.
+
+    Linux hands a parent's mark on to the programs that it starts, in getrusage but not in VmHWM.
+    """
+    with suppress(OSError):
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -78,15 +78,22 @@ def power_meter(root: Path = Path("/")) -> PowerMeter:
 def _difference(counter: EnergyCounter, before: dict[str, float]) -> dict[str, float]:
     after = counter.read()
     used = {name: after[name] - before[name] for name in before if name in after}
-    return {name: joules + counter.wraps_at.get(name, 0.0) if joules < 0 else joules for name, joules in used.items()}
+    mended = {name: joules + counter.wraps_at.get(name, 0.0) if joules < 0 else joules for name, joules in used.items()}
+    # What is still negative started again at an unknown limit, as when a driver was loaded anew.
+    return {name: joules for name, joules in mended.items() if joules >= 0}
 
 
 class _Sampler:
-    """Integrates power rails in a thread of its own, by the trapezoid rule."""
+    """Integrates power rails in a thread of its own, by the trapezoid rule.
+
+    A rail that misses a reading is integrated across the gap; one that misses the first or the last is left out: its
+    joules would stand for a part of the time only.
+    """
 
     def __init__(self, rails: Sequence[PowerRails]) -> None:
         self.joules: dict[str, float] = {}
         self._rails = rails
+        self._last: dict[str, tuple[float, float]] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -100,15 +107,20 @@ class _Sampler:
             self._thread.join()
 
     def _sample(self) -> None:
-        last_time, last = perf_counter(), self._read()
-        running = True
-        while running:
-            running = not self._done.wait(_PERIOD_S)
-            now, watts = perf_counter(), self._read()
-            for name in watts.keys() & last.keys():
-                used = (watts[name] + last[name]) / 2 * (now - last_time)
-                self.joules[name] = self.joules.get(name, 0.0) + used
-            last_time, last = now, watts
+        whole = self._take()
+        while not self._done.wait(_PERIOD_S):
+            self._take()
+        whole &= self._take()
+        self.joules = {name: joules for name, joules in self.joules.items() if name in whole}
+
+    def _take(self) -> set[str]:
+        """Read the rails once. Returns the names of those that answered."""
+        now, watts = perf_counter(), self._read()
+        for name, value in watts.items():
+            then, old = self._last.get(name, (now, value))
+            self.joules[name] = self.joules.get(name, 0.0) + (value + old) / 2 * (now - then)
+            self._last[name] = (now, value)
+        return set(watts)
 
     def _read(self) -> dict[str, float]:
         return {name: value for rails in self._rails for name, value in rails.read().items()}

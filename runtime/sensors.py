@@ -4,7 +4,7 @@ A meter that counts energy is read twice; one that shows power is sampled and in
 Linux, Documentation/power/powercap/powercap.rst and Documentation/hwmon/sysfs-interface.rst; NVIDIA's NVML reference.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,33 +43,46 @@ class PowerRails:
 @contextmanager
 def nvml() -> Iterator[Any]:
     """NVML, started, or None where the package or the driver is missing."""
+    library = _started_nvml()
+    try:
+        yield library
+    finally:
+        if library is not None:
+            library.nvmlShutdown()
+
+
+def _started_nvml() -> Any | None:
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # no package, no driver, no permission: each means that there is no NVML here
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
+        return None
+    return pynvml
 
 
 def nvml_counters() -> EnergyCounter | None:
-    """Energy of every discrete NVIDIA GPU since its driver was loaded (Volta and later), None where there is none."""
+    """Energy of every discrete NVIDIA GPU since its driver was loaded (Volta and later), None where there is none.
+
+    NVML stays started: to start it takes as long as a short measurement, and the energy of that time would be counted.
+    """
+    library = _started_nvml()
+    if library is None:
+        return None
 
     def read() -> dict[str, float]:
         found = {}
-        with nvml() as library:
-            for i in range(library.nvmlDeviceGetCount() if library is not None else 0):
-                # Jetsons and old GPUs refuse this call: they have no such counter.
-                with suppress(Exception):
-                    handle = library.nvmlDeviceGetHandleByIndex(i)
-                    found[f"gpu{i}"] = library.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+        for i in range(library.nvmlDeviceGetCount()):
+            # Jetsons and old GPUs refuse this call: they have no such counter.
+            with suppress(Exception):
+                handle = library.nvmlDeviceGetHandleByIndex(i)
+                found[f"gpu{i}"] = library.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
         return found
 
-    return EnergyCounter("nvml", read, {}) if read() else None
+    if read():
+        return EnergyCounter("nvml", read, {})
+    library.nvmlShutdown()
+    return None
 
 
 def rapl(root: Path = Path("/")) -> EnergyCounter | None:
@@ -78,7 +91,7 @@ def rapl(root: Path = Path("/")) -> EnergyCounter | None:
     for zone in sorted((root / "sys/class/powercap").glob("*-rapl:*")):
         if _number(zone / "energy_uj") is not None:
             label = _read(zone / "name") or zone.name
-            zones[label if label not in zones else f"{label} {zone.name}"] = zone
+            zones[_own_name(label, zone, zones)] = zone
     if not zones:
         return None
 
@@ -98,11 +111,11 @@ def hwmon(root: Path = Path("/")) -> PowerRails | None:
             name, index = _read(label), label.name.removeprefix("in").removesuffix("_label")
             current, voltage = device / f"curr{index}_input", device / f"in{index}_input"
             if name and _number(current) is not None and _number(voltage) is not None:
-                rails[name] = _product(voltage, current)
+                rails[_own_name(name, device, rails)] = _product(voltage, current)
         for power in sorted(device.glob("power[0-9]*_input")):
             name = _read(power.with_name(power.name.replace("_input", "_label")))
             if name:
-                rails[name] = _scaled(power, 1e6)
+                rails[_own_name(name, device, rails)] = _scaled(power, 1e6)
     if not rails:
         return None
 
@@ -114,7 +127,10 @@ def hwmon(root: Path = Path("/")) -> PowerRails | None:
 
 
 def jtop_rails() -> PowerRails | None:
-    """Rails of a Jetson through jetson-stats' service, None where it is not installed or does not run."""
+    """Rails of a Jetson through jetson-stats' service, None where it is not installed or does not run.
+
+    The service keeps the rail that feeds the whole board (VDD_IN) apart from the others, or adds all up.
+    """
     try:
         from jtop import jtop
 
@@ -124,9 +140,22 @@ def jtop_rails() -> PowerRails | None:
         return None
 
     def read() -> dict[str, float]:
-        return {name: rail["power"] / 1000 for name, rail in client.power["rail"].items()}
+        with suppress(Exception):
+            client.ok(spin=True)  # raises what ended the client, whose last reading stays for ever
+            power = client.power
+            rails = {**power["rail"], power["tot"].get("name", "total"): power["tot"]}
+            return {name: rail["power"] / 1000 for name, rail in rails.items()}
+        return {}
 
-    return PowerRails("jtop", read)
+    if read():
+        return PowerRails("jtop", read)
+    with suppress(Exception):
+        client.close()
+    return None
+
+
+def _own_name(label: str, device: Path, taken: Container[str]) -> str:
+    return label if label not in taken else f"{label} {device.name}"
 
 
 def _product(voltage: Path, current: Path) -> Callable[[], float | None]:
@@ -147,7 +176,7 @@ def _scaled(path: Path, divisor: float) -> Callable[[], float | None]:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").strip() or None
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
         return None
 

@@ -129,7 +129,7 @@ def measured(readings, seconds=0.15):
 
 def test_a_rail_that_misses_readings_is_integrated_across_the_gap():
     energy = measured([{"VDD_IN": 6.0}, {"VDD_IN": 6.0}, {}, {}, {"VDD_IN": 6.0}])
-    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.15)
+    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.3)
 
 
 def test_joules_of_a_part_of_the_time_are_left_out():
@@ -137,11 +137,15 @@ def test_joules_of_a_part_of_the_time_are_left_out():
     assert set(energy.joules) == {"A"}
 
 
+_RAILS = {"VDD_SOC": {"power": 1500}}
+_TOTAL = {"name": "VDD_IN", "power": 6000}
+
+
 class Jtop:
     """jetson-stats' client: VDD_IN stands apart from the rails, and what it read last stays when its service ends."""
 
-    rails = {"VDD_SOC": {"power": 1500}}
-    total = {"name": "VDD_IN", "power": 6000}
+    rails = _RAILS
+    total = _TOTAL
     ended = False
 
     def __init__(self, interval):
