@@ -4,7 +4,9 @@ Streams and device memory are handed around as the integers that TensorRT takes.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,14 +19,17 @@ __all__ = ["BACKENDS", "Cuda", "CudaPython", "Pycuda", "cuda_from_name"]
 
 Array = npt.NDArray[Any]
 
+_NON_BLOCKING: Final = 1
+"""CU_STREAM_NON_BLOCKING: while another kind of stream is captured, the legacy stream is unusable in every thread."""
+
 
 class Cuda(Protocol):
-    """Device memory, pinned host memory, streams, events and graphs of one device."""
+    """Device memory, pinned host memory, streams and events of one device. Every call belongs inside ``current()``."""
 
     name: str
 
-    def attach(self) -> None:
-        """Make the device current in the calling thread."""
+    def current(self) -> AbstractContextManager[None]:
+        """Make the device current in the calling thread for a block; the thread is left as it was found."""
         ...
 
     def allocate(self, size: int) -> int:
@@ -75,16 +80,30 @@ class Pycuda:
 
     def __init__(self, device: int = 0) -> None:
         self._driver = pycuda_driver()
-        self._driver.init()
-        self._context = self._driver.Device(device).retain_primary_context()
         self._streams: dict[int, Any] = {}
         self._memory: list[Any] = []
-        self.attach()
+        with self._errors():
+            self._context = _primary_context(self._driver, device)
 
-    def attach(self) -> None:
-        """Make the device current in the calling thread."""
-        if self._driver.Context.get_current() is None:
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device current in the calling thread for a block; the thread is left as it was found.
+
+        pycuda aborts the process when a thread ends with a context still pushed, and a pop takes whatever is on top.
+        """
+        with self._errors():
             self._context.push()
+            try:
+                yield
+            finally:
+                self._context.pop()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._driver.Error as error:
+            raise _failure(str(error)) from error
 
     def allocate(self, size: int) -> int:
         """Device memory of ``size`` bytes, as an address."""
@@ -99,7 +118,7 @@ class Pycuda:
 
     def stream(self) -> int:
         """A new stream."""
-        stream = self._driver.Stream()
+        stream = self._driver.Stream(_NON_BLOCKING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
@@ -129,11 +148,10 @@ class Pycuda:
 
     def close(self) -> None:
         """Release everything."""
-        self.attach()
-        while self._memory:
-            self._memory.pop().free()
-        self._streams.clear()
-        self._context.pop()
+        with self.current():
+            while self._memory:
+                self._memory.pop().free()
+            self._streams.clear()
 
 
 class CudaPython:
@@ -145,11 +163,19 @@ class CudaPython:
         self._runtime = cuda_runtime()
         self._device = device
         self._held: list[tuple[str, Any]] = []
-        self.attach()
+        with self.current():
+            pass  # a device that cannot be used says so now
 
-    def attach(self) -> None:
-        """Make the device current in the calling thread."""
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the device current in the calling thread for a block; the thread is left as it was found."""
+        before = self._call("cudaGetDevice")
         self._call("cudaSetDevice", self._device)
+        try:
+            yield
+        finally:
+            if before != self._device:
+                self._call("cudaSetDevice", before)
 
     def allocate(self, size: int) -> int:
         """Device memory of ``size`` bytes, as an address."""
@@ -165,7 +191,7 @@ class CudaPython:
 
     def stream(self) -> int:
         """A new stream."""
-        stream = self._call("cudaStreamCreate")
+        stream = self._call("cudaStreamCreateWithFlags", _NON_BLOCKING)
         self._held.append(("cudaStreamDestroy", stream))
         return int(stream)
 
@@ -205,8 +231,25 @@ class CudaPython:
     def _call(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._runtime, function)(*arguments)
         if int(status) != 0:
-            raise EngineError(f"{function} failed: {status.name}.")
+            raise _failure(f"{function} failed: {status.name}")
         return values[0] if values else None
+
+
+@cache
+def _primary_context(driver: Any, device: int) -> Any:
+    """Kept as long as the process: pycuda leaves the context on the driver's stack when it lets go of it."""
+    driver.init()
+    return driver.Device(device).retain_primary_context()
+
+
+def _failure(said: str) -> EngineError:
+    full = "out of memory" in said or "MemoryAllocation" in said
+    remedy = (
+        "Free device memory, or ask for smaller batches."
+        if full
+        else "Start the process again; `tokfilter doctor` looks at the driver and the device."
+    )
+    return EngineError(f"CUDA: {said.rstrip('.')}. {remedy}")
 
 
 BACKENDS: Final[dict[str, Callable[[], Cuda]]] = {"pycuda": Pycuda, "cuda-python": CudaPython}

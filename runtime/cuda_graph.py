@@ -17,7 +17,7 @@ class Graphs:
 
     def __init__(self) -> None:
         self._driver = cuda_driver()
-        self._instances: list[ctypes.c_void_p] = []
+        self._instances: set[int] = set()
 
     def begin(self, stream: int) -> None:
         """Start to capture what is put on the stream."""
@@ -36,17 +36,22 @@ class Graphs:
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
         finally:
             self._call("cuGraphDestroy", graph)
-        self._instances.append(instance)
+        self._instances.add(instance.value or 0)
         return instance.value or 0
 
     def launch(self, graph: int, stream: int) -> None:
         """Replay a graph."""
         self._call("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
+    def drop(self, graph: int) -> None:
+        """Destroy a graph: it holds device memory of its own."""
+        self._instances.remove(graph)
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
+
     def close(self) -> None:
         """Destroy all graphs."""
-        while self._instances:
-            self._call("cuGraphExecDestroy", self._instances.pop())
+        for graph in tuple(self._instances):
+            self.drop(graph)
 
     def _call(self, function: str, *arguments: Any) -> None:
         status = getattr(self._driver, function)(*arguments)

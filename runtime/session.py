@@ -141,9 +141,10 @@ class CheckedSession(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        close, self._close = self._close, None
-        if close is not None:
-            close()
+        with self._busy:  # a call that another thread is in ends before its memory goes
+            close, self._close = self._close, None
+            if close is not None:
+                close()
 
     def run(self, images: Array, keep: Keep | None = None) -> Result:
         """Classify images at the default budget, or at ``keep``.
@@ -151,14 +152,18 @@ class CheckedSession(ABC):
         images: [B, 3, H, W], normalised, of the type that ``inputs[0]`` names
         Raises DataError for images that do not fit, BudgetError, EngineError.
         """
-        if self._close is None:
-            raise EngineError("this session is closed: use it inside its `with` block, or open another.")
+        self._check_open()
         k = self.budgets.tokens(keep)
         check_images(images, self.inputs[0])
         if self.thread_safe:
             return self._execute(images, k)
         with self._alone():
+            self._check_open()  # another thread may have closed it since
             return self._execute(images, k)
+
+    def _check_open(self) -> None:
+        if self._close is None:
+            raise EngineError("this session is closed: use it inside its `with` block, or open another.")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """A plan file in, an engine out, and its refusals in words that say what to do."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,16 +14,20 @@ from tokfilter.manifest import Entry
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Profile", "engine_from_plan", "profiles_of", "serving_profile"]
+__all__ = ["Profile", "engine_from_plan", "logged", "profiles_of", "serving_profile"]
 
 # What TensorRT's log says -> what to do about it.
 _REMEDY: Final = "Build it again on this machine: tokfilter engine."
 _REMEDIES: Final = (
     ("plugin", "The plan holds tokfilter's plugin: tokfilter plugin build, then tokfilter engine."),
     ("version", f"The plan is of another TensorRT version. {_REMEDY}"),
+    ("outofmemory", "Free device memory: other processes may hold it."),
     ("incompatible device", f"The plan is for another GPU. {_REMEDY}"),
     ("compute", f"The plan is for another GPU. {_REMEDY}"),
 )
+
+_ERRORS: Final = 20
+"""Errors kept: a service that goes on after an error must not grow."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Pa
     """
     logger = _logger(module)
     logger.errors.clear()
-    runtime: trt.Runtime = module.Runtime(logger)
+    runtime = _runtime(module, logger)
     if entry.target.get("version_compatible"):
         # Such a plan carries host code; its bytes are the ones that the manifest names.
         runtime.engine_host_code_allowed = True
@@ -59,17 +64,29 @@ def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Pa
         _load_plugins(module, runtime, logger, entry, plugins)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        said = _said(logger)
+        said = logged(module)
         remedy = next((text for word, text in _REMEDIES if word in said.lower()), _REMEDY)
         built = ", ".join(f"{key} {value}" for key, value in entry.target.items() if value) or "an unknown target"
         raise EngineError(f"TensorRT {module.__version__} refuses {path}: {said}. It was built for {built}. {remedy}")
     return engine, runtime
 
 
+def _runtime(module: Any, logger: Any) -> "trt.Runtime":
+    try:
+        runtime: trt.Runtime = module.Runtime(logger)
+    except (TypeError, RuntimeError) as error:  # the binding was given nothing, and says only that
+        raise EngineError(
+            f"TensorRT {module.__version__} does not start: {logged(module)}. It wants an NVIDIA driver for its CUDA "
+            "version: install or update the driver; `tokfilter doctor` shows it."
+        ) from error
+    return runtime
+
+
 def _load_plugins(module: Any, runtime: Any, logger: Any, entry: Entry, plugins: Sequence[Path]) -> None:
     registry = runtime.get_plugin_registry()
     if registry.get_creator(NAME, VERSION, DOMAIN) is not None:  # loading it twice fails
         return
+    logger.errors.clear()  # it logs a plugin that is not there yet as an error
     if not plugins:
         raise EngineError(
             f"{entry.path} wants the plugin library {entry.target['plugin']}, and manifest.json lists none. {_REMEDY}"
@@ -77,7 +94,7 @@ def _load_plugins(module: Any, runtime: Any, logger: Any, entry: Entry, plugins:
     for plugin in plugins:
         if registry.load_library(str(plugin)) is None:
             raise EngineError(
-                f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {_said(logger)}. "
+                f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {logged(module)}. "
                 "Build it for this machine: tokfilter plugin build, then tokfilter engine."
             )
 
@@ -119,7 +136,7 @@ def _logger(module: Any) -> Any:
     class Kept(module.ILogger):  # type: ignore[misc]  # the base class exists only where TensorRT is installed
         def __init__(self) -> None:
             module.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=_ERRORS)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
@@ -128,5 +145,10 @@ def _logger(module: Any) -> Any:
     return Kept()
 
 
-def _said(logger: Any) -> str:
-    return " / ".join(message.strip().rstrip(".") for message in logger.errors) or "no reason given"
+def logged(module: Any) -> str:
+    """What TensorRT has logged as errors since it was last asked."""
+    errors = _logger(module).errors
+    # A copy: sessions in other threads may be logging.
+    said = " / ".join(message.strip().rstrip(".") for message in tuple(errors)) or "no reason given"
+    errors.clear()
+    return said

@@ -6,6 +6,7 @@ captured graph stays valid only while its context keeps its shapes. TensorRT-RTX
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
@@ -21,7 +22,7 @@ from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
 from tokfilter.runtime.metrics import Timing
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
-from tokfilter.runtime.tensorrt_engine import Profile, engine_from_plan, profiles_of, serving_profile
+from tokfilter.runtime.tensorrt_engine import Profile, engine_from_plan, logged, profiles_of, serving_profile
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -66,6 +67,7 @@ class TensorRTSession(CheckedSession):
     artefact: Artefact
     cuda_graph: bool = False
     backend: str | None = None
+    _module: Any = field(default=None, init=False, repr=False)
     _engine: "trt.ICudaEngine | None" = field(default=None, init=False, repr=False)
     _outlived: Any = field(default=None, init=False, repr=False)
     _cuda: Cuda | None = field(default=None, init=False, repr=False)
@@ -78,17 +80,17 @@ class TensorRTSession(CheckedSession):
         entry, manifest = self.artefact.entry, self.artefact.manifest
         path = checked_path(self.artefact.directory, entry)
         plugins = [checked_path(self.artefact.directory, e) for e in manifest.entries("plugin", entry.runtime)]
-        module = tensorrt_module(entry.runtime or "tensorrt")
-        cuda = cuda_from_name(self.backend)
+        self._module = module = tensorrt_module(entry.runtime or "tensorrt")
+        self._cuda = cuda = cuda_from_name(self.backend)
         try:
-            self._engine, self._outlived = engine_from_plan(module, path, entry, plugins)
-            self._cuda, self._graphs = cuda, Graphs() if self.cuda_graph else None
-            self._profiles = profiles_of(self._engine)
-            self._describe(module, self._engine)
-            self._allocate(cuda)
+            with cuda.current():
+                self._engine, self._outlived = engine_from_plan(module, path, entry, plugins)
+                self._graphs = Graphs() if self.cuda_graph else None
+                self._profiles = profiles_of(self._engine)
+                self._describe(module, self._engine)
+                self._allocate(cuda)
         except BaseException:
-            self._engine = None
-            cuda.close()
+            self._release()
             raise
         return self._release
 
@@ -124,9 +126,9 @@ class TensorRTSession(CheckedSession):
 
     def _execute(self, images: Array, k: int) -> Result:
         assert self._cuda is not None
-        self._cuda.attach()
-        prepared = self._prepare(images.shape[0], k)
-        timing = self._transfer_and_compute(self._cuda, prepared, images)
+        with self._cuda.current():
+            prepared = self._prepare(images.shape[0], k)
+            timing = self._transfer_and_compute(self._cuda, prepared, images)
         results = {name: self._buffers[name].view(shape).copy() for name, shape in prepared.outputs.items()}
         return Result(results["logits"], results.get("indices"), timing)
 
@@ -156,7 +158,9 @@ class TensorRTSession(CheckedSession):
         key = (batch, k)
         if key not in self._prepared:
             if len(self._prepared) >= _CONTEXTS:
-                self._prepared.popitem(last=False)
+                _, oldest = self._prepared.popitem(last=False)
+                if oldest.graph is not None and self._graphs is not None:
+                    self._graphs.drop(oldest.graph)
             self._prepared[key] = self._new_context(batch, k)
         self._prepared.move_to_end(key)
         return self._prepared[key]
@@ -166,19 +170,28 @@ class TensorRTSession(CheckedSession):
         profile = serving_profile(self._profiles, batch, k)
         context = self._engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile.index, self._stream):
-            raise EngineError(f"TensorRT has no context for a batch of {batch} at {k} tokens: is device memory full?")
-        sizes = {"batch": batch, "k": k}
-        for spec in self.inputs:
-            shape = tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
-            if not context.set_input_shape(spec.name, shape):
-                raise EngineError(f"TensorRT refuses {spec.name} of shape {list(shape)}: export with other ranges.")
-        for spec in (*self.inputs, *self.outputs):
-            context.set_tensor_address(spec.name, self._buffers[spec.name].address)
+            raise EngineError(
+                f"TensorRT has no context for a batch of {batch} at {k} tokens: {logged(self._module)}. Free device "
+                "memory, or ask for smaller batches."
+            )
+        self._set_inputs(context, {"batch": batch, "k": k})
         outputs = {spec.name: _sizes(context.get_tensor_shape(spec.name)) for spec in self.outputs}
         # The first enqueue after a change of shapes must stay outside a capture (NVIDIA/TensorRT issue 2603).
         self._enqueue(context)
         self._cuda.synchronize(self._stream)
         return _Prepared(context, outputs, self._capture(context))
+
+    def _set_inputs(self, context: "trt.IExecutionContext", sizes: dict[str, int]) -> None:
+        for spec in self.inputs:
+            shape = tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
+            if not context.set_input_shape(spec.name, shape):
+                raise EngineError(
+                    f"TensorRT refuses {spec.name} of shape {list(shape)}: {logged(self._module)}. Export with other "
+                    "ranges."
+                )
+        for spec in (*self.inputs, *self.outputs):
+            if not context.set_tensor_address(spec.name, self._buffers[spec.name].address):
+                raise EngineError(f"TensorRT refuses the memory for {spec.name}: {logged(self._module)}. Export again.")
 
     def _capture(self, context: "trt.IExecutionContext") -> int | None:
         if self._graphs is None:
@@ -186,22 +199,31 @@ class TensorRTSession(CheckedSession):
         self._graphs.begin(self._stream)
         try:
             self._enqueue(context)
-        finally:
-            graph = self._graphs.end(self._stream)
-        return graph
+        except EngineError as error:
+            with suppress(EngineError):  # a capture has to end before the stream serves again
+                self._graphs.drop(self._graphs.end(self._stream))
+            raise EngineError(f"{error} It was for a CUDA graph capture: run with cuda_graph=False.") from error
+        return self._graphs.end(self._stream)
 
     def _enqueue(self, context: "trt.IExecutionContext") -> None:
         if not context.execute_async_v3(self._stream):
-            raise EngineError("TensorRT could not enqueue the inference: see its log above.")
+            raise EngineError(
+                f"TensorRT could not enqueue the inference: {logged(self._module)}. Ask for smaller batches if memory "
+                "is short, else build the plan again on this machine: tokfilter engine."
+            )
 
     def _release(self) -> None:
-        self._prepared.clear()
-        self._buffers.clear()
-        if self._graphs is not None:
-            self._graphs.close()
-        self._engine = self._outlived = None
-        if self._cuda is not None:
-            self._cuda.close()
+        assert self._cuda is not None
+        cuda, graphs = self._cuda, self._graphs
+        with cuda.current():
+            self._prepared.clear()
+            self._engine = None
+            self._outlived = self._graphs = self._cuda = None
+            self._buffers.clear()
+            self._events = []
+            if graphs is not None:
+                graphs.close()
+            cuda.close()
 
 
 def _batched(dims: tuple[int, ...]) -> tuple[int | str, ...]:

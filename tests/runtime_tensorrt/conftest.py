@@ -168,7 +168,7 @@ class Logger:
 class Played:
     """The module tensorrt, as far as the session uses it."""
 
-    ILogger = Logger
+    ILogger, Context, Device = Logger, PlayedContext, HostCuda
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     nptype = staticmethod(lambda dtype: dtype)
 

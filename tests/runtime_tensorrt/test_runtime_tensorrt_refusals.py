@@ -3,6 +3,7 @@ them, and over a played TensorRT."""
 
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -12,7 +13,8 @@ import pytest
 
 from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError
 from tokfilter.manifest import Entry, entry_from_file
-from tokfilter.runtime import bindings, cuda, cuda_graph, tensorrt_session
+from tokfilter.runtime import bindings, cuda, cuda_graph, tensorrt_engine, tensorrt_session
+from tokfilter.runtime import session as session_module
 from tokfilter.runtime.golden import golden_of
 from tokfilter.runtime.sessions import EngineOptions, session_for
 from tokfilter.runtime.tensorrt_engine import engine_from_plan
@@ -113,6 +115,88 @@ def test_a_second_thread_is_refused_and_the_first_gets_its_answer(plan, played, 
             session.run(images, 8)
         go_on.set()
         np.testing.assert_array_equal(first.result(10).logits, wanted)
+
+
+def test_closing_waits_for_the_call_of_another_thread(plan, played, monkeypatch):
+    images, entered, go_on = golden_of(plan).images, threading.Event(), threading.Event()
+
+    def slow(stream):
+        entered.set()
+        assert go_on.wait(10)
+
+    session = TensorRTSession(plan).__enter__()
+    wanted = session.run(images, 8).logits
+    monkeypatch.setattr(played.device, "synchronize", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(session.run, images, 8)
+        assert entered.wait(10)
+        closing = pool.submit(session.__exit__, None, None, None)
+        time.sleep(0.1)
+        assert not closing.done() and not played.device.closed
+        go_on.set()
+        np.testing.assert_array_equal(first.result(10).logits, wanted)
+        closing.result(10)
+    assert played.device.closed
+    with pytest.raises(EngineError, match="closed"):
+        session.run(images, 8)
+
+
+def test_a_session_that_is_closed_between_check_and_call_is_refused(plan, played, monkeypatch):
+    images = golden_of(plan).images
+    with TensorRTSession(plan) as session:
+        monkeypatch.setattr(session_module, "check_images", lambda *_: session.__exit__(None, None, None))
+        with pytest.raises(EngineError, match="this session is closed"):
+            session.run(images, 8)
+
+
+def test_a_session_may_be_used_and_closed_in_other_threads(plan, played):
+    images = golden_of(plan).images
+    with ThreadPoolExecutor(1) as pool:
+        session = pool.submit(TensorRTSession(plan).__enter__).result(10)
+    session.run(images, 8)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(session.__exit__, None, None, None).result(10)
+    assert played.device.closed and played.device.threads == []
+
+
+def test_what_was_allocated_is_given_back_when_opening_fails(plan, played, monkeypatch):
+    monkeypatch.setattr(played.Device, "pinned", refuse_memory)
+    session = TensorRTSession(plan, cuda_graph=True)
+    with pytest.raises(EngineError, match="out of memory"), session:
+        pass
+    assert played.device.closed
+    assert session._buffers == {} and session._engine is session._outlived is session._graphs is None
+
+
+def refuse_memory(device, size):
+    raise EngineError("CUDA: out of memory")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("execute_async_v3", "could not enqueue the inference: Illegal address. Ask for smaller batches"),
+        ("set_input_shape", r"refuses images of shape \[1, 3, 32, 32\]: Illegal address. Export with"),
+        ("set_tensor_address", "refuses the memory for images: Illegal address. Export again"),
+        ("set_optimization_profile_async", "no context for a batch of 1 at 8 tokens: Illegal address. Free"),
+    ],
+)
+def test_what_tensorrt_logs_reaches_the_user_and_does_not_pile_up(plan, played, monkeypatch, call, message):
+    logger = tensorrt_engine._logger(played)
+
+    def refuse(*_):
+        logger.log(1, "Illegal address.")
+        return False
+
+    monkeypatch.setattr(played.Context, call, refuse)
+    with TensorRTSession(plan) as session:
+        for _ in range(3):
+            with pytest.raises(EngineError, match=message):
+                session.run(np.zeros((1, 3, 32, 32), np.float32), 8)
+    assert not logger.errors
+    for _ in range(1000):
+        logger.log(1, "again")
+    assert len(logger.errors) <= 20
 
 
 def test_two_sessions_at_once_do_not_disturb_each_other(plan, played):
@@ -249,3 +333,50 @@ def test_refusals_come_with_a_remedy(plan, said, remedy):
     with pytest.raises(EngineError, match=remedy) as caught:
         engine_from_plan(module, plan.directory / "model.plan", plan.entry, [])
     assert "chatter" not in str(caught.value)
+
+
+def played_tensorrt(said):
+    """TensorRT that finds no plugin at first and logs that as an error, loads it, and refuses the plan."""
+
+    class Logger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+    class Runtime:
+        def __init__(self, logger):
+            self.logger = logger
+
+        def get_plugin_registry(self):
+            return self
+
+        def get_creator(self, name, version, namespace):
+            self.logger.log(1, f"Cannot find plugin: {name}, version: {version}, namespace:{namespace}.")
+
+        def load_library(self, path):
+            return object()
+
+        def deserialize_cuda_engine(self, data):
+            self.logger.log(1, said)
+
+    module = ModuleType("tensorrt")
+    module.ILogger, module.Runtime, module.__version__ = Logger, Runtime, "10.13"
+    return module
+
+
+def test_a_plugin_that_was_loaded_is_not_blamed(plan):
+    module = played_tensorrt("generated on an incompatible device, expecting compute 8.7 got compute 9.0")
+    library = plan.directory / "libtokfilter_plugin.so"
+    with pytest.raises(EngineError, match="another GPU") as caught:
+        engine_from_plan(module, plan.directory / "model.plan", wanting_plugin(plan), [library])
+    assert "Cannot find plugin" not in str(caught.value)
+
+
+def test_a_driver_too_old_for_tensorrt_has_its_sentence(plan):
+    module = played_tensorrt("")
+
+    def refuse(logger):
+        logger.log(1, "CUDA initialization failure with error: 35.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module.Runtime = refuse
+    with pytest.raises(EngineError, match=r"10.13 does not start: CUDA initialization failure.*update the driver"):
+        engine_from_plan(module, plan.directory / "model.plan", plan.entry, [])

@@ -60,11 +60,24 @@ def test_failed_capture_is_an_error_and_no_silent_fallback(plan, played, monkeyp
         session.run(np.zeros((1, 3, 32, 32), np.float32))
 
 
-def test_contexts_do_not_pile_up(plan, played):
-    with TensorRTSession(plan) as session:
-        for k in range(1, 17):
+def test_an_enqueue_that_fails_in_a_capture_says_why_and_ends_the_capture(plan, played, monkeypatch):
+    def refuse_in_capture(context, stream):
+        return played.capturing is None
+
+    monkeypatch.setattr(played.Context, "execute_async_v3", refuse_in_capture)
+    with (
+        TensorRTSession(plan, cuda_graph=True) as session,
+        pytest.raises(EngineError, match="could not enqueue .*CUDA graph capture: run with cuda_graph=False"),
+    ):
+        session.run(np.zeros((1, 3, 32, 32), np.float32))
+    assert played.capturing is None and not played.graphs
+
+
+def test_contexts_and_graphs_do_not_pile_up(plan, played):
+    with TensorRTSession(plan, cuda_graph=True) as session:
+        for k in [*range(1, 17), 1]:
             session.run(np.zeros((1, 3, 32, 32), np.float32), k)
-        assert len(session._prepared) == 8
+        assert len(session._prepared) == len(played.graphs) == 8
 
 
 def test_narrowest_profile_is_taken(plan, played):
