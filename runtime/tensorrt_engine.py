@@ -14,7 +14,15 @@ from tokfilter.manifest import Entry
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Profile", "engine_from_plan", "logged", "profiles_of", "serving_profile"]
+__all__ = [
+    "Profile",
+    "capturable",
+    "context_from_engine",
+    "engine_from_plan",
+    "logged",
+    "profiles_of",
+    "serving_profile",
+]
 
 # What TensorRT's log says -> what to do about it.
 _REMEDY: Final = "Build it again on this machine: tokfilter engine."
@@ -97,6 +105,29 @@ def _load_plugins(module: Any, runtime: Any, logger: Any, entry: Entry, plugins:
                 f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {logged(module)}. "
                 "Build it for this machine: tokfilter plugin build, then tokfilter engine."
             )
+
+
+def context_from_engine(module: Any, engine: Any, captured: bool) -> "trt.IExecutionContext | None":
+    """A new context, None where TensorRT has no memory for it.
+
+    captured: whether a CUDA graph is to be captured. TensorRT-RTX runs fallback kernels until those of a shape are
+        compiled in the background, and a graph would keep them (pytorch/TensorRT, pull request 4187): then it waits.
+    """
+    strategies = getattr(module, "DynamicShapesKernelSpecializationStrategy", None)
+    context: trt.IExecutionContext | None
+    if strategies is None or not captured:
+        context = engine.create_execution_context()
+    else:
+        config = engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        context = engine.create_execution_context(config)
+    return context
+
+
+def capturable(context: Any, stream: int) -> bool:
+    """Whether a CUDA graph can be captured of a context with its shapes set. Only TensorRT-RTX has some that refuse."""
+    asked = getattr(context, "is_stream_capturable", None)
+    return asked is None or bool(asked(stream))
 
 
 def profiles_of(engine: "trt.ICudaEngine") -> list[Profile]:

@@ -22,7 +22,15 @@ from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
 from tokfilter.runtime.metrics import Timing
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
-from tokfilter.runtime.tensorrt_engine import Profile, engine_from_plan, logged, profiles_of, serving_profile
+from tokfilter.runtime.tensorrt_engine import (
+    Profile,
+    capturable,
+    context_from_engine,
+    engine_from_plan,
+    logged,
+    profiles_of,
+    serving_profile,
+)
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -168,7 +176,7 @@ class TensorRTSession(CheckedSession):
     def _new_context(self, batch: int, k: int) -> _Prepared:
         assert self._engine is not None and self._cuda is not None
         profile = serving_profile(self._profiles, batch, k)
-        context = self._engine.create_execution_context()
+        context = context_from_engine(self._module, self._engine, captured=self._graphs is not None)
         if context is None or not context.set_optimization_profile_async(profile.index, self._stream):
             raise EngineError(
                 f"TensorRT has no context for a batch of {batch} at {k} tokens: {logged(self._module)}. Free device "
@@ -196,6 +204,8 @@ class TensorRTSession(CheckedSession):
     def _capture(self, context: "trt.IExecutionContext") -> int | None:
         if self._graphs is None:
             return None
+        if not capturable(context, self._stream):
+            raise EngineError("TensorRT-RTX cannot run this plan inside a CUDA graph: run with cuda_graph=False.")
         self._graphs.begin(self._stream)
         try:
             self._enqueue(context)

@@ -136,7 +136,7 @@ class PlayedEngine:
 
     def __init__(self, played, graph, profiles):
         self.played, self.graph, self.profiles = played, graph, profiles
-        self.num_optimization_profiles = len(profiles)
+        self.num_optimization_profiles, self.configs = len(profiles), []
 
     def get_tensor_name(self, i):
         return self.names[i]
@@ -155,7 +155,11 @@ class PlayedEngine:
         batches, budgets = self.profiles[index]
         return [(n, 3, 32, 32) for n in batches] if name == "images" else [(n,) for n in budgets]
 
-    def create_execution_context(self):
+    def create_runtime_config(self):
+        return SimpleNamespace()
+
+    def create_execution_context(self, config=None):
+        self.configs.append(config)
         return PlayedContext(self)
 
 

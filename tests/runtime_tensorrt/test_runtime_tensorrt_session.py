@@ -1,5 +1,7 @@
 """The TensorRT session's own logic over a played TensorRT; `make test-gpu` runs it on a GPU."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,27 @@ def test_an_enqueue_that_fails_in_a_capture_says_why_and_ends_the_capture(plan, 
     ):
         session.run(np.zeros((1, 3, 32, 32), np.float32))
     assert played.capturing is None and not played.graphs
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_rtx_waits_for_the_kernels_of_a_shape_before_a_graph_keeps_them(plan, played, graph):
+    played.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    with TensorRTSession(plan, cuda_graph=graph) as session:
+        session.run(np.zeros((1, 3, 32, 32), np.float32))
+    (config,) = played.engine.configs
+    assert config == (SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="eager") if graph else None)
+
+
+def test_an_rtx_plan_that_cannot_be_captured_is_refused(plan, played, monkeypatch):
+    monkeypatch.setattr(played.Context, "is_stream_capturable", lambda context, stream: stream != 7, raising=False)
+    images = np.zeros((1, 3, 32, 32), np.float32)
+    with (
+        TensorRTSession(plan, cuda_graph=True) as session,
+        pytest.raises(EngineError, match="RTX cannot run this plan inside a CUDA graph: run with cuda_graph=False"),
+    ):
+        session.run(images)
+    with TensorRTSession(plan) as session:
+        session.run(images)
 
 
 def test_contexts_and_graphs_do_not_pile_up(plan, played):
