@@ -165,17 +165,17 @@ class TensorRTSession(CheckedSession):
         """The context for a batch at k tokens, made at its first use."""
         key = (batch, k)
         if key not in self._prepared:
+            profile = serving_profile(self._profiles, batch, k)  # what no profile serves costs no other its context
             if len(self._prepared) >= _CONTEXTS:
                 _, oldest = self._prepared.popitem(last=False)
                 if oldest.graph is not None and self._graphs is not None:
                     self._graphs.drop(oldest.graph)
-            self._prepared[key] = self._new_context(batch, k)
+            self._prepared[key] = self._new_context(profile, batch, k)
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
-    def _new_context(self, batch: int, k: int) -> _Prepared:
+    def _new_context(self, profile: Profile, batch: int, k: int) -> _Prepared:
         assert self._engine is not None and self._cuda is not None
-        profile = serving_profile(self._profiles, batch, k)
         context = context_from_engine(self._module, self._engine, captured=self._graphs is not None)
         if context is None or not context.set_optimization_profile_async(profile.index, self._stream):
             raise EngineError(

@@ -101,6 +101,9 @@ def test_contexts_and_graphs_do_not_pile_up(plan, played):
         for k in [*range(1, 17), 1]:
             session.run(np.zeros((1, 3, 32, 32), np.float32), k)
         assert len(session._prepared) == len(played.graphs) == 8
+        with pytest.raises(EngineError, match="got a batch of 5"):
+            session.run(np.zeros((5, 3, 32, 32), np.float32), 8)
+        assert len(session._prepared) == len(played.graphs) == 8
 
 
 def test_narrowest_profile_is_taken(plan, played):
