@@ -22,10 +22,17 @@ from tokfilter.bundle import (
 )
 from tokfilter.model import FilteredViT
 from tokfilter.scorers import FilterConfig, TokenFilter
+from tokfilter.train.data import splits_from_folder
+from tokfilter.train.scenes import SceneConfig, write_scenes
+from tokfilter.train.views import Views, preprocessing_from_backbone
 
 SMALL = Architecture(
     "vit_tiny_patch16_224",
     {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5},
+)
+TEN_CLASSES = Architecture(
+    "vit_tiny_patch16_224",
+    {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 10},
 )
 
 
@@ -81,6 +88,21 @@ def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "model.pt"
     save_bundle(small_bundle(), path)
     return path
+
+
+@pytest.fixture
+def ten_classes() -> Architecture:
+    return TEN_CLASSES
+
+
+@pytest.fixture(scope="session")
+def scene_views(tmp_path_factory: pytest.TempPathFactory) -> Views:
+    """The views of 40 small scenes for a model of ``ten_classes``."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 0, train=40, test=40, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
+    return Views(
+        splits_from_folder(folder).test, preprocessing_from_backbone(create_backbone(TEN_CLASSES), crop_pct=1.0)
+    )
 
 
 @pytest.fixture(scope="session")
