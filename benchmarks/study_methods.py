@@ -165,7 +165,7 @@ def rows_from_method(setting: Setting, method: str) -> Rows:
     return rows
 
 
-_VERSION: Final = 4  # of what a setting's folder holds
+_VERSION: Final = 5  # of what a setting's folder holds
 
 
 def _claim(setting: Setting) -> None:

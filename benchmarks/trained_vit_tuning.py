@@ -1,4 +1,4 @@
-"""Fine-tuning of the trained weights, alike for the filter and for rivals: few steps, each draws its budget."""
+"""Fine-tuning of the trained weights, alike for the filter and for rivals: few steps, each with budgets drawn anew."""
 
 from pathlib import Path
 from typing import Any, Final

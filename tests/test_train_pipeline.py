@@ -5,7 +5,7 @@ import torch
 
 from tokfilter.backbone import Architecture, create_backbone
 from tokfilter.bundle import load_bundle, model_from_bundle, save_bundle
-from tokfilter.errors import DataError
+from tokfilter.errors import BudgetError, DataError
 from tokfilter.model import FilteredViT
 from tokfilter.scorers import FilterConfig
 from tokfilter.train.data import Splits, splits_from_folder
@@ -148,18 +148,52 @@ def test_a_pair_in_order_costs_little_and_counts_by_what_separates_it():
     assert ranking_loss(torch.ones(2, 4), torch.zeros(2, 4)) == 0  # nothing to tell apart
 
 
-def test_elastic_steps_draw_budgets_and_leave_the_scorer_alone(splits):
+def budgets_of_steps(splits, config):
+    """How many tokens and how many images each forward pass of a training had."""
     model = FilteredViT(create_backbone(SMALL))
     model.scorer.requires_grad_(False)
     before = {name: value.clone() for name, value in model.scorer.state_dict().items()}
     drawn = []
-    hook = model.backbone.blocks[0].register_forward_hook(lambda m, i, out: drawn.append(out.shape[1] - 1))
-    views = Views(splits.train, start().preprocessing)
-    train_elastic(model, views, FineTuning(Plan(60, batch=4), low=0.25, full=0.3), 0, Work())
+    hook = model.backbone.blocks[0].register_forward_hook(lambda m, i, out: drawn.append((out.shape[1] - 1, len(out))))
+    train_elastic(model, Views(splits.train, start().preprocessing), config, 0, Work())
     hook.remove()
     assert same(before, dict(model.scorer.state_dict()))
-    assert min(drawn) >= 4 and len(set(drawn)) > 6
-    assert 0.2 < sum(k == 16 for k in drawn) / 60 < 0.6
+    return drawn
+
+
+@pytest.mark.parametrize("budgets", [2, 3, 4, 5])
+def test_elastic_steps_share_their_images_among_small_and_large_budgets(splits, budgets):
+    drawn = budgets_of_steps(splits, FineTuning(Plan(40, batch=20), low=0.25, budgets=budgets))
+    steps = [drawn[i : i + budgets] for i in range(0, len(drawn), budgets)]
+    assert len(steps) == 40
+    smaller = []
+    for step in steps:
+        assert sum(images for _, images in step) == 20
+        counts = sorted((tokens for tokens, _ in step), reverse=True)
+        assert counts[0] == 16 and counts[-1] >= 4
+        if budgets >= 3:  # from 4 to 17 the middle of the logarithm is 8.2
+            assert counts[-1] <= 8
+        smaller += counts[1:]
+    assert len(set(smaller)) > 8
+    assert 0.35 < sum(tokens <= 8 for tokens in smaller) / len(smaller) < 0.65  # half of the logarithm
+    assert len({tuple(tokens for tokens, _ in step).index(16) for step in steps}) > 1  # no image's place has its budget
+
+
+def test_images_fewer_than_budgets_take_turns(splits):
+    drawn = budgets_of_steps(splits, FineTuning(Plan(60, batch=1), low=0.25))
+    assert len(drawn) == 60 and {images for _, images in drawn} == {1}
+    assert 5 < sum(tokens == 16 for tokens, _ in drawn) < 30  # every token: a quarter
+    assert min(tokens for tokens, _ in drawn) < 7
+
+
+def test_a_fixed_budget_is_the_only_one(splits):
+    assert set(budgets_of_steps(splits, FineTuning(Plan(5, batch=8), fixed=0.5))) == {(8, 8)}
+
+
+@pytest.mark.parametrize("options", [{"low": 0.0}, {"low": 1.5}, {"budgets": 1}])
+def test_elastic_settings_that_train_no_budgets_are_refused(options):
+    with pytest.raises(BudgetError, match="elastic fine-tuning wants"):
+        FineTuning(**options)
 
 
 def test_distillation_changes_what_is_learned(tmp_path, splits):

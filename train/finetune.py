@@ -34,23 +34,26 @@ class FineTuning:
     """How a backbone learns.
 
     smoothing: of the labels
-    low: the smallest share of the tokens that a step may draw
-    full: probability that a step keeps every token, so that the full model stays good
-    fixed: every step keeps this budget, and the checkpoint serves it alone; None draws a budget for each step
+    low: the smallest share of the tokens that may be drawn
+    budgets: so many, drawn anew, share the images of each step; one of them is every token
+    fixed: every image keeps this budget, and the checkpoint serves it alone; None draws
     distill: weight of the divergence from the start model's full logits; 0 leaves it out
     """
 
     plan: Plan = field(default_factory=lambda: Plan(steps=400, lr=5e-4))
     smoothing: float = 0.1
     low: float = 0.125
-    full: float = 0.25
+    budgets: int = 4
     fixed: Keep | None = None
     distill: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if not (0 < self.low <= 1 and 0 <= self.full <= 1):
-            raise BudgetError(f"elastic budgets want shares between 0 and 1, got low {self.low}, full {self.full}.")
+        if not (0 < self.low <= 1 and self.budgets >= 2):
+            raise BudgetError(
+                f"elastic fine-tuning wants a lowest share in (0, 1] and two or more budgets a step, "
+                f"got low {self.low}, budgets {self.budgets}."
+            )
 
 
 def initialise(backbone: Any, seed: int) -> None:
@@ -79,7 +82,7 @@ def train_elastic(
     name: str = "finetune",
     teacher: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Train with a budget drawn anew each step, in place; a scorer stays as it is. Returns metrics.
+    """Train with budgets drawn anew each step, in place; a scorer stays as it is. Returns metrics.
 
     teacher: a model whose full logits are imitated when ``config.distill`` is above 0
     """
@@ -101,9 +104,10 @@ def _run(
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         images = augmented(views.normalised(batch.images, device), config.augmentation, generator)
-        keep = _budget(config, model.patches, generator) if elastic else model.patches
+        keeps = _budgets(config, model.patches, generator) if elastic else [model.patches]
         _reseed(model, generator)
-        logits = model(images, keep)
+        parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # few images have fewer parts
+        logits = torch.cat([model(part, keep) for part, keep in parts])
         value = F.cross_entropy(logits, batch.labels.to(device), label_smoothing=config.smoothing)
         if teacher is None or config.distill == 0:
             return value
@@ -119,14 +123,20 @@ def _run(
     return {"first_loss": losses[0], "last_loss": sum(last) / len(last), "steps": len(losses)}
 
 
-def _budget(config: FineTuning, patches: int, generator: torch.Generator) -> int:
-    """The fixed one; or every token with probability ``full``, else any count from the lowest up."""
+def _budgets(config: FineTuning, patches: int, generator: torch.Generator) -> list[int]:
+    """The fixed one; or every token and smaller counts, in an order drawn anew.
+
+    Between the lowest count and all, the smaller ones divide the logarithm evenly, from an offset that is drawn: half
+    as many tokens is as far at any size, and no step leaves the small budgets out. Averaged over budgets, the gradient
+    is steadier than one budget's (after the sandwich rule of slimmable networks, arXiv 1903.05134, without its cost).
+    """
     if config.fixed is not None:
-        return tokens_from_keep(config.fixed, patches)
-    if float(torch.rand((), generator=generator)) < config.full:
-        return patches
-    lowest = max(1, round(config.low * patches))
-    return int(torch.randint(lowest, patches + 1, (), generator=generator))
+        return [tokens_from_keep(config.fixed, patches)]
+    lowest, smaller = max(1, round(config.low * patches)), config.budgets - 1
+    spots = (torch.arange(smaller) + torch.rand(1, generator=generator)) / smaller
+    counts = lowest * ((patches + 1) / lowest) ** spots
+    drawn = [patches, *counts.int().clamp(max=patches).tolist()]
+    return [drawn[i] for i in torch.randperm(len(drawn), generator=generator)]
 
 
 def _reseed(model: Any, generator: torch.Generator) -> None:
