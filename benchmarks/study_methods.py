@@ -61,7 +61,12 @@ SPECIALISTS: Final = "one checkpoint per budget"
 
 MAIN: Final = (BEFORE, FILTER, DISTILLED, BEST, *RIVALS, *REDUCING)
 
-LONGER: Final = ("longer: filter", "longer: filter with summary", "longer: token merging")
+_LONGER_RIVALS: Final = {
+    "longer: token merging": "tome",
+    "longer: centre tokens": "centre",
+    "longer: largest norm": "norm",
+}
+LONGER: Final = ("longer: filter", "longer: filter with summary", *_LONGER_RIVALS)
 """The contenders once more, all distilled, with four times the steps and twice the learning rate."""
 LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
 
@@ -184,8 +189,8 @@ def _measured(setting: Setting, method: str) -> Rows:
         return _before(setting)
     if method in (*RIVALS, *REDUCING):
         return _rival(setting, method, setting.recipe)
-    if method == LONGER[2]:
-        return _rival(setting, "tome", _longer(setting.recipe))
+    if method in _LONGER_RIVALS:
+        return _rival(setting, _LONGER_RIVALS[method], _longer(setting.recipe))
     if method in (SPECIALISTS, LONG_SPECIALISTS):
         recipe = setting.recipe if method == SPECIALISTS else _told(_longer(setting.recipe))
         return [_specialist(setting, method, recipe, keep) for keep in setting.subject.budgets if keep != 1.0]
