@@ -127,8 +127,8 @@ def _budgets(config: FineTuning, patches: int, generator: torch.Generator) -> li
     """The fixed one; or every token and smaller counts, in an order drawn anew.
 
     Between the lowest count and all, the smaller ones divide the logarithm evenly, from an offset that is drawn: half
-    as many tokens is as far at any size, and no step leaves the small budgets out. Averaged over budgets, the gradient
-    is steadier than one budget's (after the sandwich rule of slimmable networks, arXiv 1903.05134, without its cost).
+    as many tokens is as far at any size, and no step leaves the small budgets out. After the sandwich rule of slimmable
+    networks (arXiv 1903.05134), which shows every image to each budget; here the images are shared out.
     """
     if config.fixed is not None:
         return [tokens_from_keep(config.fixed, patches)]
