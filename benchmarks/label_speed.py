@@ -2,10 +2,11 @@
 
     python -m tokfilter.benchmarks.label_speed --model deit_tiny_patch16_224 --model fashion-mnist --batch 64
 
-A model is timm's, or that of a study (``study.py``). Both run in one process with the same threads and the same images
-or variants per forward pass, in turn: plain, labels, plain, labels... The plain backbone runs in inference mode with
-nothing in its slot. Weights are random, which costs the same time as trained ones. The labels are compared first with
-those of single forward passes. What labels cost besides the variants (embedding, unmasked loss) is in their time.
+A model is timm's, or that of a study (``study.py``). Both run in one process with the same threads, in the same
+precision and with as many images or variants per forward pass, in turn: plain, labels, plain, labels... The plain
+backbone runs in inference mode with nothing in its slot. Weights are random, which costs the same time as trained ones.
+The labels are compared first with those of single forward passes. What labels cost besides the variants (embedding,
+unmasked loss) is in their time.
 """
 
 import shlex
@@ -27,7 +28,7 @@ from tokfilter.benchmarks.statistics import speedup_from_pairs
 from tokfilter.benchmarks.study import SUBJECTS
 from tokfilter.errors import VerificationError
 from tokfilter.model import FilteredViT
-from tokfilter.train.labels import LabelConfig, delta_loss
+from tokfilter.train.labels import LabelConfig, LabelPrecision, autocast_from_precision, delta_loss
 from tokfilter.train.masking import MaskConfig
 
 __all__ = ["GOAL", "RESULTS", "measure"]
@@ -35,11 +36,17 @@ __all__ = ["GOAL", "RESULTS", "measure"]
 RESULTS: Final = Path(__file__).parent / "results" / "label_speed.json"
 GOAL: Final = 0.95
 
-_TOLERANCE: Final = 1e-4  # in nats; fp32 adds in another order when the batch is another
+_TOLERANCES: Final[dict[LabelPrecision, float]] = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.1}
+"""In nats: sums are made in another order when the batch is another, and a loss of random weights is about 7."""
 
 
 def measure(
-    architecture: Architecture, batch: int, images: int | None, rounds: int, mask: MaskConfig
+    architecture: Architecture,
+    batch: int,
+    images: int | None,
+    rounds: int,
+    mask: MaskConfig,
+    precision: LabelPrecision = "fp32",
 ) -> dict[str, Any]:
     """One row of the document.
 
@@ -55,15 +62,17 @@ def measure(
     size = plain.patch_embed.img_size
     images = images or max(1, round(12 * batch / model.patches))
     pixels, few = torch.randn(batch, 3, *size, device=device), torch.randn(images, 3, *size, device=device)
-    difference = _difference(model, few[:1], LabelConfig(mask), batch)
+    config = LabelConfig(mask, precision=precision)
+    difference = _difference(model, few[:1], config, batch)
     with torch.inference_mode():
-        seconds = _pairs(plain, pixels, model, few, LabelConfig(mask), rounds)
+        seconds = _pairs(plain, pixels, model, few, config, rounds)
     ratio = speedup_from_pairs(seconds["plain"], seconds["labels"])
     middle = {name: sorted(values)[rounds // 2] for name, values in seconds.items()}
     return {
         "architecture": {"name": architecture.name, **architecture.kwargs},
         "patches": model.patches,
         "mask": asdict(mask),
+        "precision": precision,
         "device": device,
         "threads": torch.get_num_threads(),
         "batch": batch,
@@ -82,7 +91,7 @@ def _difference(model: FilteredViT, image: Tensor, config: LabelConfig, chunk: i
     """The largest one, of labels in chunks from labels by one forward pass per token. Raises VerificationError."""
     found, alone = (delta_loss(model, image, _classes(image), config, size)[0] for size in (chunk, 1))
     difference = float((found - alone).abs().max())
-    if difference > _TOLERANCE:
+    if difference > _TOLERANCES[config.precision]:
         raise VerificationError(f"labels in chunks of {chunk} are {difference:.2g} from labels one by one; not timed.")
     return difference
 
@@ -94,9 +103,15 @@ def _pairs(
     batch, variants, classes = len(pixels), len(few) * model.patches, _classes(few)
     passes = max(1, round(variants / batch))
     seconds: dict[str, list[float]] = {"plain": [], "labels": []}
-    plain(pixels)  # warm up, untimed; the comparison has warmed the labels
+
+    def run_plain(times: int) -> None:
+        with autocast_from_precision(config.precision, pixels.device):
+            for _ in range(times):
+                plain(pixels)
+
+    run_plain(1)  # warm up, untimed; the comparison has warmed the labels
     for _ in range(rounds):
-        seconds["plain"].append(_timed(lambda: [plain(pixels) for _ in range(passes)]) / (passes * batch))
+        seconds["plain"].append(_timed(lambda: run_plain(passes)) / (passes * batch))
         seconds["labels"].append(_timed(lambda: delta_loss(model, few, classes, config, batch)) / variants)
     return seconds
 
@@ -123,18 +138,28 @@ def _timed(work: Callable[[], Any]) -> float:
 @click.option("--images", type=click.IntRange(min=1), help="Labelled per round. Default: what makes 12 batches.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default=("fp32",), multiple=True, help="Repeatable."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-def main(model: tuple[str, ...], batch: int, images: int | None, rounds: int, mask: Any, output: Path) -> None:
+def main(
+    model: tuple[str, ...], batch: int, images: int | None, rounds: int, mask: Any, precision: Any, output: Path
+) -> None:
     """Measure labels against the plain backbone."""
     before = conditions()
-    rows = [{"model": name, **measure(_architecture(name), batch, images, rounds, MaskConfig(mask))} for name in model]
+    rows = [
+        {"model": name, **measure(_architecture(name), batch, images, rounds, MaskConfig(mask), number)}
+        for name in model
+        for number in precision
+    ]
     command = f"python -m tokfilter.benchmarks.label_speed {shlex.join(sys.argv[1:])}".strip()
     found = {**header("label-speed", command), "conditions": {"before": before, "after": conditions()}, "rows": rows}
     write_json(output, found)
     for row in rows:
         ratio = row["ratio"]
         click.echo(
-            f"{row['model']}: {row['variants_per_s']:.1f} variants/s, plain {row['images_per_s']:.1f} images/s, "
+            f"{row['model']}, {row['precision']}: {row['variants_per_s']:.1f} variants/s, "
+            f"plain {row['images_per_s']:.1f} images/s, "
             f"ratio {ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
         )
     sys.exit(0 if all(row["reached"] for row in rows) else 1)

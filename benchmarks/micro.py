@@ -1,7 +1,8 @@
 """``python -m tokfilter.benchmarks.micro``: TokenSelect on this GPU, beside what else could do its work.
 
-Microseconds and share of the memory bandwidth, L2 cache cold and warm, of the plugin, TensorRT's own TopK + Gather,
-NVIDIA's plugin TopkLastDim + Gather, and torch. Each method's result is compared with the reference before it is timed.
+Microseconds and share of the memory bandwidth, L2 cache cold and warm, of our kernel, alone and as TensorRT's plugin,
+TopK + Gather of TensorRT and of TensorRT-RTX, NVIDIA's plugin TopkLastDim + Gather, and torch. Each method's result is
+compared with the reference before it is timed; one that this machine lacks something for is named with what it lacks.
 """
 
 import json
@@ -16,12 +17,10 @@ import torch
 
 from tokfilter.benchmarks.machine import conditions, machine, versions
 from tokfilter.benchmarks.micro_cases import CASES, Case, Measurement, table
-from tokfilter.benchmarks.micro_engines import METHODS, Method, example, load_plugin
+from tokfilter.benchmarks.micro_engines import METHODS, Method, example
 from tokfilter.benchmarks.micro_timer import Timer, same
 from tokfilter.errors import MissingDependencyError, TokfilterError, VerificationError
 from tokfilter.files import atomic_path
-from tokfilter.kernels.build import plugin_path
-from tokfilter.runtime.bindings import tensorrt_module
 
 __all__ = ["SCHEMA", "gpu_report", "main"]
 
@@ -36,29 +35,27 @@ def gpu_report(
 
     library: the plugin library; None takes the one that ``tokfilter plugin build`` made
     samples: per method and cache state
-    Raises MissingDependencyError without a GPU, TensorRT or plugin; VerificationError for a wrong result; EngineError.
+    Raises MissingDependencyError without a GPU; VerificationError for a wrong result; EngineError.
     """
     if not torch.cuda.is_available():
         raise MissingDependencyError("The micro-benchmark needs an NVIDIA GPU that torch can use; there is none here.")
-    module = tensorrt_module("tensorrt")
-    load_plugin(module, library or plugin_path())
     timer = Timer(samples)
     peak, before = timer.copy_gb_s(), conditions()
     rows = []
     for case in cases:
         entries = [
-            _measured(method, case, module, timer).as_dict(case, peak, timer.floor_us) for method in METHODS.values()
+            _measured(method, case, library, timer).as_dict(case, peak, timer.floor_us) for method in METHODS.values()
         ]
         rows.append({"case": case.name, "minimum_bytes": case.minimum_bytes, "methods": entries})
         say(table(rows[-1:]))
     return _document(rows, peak, timer.floor_us, samples, {"before": before, "after": conditions()})
 
 
-def _measured(method: Method, case: Case, module: Any, timer: Timer) -> Measurement:
-    """Compared first, timed second; a method that this TensorRT lacks is skipped with the reason."""
+def _measured(method: Method, case: Case, library: Path | None, timer: Timer) -> Measurement:
+    """Compared first, timed second; a method that needs what is not here is skipped with the reason."""
     tokens, scores = example(case, "cuda")
     try:
-        call = method.make(module, case, tokens, scores)
+        call = method.make(case, tokens, scores, library)
     except MissingDependencyError as error:
         return Measurement(method.name, skipped=str(error))
     found = call()

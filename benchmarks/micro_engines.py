@@ -1,4 +1,4 @@
-"""The methods that the micro-benchmark compares: torch, and TensorRT engines of one small graph each.
+"""The methods that the micro-benchmark compares: torch, our kernel alone, and engines of one small graph each.
 
 A method is made for one case and gives a function that puts one call on torch's current stream.
 """
@@ -15,7 +15,10 @@ from torch import Tensor
 from tokfilter.benchmarks.micro_cases import Case
 from tokfilter.benchmarks.micro_graphs import native_graph, plugin_graph, topk_last_dim_graph
 from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.kernels.build import cache_directory, plugin_path
+from tokfilter.kernels.native import GpuKernel, arguments_from_tensors, build_gpu_library
 from tokfilter.kernels.torch_op import token_select
+from tokfilter.runtime.bindings import tensorrt_module
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -119,28 +122,65 @@ def call_from_graph(module: Any, graph: onnx.ModelProto, case: Case, tokens: Ten
     return call
 
 
+Maker = Callable[[Case, Tensor, Tensor, Path | None], Call]
+"""(case, tokens, scores, plugin library) -> a call. Raises MissingDependencyError for what is not on this machine."""
+
+
 @dataclass(frozen=True)
 class Method:
-    """A way to do TokenSelect. order: of the rows that it keeps; make: a call for a case (module is TensorRT's)."""
+    """A way to do TokenSelect. order: of the rows that it keeps; make: a call for a case."""
 
     name: str
     order: str
-    make: Callable[[Any, Case, Tensor, Tensor], Call]
+    make: Maker
 
     def expected(self, case: Case, tokens: Tensor, scores: Tensor) -> Tensor:
         """What the call must give, bit for bit: [B, P+k, C]."""
         return token_select(tokens, scores, case.k, case.prefix, self.order)[0]
 
 
-def _engine(graph: Callable[[Case], onnx.ModelProto]) -> Callable[[Any, Case, Tensor, Tensor], Call]:
-    return lambda module, case, tokens, scores: call_from_graph(module, graph(case), case, tokens, scores)
-
-
-def _torch(_module: Any, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+def _torch(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
     return torch_call(case, tokens, scores)
 
 
-def _last_dim(module: Any, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+def _kernel(order: str) -> Maker:
+    """The CUDA kernel without an engine around it, built by nvcc for this GPU."""
+
+    def make(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+        kernel = GpuKernel(build_gpu_library(cache_directory() / "kernel"))
+        selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
+        indices = torch.empty(case.batch, case.k, dtype=torch.int32, device=tokens.device)
+        arguments = arguments_from_tensors(tokens, scores, selected, indices, case.prefix, order)
+
+        def call(_alive: tuple[Tensor, ...] = (tokens, scores, indices)) -> Tensor:
+            status = kernel.launch(arguments, torch.cuda.current_stream().cuda_stream)
+            if status != 0:
+                raise EngineError(f"the kernel did not launch: CUDA error {status}.")
+            return selected
+
+        return call
+
+    return make
+
+
+def _plugin(order: str) -> Maker:
+    def make(case: Case, tokens: Tensor, scores: Tensor, library: Path | None) -> Call:
+        module = tensorrt_module("tensorrt")
+        load_plugin(module, library or plugin_path())
+        return call_from_graph(module, plugin_graph(case, order), case, tokens, scores)
+
+    return make
+
+
+def _native(runtime: str) -> Maker:
+    def make(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+        return call_from_graph(tensorrt_module(runtime), native_graph(case), case, tokens, scores)
+
+    return make
+
+
+def _last_dim(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+    module = tensorrt_module("tensorrt")
     module.init_libnvinfer_plugins(module.Logger(module.Logger.WARNING), "")
     if module.get_plugin_registry().get_creator("TopkLastDim", "1", "") is None:
         raise MissingDependencyError(f"TensorRT {module.__version__} has no plugin TopkLastDim; 11.0 and later do.")
@@ -148,10 +188,13 @@ def _last_dim(module: Any, case: Case, tokens: Tensor, scores: Tensor) -> Call:
 
 
 _METHODS: Final = (
-    Method("tokfilter plugin, by position", "position", _engine(lambda case: plugin_graph(case, "position"))),
-    Method("tokfilter plugin, by score", "score", _engine(lambda case: plugin_graph(case, "score"))),
-    Method("TensorRT TopK + Gather", "score", _engine(native_graph)),
+    Method("tokfilter kernel, by position", "position", _kernel("position")),
+    Method("tokfilter kernel, by score", "score", _kernel("score")),
+    Method("tokfilter plugin, by position", "position", _plugin("position")),
+    Method("tokfilter plugin, by score", "score", _plugin("score")),
+    Method("TensorRT TopK + Gather", "score", _native("tensorrt")),
     Method("NVIDIA TopkLastDim + Gather", "score", _last_dim),
+    Method("TensorRT-RTX TopK + Gather", "score", _native("tensorrt-rtx")),
     Method("torch topk + gather + cat", "score", _torch),
 )
 METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _METHODS}

@@ -1,6 +1,8 @@
 """Sessions on ONNX Runtime: CPU, CUDA, TensorRT and TensorRT-RTX execution providers."""
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +24,9 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Our name of a provider -> ONNX Runtime's, and the package that brings it."""
 
+_EXACT: Final[Mapping[str, Mapping[str, str]]] = {"cuda": {"use_tf32": "0"}}
+"""Provider options that make fp32 be fp32: TF32 keeps 10 bits of mantissa, as few as fp16."""
+
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
 
@@ -34,7 +39,7 @@ class OnnxRuntimeSession(CheckedSession):
     spinning: whether idle threads spin while a call runs, which is quicker and keeps cores busy; between calls they
         never do, so that a process that waits disturbs nobody
     huge_pages: whether Linux is asked for huge pages behind the weights
-    provider_options: passed on to the execution provider
+    provider_options: passed on to the execution provider; they go before what is set here (``_EXACT``)
     """
 
     artefact: Artefact
@@ -52,10 +57,13 @@ class OnnxRuntimeSession(CheckedSession):
         onnxruntime = _onnxruntime()
         name = _available_provider(onnxruntime, self.provider)
         path = checked_path(self.artefact.directory, self.artefact.entry)
+        if self.provider != "cpu":
+            _preload(onnxruntime)
+        chosen = {**_EXACT.get(self.provider, {}), **self.provider_options}
         try:
             with advised_huge_pages(self.huge_pages):
                 session = onnxruntime.InferenceSession(
-                    str(path), self._options(onnxruntime), providers=[(name, dict(self.provider_options))]
+                    str(path), self._options(onnxruntime), providers=[(name, chosen)]
                 )
         except Exception as error:  # ONNX Runtime raises many kinds; each means that this file does not load
             raise EngineError(
@@ -118,6 +126,16 @@ def _onnxruntime() -> Any:
             "'tokfilter[runtime-gpu]'."
         ) from error
     return onnxruntime
+
+
+def _preload(onnxruntime: Any) -> None:
+    """Load CUDA's libraries from NVIDIA's wheels, where pip puts them and the dynamic loader does not look.
+
+    Those that the system has are found without; a library that nobody has shows when the session opens.
+    """
+    if hasattr(onnxruntime, "preload_dlls"):  # 1.21
+        with redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
 
 
 def _available_provider(onnxruntime: Any, provider: str) -> str:

@@ -35,7 +35,18 @@ def test_the_command_measures_and_its_exit_says_whether_the_goal_was_reached(tmp
     assert (row["patches"], row["batch"], row["images_per_round"], row["rounds"]) == (49, 49, 1, 3)
     assert row["architecture"]["img_size"] == 28
     assert result.exit_code == (0 if row["reached"] else 1), result.output
-    assert "fashion-mnist: " in result.output and "variants/s" in result.output
+    assert "fashion-mnist, fp32: " in result.output and "variants/s" in result.output
+
+
+def test_halves_are_measured_beside_halves(tmp_path):
+    output = tmp_path / "speed.json"
+    arguments = ["--model", "fashion-mnist", "--batch", "49", "--images", "1", "--rounds", "1", "-o", str(output)]
+    CliRunner().invoke(label_speed.main, [*arguments, "--precision", "fp32", "--precision", "bf16"])
+    document = json.loads(output.read_text())
+    jsonschema.validate(document, SCHEMA)
+    exact, half = document["rows"]
+    assert [exact["precision"], half["precision"]] == ["fp32", "bf16"]
+    assert half["difference"] > 10 * exact["difference"]
 
 
 def test_every_variant_and_every_image_is_really_computed(monkeypatch):

@@ -28,6 +28,7 @@ __all__ = [
     "LabelConfig",
     "LabelMethod",
     "LabelPrecision",
+    "autocast_from_precision",
     "delta_loss",
     "identity_from",
     "label_images",
@@ -101,12 +102,13 @@ def delta_loss(
     positions: [B], places of the images in their data set, from which random groups are drawn; None counts from 0
     Returns delta loss [B, N] and the unmasked loss [B], in nats. The model has to be in evaluation mode.
     """
-    with _precision(config, images.device):
+    with autocast_from_precision(config.precision, images.device):
         return _delta_loss(model, images, labels, config, chunk, positions)
 
 
-def _precision(config: LabelConfig, device: torch.device) -> AbstractContextManager[Any]:
-    half = _HALVES.get(config.precision)
+def autocast_from_precision(precision: LabelPrecision, device: torch.device) -> AbstractContextManager[Any]:
+    """What forward passes of that precision run in."""
+    half = _HALVES.get(precision)
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 

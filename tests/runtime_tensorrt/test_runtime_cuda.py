@@ -5,8 +5,10 @@ is on top, and a thread that ends with a stack that is not empty aborts the proc
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tokfilter.errors import EngineError
@@ -208,3 +210,66 @@ def test_a_capture_that_took_nothing_in_is_an_error_and_leaves_no_graph(monkeypa
     with pytest.raises(EngineError, match="took nothing in"):
         graphs.end(7)
     assert (driver.alive, driver.graphs) == (set(), 0)
+
+
+@pytest.fixture(params=["pycuda", "cuda-python"])
+def real(request):
+    """The real device through each binding."""
+    pytest.importorskip("pycuda.driver" if request.param == "pycuda" else "cuda.bindings.runtime")
+    device = cuda.cuda_from_name(request.param)
+    yield device
+    device.close()
+
+
+@pytest.mark.gpu
+def test_what_goes_to_the_device_comes_back_in_the_order_of_the_stream(real):
+    with real.current():
+        stream, size = real.stream(), 1 << 22
+        sent, received, address = real.pinned(size), real.pinned(size), real.allocate(size)
+        begun, ended = real.event(), real.event()
+        for seed in range(3):
+            sent[:] = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+            received[:] = 0
+            real.record(begun, stream)
+            real.to_device(address, sent, stream)
+            real.to_host(received, address, stream)
+            real.record(ended, stream)
+            real.synchronize(stream)
+            assert np.array_equal(received, sent)
+            assert 0 < real.milliseconds(begun, ended) < 1000
+
+
+@pytest.mark.gpu
+def test_a_thread_of_its_own_uses_the_device_and_ends(real):
+    def work():
+        with real.current():
+            return real.allocate(1 << 20)
+
+    with ThreadPoolExecutor(1) as pool:  # pycuda would abort when this thread ends with a context still pushed
+        assert pool.submit(work).result() > 0
+
+
+@pytest.mark.gpu
+def test_more_memory_than_the_device_has_is_refused_in_words(real):
+    with real.current(), pytest.raises(EngineError, match="Free device memory, or ask for smaller batches"):
+        real.allocate(1 << 46)
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_is_replayed_on_new_inputs(real):
+    with real.current():
+        graphs, stream, size = cuda_graph.Graphs(), real.stream(), 4096
+        sent, received, address = real.pinned(size), real.pinned(size), real.allocate(size)
+        graphs.begin(stream)
+        real.to_device(address, sent, stream)
+        real.to_host(received, address, stream)
+        graph = graphs.end(stream)
+        for value in (1, 2, 3):
+            sent[:] = value
+            graphs.launch(graph, stream)
+            real.synchronize(stream)
+            assert (received == value).all()
+        graphs.begin(stream)
+        with pytest.raises(EngineError, match="took nothing in: run with cuda_graph=False"):
+            graphs.end(stream)
+        graphs.close()
