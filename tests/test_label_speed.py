@@ -38,15 +38,19 @@ def test_the_command_measures_and_its_exit_says_whether_the_goal_was_reached(tmp
     assert "fashion-mnist, fp32: " in result.output and "variants/s" in result.output
 
 
-def test_halves_are_measured_beside_halves(tmp_path):
-    output = tmp_path / "speed.json"
-    arguments = ["--model", "fashion-mnist", "--batch", "49", "--images", "1", "--rounds", "1", "-o", str(output)]
-    CliRunner().invoke(label_speed.main, [*arguments, "--precision", "fp32", "--precision", "bf16"])
-    document = json.loads(output.read_text())
-    jsonschema.validate(document, SCHEMA)
-    exact, half = document["rows"]
-    assert [exact["precision"], half["precision"]] == ["fp32", "bf16"]
-    assert half["difference"] > 10 * exact["difference"]
+def test_halves_are_measured_beside_halves(monkeypatch):
+    seen, create = {}, label_speed.create_backbone
+
+    def watched(architecture):
+        backbone = create(architecture)
+        found = seen.setdefault(len(seen), set())
+        backbone.blocks[0].attn.qkv.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
+        return backbone
+
+    monkeypatch.setattr(label_speed, "create_backbone", watched)
+    row = label_speed.measure(SMALL, batch=8, images=1, rounds=1, mask=MaskConfig(), precision="bf16")
+    assert row["precision"] == "bf16"
+    assert seen == {0: {torch.bfloat16}, 1: {torch.bfloat16}}  # plain, labels
 
 
 def test_every_variant_and_every_image_is_really_computed(monkeypatch):
