@@ -101,11 +101,11 @@ def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
 
 def _settings(options: EngineOptions, plan: Plan, torch: bool) -> dict[str, Any]:
     onnx = options.runtime == "onnx" and not torch
-    on_host = torch or (onnx and options.provider == "cpu")
+    on_host = (torch or onnx) and options.provider == "cpu"
     return {
         "engine": "torch" if torch else options.runtime,
-        "provider": options.provider if onnx else None,
-        "precision": "fp32" if torch else options.precision,
+        "provider": options.provider if torch or onnx else None,
+        "precision": options.precision,
         "threads": options.threads,
         "spinning": options.spinning if onnx else None,
         "huge_pages": options.huge_pages if onnx else None,
@@ -114,7 +114,7 @@ def _settings(options: EngineOptions, plan: Plan, torch: bool) -> dict[str, Any]
         "block_s": plan.block_s,
         "order": "rounds of full and every budget, forward and backward in turn; one process each, one runs at a time",
         "transfers": "none: host memory" if on_host else "included: host to device and device to host",
-        "cuda_graph": options.cuda_graph and not onnx and not torch,
+        "cuda_graph": options.cuda_graph and not onnx,
         "spin_wait": "none: CPU" if on_host else "the driver's default",
         "streams": 1,
         "clocks": "as found (conditions)",

@@ -117,7 +117,8 @@ def _torch_session(request: dict[str, Any], manifest: Manifest) -> tuple[Checked
     """torch is imported in the one process that runs it: its threads and ONNX Runtime's disturb each other."""
     from tokfilter.benchmarks.torch_session import TorchSession
 
-    session = TorchSession(Path(request["bundle"]), request["role"], manifest, request["options"]["threads"])
+    chosen = {name: request["options"][name] for name in ("threads", "provider", "precision", "cuda_graph")}
+    session = TorchSession(Path(request["bundle"]), request["role"], manifest, **chosen)
     return session, Artefact(Path(request["directory"]), manifest, session.entry)
 
 

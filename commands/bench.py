@@ -17,7 +17,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say which engine runs, shared by `bench` and `tune`."""
     for option in (
         click.option("--backend", type=click.Choice(["pycuda", "cuda-python"]), help="CUDA binding of TensorRT."),
-        click.option("--cuda-graph", is_flag=True, help="Replay a captured CUDA graph (TensorRT)."),
+        click.option("--cuda-graph", is_flag=True, help="Replay a captured CUDA graph (TensorRT, PyTorch on a GPU)."),
         click.option(
             "--huge-pages/--no-huge-pages", default=True, help="Huge pages for weights (ONNX Runtime, Linux)."
         ),
@@ -28,7 +28,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["cpu", "cuda", "tensorrt", "tensorrt-rtx"]),
             default="cpu",
             show_default=True,
-            help="ONNX Runtime's execution provider.",
+            help="ONNX Runtime's execution provider; cpu or cuda for PyTorch.",
         ),
         click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", help="As exported."),
         click.option(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +195,14 @@ def _arrays(golden: Golden) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"tokfilter": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError as error:
-            raise TokfilterError(f"export wants the package {package}: pip install 'tokfilter[export]'") from error
-    return found
+    return {"tokfilter": __version__, **{package: _version(package) for package in _PACKAGES}}
+
+
+def _version(package: str) -> str:
+    """Of the package, or of the distribution that brings it under another name, as onnxruntime-gpu does."""
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        for name in packages_distributions().get(package, []):
+            return version(name)
+        raise TokfilterError(f"export wants the package {package}: pip install 'tokfilter[export]'") from error

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 from click.testing import CliRunner
@@ -30,6 +31,24 @@ def test_an_export_tells_each_check_and_each_file(quick, bundle_file, tmp_path):
     for name in ("model.fp16.onnx", "model.k3.fp16.onnx", "model.k8.fp16.onnx", "full.fp16.onnx", "golden.npz"):
         assert str(tmp_path / "out" / name) in result.stdout
     assert [entry.budget for entry in load_manifest(tmp_path / "out").entries("filtered")] == [None, 3, 8]
+
+
+def test_a_package_may_come_under_another_name(quick, bundle_file, tmp_path, monkeypatch):
+    """onnxruntime-gpu brings onnxruntime; no distribution of that name is installed then."""
+
+    def renamed(package):
+        if package == "onnxruntime":
+            raise PackageNotFoundError(package)
+        return "9.9" if package == "onnxruntime-gpu" else version(package)
+
+    monkeypatch.setattr(pipeline, "version", renamed)
+    monkeypatch.setattr(pipeline, "packages_distributions", dict)
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
+    assert result.exit_code == 1 and "export wants the package onnxruntime" in result.output
+    monkeypatch.setattr(pipeline, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
+    assert result.exit_code == 0, result.output
+    assert load_manifest(tmp_path / "out").versions["onnxruntime"] == "9.9"
 
 
 def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):

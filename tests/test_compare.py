@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from tokfilter.benchmarks import worker
@@ -16,7 +17,7 @@ from tokfilter.benchmarks.engines import Engine, EngineSpec, engines_open, specs
 from tokfilter.benchmarks.figures import harness
 from tokfilter.benchmarks.record import write_json
 from tokfilter.benchmarks.scenarios import Setting, scenarios
-from tokfilter.errors import BudgetError, DataError, EngineError, VerificationError
+from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError, VerificationError
 from tokfilter.files import sha256
 from tokfilter.manifest import load_manifest
 from tokfilter.runtime.metrics import Timing
@@ -113,12 +114,44 @@ def test_no_time_is_taken_from_outputs_that_differ(export_directory, tmp_path, m
 
 def test_torch_can_be_compared_too(export_directory, bundle_file, tmp_path):
     found = valid(compare(export_directory, [2], [0.5], OPTIONS, QUICK, bundle_file))
-    assert found["settings"]["engine"] == "torch"
+    assert (found["settings"]["engine"], found["settings"]["provider"]) == ("torch", "cpu")
+    half = valid(compare(export_directory, [2], [0.5], replace(OPTIONS, precision="bf16"), QUICK, bundle_file))
+    assert half["settings"]["precision"] == "bf16"
+    differences = [max(v["largest_difference"] for v in f["verification"]) for f in (found, half)]
+    assert differences[0] < 1e-4 < differences[1]
     assert [row["path"] for row in found["rows"]] == ["model.pt (full)", "model.pt (filtered)"]
     other = tmp_path / "model.pt"
     other.write_bytes(bundle_file.read_bytes() + b" ")
     with pytest.raises(EngineError, match="not the bundle that this export was made from"):
         compare(export_directory, [2], [0.5], OPTIONS, QUICK, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"provider": "tensorrt"}, "PyTorch runs on the provider cpu or cuda, got tensorrt"),
+        ({"cuda_graph": True}, "a CUDA graph of PyTorch wants the provider cuda"),
+    ],
+)
+def test_torch_takes_no_option_that_it_would_ignore(export_directory, bundle_file, options, sentence):
+    with pytest.raises(EngineError, match=sentence):
+        compare(export_directory, [1], [0.5], replace(OPTIONS, **options), QUICK, bundle_file)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_torch_without_a_gpu_says_so(export_directory, bundle_file):
+    with pytest.raises(MissingDependencyError, match="PyTorch sees no GPU"):
+        compare(export_directory, [1], [0.5], replace(OPTIONS, provider="cuda"), QUICK, bundle_file)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("graph", [False, True])
+def test_torch_on_a_gpu_is_verified_and_timed(export_directory, bundle_file, precision, graph):
+    options = replace(OPTIONS, provider="cuda", precision=precision, cuda_graph=graph)
+    found = valid(compare(export_directory, [1, 3], [0.5, 0.25], options, QUICK, bundle_file))
+    assert found["settings"]["cuda_graph"] == graph
+    assert all(row["gpu_ms"]["GPU Compute Time"]["median"] > 0 for row in found["rows"])
 
 
 @pytest.mark.parametrize("batches", [[], [0], [4, -1]])

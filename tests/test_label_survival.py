@@ -24,8 +24,8 @@ SMALL = Architecture(
     {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10},
 )
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-# One thread each, so that the same sums are added in the same order whoever works.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# One thread each, and no GPU, so that the same sums are added in the same order whoever works.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ def test_peak_memory_never_falls():
     block = bytearray(os.urandom(1)) * 80_000_000
     after = host_peak_bytes()
     del block
-    counted = 2**20  # Linux counts pages per thread and adds them up later
+    counted = 2**24  # Linux counts pages per thread and adds them up later
     assert 1_000_000 < before <= after <= host_peak_bytes() + counted
 
 

@@ -222,6 +222,14 @@ def test_a_class_map_that_leaves_one_class_is_refused(tmp_path):
         mapped(images, ("bee", "zebra"), print)
 
 
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert Team(0, 2, 0).device == "cuda:0"
+    with pytest.raises(DataError, match=r"shows 1 GPU, and process 2 has none left: .*--nproc-per-node gpu"):
+        _ = Team(1, 2, 1).device
+
+
 def test_each_of_a_team_checks_its_share(tmp_path):
     folder = in_folder(tmp_path / "data", {**classes(), "bee/none.png": b"no image", "cat/none.png": b""})
     images, said, raised = images_from_folder(folder), [], []

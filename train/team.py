@@ -42,8 +42,15 @@ class Team:
 
     @property
     def device(self) -> str:
-        """This process's GPU, or the CPU where there is none."""
-        return f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
+        """This process's GPU, or the CPU where there is none. Raises DataError for more processes than GPUs."""
+        if not torch.cuda.is_available():
+            return "cpu"
+        if self.local_rank >= torch.cuda.device_count():
+            raise DataError(
+                f"this machine shows {torch.cuda.device_count()} GPU, and process {self.local_rank + 1} has none left: "
+                "start torchrun with --nproc-per-node gpu, or with CUDA_VISIBLE_DEVICES= to label on the CPU."
+            )
+        return f"cuda:{self.local_rank}"
 
     def meet(self) -> None:
         """Wait until every process has come here. Raises DataError when one is gone."""

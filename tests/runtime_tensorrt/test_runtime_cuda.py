@@ -251,7 +251,7 @@ def test_a_thread_of_its_own_uses_the_device_and_ends(real):
 
 @pytest.mark.gpu
 def test_more_memory_than_the_device_has_is_refused_in_words(real):
-    with real.current(), pytest.raises(EngineError, match="Free device memory, or ask for smaller batches"):
+    with pytest.raises(EngineError, match="Free device memory, or ask for smaller batches"), real.current():
         real.allocate(1 << 46)
 
 
