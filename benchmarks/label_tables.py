@@ -1,7 +1,9 @@
 """Markdown tables of docs/labels.md and docs/trained-vit.md."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from tokfilter.benchmarks.markdown import line, rule
 
 __all__ = ["methods_table", "trained_table"]
 
@@ -10,13 +12,13 @@ Document = Mapping[str, Any]
 
 def methods_table(document: Document) -> str:
     """Label methods: passes, agreement with exact labels, speed."""
-    lines = [_line(["method", "passes", "rank correlation", "kept set at 1/4", "chance", "speed-up"]), "|---" * 6 + "|"]
+    lines = [line("method", "passes", "rank correlation", "kept set at 1/4", "chance", "speed-up"), rule(6)]
     for row in document["rows"]:
         least = min(row["overlap"], key=lambda overlap: overlap["tokens"])
         rank, speed = row["spearman"], row["speedup"]
         cells = [row["name"], str(row["passes"]), f"{rank['value']:.2f} ({rank['low']:.2f} to {rank['high']:.2f})"]
         cells += [f"{least['shared']:.0%}", f"{least['chance']:.0%}"]
-        lines.append(_line([*cells, f"{speed['value']:.1f} ({speed['low']:.1f} to {speed['high']:.1f})"]))
+        lines.append(line(*cells, f"{speed['value']:.1f} ({speed['low']:.1f} to {speed['high']:.1f})"))
     threads = document["settings"]["threads"]
     what = f"{document['data']['images']} training images, {threads} threads, 95 % intervals."
     return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
@@ -29,9 +31,9 @@ def trained_table(document: Document) -> str:
     for row in document["rows"]:
         name = f"{row['method']}, fine-tuned" if row["fine_tuned"] else row["method"]
         found.setdefault(name, {})[row["tokens"]] = row
-    lines = [_line(["tokens kept", *map(str, budgets)]), "|---" * (len(budgets) + 1) + "|"]
+    lines = [line("tokens kept", *map(str, budgets)), rule(len(budgets) + 1)]
     for name, rows in found.items():
-        lines.append(_line([name, *(_percent(rows[k]) if k in rows else "" for k in budgets)]))
+        lines.append(line(name, *(_percent(rows[k]) if k in rows else "" for k in budgets)))
     what = f"{document['data']['name']}, {document['data']['images']} test images, one seed, Wilson intervals at 95 %."
     return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
 
@@ -43,7 +45,3 @@ def _percent(row: Document) -> str:
 def _provenance(document: Document) -> str:
     machine, torch, date = document["machine"], document["versions"]["torch"], document["created"][:10]
     return f"{machine['cpu']}, {machine['cores']} cores, torch {torch}; {date}; `{document['command']}`."
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tokfilter.benchmarks.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.tables import (
     Document,
@@ -41,6 +42,10 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion_methods": ("label_methods_fashion.json", methods_table),
     "digits_methods": ("label_methods_digits.json", methods_table),
     "trained_vit": ("trained_vit.json", trained_table),
+    "gpu_kernel": ("gpu-kernel.json", kernel_table),
+    "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
+    "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
+    "gpu_labels": ("gpu-label_speed.json", label_speed_table),
 }
 """Name of a table -> (file of results, how it is written)."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tokfilter.benchmarks.accuracy_document import mean_and_half
+from tokfilter.benchmarks.markdown import line, rule
 from tokfilter.benchmarks.report_figures import method_name
 
 __all__ = ["Document", "ablation_table", "accuracy_table", "drop_table", "longer_table", "rate_table", "speed_table"]
@@ -19,7 +20,7 @@ def accuracy_table(document: Document) -> str:
     lines = _budget_lines(rows, _percent)
     budgets, cells = _budgets(rows), _cells(rows)
     macs = (cells.get((FILTER, k)) or cells["full", k] for k in budgets)
-    lines.append(_line("multiply-accumulates (filter)", *(f"{row['macs'] / 1e6:.2f} M" for row in macs)))
+    lines.append(line("multiply-accumulates (filter)", *(f"{row['macs'] / 1e6:.2f} M" for row in macs)))
     settings, before = document["settings"], document["settings"].get("full_before_fine_tuning")
     full = f" Full model before fine-tuning: {100 * sum(before) / len(before):.1f}." if before else ""
     what = f"{document['data']['name']}, {document['data']['images']} test images, top-1 in %; intervals: "
@@ -51,7 +52,7 @@ def drop_table(document: Document) -> str:
     lost = [_lost(row, whole[row["method"]]) for row in rows if row["keep"] < 1.0 and row["method"] in whole]
     lines = _budget_lines(lost, _points)
     before, interval = document["settings"]["full_before_fine_tuning"], document["settings"]["interval"]
-    lines.append(_line("multiply-accumulates, share of the full model", *_shares(document, lost)))
+    lines.append(line("multiply-accumulates, share of the full model", *_shares(document, lost)))
     what = f"{document['data']['name']}, points of top-1; intervals: {interval}, of the differences."
     start = f"Before fine-tuning the full model had {100 * sum(before) / len(before):.1f} %."
     return "\n".join([*lines, "", f"{what} {start} {_provenance(document)}"])
@@ -68,14 +69,14 @@ def rate_table(document: Document) -> str:
 def speed_table(document: Document) -> str:
     """Latency of full and filtered, the speed-up with its interval, and what multiply-accumulates predict."""
     comparison = document["comparisons"][0]
-    lines = [_line("batch", "tokens", "median ms", "speed-up", "predicted", "reached"), _rule(6)]
+    lines = [line("batch", "tokens", "median ms", "speed-up", "predicted", "reached"), rule(6)]
     for row in comparison["rows"]:
         filtered = row["speedup"] is not None and row["role"] == "filtered"
         speedup = "{value:.2f} ({low:.2f} to {high:.2f})".format(**row["speedup"]) if filtered else ""
         predicted = f"{row['predicted_speedup']:.2f}" if filtered else ""
         reached = f"{row['reached']:.2f}" if filtered else ""
         latency = f"{row['latency_ms']['median']:.1f}"
-        lines.append(_line(str(row["batch"]), str(row["tokens"]), latency, speedup, predicted, reached))
+        lines.append(line(str(row["batch"]), str(row["tokens"]), latency, speedup, predicted, reached))
     name, threads = comparison["model"]["architecture"], comparison["settings"]["threads"]
     what = f"`{name}`, random weights, ONNX Runtime on {threads} CPU threads, fp32, 95 % intervals."
     return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
@@ -112,11 +113,11 @@ def _cells(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
 def _budget_lines(rows: Sequence[Row], written: Callable[[Row], str]) -> list[str]:
     """Heading, rule, and a line for each method with a cell for each budget."""
     budgets, cells = _budgets(rows), _cells(rows)
-    lines = [_line("tokens kept", *(str(budget) for budget in budgets)), _rule(len(budgets) + 1)]
+    lines = [line("tokens kept", *(str(budget) for budget in budgets)), rule(len(budgets) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):
         found = [cells.get((method, budget)) for budget in budgets]
         name = f"**{method_name(method)}**" if method == FILTER else method_name(method)
-        lines.append(_line(name, *("" if row is None else written(row) for row in found)))
+        lines.append(line(name, *("" if row is None else written(row) for row in found)))
     return lines
 
 
@@ -134,11 +135,3 @@ def _provenance(document: Document) -> str:
     names = ("torch", "timm", "onnxruntime")
     versions = ", ".join(f"{name} {document['versions'][name]}" for name in names if name in document["versions"])
     return f"{machine['cpu']}, {machine['cores']} cores, {versions}; {date}; `{document['command']}`."
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _rule(columns: int) -> str:
-    return "|" + "---|" * columns
