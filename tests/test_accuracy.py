@@ -63,6 +63,7 @@ def test_every_method_has_its_rows(study):
     assert ("tome", 32) in cells and ("tome", 9) not in cells  # four blocks can only halve so often
     assert {row["method"] for row in document["ablations"]} == {FILTER, GROUPED, SPECIALISTS}
     assert {row["method"] for row in document["longer"]} == set(LONGER)
+    assert document["command"].endswith("--data digits-in-scenes --seeds 0,1 --longer")
     assert ("filter, distilled, with summary", 9) in cells
 
 
