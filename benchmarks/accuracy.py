@@ -1,7 +1,7 @@
 """accuracy.json: top-1 of the filter and of its rivals at the same budgets, after the same fine-tuning.
 
 ``python -m tokfilter.benchmarks.accuracy WORK --data fashion-mnist,digits-in-scenes --seeds 0,1,2 --jobs 2`` runs the
-study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds the contenders after longer fine-tuning. What is
+study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds the contenders, fine-tuned for longer. What is
 measured is kept: an interrupted study goes on, and so does one that gets more seeds or rows. The images per second of
 every row are taken last, when nothing else runs, and stand in ``WORK/<data>-speed.json`` too.
 """
