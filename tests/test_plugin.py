@@ -25,7 +25,7 @@ TOKEN_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16, 2: np.int8, 
 SCORE_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16}
 # (batch, patches, channels, k): one token, all kept, rows that no vector width divides, several blocks per image.
 SIZES = [(1, 1, 1, 1), (2, 5, 3, 5), (3, 33, 7, 16), (1, 196, 48, 98), (2, 257, 5, 1), (1, 70, 64, 69)]
-# From GCC 13 on: libstdc++'s memory for exceptions when there is none, which a library that is closed leaves behind.
+# A libstdc++ that is linked statically keeps memory for exceptions, which a library that is closed leaves behind.
 NO_POOL = {"GLIBCXX_TUNABLES": "glibcxx.eh_pool.obj_count=0"}
 
 
