@@ -145,7 +145,8 @@ def _available_provider(onnxruntime: Any, provider: str) -> str:
     available = onnxruntime.get_available_providers()
     if name not in available:
         raise MissingDependencyError(
-            f"this ONNX Runtime has no {name}; it has {', '.join(available)}. Install {package}."
+            f"this ONNX Runtime has no {name}; it has {', '.join(available)}. Install {package}; uninstall onnxruntime "
+            "before, because both write into one folder."
         )
     return name
 
