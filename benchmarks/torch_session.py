@@ -35,7 +35,7 @@ class TorchSession(CheckedSession):
     role: full or filtered, the same weights
     manifest: of the export directory, which names the bundle that it was made from
     provider: cpu, or cuda: the first GPU
-    precision: of weights and activations; scores are computed in fp32 in each, as in exported graphs. fp32 is no TF32
+    precision: of weights and activations; the filter computes in fp32, from tokens in that precision. fp32 is no TF32
     cuda_graph: replay a graph that is captured once per batch and budget, so that launches cost no host time
     """
 
