@@ -4,7 +4,6 @@
 there is no plugin, is held to the same results, in TensorRT-RTX too.
 """
 
-import json
 import subprocess
 import sys
 from itertools import product
@@ -20,9 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokfilter.benchmarks import micro
-from tokfilter.benchmarks.micro_cases import Case
-from tokfilter.benchmarks.micro_engines import METHODS, Shapes, engine_from_plan, load_plugin, plan_from_graph
+from tokfilter.benchmarks.micro_engines import Shapes, engine_from_plan, load_plugin, plan_from_graph
 from tokfilter.bundle import Bundle, model_from_bundle
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.compare import TOLERANCES, choice_from_indices, deviation_from_logits
@@ -140,43 +137,37 @@ def assert_selects(outputs: dict[str, Tensor], tokens: Tensor, scores: Tensor, k
     assert torch.equal(outputs["selected"].view(torch.uint8), selected.view(torch.uint8))
 
 
+@pytest.fixture(scope="module", params=["plugin", "function in tensorrt", "function in tensorrt-rtx"])
+def way(request: pytest.FixtureRequest) -> tuple[Any, bool]:
+    """What does the op: TensorRT's module or TensorRT-RTX's, and whether by the function body instead of the plugin."""
+    if request.param == "plugin":
+        return request.getfixturevalue("module"), False
+    try:
+        return tensorrt_module(request.param.removeprefix("function in ")), True
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("types", list(product(DTYPES, DTYPES)), ids="-".join)
 @pytest.mark.parametrize("order", ["position", "score"])
-def test_engine_of_one_node_equals_torch(module: Any, types: tuple[str, str], order: str) -> None:
+def test_engine_of_one_node_equals_torch(way: tuple[Any, bool], types: tuple[str, str], order: str) -> None:
+    native, by_function = way
     for number, (batch, patches, channels, k) in enumerate(SIZES):
         prefix = (0, 1, 5)[number % 3]
         shapes: Shapes = {
             "tokens": ((1, prefix + patches, channels), (batch, prefix + patches, channels)),
             "scores": ((1, patches), (batch, patches)),
         }
-        engine = Engine(module, node_graph(*types, channels, k, prefix, order), shapes)
+        graph = node_graph(*types, channels, k, prefix, order)
+        if by_function:
+            graph.functions.append(token_select_function(18, "attribute", order))
+            graph = onnx.inliner.inline_local_functions(graph)
+        engine = Engine(native, graph, shapes)
         for rows in {1, batch}:
             tokens, scores = awkward(rows, prefix, patches, channels, types)
             outputs = empty_outputs(tokens, prefix, k)
             engine.run({"tokens": tokens, "scores": scores}, outputs)
             assert_selects(outputs, tokens, scores, k, prefix, order)
-
-
-@pytest.mark.parametrize("types", [("float", "float"), ("float16", "float"), ("bfloat16", "bfloat16")], ids="-".join)
-@pytest.mark.parametrize("order", ["position", "score"])
-@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
-def test_function_body_equals_torch(runtime: str, types: tuple[str, str], order: str) -> None:
-    try:
-        native = tensorrt_module(runtime)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
-    for batch, patches, channels, k in SIZES:
-        graph = node_graph(*types, channels, k, 1, order)
-        graph.functions.append(token_select_function(18, "attribute", order))
-        shapes: Shapes = {
-            "tokens": ((1, 1 + patches, channels), (batch, 1 + patches, channels)),
-            "scores": ((1, patches), (batch, patches)),
-        }
-        engine = Engine(native, onnx.inliner.inline_local_functions(graph), shapes)
-        tokens, scores = awkward(batch, 1, patches, channels, types)
-        outputs = empty_outputs(tokens, 1, k)
-        engine.run({"tokens": tokens, "scores": scores}, outputs)
-        assert_selects(outputs, tokens, scores, k, 1, order)
 
 
 @pytest.fixture(scope="module")
@@ -302,18 +293,3 @@ def test_plan_is_read_in_a_fresh_process(chosen: Engine, library: Path, tmp_path
         [sys.executable, "-c", FRESH, str(library), str(plan)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
-
-
-def test_micro_benchmark_reports_every_method_or_why_not() -> None:
-    case = Case("DeiT-S", 8, 196, 98, 384, "float16")
-    report = json.loads(json.dumps(micro.gpu_report([case], None, samples=20)))
-    (row,) = report["rows"]
-    assert row["minimum_bytes"] == case.minimum_bytes
-    assert [entry["method"] for entry in row["methods"]] == list(METHODS)
-    assert report["settings"]["copy_gb_s"] > 1
-    for entry in row["methods"]:
-        if "skipped" not in entry:
-            assert 0 < entry["warm"]["microseconds"]["median"] < 1e5
-            assert 0 < entry["cold"]["gb_s"] < 1.2 * report["settings"]["copy_gb_s"]
-    measured = {entry["method"] for entry in row["methods"] if "skipped" not in entry}
-    assert {"tokfilter kernel, by position", "tokfilter kernel, by score", "torch topk + gather + cat"} <= measured

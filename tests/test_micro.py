@@ -1,5 +1,6 @@
 """The micro-benchmark without its GPU: bytes, statistics, and that every method computes the same selection."""
 
+import json
 import subprocess
 import sys
 from itertools import product
@@ -148,3 +149,19 @@ def test_an_unknown_case_is_a_usage_error() -> None:
     result = CliRunner().invoke(micro.main, ["--case", "ResNet"])
     assert result.exit_code == 2
     assert "no case has ResNet" in result.output
+
+
+@pytest.mark.gpu
+def test_micro_benchmark_reports_every_method_or_why_not() -> None:
+    case = Case("DeiT-S", 8, 196, 98, 384, "float16")
+    report = json.loads(json.dumps(micro.gpu_report([case], None, samples=20)))
+    (row,) = report["rows"]
+    assert row["minimum_bytes"] == case.minimum_bytes
+    assert [entry["method"] for entry in row["methods"]] == list(METHODS)
+    assert report["settings"]["copy_gb_s"] > 1
+    for entry in row["methods"]:
+        if "skipped" not in entry:
+            assert 0 < entry["warm"]["microseconds"]["median"] < 1e5
+            assert 0 < entry["cold"]["gb_s"] < 1.2 * report["settings"]["copy_gb_s"]
+    measured = {entry["method"] for entry in row["methods"] if "skipped" not in entry}
+    assert {"tokfilter kernel, by position", "tokfilter kernel, by score", "torch topk + gather + cat"} <= measured

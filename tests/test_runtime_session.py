@@ -4,17 +4,14 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError
+from tokfilter.errors import BudgetError, DataError, EngineError
 from tokfilter.manifest import load_manifest
 from tokfilter.runtime.artefacts import artefact
-from tokfilter.runtime.golden import golden_of, verify
-from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
+from tokfilter.runtime.golden import golden_of
 from tokfilter.runtime.session import Budgets, CheckedSession, Result, TensorSpec
 from tokfilter.runtime.sessions import EngineOptions, open_session
 
@@ -163,49 +160,6 @@ def test_no_such_model(export_directory, tmp_path):
         session(export_directory, runtime="tensorrt")
     with pytest.raises(DataError, match="manifest"):
         session(tmp_path)
-
-
-def test_providers(export_directory):
-    with pytest.raises(EngineError, match="provider wants one of cpu, cuda"), session(export_directory, provider="tpu"):
-        pass
-    cuda = session(export_directory, provider="cuda")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(MissingDependencyError, match="has no CUDAExecutionProvider; it has"), cuda:
-            pass
-
-
-@pytest.mark.parametrize("given", [{}, {"use_tf32": "1"}])
-def test_fp32_on_cuda_is_no_tf32_unless_asked_for(export_directory, monkeypatch, given):
-    """NVIDIA's wheels are looked for first, and what that prints is not on standard output."""
-    seen = {}
-
-    def opened(path, options, providers):
-        seen["providers"] = providers
-        raise RuntimeError("played")
-
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: seen.setdefault("preloaded", True), raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
-    chosen = OnnxRuntimeSession(artefact(export_directory), provider="cuda", provider_options=given)
-    with pytest.raises(EngineError, match="played"), chosen:
-        pass
-    assert seen == {"preloaded": True, "providers": [("CUDAExecutionProvider", {"use_tf32": "0", **given})]}
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_cuda_provider_equals_golden_on_a_gpu(bundle_file, tmp_path, precision):
-    from tokfilter.export.options import ExportOptions
-    from tokfilter.export.pipeline import export_bundle
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has no CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]'")
-    export_bundle(bundle_file, tmp_path / "out", ExportOptions(precisions=(precision,)))
-    for role, budgets in (("filtered", (4, 8, 12, 16)), ("full", (16,))):
-        chosen = artefact(tmp_path / "out", role, precision=precision)
-        with session(tmp_path / "out", role, provider="cuda", precision=precision) as opened:
-            for batch, k in product((1, 3), budgets):
-                verify(opened, chosen, golden_of(chosen), batch, k)
 
 
 def test_foreign_graph_is_named(copied):
