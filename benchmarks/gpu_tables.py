@@ -1,13 +1,12 @@
 """Markdown tables of docs/gpu.md: what a GPU measured."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from tokfilter.benchmarks.markdown import line, rule
+from tokfilter.benchmarks.markdown import Document, line, provenance, rule
 
 __all__ = ["comparison_table", "kernel_table", "label_speed_table"]
 
-Document = Mapping[str, Any]
+_PACKAGES: Final = ("torch", "onnxruntime-gpu", "timm", "nvidia-driver")
 
 
 def kernel_table(document: Document) -> str:
@@ -30,7 +29,7 @@ def kernel_table(document: Document) -> str:
         f"{settings['floor_us']:.1f} us that timing nothing costs; outputs compared bit for bit first. A plain copy "
         f"reaches {settings['copy_gb_s'] / 1e3:.1f} TB/s here."
     )
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def comparison_table(document: Document) -> str:
@@ -53,7 +52,7 @@ def comparison_table(document: Document) -> str:
         )
     settings, name = document["settings"], document["model"]["architecture"]
     what = f"`{name}`, random weights, {settings['engine']} {settings['provider']} {settings['precision']}; transfers "
-    return "\n".join([*lines, "", f"{what}{settings['transfers']}; 95 % intervals. {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what}{settings['transfers']}; 95 % intervals. {provenance(document, _PACKAGES)}"])
 
 
 def label_speed_table(document: Document) -> str:
@@ -66,13 +65,4 @@ def label_speed_table(document: Document) -> str:
         lines.append(line(f"`{row['model']}`", row.get("precision", "fp32"), *rates, ratio))
     row = document["rows"][0]
     what = f"Batches of {row['batch']}, {row['rounds']} rounds, 95 % intervals."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
-
-
-_NAMED: Final = ("torch", "onnxruntime-gpu", "timm", "nvidia-driver")
-
-
-def _provenance(document: Document) -> str:
-    gpus = ", ".join(gpu["name"] for gpu in document["machine"]["gpus"])
-    versions = ", ".join(f"{name} {document['versions'][name]}" for name in _NAMED if name in document["versions"])
-    return f"{gpus}, {versions}; {document['created'][:10]}; `{document['command']}`."
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])

@@ -1,13 +1,12 @@
 """Markdown tables of docs/labels.md and docs/trained-vit.md."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
-from tokfilter.benchmarks.markdown import line, rule
+from tokfilter.benchmarks.markdown import Document, line, provenance, rule
 
 __all__ = ["methods_table", "trained_table"]
 
-Document = Mapping[str, Any]
+_PACKAGES: Final = ("torch",)
 
 
 def methods_table(document: Document) -> str:
@@ -21,7 +20,7 @@ def methods_table(document: Document) -> str:
         lines.append(line(*cells, f"{speed['value']:.1f} ({speed['low']:.1f} to {speed['high']:.1f})"))
     threads = document["settings"]["threads"]
     what = f"{document['data']['images']} training images, {threads} threads, 95 % intervals."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def trained_table(document: Document) -> str:
@@ -35,13 +34,8 @@ def trained_table(document: Document) -> str:
     for name, rows in found.items():
         lines.append(line(name, *(_percent(rows[k]) if k in rows else "" for k in budgets)))
     what = f"{document['data']['name']}, {document['data']['images']} test images, one seed, Wilson intervals at 95 %."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def _percent(row: Document) -> str:
     return f"{100 * row['top1']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-
-
-def _provenance(document: Document) -> str:
-    machine, torch, date = document["machine"], document["versions"]["torch"], document["created"][:10]
-    return f"{machine['cpu']}, {machine['cores']} cores, torch {torch}; {date}; `{document['command']}`."

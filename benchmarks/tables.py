@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tokfilter.benchmarks.accuracy_document import mean_and_half
-from tokfilter.benchmarks.markdown import line, rule
+from tokfilter.benchmarks.markdown import Document, line, provenance, rule
 from tokfilter.benchmarks.report_figures import method_name
 
 __all__ = ["Document", "ablation_table", "accuracy_table", "drop_table", "longer_table", "rate_table", "speed_table"]
 
-Document = Mapping[str, Any]
+_PACKAGES: Final = ("torch", "timm", "onnxruntime")
 
 FILTER: Final = "filter"
 
@@ -24,7 +24,7 @@ def accuracy_table(document: Document) -> str:
     settings, before = document["settings"], document["settings"].get("full_before_fine_tuning")
     full = f" Full model before fine-tuning: {100 * sum(before) / len(before):.1f}." if before else ""
     what = f"{document['data']['name']}, {document['data']['images']} test images, top-1 in %; intervals: "
-    return "\n".join([*lines, "", f"{what}{settings['interval']}.{full} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what}{settings['interval']}.{full} {provenance(document, _PACKAGES)}"])
 
 
 def ablation_table(document: Document) -> str:
@@ -33,7 +33,7 @@ def ablation_table(document: Document) -> str:
     lines = _budget_lines(rows, lambda row: f"{100 * row['mean']:.1f}")
     seeds = len(rows[0]["top1"])
     what = f"{document['data']['name']}, {'mean of ' if seeds > 1 else ''}{seeds} seed{'s'[: seeds > 1]}."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def longer_table(document: Document) -> str:
@@ -42,7 +42,7 @@ def longer_table(document: Document) -> str:
     lines = _budget_lines(rows, lambda row: _percent(row) if len(row["top1"]) > 1 else f"{100 * row['mean']:.1f}")
     interval = document["settings"]["interval"]
     what = f"{document['data']['name']}, top-1 in %; intervals: {interval}; without one: one seed."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def drop_table(document: Document) -> str:
@@ -55,7 +55,7 @@ def drop_table(document: Document) -> str:
     lines.append(line("multiply-accumulates, share of the full model", *_shares(document, lost)))
     what = f"{document['data']['name']}, points of top-1; intervals: {interval}, of the differences."
     start = f"Before fine-tuning the full model had {100 * sum(before) / len(before):.1f} %."
-    return "\n".join([*lines, "", f"{what} {start} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {start} {provenance(document, _PACKAGES)}"])
 
 
 def rate_table(document: Document) -> str:
@@ -63,7 +63,7 @@ def rate_table(document: Document) -> str:
     timed = [row for row in document["rows"] if "images_per_s" in row]
     lines = _budget_lines(timed, lambda row: _rates(row["images_per_s"]))
     what = "Images per second, PyTorch / ONNX Runtime, batch 32, one thread."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def speed_table(document: Document) -> str:
@@ -79,7 +79,7 @@ def speed_table(document: Document) -> str:
         lines.append(line(str(row["batch"]), str(row["tokens"]), latency, speedup, predicted, reached))
     name, threads = comparison["model"]["architecture"], comparison["settings"]["threads"]
     what = f"`{name}`, random weights, ONNX Runtime on {threads} CPU threads, fp32, 95 % intervals."
-    return "\n".join([*lines, "", f"{what} {_provenance(document)}"])
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 Row = Mapping[str, Any]
@@ -128,10 +128,3 @@ def _percent(row: Row) -> str:
 def _rates(rates: Mapping[str, float]) -> str:
     found = (rates.get(runtime) for runtime in ("torch", "onnxruntime"))
     return " / ".join("–" if rate is None else f"{rate:.0f}" for rate in found)
-
-
-def _provenance(document: Document) -> str:
-    machine, date = document["machine"], document["created"][:10]
-    names = ("torch", "timm", "onnxruntime")
-    versions = ", ".join(f"{name} {document['versions'][name]}" for name in names if name in document["versions"])
-    return f"{machine['cpu']}, {machine['cores']} cores, {versions}; {date}; `{document['command']}`."
