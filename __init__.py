@@ -9,11 +9,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "FilteredViT": "tokfilter.model",
-    "TokenFilter": "tokfilter.model",
+    "FilteredViT": "tokfilter.vit.model",
+    "TokenFilter": "tokfilter.vit.model",
     "TokfilterError": "tokfilter.errors",
-    "load_bundle": "tokfilter.bundle",
-    "save_bundle": "tokfilter.bundle",
+    "load_bundle": "tokfilter.vit.bundle",
+    "save_bundle": "tokfilter.vit.bundle",
 }
 
 __all__ = ["FilteredViT", "TokenFilter", "TokfilterError", "load_bundle", "save_bundle"]

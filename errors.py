@@ -29,7 +29,7 @@ class BudgetError(TokfilterError, ValueError):
 
 
 class UnreachableBudgetError(BudgetError):
-    """A budget whose cost a rival cannot come down to."""
+    """A budget whose cost a baseline cannot come down to."""
 
 
 class ContractError(TokfilterError, ValueError):
@@ -57,7 +57,7 @@ class EngineError(TokfilterError):
 
 
 class VerificationError(TokfilterError):
-    """An artefact whose outputs differ from the bundle's golden tensors."""
+    """An model_file whose outputs differ from the bundle's golden tensors."""
 
     exit_code = 3
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from tokfilter.benchmarks.record import header
-from tokfilter.budget import Keep
-from tokfilter.bundle import Bundle, load_bundle, model_from_bundle
-from tokfilter.macs import macs
+from tokfilter.artifacts.budget import Keep
+from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import Progress, checked, images_from_folder, splits_from_folder
+from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
-from tokfilter.train.views import Views
+from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle
+from tokfilter.vit.macs import macs
 
 __all__ = ["document_from_bundle", "interval_name", "mean_and_half", "model_card", "row_from_members", "with_rates"]
 
@@ -29,14 +29,14 @@ def document_from_bundle(
     listed = splits_from_folder(data, names).test if divided else images_from_folder(data, names)
     images = checked(listed, progress, report)
     model = model_from_bundle(bundle)
-    found = evaluate(model, Views(images, bundle.preprocessing, progress), [1.0, *keeps], progress, batch)
+    found = evaluate(model, ImageDataset(images, bundle.preprocessing, progress), [1.0, *keeps], progress, batch)
     rows = [
         row_from_members(
-            "full" if a.tokens == model.patches else "filter",
+            "full" if a.tokens == model.num_patches else "filter",
             a.tokens,
             macs(model, a.tokens),
             [asdict(a)],
-            model.patches,
+            model.num_patches,
         )
         for a in found
     ]
@@ -89,14 +89,14 @@ def model_card(bundle: Bundle) -> dict[str, Any]:
     return {
         "architecture": bundle.architecture.name,
         "input_size": list(bundle.preprocessing.input_size),
-        "patches": model.patches,
+        "patches": model.num_patches,
         "prefix_tokens": model.prefix_tokens,
         "classes": model.backbone.num_classes,
     }
 
 
 def with_rates(document: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the images per second of rival_speed.json beside every row that was timed there."""
+    """The document with the images per second of baseline_speed.json beside every row that was timed there."""
     rates: dict[tuple[str, int], dict[str, float]] = {}
     for row in speed["rows"]:
         rates.setdefault((row["method"], row["tokens"]), {})[row["runtime"]] = row["images_per_s"]

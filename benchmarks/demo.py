@@ -7,15 +7,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from tokfilter.benchmarks.accuracy import BUDGETS, demo_study
-from tokfilter.benchmarks.compare import QUICK, compare
-from tokfilter.benchmarks.gallery import pictures_from_bundle, samples_from_folder
-from tokfilter.benchmarks.record import write_json
-from tokfilter.benchmarks.report import render_report
-from tokfilter.bundle import load_bundle
+from tokfilter.artifacts.files import atomic_path
+from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_from_folder
+from tokfilter.benchmarks.report.render import render_report
+from tokfilter.benchmarks.study.accuracy import BUDGETS, demo_study
 from tokfilter.export.pipeline import export_bundle
-from tokfilter.files import atomic_path
+from tokfilter.runtime.comparison.compare import QUICK, compare
+from tokfilter.runtime.measure.record import write_json
 from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.vit.bundle import load_bundle
 
 __all__ = ["Demo", "run_demo"]
 
@@ -48,7 +48,7 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     """
     clock = _Clock()
     accuracy = demo_study(folder, seed, progress)
-    clock.lap("data, training, rivals")
+    clock.lap("data, training, baselines")
     export_bundle(folder / "model.pt", folder / "export", say=lambda what: progress(f"export: {what}", 0.0))
     clock.lap("export and verification")
     options = EngineOptions(threads=threads)

@@ -68,7 +68,7 @@ def bench(
 
     Each engine runs in a process of its own. The table stands on standard output, the JSON file beside the models.
     """
-    from tokfilter.benchmarks.record import write_json
+    from tokfilter.runtime.measure.record import write_json
 
     output = output or directory / ("scenario.json" if scenario else "bench.json")
     if html is not None and (scenario or html.with_suffix(".json") == output):
@@ -78,7 +78,7 @@ def bench(
     document = _scenarios(directory, scenario, asked) if scenario else _comparison(directory, asked)
     write_json(output, document)
     if html is not None:
-        from tokfilter.benchmarks.report import render_report
+        from tokfilter.benchmarks.report.render import render_report
 
         render_report(None, document, [], html)
     if as_json:
@@ -123,8 +123,8 @@ def command_line() -> str:
 def _comparison(directory: Path, asked: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import replace
 
-    from tokfilter.benchmarks.compare import QUICK, Plan, compare
-    from tokfilter.budget import keeps_from_text
+    from tokfilter.artifacts.budget import keeps_from_text
+    from tokfilter.runtime.comparison.compare import QUICK, Plan, compare
 
     plan = QUICK if asked["quick"] else Plan(asked["duration"], asked["warm_up"])
     plan = replace(plan, seed=asked["seed"])
@@ -142,8 +142,8 @@ def _comparison(directory: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scenarios(directory: Path, names: tuple[str, ...], asked: dict[str, Any]) -> dict[str, Any]:
-    from tokfilter.benchmarks.scenarios import Setting, scenarios
-    from tokfilter.budget import keeps_from_text
+    from tokfilter.artifacts.budget import keeps_from_text
+    from tokfilter.runtime.measure.scenarios import Setting, scenarios
 
     setting = Setting(
         asked["duration"],

@@ -29,8 +29,8 @@ def deepstream(
     TARGET must not exist; it gets the graph, the labels and config_infer.txt. What nvinfer's preprocessing cannot do is
     done by the graph where that is possible, and said where it is not.
     """
-    from tokfilter.budget import keep_from_text
-    from tokfilter.export.deepstream import CONFIG, DeepStreamOptions, deepstream_classifier
+    from tokfilter.artifacts.budget import keep_from_text
+    from tokfilter.export.serving.deepstream import CONFIG, DeepStreamOptions, deepstream_classifier
 
     budget = None if keep is None else keep_from_text(keep)
     options = DeepStreamOptions(budget, precision, batch, threshold, plugin, strip_functions)

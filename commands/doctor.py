@@ -10,7 +10,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Say what this machine can do, what is missing, and the command that brings it."""
-    from tokfilter.doctor import examine
+    from tokfilter.commands.machine_check import examine
 
     found = examine()
     if as_json:

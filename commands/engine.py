@@ -24,8 +24,8 @@ def engine(directory: Path, plugin_library: Path | None, **asked: Any) -> None:
     """
     from rich.console import Console
 
+    from tokfilter.artifacts.files import existing_file
     from tokfilter.export.build import build_engines
-    from tokfilter.files import existing_file
 
     if not (asked["trt"] or asked["rtx"]):
         raise click.UsageError("say which engines: --trt, --rtx or both.")

@@ -21,10 +21,10 @@ def evaluate(bundle: Path, data: Path, keeps: tuple[str, ...], batch: int, outpu
     """
     import json
 
+    from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.benchmarks.accuracy_document import document_from_bundle
-    from tokfilter.benchmarks.record import write_json
-    from tokfilter.budget import keeps_from_text
     from tokfilter.commands.accuracy_table import print_accuracy
+    from tokfilter.runtime.measure.record import write_json
 
     with progress_bar() as progress:
         document = document_from_bundle(bundle, data, keeps_from_text(keeps), batch, command_line(), progress, _warn)

@@ -8,8 +8,8 @@ import click
 from tokfilter.commands.building import building_options, options_from
 
 if TYPE_CHECKING:
+    from tokfilter.artifacts.manifest import Manifest
     from tokfilter.export.verify import Check
-    from tokfilter.manifest import Manifest
 
 
 @click.command()
@@ -32,7 +32,7 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_
     """
     from rich.console import Console
 
-    from tokfilter.budget import keeps_from_text
+    from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.export.pipeline import export_bundle
 
     options = options_from(keeps=tuple(keeps_from_text(keep)), verify=not no_verify, **asked)

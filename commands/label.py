@@ -42,15 +42,15 @@ def label(
     """
     import json
 
+    from tokfilter.train.distributed import context_from_torchrun
     from tokfilter.train.pipeline import Recipe, label_folder
-    from tokfilter.train.team import team_from_torchrun
 
     recipe = Recipe(labels=label_config(asked), label_limit=asked["label_limit"], label_chunk=asked["chunk"], seed=seed)
-    with team_from_torchrun() as team, progress_bar() as progress:
-        splits = read_splits(data, holdout, progress, class_map=asked["class_map"], team=team)
+    with context_from_torchrun() as dist_context, progress_bar() as progress:
+        splits = read_splits(data, holdout, progress, class_map=asked["class_map"], dist_context=dist_context)
         start = start_from_options(arch, arch_arg, model, splits.train.class_names)
-        labels = label_folder(start, splits.train, recipe, output, progress, asked["shard"], team)
-    if not team.leads:
+        labels = label_folder(start, splits.train, recipe, output, progress, asked["shard"], dist_context)
+    if not dist_context.is_main:
         return
     positive = float((labels.delta > 0).float().mean())
     facts = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}

@@ -16,7 +16,7 @@ def pack(directory: Path, output: Path, plugin: Path | None, engines: bool) -> N
     The kit holds graphs, golden tensors, this tokfilter, the sources of the plugin and the C++ library, and a README
     with the commands that verify, build and measure.
     """
-    from tokfilter.export.kit.pack import pack as write
+    from tokfilter.export.serving.edge_bundle.pack import pack as write
 
     kit = write(directory, output, plugin, engines)
     click.echo(f"{kit.bytes / 1e6:.1f} MB, {len(kit.files)} files  {kit.path}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tokfilter.benchmarks.predict import Prediction
+    from tokfilter.runtime.predict import Prediction
 
 
 @click.command()
@@ -25,8 +25,8 @@ def predict(
 
     SOURCE is a bundle (model.pt, run by torch) or an export directory (run by ONNX Runtime, without torch).
     """
-    from tokfilter.benchmarks.predict import predict as run
-    from tokfilter.budget import keep_from_text
+    from tokfilter.artifacts.budget import keep_from_text
+    from tokfilter.runtime.predict import predict as run
 
     found = run(source, image, None if keep is None else keep_from_text(keep))
     if output is not None:
@@ -38,8 +38,8 @@ def predict(
 
 
 def _write_picture(found: "Prediction", output: Path, scores: bool) -> None:
-    from tokfilter.benchmarks.predict import picture_from_prediction
-    from tokfilter.files import atomic_path
+    from tokfilter.artifacts.files import atomic_path
+    from tokfilter.runtime.predict import picture_from_prediction
 
     picture = picture_from_prediction(found, scores)
     with atomic_path(output) as part:
@@ -85,7 +85,7 @@ def _print(found: "Prediction", output: Path | None, top: int) -> None:
 
 def _map(found: "Prediction") -> str:
     """The grid as text, a filled cell for each kept patch."""
-    from tokfilter.benchmarks.pictures import kept_mask
+    from tokfilter.runtime.pictures import kept_mask
 
     assert found.indices is not None
     return "\n".join("".join("██" if kept else "··" for kept in row) for row in kept_mask(found.indices, found.grid))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tokfilter.benchmarks.pictures import Picture
+    from tokfilter.runtime.pictures import Picture
 
 
 @click.command()
@@ -37,7 +37,7 @@ def report(
     output: Path,
 ) -> None:
     """Write a self-contained page, and report.json beside it, from what was measured."""
-    from tokfilter.benchmarks.report import document_from_file, render_report
+    from tokfilter.benchmarks.report.render import document_from_file, render_report
 
     if images is not None and bundle is None:
         raise click.UsageError("--images wants --bundle: a model has to say which tokens it keeps.")
@@ -49,9 +49,9 @@ def report(
 
 
 def _pictures(path: Path, images: Path | None, keep: tuple[str, ...], count: int) -> "list[Picture]":
-    from tokfilter.benchmarks.gallery import pictures_from_bundle, samples_from_folder, samples_from_golden
-    from tokfilter.budget import keeps_from_text
-    from tokfilter.bundle import load_bundle
+    from tokfilter.artifacts.budget import keeps_from_text
+    from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_from_folder, samples_from_golden
+    from tokfilter.vit.bundle import load_bundle
 
     bundle = load_bundle(path)
     if images is None:

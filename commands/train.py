@@ -64,9 +64,9 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
     """
     import json
 
-    from tokfilter.bundle import save_bundle
-    from tokfilter.train.loop import Work
+    from tokfilter.train.loop import RunDir
     from tokfilter.train.pipeline import bundle_from_start
+    from tokfilter.vit.bundle import save_bundle
 
     folder = asked["work"] or output.with_name(output.name + ".work")
     with progress_bar() as progress:
@@ -82,7 +82,7 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
             seed=asked["seed"],
             preprocessing={"crop_pct": asked["crop_pct"]},
         )
-        work = Work(folder, asked["resume"], asked["save_every"], progress)
+        work = RunDir(folder, asked["resume"], asked["save_every"], progress)
         bundle = bundle_from_start(start, splits, recipe, work, asked["labels"])
         save_bundle(bundle, output)
     if as_json:
@@ -95,13 +95,13 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
 
 
 def _recipe(images: int, asked: dict[str, Any]) -> "Recipe":
-    from tokfilter.budget import keep_from_text
-    from tokfilter.scorers import FilterConfig
+    from tokfilter.artifacts.budget import keep_from_text
+    from tokfilter.train.dataset import Augmentation
     from tokfilter.train.filter_training import FilterTraining
     from tokfilter.train.finetune import FineTuning
     from tokfilter.train.loop import Plan
     from tokfilter.train.pipeline import Recipe
-    from tokfilter.train.views import Augmentation
+    from tokfilter.vit.scorers import FilterConfig
 
     batch, look = asked["batch"], Augmentation(asked["zoom"], asked["flip"])
 

@@ -9,9 +9,9 @@ import click
 
 if TYPE_CHECKING:
     from tokfilter.train.data import Progress, Splits
+    from tokfilter.train.distributed import DistContext
     from tokfilter.train.labels import LabelConfig
     from tokfilter.train.start import Start
-    from tokfilter.train.team import Team
 
 __all__ = ["arguments_from_text", "label_config", "label_options", "model_options", "read_splits", "start_from_options"]
 
@@ -93,20 +93,24 @@ def label_config(asked: Mapping[str, Any]) -> "LabelConfig":
 
 
 def read_splits(
-    data: Path, holdout: float, progress: "Progress", class_map: Path | None = None, team: "Team | None" = None
+    data: Path,
+    holdout: float,
+    progress: "Progress",
+    class_map: Path | None = None,
+    dist_context: "DistContext | None" = None,
 ) -> "Splits":
     """The images that can be decoded, of the classes that count; the others are named on standard error."""
     from tokfilter.train.class_map import class_map_from_file, mapped
     from tokfilter.train.data import Splits, checked, splits_from_folder
-    from tokfilter.train.team import ALONE
+    from tokfilter.train.distributed import SINGLE_PROCESS
 
-    team = team or ALONE
+    dist_context = dist_context or SINGLE_PROCESS
     splits = splits_from_folder(data, holdout=holdout)
     if class_map is not None:
         names = class_map_from_file(class_map)
-        once = _warn if team.leads else lambda text: None
+        once = _warn if dist_context.is_main else lambda text: None
         splits = Splits(*(mapped(part, names, once) for part in (splits.train, splits.test)))
-    return Splits(*(checked(part, progress, _warn, team) for part in (splits.train, splits.test)))
+    return Splits(*(checked(part, progress, _warn, dist_context) for part in (splits.train, splits.test)))
 
 
 def start_from_options(
@@ -117,8 +121,8 @@ def start_from_options(
     **options: Any,
 ) -> "Start":
     """The model to begin with (``train/start.py``); ``options`` go to ``start_from_timm``."""
-    from tokfilter.backbone import Architecture
     from tokfilter.train.start import start_from_bundle, start_from_timm
+    from tokfilter.vit.backbone import Architecture
 
     if arch is not None:
         architecture = Architecture(arch, arguments_from_text(arch_arg))

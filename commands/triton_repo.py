@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tokfilter.export.triton import Repository
+    from tokfilter.export.serving.triton import Repository
 
 
 @click.command("triton-repo", epilog="Example: tokfilter triton-repo out/ triton/ && triton/start.sh")
@@ -33,8 +33,8 @@ def triton_repo(
     TARGET must not exist. Graphs that are rewritten for Triton are compared with the exported ones first; every
     configuration is read back with Triton's published protobuf.
     """
-    from tokfilter.export.triton import triton_repository
-    from tokfilter.export.triton_config import TritonOptions
+    from tokfilter.export.serving.triton import triton_repository
+    from tokfilter.export.serving.triton_config import TritonOptions
 
     options = TritonOptions(max_batch, delay_us, queue, instances)
     _show(triton_repository(directory, target, options, full, plugin), target)

@@ -8,8 +8,8 @@ import click
 from tokfilter.commands.bench import command_line, engine_options, options_from, progress_bar
 
 if TYPE_CHECKING:
-    from tokfilter.benchmarks.goals import Goal
     from tokfilter.runtime.sessions import EngineOptions
+    from tokfilter.runtime.tuning.goals import Goal
 
 
 @click.command()
@@ -28,9 +28,9 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **asked: A
 
     The choice is written into the manifest, where sessions take it as their default budget.
     """
-    from tokfilter.benchmarks.compare import Plan
-    from tokfilter.benchmarks.record import write_json
-    from tokfilter.benchmarks.tune import tune as run
+    from tokfilter.runtime.comparison.compare import Plan
+    from tokfilter.runtime.measure.record import write_json
+    from tokfilter.runtime.tuning.tune import tune as run
 
     options = options_from(asked)
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
@@ -57,7 +57,7 @@ def _goal(
     accuracy: Path | None,
     images: Path | None,
 ) -> "Goal":
-    from tokfilter.benchmarks.goals import Goal
+    from tokfilter.runtime.tuning.goals import Goal
 
     if sum(value is not None for value in (latency_ms, speedup, max_drop)) != 1:
         raise click.UsageError("give exactly one goal: --latency-ms, --speedup or --max-drop.")
@@ -71,14 +71,14 @@ def _goal(
 
 
 def _drops(directory: Path, options: "EngineOptions", accuracy: Path | None, images: Path | None) -> dict[int, float]:
-    from tokfilter.benchmarks.labelled import drops_from_images
-    from tokfilter.benchmarks.tune import drops_from_accuracy, tested_budgets
-    from tokfilter.manifest import load_manifest
+    from tokfilter.artifacts.manifest import load_manifest
+    from tokfilter.runtime.labelled import drops_from_images
     from tokfilter.runtime.sessions import open_session
+    from tokfilter.runtime.tuning.tune import drops_from_accuracy, tested_budgets
 
     manifest = load_manifest(directory)
     if accuracy is not None:
-        from tokfilter.benchmarks.report import document_from_file
+        from tokfilter.benchmarks.report.render import document_from_file
 
         return drops_from_accuracy(document_from_file(accuracy, "tokfilter/accuracy"), manifest)
     assert images is not None

@@ -10,7 +10,7 @@ import click
 from tokfilter.commands.bench import engine_options, options_from
 
 if TYPE_CHECKING:
-    from tokfilter.runtime.golden import Verdict
+    from tokfilter.runtime.verification import Verdict
 
 
 @click.command()

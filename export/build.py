@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
-from tokfilter.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
 
 __all__ = ["build_engines"]
 
@@ -30,7 +30,7 @@ def build_engines(
     """
     directory = Path(directory)
     manifest = load_manifest(directory)
-    options.budget_profile(manifest.model.patches, manifest.model.keep)
+    options.budget_profile(manifest.model.num_patches, manifest.model.keep)
     graphs = _graphs(manifest, options)
     for graph in graphs:
         checked_path(directory, graph)

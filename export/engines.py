@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from tokfilter.artifacts.manifest import Entry, ModelCard, entry_from_file
 from tokfilter.errors import MissingDependencyError
-from tokfilter.export.engine import EngineKind, EngineOptions, engine_from_graph, tensorrt_module
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
-from tokfilter.manifest import Entry, ModelCard, entry_from_file
+from tokfilter.trt.build import EngineKind, EngineOptions, engine_from_graph, tensorrt_module
 
 __all__ = ["TIMING_CACHE", "engines_from_graphs"]
 
@@ -55,7 +55,7 @@ def _built(
     plugin: Path | None,
     say: Callable[[str], None],
 ) -> Iterator[Entry]:
-    budget = options.budget_profile(card.patches, card.keep)
+    budget = options.budget_profile(card.num_patches, card.keep)
     for graph in graphs:
         name = f"{graph.path.removesuffix('.onnx')}{_SUFFIXES[kind]}"
         say(f"building {name}")

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from tokfilter.errors import ExportError
 from tokfilter.export.fusion.compare import compare_graphs
+from tokfilter.export.fusion.io import read_graph, write_graph
 from tokfilter.export.fusion.rewrite import NearMiss, Site, TokenSelectRewrite
-from tokfilter.export.fusion.storage import read_graph, write_graph
 from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 

@@ -19,11 +19,11 @@ import onnx_ir as ir
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node, without_functions
 from tokfilter.export.options import DEFAULT_OPSET
-from tokfilter.export.tidy import tidied
+from tokfilter.export.simplify import tidied
 from tokfilter.export.trace import KEPT, traced_from_model
 from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
-from tokfilter.model import FilteredViT
+from tokfilter.vit.model import FilteredViT
 
 __all__ = [
     "fixed_graph_from_slots",

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from tokfilter.artifacts.manifest import NAME as MANIFEST
+from tokfilter.artifacts.manifest import checked_path, load_manifest
 from tokfilter.errors import DataError, EngineError, ExportError, TokfilterError
-from tokfilter.export import graph_facts as facts
+from tokfilter.export import graph_stats as facts
 from tokfilter.export.onnx_file import load_graph
-from tokfilter.manifest import NAME as MANIFEST
-from tokfilter.manifest import checked_path, load_manifest
 
 __all__ = ["inspect_path"]
 
@@ -46,8 +46,8 @@ def _starts_as_archive(path: Path) -> bool:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from tokfilter.bundle import load_bundle, model_from_bundle
-    from tokfilter.macs import macs
+    from tokfilter.vit.bundle import load_bundle, model_from_bundle
+    from tokfilter.vit.macs import macs
 
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
@@ -62,7 +62,7 @@ def _bundle(path: Path) -> dict[str, Any]:
             "filter": sum(weight.numel() for weight in bundle.filter.values()),
         },
         "input_size": list(bundle.preprocessing.input_size),
-        "patches": model.patches,
+        "patches": model.num_patches,
         "prefix_tokens": model.prefix_tokens,
         "classes": bundle.golden.full.shape[1],
         "class_names": len(bundle.class_names),
@@ -161,7 +161,7 @@ def _directory(directory: Path) -> dict[str, Any]:
     checks = verification.get("checks", [])
     return {
         "kind": "export",
-        "model": vars(manifest.model),
+        "model": manifest.model.as_dict(),
         "source": manifest.source,
         "created": manifest.created,
         "opset": manifest.opset,

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
-from tokfilter.files import existing_file
 
 __all__ = ["LARGEST_PROTO", "load_graph", "open_session", "save_graph"]
 
@@ -59,9 +59,9 @@ def open_session(path: Path, precision: str | None) -> Any:
     providers = ["CPUExecutionProvider"]
     if precision != "bf16":
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    from tokfilter.export.precision import rounded_twin  # a machine that only builds engines lacks onnxscript
+    from tokfilter.export.precision import emulate_bf16  # a machine that only builds engines lacks onnxscript
 
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
         twin = Path(scratch) / path.name
-        save_graph(rounded_twin(load_graph(path)), twin)
+        save_graph(emulate_bf16(load_graph(path)), twin)
         return onnxruntime.InferenceSession(str(twin), options, providers=providers)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.manifest import Range
 from tokfilter.errors import BudgetError, ExportError
-from tokfilter.manifest import Range
 
 __all__ = [
     "DEFAULT_BATCH",

@@ -13,8 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from tokfilter import __version__
-from tokfilter.bundle import Bundle, load_bundle, model_from_bundle
+from tokfilter.artifacts.files import sha256
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
+from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
+from tokfilter.export.directory import new_directory
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
@@ -22,18 +25,15 @@ from tokfilter.export.graph import (
     slots_graph_from_model,
     without_functions,
 )
-from tokfilter.export.graph_facts import lengths_of, macs, with_shapes
+from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.options import ExportOptions, Precision
-from tokfilter.export.precision import typed_graph
+from tokfilter.export.precision import cast_precision
 from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
-from tokfilter.export.write import new_directory
-from tokfilter.files import sha256
-from tokfilter.golden import Golden
-from tokfilter.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
-from tokfilter.manifest import NAME as MANIFEST
-from tokfilter.model import FilteredViT
+from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle
+from tokfilter.vit.golden import Golden
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["export_bundle"]
 
@@ -58,8 +58,8 @@ def export_bundle(
     path = Path(bundle_path)
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
-    options.budgets(model.patches)
-    options.budget_profile(model.patches, model.budget)
+    options.budgets(model.num_patches)
+    options.budget_profile(model.num_patches, model.budget)
     source = {"name": path.name, "sha256": sha256(path)}
     with new_directory(Path(directory)) as folder:
         say("tracing the model")
@@ -116,7 +116,7 @@ def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportO
     return ModelCard(
         architecture=bundle.architecture.name,
         input_size=bundle.preprocessing.input_size,
-        patches=model.patches,
+        num_patches=model.num_patches,
         prefix_tokens=model.prefix_tokens,
         classes=bundle.golden.full.shape[1],
         class_names=bundle.class_names,
@@ -129,10 +129,10 @@ def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportO
 def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[str, int]:
     """Counted in the graphs, which takes no second where torch takes one for each budget; the numbers are the same."""
     # Three budgets give every other one: the count is a parabola in k (benchmarks/statistics.py).
-    quarters = {max(1, model.patches * i // 4) for i in (1, 2, 3)}
-    slots, full = with_shapes(traced.clone()), with_shapes(full_graph_from_slots(traced, model.patches))
+    quarters = {max(1, model.num_patches * i // 4) for i in (1, 2, 3)}
+    slots, full = with_shapes(traced.clone()), with_shapes(full_graph_from_slots(traced, model.num_patches))
     counts = {"full": macs(full, lengths_of(full))}
-    for k in sorted({model.budget, *options.budgets(model.patches), *quarters}):
+    for k in sorted({model.budget, *options.budgets(model.num_patches), *quarters}):
         counts[str(k)] = macs(slots, lengths_of(slots, k))
     return {name: count for name, count in counts.items() if count is not None}
 
@@ -141,7 +141,7 @@ def _write_graphs(
     folder: Path, traced: ir.Model, card: ModelCard, source: dict[str, str], options: ExportOptions, say: Say
 ) -> Iterator[Entry]:
     for precision in options.precisions:
-        for name, graph, details in _forms(typed_graph(traced, precision), card.patches, options):
+        for name, graph, details in _forms(cast_precision(traced, precision), card.num_patches, options):
             name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
             say(f"writing {name}")
             graph.producer_name, graph.producer_version = "tokfilter", __version__
@@ -163,7 +163,7 @@ def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, bud
         "version": __version__,
         "bundle_sha256": source["sha256"],
         "architecture": card.architecture,
-        "patches": card.patches,
+        "patches": card.num_patches,
         "prefix_tokens": card.prefix_tokens,
         "keep": budget or card.keep,
         "precision": precision,
@@ -181,7 +181,7 @@ def _checks(
     reference, golden = Reference(model), golden_photos(bundle)
     reference.trust(bundle, golden)
     others = [photos_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
-    budgets = budgets_to_check(bundle.golden.logits, model.budget, model.patches)
+    budgets = budgets_to_check(bundle.golden.logits, model.budget, model.num_patches)
     for entry in entries:
         say(f"verifying {entry.path}")
         yield from check_graph(folder, entry, reference, golden, others, budgets)

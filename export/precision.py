@@ -25,9 +25,9 @@ import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node
-from tokfilter.export.tidy import without_dead_code
+from tokfilter.export.simplify import without_dead_code
 
-__all__ = ["LOW_TYPES", "rounded_twin", "typed_graph"]
+__all__ = ["LOW_TYPES", "cast_precision", "emulate_bf16"]
 
 LOW_TYPES: Final = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
@@ -65,7 +65,7 @@ _MOVES: Final = {
 """Ops that move numbers and round nothing."""
 
 
-def typed_graph(slots_graph: ir.Model, precision: str) -> ir.Model:
+def cast_precision(slots_graph: ir.Model, precision: str) -> ir.Model:
     """A copy of a traced fp32 graph (the slots form) in ``precision``. Raises ExportError.
 
     The other forms are made from it, so that they share its types.
@@ -170,7 +170,7 @@ def _describe(value: ir.Value, name: str, kind: ir.DataType, shape: ir.Shape | N
     _retype(value, kind)
 
 
-def rounded_twin(graph: ir.Model) -> ir.Model:
+def emulate_bf16(graph: ir.Model) -> ir.Model:
     """An fp32 graph that rounds where ``graph`` does: ONNX Runtime's CPU has no kernels for bf16.
 
     Weights are widened, which is exact, and every result of a low-typed operation is rounded to the low type and back,

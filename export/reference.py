@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokfilter.bundle import Bundle, Preprocessing
 from tokfilter.errors import DataError
-from tokfilter.model import FilteredViT
+from tokfilter.vit.bundle import Bundle, Preprocessing
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["Expected", "Photos", "Reference", "golden_photos", "photos_from_folder"]
 
@@ -87,11 +87,11 @@ class Reference:
         scores: list[Tensor] = []
         indices: list[Tensor] = []
         for part in torch.split(images, _BATCH):
-            logits.append(model(part, model.patches if budget is None else budget))
+            logits.append(model(part, model.num_patches if budget is None else budget))
             last = model.last
             patches = last.tokens[:, model.prefix_tokens :]
             scores.append(model.scorer(patches) if last.scores is None else last.scores)
-            everything = torch.arange(model.patches, dtype=torch.int32).expand(len(part), -1)
+            everything = torch.arange(model.num_patches, dtype=torch.int32).expand(len(part), -1)
             indices.append(everything if last.indices is None else last.indices)
         kept = None if budget is None else torch.cat(indices).numpy()
         return Expected(torch.cat(logits).numpy(), torch.cat(scores).numpy(), kept)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
 from tokfilter.export.options import DEFAULT_OPSET, MAX_OPSET
-from tokfilter.export.tidy import tidied
+from tokfilter.export.simplify import tidied
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
-from tokfilter.model import FilteredViT
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["BATCH", "DEFAULT_OPSET", "IR_VERSION", "KEPT", "traced_from_model"]
 
@@ -54,7 +54,7 @@ class _Slots(nn.Module):
             return selected, indices
 
         with _replaced(self.model.drop, "select", select):
-            logits = self.model(images, max(1, self.model.patches // 2))
+            logits = self.model(images, max(1, self.model.num_patches // 2))
         return logits, chosen[0]
 
 
@@ -63,14 +63,14 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
 
     Raises ExportError.
     """
-    if model.patches < 2:
-        raise ExportError(f"a filtered graph wants a model of 2 patch tokens or more, got {model.patches}.")
+    if model.num_patches < 2:
+        raise ExportError(f"a filtered graph wants a model of 2 patch tokens or more, got {model.num_patches}.")
     if not DEFAULT_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset wants a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {opset}.")
     images = torch.zeros(2, 3, *model.backbone.patch_embed.img_size)
     # Half the tokens plus one: no other dimension of the model is likely to have this length.
-    slots = torch.zeros(model.patches // 2 + 1, dtype=torch.int32)
-    dims = ({0: torch.export.Dim(BATCH)}, {0: torch.export.Dim(KEPT, max=model.patches)})
+    slots = torch.zeros(model.num_patches // 2 + 1, dtype=torch.int32)
+    dims = ({0: torch.export.Dim(BATCH)}, {0: torch.export.Dim(KEPT, max=model.num_patches)})
     module = _Slots(model).eval()
     with _plain_attention(module), _quiet(), torch.no_grad():
         try:

@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, Choice, choice_from_indices, deviation_from_logits
+from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
-from tokfilter.export.compare import SCORE_GAP, TOLERANCES, Choice, choice_from_indices, deviation_from_logits
 from tokfilter.export.onnx_file import open_session
 from tokfilter.export.reference import Array, Expected, Photos, Reference
-from tokfilter.manifest import Entry
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from tokfilter.artifacts.manifest import checked_path
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.manifest import checked_path
-from tokfilter.runtime.artefacts import Artefact, budgets_of
 from tokfilter.runtime.huge_pages import advised_huge_pages
+from tokfilter.runtime.model_files import ModelFile, budgets_of
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession"]
@@ -42,7 +42,7 @@ class OnnxRuntimeSession(CheckedSession):
     provider_options: passed on to the execution provider; they go before what is set here (``_EXACT``)
     """
 
-    artefact: Artefact
+    model_file: ModelFile
     provider: str = "cpu"
     threads: int | None = None
     spinning: bool = True
@@ -56,7 +56,7 @@ class OnnxRuntimeSession(CheckedSession):
     def _open(self) -> Callable[[], None]:
         onnxruntime = _onnxruntime()
         name = _available_provider(onnxruntime, self.provider)
-        path = checked_path(self.artefact.directory, self.artefact.entry)
+        path = checked_path(self.model_file.directory, self.model_file.entry)
         if self.provider != "cpu":
             _preload(onnxruntime)
         chosen = {**_EXACT.get(self.provider, {}), **self.provider_options}
@@ -79,7 +79,7 @@ class OnnxRuntimeSession(CheckedSession):
         return self._release
 
     def _remedy(self) -> str:
-        on_cpu = self.provider == "cpu" and self.artefact.entry.precision == "bf16"
+        on_cpu = self.provider == "cpu" and self.model_file.entry.precision == "bf16"
         return " Its CPU kernels take no bf16: choose another --precision or --provider." if on_cpu else ""
 
     def _options(self, onnxruntime: Any) -> Any:
@@ -101,7 +101,7 @@ class OnnxRuntimeSession(CheckedSession):
                 f"{path} wants inputs images and perhaps slots, and a first output logits; it has {names} and "
                 f"{[spec.name for spec in self.outputs]}. Export with tokfilter."
             )
-        self._budgets = budgets_of(self.artefact, elastic="slots" in names)
+        self._budgets = budgets_of(self.model_file, elastic="slots" in names)
 
     def _release(self) -> None:
         self._session = None

@@ -16,9 +16,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError, DataError, EngineError
-from tokfilter.runtime.metrics import Timing
+from tokfilter.runtime.measure.metrics import Timing
 
 __all__ = ["Budgets", "CheckedSession", "Result", "Session", "TensorSpec"]
 
@@ -49,11 +49,11 @@ class Budgets:
     low: int
     high: int
     default: int
-    patches: int
+    num_patches: int
 
     def tokens(self, keep: Keep | None) -> int:
         """The budget that ``keep`` stands for. Raises BudgetError that says which budgets there are."""
-        k = self.default if keep is None else tokens_from_keep(keep, self.patches)
+        k = self.default if keep is None else tokens_from_keep(keep, self.num_patches)
         if not self.low <= k <= self.high:
             raise BudgetError(
                 f"this engine serves {self}, got {k} (keep={keep}). Choose one of these, or export for it."
@@ -62,8 +62,8 @@ class Budgets:
 
     def __str__(self) -> str:
         if self.low == self.high:
-            return f"the budget of {self.low} of {self.patches} tokens only"
-        return f"budgets from {self.low} to {self.high} of {self.patches} tokens"
+            return f"the budget of {self.low} of {self.num_patches} tokens only"
+        return f"budgets from {self.low} to {self.high} of {self.num_patches} tokens"
 
 
 @dataclass(frozen=True)

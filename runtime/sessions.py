@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokfilter.artifacts.manifest import Runtime
 from tokfilter.errors import EngineError
-from tokfilter.manifest import Runtime
-from tokfilter.runtime.artefacts import Artefact, Role, artefact
+from tokfilter.runtime.model_files import ModelFile, Role, model_file_for
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.tensorrt_session import TensorRTSession
@@ -43,10 +43,10 @@ def open_session(
     Raises DataError, EngineError.
     """
     options = options or EngineOptions()
-    return session_for(artefact(directory, role, options.runtime, options.precision, tokens), options)
+    return session_for(model_file_for(directory, role, options.runtime, options.precision, tokens), options)
 
 
-def session_for(chosen: Artefact, options: EngineOptions) -> CheckedSession:
+def session_for(chosen: ModelFile, options: EngineOptions) -> CheckedSession:
     """The session for one file. Raises EngineError."""
     if options.runtime == "onnx":
         return OnnxRuntimeSession(chosen, options.provider, options.threads, options.spinning, options.huge_pages)

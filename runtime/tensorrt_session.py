@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from tokfilter.artifacts.manifest import checked_path
 from tokfilter.errors import EngineError
-from tokfilter.manifest import checked_path
-from tokfilter.runtime.artefacts import Artefact, budgets_of
-from tokfilter.runtime.bindings import tensorrt_module
 from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
-from tokfilter.runtime.metrics import Timing
+from tokfilter.runtime.measure.metrics import Timing
+from tokfilter.runtime.model_files import ModelFile, budgets_of
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
-from tokfilter.runtime.tensorrt_engine import (
+from tokfilter.trt.bindings import tensorrt_module
+from tokfilter.trt.engine import (
     Profile,
     capturable,
     context_from_engine,
@@ -72,7 +72,7 @@ class TensorRTSession(CheckedSession):
     backend: pycuda or cuda-python; None takes the first that is installed
     """
 
-    artefact: Artefact
+    model_file: ModelFile
     cuda_graph: bool = False
     backend: str | None = None
     _module: Any = field(default=None, init=False, repr=False)
@@ -85,9 +85,9 @@ class TensorRTSession(CheckedSession):
     _prepared: "OrderedDict[tuple[int, int], _Prepared]" = field(default_factory=OrderedDict, init=False, repr=False)
 
     def _open(self) -> Callable[[], None]:
-        entry, manifest = self.artefact.entry, self.artefact.manifest
-        path = checked_path(self.artefact.directory, entry)
-        plugins = [checked_path(self.artefact.directory, e) for e in manifest.entries("plugin", entry.runtime)]
+        entry, manifest = self.model_file.entry, self.model_file.manifest
+        path = checked_path(self.model_file.directory, entry)
+        plugins = [checked_path(self.model_file.directory, e) for e in manifest.entries("plugin", entry.runtime)]
         self._module = module = tensorrt_module(entry.runtime or "tensorrt")
         self._cuda = cuda = cuda_from_name(self.backend)
         try:
@@ -115,11 +115,11 @@ class TensorRTSession(CheckedSession):
         names = [spec.name for spec in self.inputs]
         if "images" not in names or "logits" not in [spec.name for spec in self.outputs]:
             raise EngineError(f"a plan wants an input images and an output logits, this has {names}. Export again.")
-        budgets = budgets_of(self.artefact, elastic="slots" in names)
+        budgets = budgets_of(self.model_file, elastic="slots" in names)
         ranges = [p.budget for p in self._profiles if p.budget is not None]
         if ranges:
             low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-            budgets = Budgets(low, high, min(max(budgets.default, low), high), budgets.patches)
+            budgets = Budgets(low, high, min(max(budgets.default, low), high), budgets.num_patches)
         self._budgets = budgets
 
     def _allocate(self, cuda: Cuda) -> None:

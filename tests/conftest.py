@@ -12,19 +12,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 
-from tokfilter.backbone import Architecture, create_backbone
-from tokfilter.bundle import (
+from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
+from tokfilter.train.data import splits_from_folder
+from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
+from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.bundle import (
     Bundle,
     Preprocessing,
     golden_from_model,
     save_bundle,
     weights_from_model,
 )
-from tokfilter.model import FilteredViT
-from tokfilter.scorers import FilterConfig, TokenFilter
-from tokfilter.train.data import splits_from_folder
-from tokfilter.train.scenes import SceneConfig, write_scenes
-from tokfilter.train.views import Views, preprocessing_from_backbone
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import FilterConfig, TokenFilter
 
 SMALL = Architecture(
     "vit_tiny_patch16_224",
@@ -96,11 +96,11 @@ def ten_classes() -> Architecture:
 
 
 @pytest.fixture(scope="session")
-def scene_views(tmp_path_factory: pytest.TempPathFactory) -> Views:
+def scene_dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     """The views of 40 small scenes for a model of ``ten_classes``."""
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, 0, train=40, test=40, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
-    return Views(
+    return ImageDataset(
         splits_from_folder(folder).test, preprocessing_from_backbone(create_backbone(TEN_CLASSES), crop_pct=1.0)
     )
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import DataError
-from tokfilter.files import existing_file
 from tokfilter.train.data import ImageList
 
 __all__ = ["class_map_from_file", "mapped"]

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tokfilter.artifacts.images import image_from_bytes, open_image
 from tokfilter.errors import DataError
-from tokfilter.images import image_from_bytes, open_image
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.listing import Part, listing_from_path
-from tokfilter.train.team import ALONE, Team
 
 __all__ = ["ImageList", "Progress", "Splits", "checked", "images_from_folder", "splits_from_folder"]
 
@@ -139,21 +139,26 @@ def _divided(images: ImageList, holdout: float) -> Splits:
     return Splits(images.subset([i for i in everything if i not in held]), images.subset(sorted(held)))
 
 
-def checked(images: ImageList, progress: Progress, report: Callable[[str], None], team: Team = ALONE) -> ImageList:
+def checked(
+    images: ImageList, progress: Progress, report: Callable[[str], None], dist_context: DistContext = SINGLE_PROCESS
+) -> ImageList:
     """Decode every image once and leave out those that cannot be, each reported by name and reason.
 
-    team: each of its processes decodes and reports its share, and all leave out the same images
+    dist_context: each of its processes decodes and reports its share, and all leave out the same images
     Raises DataError when a class is left without images.
     """
-    damaged, mine = torch.zeros(len(images), dtype=torch.uint8), range(team.rank, len(images), team.size)
+    damaged, mine = (
+        torch.zeros(len(images), dtype=torch.uint8),
+        range(dist_context.rank, len(images), dist_context.size),
+    )
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for i, complaint in zip(mine, pool.map(lambda i: _complaint(images, i), mine), strict=True):
             if complaint is not None:
                 damaged[i] = 1
                 report(f"skipped {complaint}")
-            if i % 100 == team.rank:
+            if i % 100 == dist_context.rank:
                 progress("checking images", i / len(images))
-    left = images.subset(torch.nonzero(team.together(damaged) == 0).flatten().tolist())
+    left = images.subset(torch.nonzero(dist_context.all_reduce(damaged) == 0).flatten().tolist())
     if lost := sorted(set(images.labels) - set(left.labels)):
         raise DataError(f"no image of class {images.class_names[lost[0]]} in {images.root} can be decoded.")
     return left

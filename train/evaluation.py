@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import torch
 
-from tokfilter.budget import Keep, tokens_from_keep
-from tokfilter.scorers import RandomScorer
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.train.data import Progress
-from tokfilter.train.views import Views
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["CONFIDENCE", "Accuracy", "evaluate", "wilson"]
 
@@ -45,20 +45,20 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def evaluate(
-    model: Any, views: Views, keeps: Sequence[Keep], progress: Progress, batch: int = 128, seed: int = 0
+    model: Any, dataset: ImageDataset, keeps: Sequence[Keep], progress: Progress, batch: int = 128, seed: int = 0
 ) -> list[Accuracy]:
     """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError."""
-    budgets = sorted({tokens_from_keep(keep, model.patches) for keep in keeps}, reverse=True)
+    budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps}, reverse=True)
     device = next(model.parameters()).device
     for module in model.modules():
         if isinstance(module, RandomScorer):
             module.generator.manual_seed(seed)
     model.eval()
     correct = dict.fromkeys(budgets, 0)
-    for done, part in enumerate(views.in_order(batch)):
-        images, labels = views.normalised(part.images, device), part.labels.to(device)
+    for done, part in enumerate(dataset.in_order(batch)):
+        images, labels = dataset.normalised(part.images, device), part.labels.to(device)
         for k in budgets:
             correct[k] += int((model(images, k).argmax(1) == labels).sum())
-        progress("evaluating", done * batch / len(views))
-    count = len(views)
+        progress("evaluating", done * batch / len(dataset))
+    count = len(dataset)
     return [Accuracy(k, right, count, right / count, *wilson(right, count)) for k, right in correct.items()]

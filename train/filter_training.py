@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.errors import DataError
-from tokfilter.model import FilteredViT
+from tokfilter.train.dataset import Batch, ImageDataset
 from tokfilter.train.labels import LabelConfig
-from tokfilter.train.loop import Plan, Work, train
-from tokfilter.train.views import Batch, Views
+from tokfilter.train.loop import Plan, RunDir, train
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["FilterTraining", "Objective", "ranking_loss", "train_filter"]
 
@@ -40,11 +40,17 @@ class FilterTraining:
 
 
 def train_filter(
-    model: FilteredViT, views: Views, delta: Tensor, labels: LabelConfig, config: FilterTraining, seed: int, work: Work
+    model: FilteredViT,
+    dataset: ImageDataset,
+    delta: Tensor,
+    labels: LabelConfig,
+    config: FilterTraining,
+    seed: int,
+    work: RunDir,
 ) -> dict[str, Any]:
     """Train ``model.scorer`` in place.
 
-    views: the labelled images
+    dataset: the labelled images
     delta: [n, N], their delta loss
     Returns metrics: rho, share of important tokens, first and last losses.
     """
@@ -55,7 +61,7 @@ def train_filter(
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            tokens = model.embed(views.normalised(batch.images, device))
+            tokens = model.embed(dataset.normalised(batch.images, device))
         scores = model.scorer(tokens[:, model.prefix_tokens :].clone())
         wanted = targets[batch.positions].to(device)
         if config.objective == "ranking":
@@ -64,8 +70,8 @@ def train_filter(
             return F.mse_loss(scores, wanted)
         return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=_balance(targets).to(device))
 
-    identity = f"{views.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
-    losses = train("filter", _alone(model.scorer), views, loss, config.plan, seed, identity, work)
+    identity = f"{dataset.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
+    losses = train("filter", _alone(model.scorer), dataset, loss, config.plan, seed, identity, work)
     important = float((delta > rho).float().mean())
     return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
 

@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokfilter.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError
-from tokfilter.scorers import RandomScorer
-from tokfilter.train.loop import Plan, Work, train
-from tokfilter.train.views import Augmentation, Batch, Views, augmented
+from tokfilter.train.dataset import Augmentation, Batch, ImageDataset, augmented
+from tokfilter.train.loop import Plan, RunDir, train
+from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["Budgeted", "FineTuning", "initialise", "train_backbone", "train_elastic"]
 
 
 class Budgeted(Protocol):
-    """What has logits at a budget: FilteredViT, and the rival with fewer pixels."""
+    """What has logits at a budget: FilteredViT, and the baseline with fewer pixels."""
 
-    patches: int
+    num_patches: int
 
     def __call__(self, images: Tensor, keep: Keep | None = None) -> Tensor:
         """images: [B, 3, H, W], normalised. Returns logits [B, classes]."""
@@ -67,18 +67,18 @@ def initialise(backbone: Any, seed: int) -> None:
 
 
 def train_backbone(
-    model: nn.Module, views: Views, config: FineTuning, seed: int, work: Work, name: str = "backbone"
+    model: nn.Module, dataset: ImageDataset, config: FineTuning, seed: int, work: RunDir, name: str = "backbone"
 ) -> dict[str, Any]:
     """Train with every token, in place. Returns metrics."""
-    return _run(name, model, views, config, seed, work, elastic=False)
+    return _run(name, model, dataset, config, seed, work, elastic=False)
 
 
 def train_elastic(
     model: nn.Module,
-    views: Views,
+    dataset: ImageDataset,
     config: FineTuning,
     seed: int,
-    work: Work,
+    work: RunDir,
     name: str = "finetune",
     teacher: nn.Module | None = None,
 ) -> dict[str, Any]:
@@ -86,25 +86,25 @@ def train_elastic(
 
     teacher: a model whose full logits are imitated when ``config.distill`` is above 0
     """
-    return _run(name, model, views, config, seed, work, elastic=True, teacher=teacher)
+    return _run(name, model, dataset, config, seed, work, elastic=True, teacher=teacher)
 
 
 def _run(
     name: str,
     model: Any,
-    views: Views,
+    dataset: ImageDataset,
     config: FineTuning,
     seed: int,
-    work: Work,
+    work: RunDir,
     elastic: bool,
     teacher: Any = None,
 ) -> dict[str, Any]:
     device = next(model.parameters()).device
-    identity = f"{views.images.digest()} {asdict(views.preprocessing)} {asdict(config)} {_digest(model)}"
+    identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {asdict(config)} {_digest(model)}"
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        images = augmented(views.normalised(batch.images, device), config.augmentation, generator)
-        keeps = _budgets(config, model.patches, generator) if elastic else [model.patches]
+        images = augmented(dataset.normalised(batch.images, device), config.augmentation, generator)
+        keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
         _reseed(model, generator)
         parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # few images have fewer parts
         logits = torch.cat([model(part, keep) for part, keep in parts])
@@ -112,12 +112,12 @@ def _run(
         if teacher is None or config.distill == 0:
             return value
         with torch.no_grad():
-            wanted = teacher(images, teacher.patches).log_softmax(-1)
+            wanted = teacher(images, teacher.num_patches).log_softmax(-1)
         divergence = F.kl_div(logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True)
         return value + config.distill * divergence
 
     model.train()
-    losses = train(name, model, views, loss, config.plan, seed, identity, work)
+    losses = train(name, model, dataset, loss, config.plan, seed, identity, work)
     model.eval()
     last = losses[-max(1, len(losses) // 10) :]
     return {"first_loss": losses[0], "last_loss": sum(last) / len(last), "steps": len(losses)}
@@ -140,7 +140,7 @@ def _budgets(config: FineTuning, patches: int, generator: torch.Generator) -> li
 
 
 def _reseed(model: Any, generator: torch.Generator) -> None:
-    """The random rival draws from the step's source too, so that it resumes like everything else."""
+    """The random baseline draws from the step's source too, so that it resumes like everything else."""
     for module in model.modules():
         if isinstance(module, RandomScorer):
             module.generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))

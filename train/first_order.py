@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokfilter.model import FilteredViT
 from tokfilter.train.masking import MaskConfig, mask_tokens
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["first_order_loss"]
 

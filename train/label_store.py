@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tokfilter.artifacts.files import atomic_path
 from tokfilter.errors import DataError
-from tokfilter.files import atomic_path
 from tokfilter.train.data import ImageList
 
 __all__ = ["SHARD_IMAGES", "LabelStore", "Labels", "Shard"]

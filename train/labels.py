@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokfilter.bundle import weights_from_model
 from tokfilter.errors import DataError
-from tokfilter.model import FilteredViT
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.first_order import first_order_loss
 from tokfilter.train.label_store import Labels, LabelStore, Shard
-from tokfilter.train.loop import Work
+from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
-from tokfilter.train.team import ALONE, Team
 from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
-from tokfilter.train.views import Views
+from tokfilter.vit.bundle import weights_from_model
+from tokfilter.vit.model import FilteredViT
 
 __all__ = [
     "LabelConfig",
@@ -121,14 +121,14 @@ def _delta_loss(
         places = torch.arange(len(images)) if positions is None else positions
         sets = groups_of_tokens(model.grid, config.groups, places)
     else:
-        sets = single_tokens(len(images), model.patches)
+        sets = single_tokens(len(images), model.num_patches)
     sets = sets.to(images.device)
     parts = [
         _cost_of_sets(model, images[i : i + chunk], labels[i : i + chunk], sets[i : i + chunk], config.mask, chunk)
         for i in range(0, len(images), chunk)
     ]
     costs, base = (torch.cat(column) for column in zip(*parts, strict=True))
-    return costs_of_tokens(costs, sets, model.patches), base
+    return costs_of_tokens(costs, sets, model.num_patches), base
 
 
 @torch.inference_mode()
@@ -147,50 +147,50 @@ def _cost_of_sets(
 
 def label_images(
     model: FilteredViT,
-    views: Views,
+    dataset: ImageDataset,
     config: LabelConfig,
     store: LabelStore,
-    work: Work,
+    work: RunDir,
     chunk: int = 256,
-    team: Team = ALONE,
+    dist_context: DistContext = SINGLE_PROCESS,
 ) -> Labels:
     """Delta loss of every image, shard by shard into ``store``; whole shards that lie there already are kept.
 
-    team: each of its processes labels its share of the missing shards; all see the same store
+    dist_context: each of its processes labels its share of the missing shards; all see the same store
     Raises DataError when the store belongs to another model, other data or other settings.
     """
     model.eval()
     device = next(model.parameters()).device
-    identity = identity_from(model, views, config)
-    if team.leads:
-        store.open(identity, views.images, model.patches)
-    team.meet()
+    identity = identity_from(model, dataset, config)
+    if dist_context.is_main:
+        store.open(identity, dataset.images, model.num_patches)
+    dist_context.barrier()
     store.join(identity)
     missing = store.missing()
-    team.meet()  # nobody writes before all have seen what is missing
-    mine = {shard.stop: shard.start for shard in missing[team.rank :: team.size]}
+    dist_context.barrier()  # nobody writes before all have seen what is missing
+    mine = {shard.stop: shard.start for shard in missing[dist_context.rank :: dist_context.size]}
     plan = [part for stop, start in mine.items() for part in torch.split(torch.arange(start, stop), _BATCH)]
     parts = []
-    for done, batch in enumerate(views.batches(plan)):
-        images = views.normalised(batch.images, device)
+    for done, batch in enumerate(dataset.batches(plan)):
+        images = dataset.normalised(batch.images, device)
         parts.append(delta_loss(model, images, batch.labels.to(device), config, chunk, batch.positions))
         work.progress("label: delta loss of every token", (done + 1) / len(plan))
         if (stop := int(batch.positions[-1]) + 1) in mine:
             delta, base = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
             store.write(Shard(mine[stop], delta, base))
             parts = []
-    team.meet()
-    if team.leads:
+    dist_context.barrier()
+    if dist_context.is_main:
         store.sweep()
     return store.read()
 
 
-def identity_from(model: FilteredViT, views: Views, config: LabelConfig) -> dict[str, Any]:
+def identity_from(model: FilteredViT, dataset: ImageDataset, config: LabelConfig) -> dict[str, Any]:
     """What labels depend on: weights, images, preprocessing, what masking means, and the method."""
     return {
         "weights": weights_digest(weights_from_model(model)[0]),
-        "images": views.images.digest(),
-        "preprocessing": asdict(views.preprocessing),
+        "images": dataset.images.digest(),
+        "preprocessing": asdict(dataset.preprocessing),
         "mask": asdict(config.mask),
         "method": config.method,
         "groups": asdict(config.groups) if config.method == "grouped" else None,

@@ -16,12 +16,12 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
+from tokfilter.artifacts.files import atomic_path
 from tokfilter.errors import DataError
-from tokfilter.files import atomic_path
 from tokfilter.train.data import Progress
-from tokfilter.train.views import Batch, Views
+from tokfilter.train.dataset import Batch, ImageDataset
 
-__all__ = ["Plan", "Work", "batch_plan", "generator_from", "load_plain", "train"]
+__all__ = ["Plan", "RunDir", "batch_plan", "generator_from", "load_plain", "train"]
 
 StepLoss = Callable[[Batch, torch.Generator], Tensor]
 """(batch, the step's source of random numbers) -> loss, a scalar."""
@@ -46,7 +46,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Work:
+class RunDir:
     """Where stages leave their checkpoints, and whether they go on from those that lie there.
 
     save_seconds: time between two checkpoints of a stage; its end is always saved
@@ -83,7 +83,14 @@ def batch_plan(count: int, batch: int, start: int, stop: int, *seed: object) -> 
 
 
 def train(
-    name: str, module: nn.Module, views: Views, loss: StepLoss, plan: Plan, seed: int, identity: str, work: Work
+    name: str,
+    module: nn.Module,
+    dataset: ImageDataset,
+    loss: StepLoss,
+    plan: Plan,
+    seed: int,
+    identity: str,
+    work: RunDir,
 ) -> list[float]:
     """Minimise ``loss`` over the parameters of ``module`` that want gradients.
 
@@ -99,9 +106,9 @@ def train(
     path = work.path(name)
     losses = _resumed(path, identity, module, optimizer) if work.resume and path is not None else []
     saved, parameters = time.monotonic(), [p for p in module.parameters() if p.requires_grad]
-    order = list(batch_plan(len(views), plan.batch, len(losses), plan.steps, seed, name))
+    order = list(batch_plan(len(dataset), plan.batch, len(losses), plan.steps, seed, name))
     with torch.random.fork_rng():
-        for batch in views.batches(order):
+        for batch in dataset.batches(order):
             step = len(losses)
             torch.manual_seed(generator_from(seed, name, "dropout", step).initial_seed())
             schedule.step_update(step)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokfilter.errors import DataError
-from tokfilter.model import FilteredViT
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["MaskConfig", "MaskPoint", "MaskValue", "logits_of_variants", "mask_tokens", "position_tokens"]
 
@@ -93,7 +93,7 @@ def logits_of_variants(
 
 def _without(model: FilteredViT, images: Tensor, tokens: Tensor, image: Tensor, places: Tensor) -> Tensor:
     """Logits without some tokens. image: [V], places: [V, size]. Returns [V, classes]."""
-    kept = torch.ones(len(places), model.patches, dtype=torch.bool, device=tokens.device).scatter(1, places, False)
+    kept = torch.ones(len(places), model.num_patches, dtype=torch.bool, device=tokens.device).scatter(1, places, False)
     positions = kept.nonzero()[:, 1].view(len(places), -1)
     prefix = torch.arange(model.prefix_tokens, device=tokens.device).expand(len(places), -1)
     rows = torch.cat([prefix, positions + model.prefix_tokens], dim=1)

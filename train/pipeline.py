@@ -9,23 +9,23 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from tokfilter.budget import Keep, tokens_from_keep
-from tokfilter.bundle import Bundle, golden_from_model, weights_from_model
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import DataError
-from tokfilter.model import FilteredViT
-from tokfilter.scorers import FilterConfig, TokenFilter
 from tokfilter.train.data import ImageList, Progress, Splits
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.filter_training import FilterTraining, train_filter
 from tokfilter.train.finetune import FineTuning, train_backbone, train_elastic
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
 from tokfilter.train.labels import LabelConfig, identity_from, label_images
-from tokfilter.train.loop import Work, generator_from
+from tokfilter.train.loop import RunDir, generator_from
 from tokfilter.train.start import Start
-from tokfilter.train.team import ALONE, Team
-from tokfilter.train.views import Views
+from tokfilter.vit.bundle import Bundle, golden_from_model, weights_from_model
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import FilterConfig, TokenFilter
 
-__all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder", "labelled_views"]
+__all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder", "labelled_dataset"]
 
 STAGES: Final = ("backbone", "label", "filter", "finetune")
 
@@ -62,15 +62,15 @@ def bundle_from_start(
     start: Start,
     splits: Splits,
     recipe: Recipe,
-    work: Work,
+    work: RunDir,
     labels: Path | None = None,
     keeps: Sequence[Keep] = (1.0, 0.5, 0.25),
-    views: tuple[Views, Views] | None = None,
+    datasets: tuple[ImageDataset, ImageDataset] | None = None,
 ) -> Bundle:
     """Run the recipe's stages and measure the result on the test images.
 
     labels: a label store made before, instead of the stage ``label``; refused when it belongs to another model or data
-    views: of the training and test images, where somebody has decoded them already
+    dataset: of the training and test images, where somebody has decoded them already
     Raises DataError, BudgetError.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,23 +78,23 @@ def bundle_from_start(
     model = FilteredViT(start.backbone, keep=recipe.keep)
     model.drop.scorer = _scorer(model, start, recipe)
     model.to(device)
-    tokens_from_keep(recipe.keep, model.patches)
-    train_views, tests = views or (
-        Views(part, start.preprocessing, work.progress) for part in (splits.train, splits.test)
+    tokens_from_keep(recipe.keep, model.num_patches)
+    train_dataset, tests = datasets or (
+        ImageDataset(part, start.preprocessing, work.progress) for part in (splits.train, splits.test)
     )
     record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": recipe.seed}
     if "backbone" in recipe.stages:
         _freeze_scorer(model)
-        metrics = train_backbone(model, train_views, recipe.backbone, recipe.seed, work)
+        metrics = train_backbone(model, train_dataset, recipe.backbone, recipe.seed, work)
         record["backbone"] = {**asdict(recipe.backbone), **metrics}
     elif not start.trained:
         raise DataError(f"{start.origin} cannot tell the data's classes apart yet: add the stage `backbone`.")
     if "filter" in recipe.stages:
-        record.update(_filter_stages(model, train_views, recipe, work, labels))
+        record.update(_filter_stages(model, train_dataset, recipe, work, labels))
     if "finetune" in recipe.stages:
         _freeze_scorer(model, but_summary=True)
         teacher = _teacher(model) if recipe.finetune.distill > 0 else None
-        metrics = train_elastic(model, train_views, recipe.finetune, recipe.seed, work, teacher=teacher)
+        metrics = train_elastic(model, train_dataset, recipe.finetune, recipe.seed, work, teacher=teacher)
         record["finetune"] = {**asdict(recipe.finetune), **metrics}
     model.eval()
     record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, work.progress)]
@@ -103,7 +103,7 @@ def bundle_from_start(
 
 def label_folder(
     start: Start, images: ImageList, recipe: Recipe, folder: Path, progress: Progress,
-    shard_images: int = SHARD_IMAGES, team: Team = ALONE,
+    shard_images: int = SHARD_IMAGES, dist_context: DistContext = SINGLE_PROCESS,
 ) -> Labels:  # fmt: skip
     """Labels of training images by a start model, kept in ``folder``. Raises DataError.
 
@@ -111,14 +111,16 @@ def label_folder(
     """
     if not start.trained:
         raise DataError(f"{start.origin} cannot tell the data's classes apart yet: train its backbone first.")
-    model = FilteredViT(start.backbone).to(team.device).eval()
-    views = Views(_labelled(images, recipe), start.preprocessing, progress)
-    store, work = LabelStore(folder, shard_images), Work(progress=progress)
-    return label_images(model, views, recipe.labels, store, work, recipe.label_chunk, team)
+    model = FilteredViT(start.backbone).to(dist_context.device).eval()
+    dataset = ImageDataset(_labelled(images, recipe), start.preprocessing, progress)
+    store, work = LabelStore(folder, shard_images), RunDir(progress=progress)
+    return label_images(model, dataset, recipe.labels, store, work, recipe.label_chunk, dist_context)
 
 
-def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> dict[str, Any]:
-    subset = labelled_views(views, recipe, work.progress)
+def _filter_stages(
+    model: FilteredViT, dataset: ImageDataset, recipe: Recipe, work: RunDir, given: Path | None
+) -> dict[str, Any]:
+    subset = labelled_dataset(dataset, recipe, work.progress)
     labels = _labels(model, subset, recipe, work, given)
     model.requires_grad_(False)
     metrics = train_filter(model, subset, labels.delta, recipe.labels, recipe.filter, recipe.seed, work)
@@ -129,17 +131,17 @@ def _filter_stages(model: FilteredViT, views: Views, recipe: Recipe, work: Work,
     }
 
 
-def labelled_views(views: Views, recipe: Recipe, progress: Progress) -> Views:
+def labelled_dataset(dataset: ImageDataset, recipe: Recipe, progress: Progress) -> ImageDataset:
     """The training images that get labels: all, or as many as the recipe allows."""
-    chosen = _labelled(views.images, recipe)
-    return views if chosen is views.images else Views(chosen, views.preprocessing, progress)
+    chosen = _labelled(dataset.images, recipe)
+    return dataset if chosen is dataset.images else ImageDataset(chosen, dataset.preprocessing, progress)
 
 
-def _labels(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given: Path | None) -> Labels:
+def _labels(model: FilteredViT, dataset: ImageDataset, recipe: Recipe, work: RunDir, given: Path | None) -> Labels:
     """Labels from a store made before, or made now. Raises DataError."""
     if given is not None:
         store = LabelStore(given)
-        store.check(identity_from(model, views, recipe.labels))
+        store.check(identity_from(model, dataset, recipe.labels))
         return store.read()
     if "label" not in recipe.stages:
         raise DataError("the stage `filter` wants labels: add the stage `label`, or give labels made before.")
@@ -148,7 +150,7 @@ def _labels(model: FilteredViT, views: Views, recipe: Recipe, work: Work, given:
     store = LabelStore(work.folder / "labels")
     if not work.resume:
         store.clear()
-    return label_images(model, views, recipe.labels, store, work, recipe.label_chunk)
+    return label_images(model, dataset, recipe.labels, store, work, recipe.label_chunk)
 
 
 def _labelled(images: ImageList, recipe: Recipe) -> ImageList:
@@ -195,10 +197,12 @@ def _data_record(splits: Splits) -> dict[str, Any]:
 
 
 def _bundle(
-    model: FilteredViT, start: Start, splits: Splits, recipe: Recipe, tests: Views, record: dict[str, Any]
+    model: FilteredViT, start: Start, splits: Splits, recipe: Recipe, tests: ImageDataset, record: dict[str, Any]
 ) -> Bundle:
     examples = next(tests.batches([torch.arange(min(4, len(tests)))]))
-    keeps = sorted({tokens_from_keep(keep, model.patches) for keep in (0.7, 0.5, 0.25, recipe.keep)} - {model.patches})
+    keeps = sorted(
+        {tokens_from_keep(keep, model.num_patches) for keep in (0.7, 0.5, 0.25, recipe.keep)} - {model.num_patches}
+    )
     backbone, scorer = weights_from_model(model)
     config = model.scorer.config
     assert isinstance(config, FilterConfig)

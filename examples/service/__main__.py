@@ -7,8 +7,8 @@ from typing import Any, get_args
 import click
 import uvicorn
 
+from tokfilter.artifacts.manifest import Runtime
 from tokfilter.errors import TokfilterError
-from tokfilter.manifest import Runtime
 from tokfilter.runtime.onnxruntime_session import PROVIDERS
 from tokfilter.runtime.sessions import EngineOptions
 

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 
-from tokfilter.budget import keep_from_text
+from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.errors import BudgetError, TokfilterError
 from tokfilter.runtime.preprocess import Floats
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
+from tokfilter.artifacts.images import rgb_from_image
 from tokfilter.errors import DataError
-from tokfilter.images import rgb_from_image
 from tokfilter.runtime.preprocess import Floats, Preprocess
 
 from .refusal import Refusal

@@ -10,13 +10,14 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from tokfilter.benchmarks.predict import class_name, probabilities_from_logits
-from tokfilter.budget import Keep
-from tokfilter.runtime.artefacts import Artefact, artefact
-from tokfilter.runtime.golden import golden_of, verify
+from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.golden import golden_of
+from tokfilter.runtime.model_files import ModelFile, model_file_for
+from tokfilter.runtime.predict import class_name, probabilities_from_logits
 from tokfilter.runtime.preprocess import Floats, Preprocess, preprocess_from_fields
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.sessions import EngineOptions, session_for
+from tokfilter.runtime.verification import verify
 
 __all__ = ["Engine", "engine_from_directory"]
 
@@ -31,7 +32,7 @@ class Engine:
     """
 
     session: CheckedSession
-    artefact: Artefact
+    model_file: ModelFile
     preprocess: Preprocess
     smallest: int
     largest: int
@@ -62,7 +63,7 @@ class Engine:
     def best(self, probabilities: Floats, count: int) -> list[dict[str, Any]]:
         """The likeliest classes, first the likeliest."""
         order = np.argsort(-probabilities, kind="stable")[:count]
-        names = self.artefact.manifest.model.class_names
+        names = self.model_file.manifest.model.class_names
         return [{"class": class_name(names, int(i)), "index": int(i), "score": float(probabilities[i])} for i in order]
 
 
@@ -75,13 +76,13 @@ def engine_from_directory(directory: Path, options: EngineOptions, largest: int 
     opened = ExitStack()
     try:
         thread = opened.enter_context(ThreadPoolExecutor(1, "engine"))
-        chosen = artefact(directory, "filtered", options.runtime, options.precision)
+        chosen = model_file_for(directory, "filtered", options.runtime, options.precision)
         session = session_for(chosen, options)
         thread.submit(session.__enter__).result()
         opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())
         low, best, high = chosen.entry.batch_range or (1, _LARGEST, largest or _LARGEST)
         engine = Engine(session, chosen, _preprocess(chosen), low, max(low, min(largest or best, high)), thread, opened)
-        golden = golden_of(chosen)
+        golden = golden_of(chosen.directory, chosen.manifest)
         for batch in sorted({low, engine.largest}):
             thread.submit(verify, session, chosen, golden, batch, session.budgets.default).result()
     except BaseException:
@@ -90,6 +91,6 @@ def engine_from_directory(directory: Path, options: EngineOptions, largest: int 
     return engine
 
 
-def _preprocess(artefact: Artefact) -> Preprocess:
-    card = artefact.manifest.model
+def _preprocess(model_file: ModelFile) -> Preprocess:
+    card = model_file.manifest.model
     return preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})

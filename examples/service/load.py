@@ -26,10 +26,10 @@ import click
 import numpy as np
 from PIL import Image
 
-from tokfilter.benchmarks.machine import conditions
-from tokfilter.benchmarks.record import header, write_json
 from tokfilter.errors import EngineError, TokfilterError
-from tokfilter.runtime.metrics import PERCENTILE_RULE, latency_from_samples
+from tokfilter.runtime.measure.machine import conditions
+from tokfilter.runtime.measure.metrics import PERCENTILE_RULE, latency_from_samples
+from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.runtime.sessions import EngineOptions
 
 from .body import input_from_body
@@ -101,8 +101,8 @@ def queries_for(
     """JPEG files at three budgets with the score that the session gives each, and what model it is."""
     generator = np.random.default_rng(0)
     with engine_from_directory(directory, EngineOptions(threads=threads)) as engine:
-        card, budgets = engine.artefact.manifest.model, engine.session.budgets
-        sizes = sorted({budgets.default, max(2, budgets.patches // 4), max(2, budgets.patches * 3 // 4)})
+        card, budgets = engine.model_file.manifest.model, engine.session.budgets
+        sizes = sorted({budgets.default, max(2, budgets.num_patches // 4), max(2, budgets.num_patches * 3 // 4)})
         queries = []
         for number in range(images):
             body, tokens = _photo(generator), sizes[number % len(sizes)]

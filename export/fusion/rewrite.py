@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tokfilter.export.fusion.candidates import (
+from tokfilter.export.fusion.apply import put_in_place
+from tokfilter.export.fusion.equivalence import Proof, prove
+from tokfilter.export.fusion.match import (
     PROVEN,
     RAN,
     Guess,
@@ -24,9 +26,7 @@ from tokfilter.export.fusion.candidates import (
     sorts_positions,
     whole_of,
 )
-from tokfilter.export.fusion.proof import Proof, prove
 from tokfilter.export.fusion.shapes import Shapes
-from tokfilter.export.fusion.surgery import put_in_place
 
 __all__ = ["NearMiss", "Site", "TokenSelectRewrite"]
 

@@ -109,7 +109,7 @@ Manifest manifest_from_json(const Json& content) {
     for (const Json& item : content.at("files")) manifest.files.push_back(entry_from_json(item));
     if (present(content, "choice") && present(content["choice"], "tokens"))
         manifest.chosen_tokens =
-            integer(content["choice"]["tokens"], "choice.tokens", 1, manifest.model.patches);
+            integer(content["choice"]["tokens"], "choice.tokens", 1, manifest.model.num_patches);
     return manifest;
 }
 

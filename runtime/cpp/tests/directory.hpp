@@ -1,4 +1,4 @@
-// An export directory for the played TensorRT.
+// An export directory for the fake TensorRT.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -37,7 +37,7 @@ class Directory {
     /// Change the manifest; "/files/0" is the plan's entry.
     void set(const std::string& place, const std::string& value);
 
-    /// Change the plan (tests/play/plan.hpp).
+    /// Change the plan (tests/fake/plan.hpp).
     void set_plan(const std::string& place, const std::string& value);
 
     /// Add the library as the directory's plugin.

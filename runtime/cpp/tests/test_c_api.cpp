@@ -2,7 +2,7 @@
 #include <stdexcept>
 
 #include "guard.hpp"
-#include "played_run.hpp"
+#include "fake_run.hpp"
 #include "tokfilter/tokfilter.h"
 
 using testing::Directory;

@@ -1,4 +1,4 @@
-// Which plan, which budgets, which profile: the rules of runtime/artefacts.py and tensorrt_engine.py.
+// Which plan, which budgets, which profile: the rules of runtime/model_files.py and tensorrt_engine.py.
 #include <doctest/doctest.h>
 
 #include <limits>
@@ -30,7 +30,7 @@ Entry plan(const std::string& path, const std::string& role, std::optional<std::
 
 Manifest manifest() {
     Manifest result;
-    result.model.patches = 196;
+    result.model.num_patches = 196;
     result.model.keep = 98;
     result.model.classes = 1000;
     result.files = {plan("k98", "filtered", 98), plan("narrow", "filtered", std::nullopt, Range{16, 98, 100}),

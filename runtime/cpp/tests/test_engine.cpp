@@ -1,7 +1,7 @@
 // An open engine: every batch and budget, host and device memory, streams, moves and closing.
 #include <cuda_runtime_api.h>
 
-#include "played_run.hpp"
+#include "fake_run.hpp"
 
 using testing::Directory;
 using testing::HostCall;
@@ -11,7 +11,7 @@ using tokfilter::Code;
 
 namespace {
 
-// Device memory of the played CUDA.
+// Device memory of the fake CUDA.
 template <class T>
 T* on_device(const std::vector<T>& values) {
     void* memory = nullptr;

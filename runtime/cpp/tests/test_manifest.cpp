@@ -28,7 +28,7 @@ TEST_CASE("a manifest says what Python wrote") {
     directory.write();
     const auto manifest = tokfilter::load_manifest(directory.path());
     REQUIRE(manifest.ok());
-    CHECK(manifest->model.patches == 12);
+    CHECK(manifest->model.num_patches == 12);
     CHECK(manifest->model.keep == 6);
     CHECK(manifest->chosen_tokens == 4);
     CHECK(manifest->model.class_names.back() == "eel");

@@ -1,7 +1,7 @@
 // Everything that an engine refuses, each with its code and its sentence.
 #include <limits>
 
-#include "played_run.hpp"
+#include "fake_run.hpp"
 
 using testing::Directory;
 using testing::HostCall;
@@ -94,7 +94,7 @@ TEST_CASE("a plan for another machine") {
     Directory directory;
     directory.set("/files/0/target", R"({"gpu": "NVIDIA H100, 9.0"})");
     CHECK_SAYS(directory.open().status(), Code::version, "compute capability 9.0 (NVIDIA H100, 9.0)",
-               "Played GPU, 8.7");
+               "Fake GPU, 8.7");
     directory.set("/files/0/target", R"({"version": "10.2.0"})");
     CHECK_SAYS(directory.open().status(), Code::version, "built with TensorRT 10.2.0");
 }

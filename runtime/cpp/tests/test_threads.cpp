@@ -2,7 +2,7 @@
 #include <atomic>
 #include <thread>
 
-#include "played_run.hpp"
+#include "fake_run.hpp"
 #include "queue.hpp"
 #include "service.hpp"
 

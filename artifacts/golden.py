@@ -1,0 +1,58 @@
+"""Golden tensors of an export directory, read with numpy: what torch computed once and every engine is compared with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Manifest, checked_path
+from tokfilter.errors import DataError
+from tokfilter.kernels.reference import token_select
+
+__all__ = ["GoldenArrays", "golden_of"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class GoldenArrays:
+    """What torch computed once.
+
+    images: [G, 3, H, W]
+    scores: [G, N]
+    full: [G, classes]
+    logits: budget k -> [G, classes]
+    """
+
+    images: Array
+    scores: Array
+    full: Array
+    logits: Mapping[int, Array]
+
+    def tiled(self, batch: int, dtype: npt.DTypeLike = np.float32) -> Array:
+        """The images repeated to a batch, in the type that an engine takes."""
+        rows = np.arange(batch) % len(self.images)
+        return np.ascontiguousarray(self.images[rows].astype(dtype, copy=False))
+
+    def expected_indices(self, k: int) -> npt.NDArray[np.int32]:
+        """Positions that the op's contract keeps for the golden scores: [G, k]."""
+        return token_select(self.scores[:, :, None], self.scores, k, prefix_tokens=0)[1]
+
+
+def golden_of(directory: str | Path, manifest: Manifest) -> GoldenArrays:
+    """Read golden.npz of an export directory. Raises DataError, or EngineError when its bytes have changed."""
+    entries = manifest.entries("golden")
+    if not entries:
+        raise DataError(f"{directory} holds no {GOLDEN_FILE} to verify engines with. Export again.")
+    path = checked_path(directory, entries[0])
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            budgets = sorted(int(name.removeprefix("logits_")) for name in arrays if name.startswith("logits_"))
+            logits = {k: arrays[f"logits_{k}"] for k in budgets}
+            return GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], logits)
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
+        raise DataError(f"{path} is damaged ({error}). Export again.") from error

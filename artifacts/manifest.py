@@ -1,0 +1,181 @@
+"""manifest.json: what an export directory holds, and how to know that it still holds that.
+
+Written by ``export/``, believed by ``runtime/`` only after the bytes agree. Neither torch nor an engine is needed here.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from tokfilter.artifacts.files import atomic_path, existing_file, sha256
+from tokfilter.errors import DataError, EngineError
+
+__all__ = [
+    "FORMAT",
+    "GOLDEN_FILE",
+    "NAME",
+    "VERSION",
+    "Entry",
+    "Manifest",
+    "ModelCard",
+    "checked_path",
+    "entry_from_file",
+    "load_manifest",
+    "save_manifest",
+]
+
+NAME: Final = "manifest.json"
+GOLDEN_FILE: Final = "golden.npz"
+FORMAT: Final = "tokfilter-export"
+VERSION: Final = 1
+
+Role = Literal["filtered", "full", "golden", "timing-cache", "plugin"]
+Runtime = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+Range = tuple[int, int, int]
+
+_CARD_KEYS: Final = {"num_patches": "patches"}
+"""Fields of ModelCard whose key in manifest.json is another one (version 1 of the format)."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of an export directory.
+
+    role: "filtered" and "full" are models, the others belong to them
+    runtime: what reads it; None for files that are no model
+    precision: fp32, fp16 or bf16, as typed in the graph
+    budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
+    batch_range, budget_range: (min, opt, max) that an engine was built for; None when any goes
+    target: what an engine was built for and with, plain values
+    external: files beside a graph that hold its weights, name -> sha256 (graphs beyond 2 GiB)
+    """
+
+    path: str
+    role: Role
+    sha256: str
+    bytes: int
+    runtime: Runtime | None = None
+    precision: str | None = None
+    budget: int | None = None
+    batch_range: Range | None = None
+    budget_range: Range | None = None
+    target: dict[str, Any] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a runtime has to know of the model without reading weights.
+
+    input_size: (3, H, W)
+    keep: default budget in tokens
+    macs: multiply-accumulates per image; key "full", or the budget as text
+    preprocessing: as in the bundle
+    """
+
+    architecture: str
+    input_size: tuple[int, int, int]
+    num_patches: int
+    prefix_tokens: int
+    classes: int
+    class_names: list[str]
+    keep: int
+    macs: dict[str, int]
+    preprocessing: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card with the keys of manifest.json."""
+        return {_CARD_KEYS.get(name, name): value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export directory holds.
+
+    source: name and sha256 of the bundle
+    versions: packages that wrote the files
+    verification: results per file, or the reason why there are none
+    choice: the budget that `tokfilter tune` chose on a machine, with what it measured; empty before
+    """
+
+    model: ModelCard
+    files: list[Entry]
+    source: dict[str, str]
+    opset: int
+    versions: dict[str, str]
+    verification: dict[str, Any]
+    created: str
+    choice: dict[str, Any] = field(default_factory=dict)
+
+    def entries(self, role: Role, runtime: Runtime | None = None) -> list[Entry]:
+        """Files with this role, and runtime when given."""
+        return [e for e in self.files if e.role == role and (runtime is None or e.runtime == runtime)]
+
+    def text(self) -> str:
+        """The manifest as JSON."""
+        content = {**asdict(self), "model": self.model.as_dict()}
+        return json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=2) + "\n"
+
+
+def entry_from_file(directory: Path, path: str, role: Role, **details: Any) -> Entry:
+    """Describe ``directory/path``; ``details`` are the other fields of Entry."""
+    file = directory / path
+    return Entry(path=path, role=role, sha256=sha256(file), bytes=file.stat().st_size, **details)
+
+
+def load_manifest(directory: str | Path) -> Manifest:
+    """Read ``directory/manifest.json``. Raises DataError when there is none or it is not one of ours."""
+    path = existing_file(Path(directory) / NAME, "an export directory's manifest (written by `tokfilter export`)")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise DataError(f"{path} is no manifest of tokfilter.")
+        version = content.pop("version")
+        if version != VERSION:
+            raise DataError(f"{path} has manifest version {version!r}; this tokfilter reads {VERSION}. Export again.")
+        files = [_entry(item) for item in content.pop("files")]
+        card = content.pop("model")
+        names = {key: name for name, key in _CARD_KEYS.items()}
+        card = {names.get(key, key): value for key, value in card.items()}
+        model = ModelCard(**{**card, "input_size": tuple(card["input_size"])})
+        return Manifest(model=model, files=files, **content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Export again.") from error
+
+
+def save_manifest(directory: str | Path, manifest: Manifest) -> None:
+    """Write ``directory/manifest.json``, atomically."""
+    with atomic_path(Path(directory) / NAME) as part:
+        part.write_text(manifest.text(), encoding="utf-8")
+
+
+def _entry(item: dict[str, Any]) -> Entry:
+    ranges = {name: _range(item.get(name)) for name in ("batch_range", "budget_range")}
+    entry = Entry(**{**item, **ranges})
+    for name in (entry.path, *entry.external):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"file {name!r} lies outside the directory")
+    return entry
+
+
+def _range(value: Sequence[int] | None) -> Range | None:
+    if value is None:
+        return None
+    low, best, high = value
+    return low, best, high
+
+
+def checked_path(directory: str | Path, entry: Entry) -> Path:
+    """Path of an entry whose bytes are the ones that the manifest names. Raises EngineError when they are not."""
+    path = Path(directory) / entry.path
+    if not path.is_file():
+        raise EngineError(f"{path} is missing, though {NAME} lists it. Export again.")
+    changed = path.stat().st_size != entry.bytes or sha256(path) != entry.sha256
+    for name, digest in entry.external.items():
+        weights = path.with_name(name)
+        changed = changed or not weights.is_file() or sha256(weights) != digest
+    if changed:
+        raise EngineError(f"{path} is not the file that {NAME} describes: its bytes have changed. Export again.")
+    return path

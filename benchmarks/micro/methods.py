@@ -1,0 +1,200 @@
+"""The methods that the micro-benchmark compares: torch, our kernel alone, and engines of one small graph each.
+
+A method is made for one case and gives a function that puts one call on torch's current stream.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx
+import torch
+from torch import Tensor
+
+from tokfilter.benchmarks.micro.cases import Case
+from tokfilter.benchmarks.micro.graphs import native_graph, plugin_graph, topk_last_dim_graph
+from tokfilter.benchmarks.micro.native import GpuKernel, arguments_from_tensors, build_gpu_library
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.kernels.build import cache_directory, plugin_path
+from tokfilter.kernels.torch_op import token_select
+from tokfilter.trt.bindings import tensorrt_module
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "call_from_graph",
+    "engine_from_plan",
+    "example",
+    "load_plugin",
+    "plan_from_graph",
+    "torch_call",
+]
+
+Call = Callable[[], Tensor]
+"""Puts one call on the current stream; returns selected [B, P+k, C], the same tensor every time."""
+
+Shapes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
+
+
+def example(case: Case, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Tokens [B, P+N, C] and scores [B, N] without ties, so that every method must keep the same rows."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = getattr(torch, case.dtype)
+    tokens = torch.randn(case.batch, case.prefix + case.patches, case.channels, generator=generator)
+    ranks = torch.rand(case.batch, case.patches, generator=generator).argsort(dim=1)
+    return tokens.to(dtype).to(device), ranks.float().to(device)
+
+
+def torch_call(case: Case, tokens: Tensor, scores: Tensor) -> Call:
+    """torch.topk, gather, cat."""
+
+    def call() -> Tensor:
+        kept = scores.topk(case.k, dim=1).indices
+        patches = tokens[:, case.prefix :].gather(1, kept.unsqueeze(-1).expand(-1, -1, case.channels))
+        return torch.cat([tokens[:, : case.prefix], patches], dim=1)
+
+    return call
+
+
+def load_plugin(module: Any, library: Path) -> None:
+    """Put tokfilter's plugin into TensorRT's registry, once. Raises EngineError."""
+    registry = module.get_plugin_registry()
+    known = registry.get_creator("TokenSelect", "1", "tokfilter") is not None
+    if not known and registry.load_library(str(library)) is None:
+        raise EngineError(f"TensorRT {module.__version__} cannot load {library}. Build it: tokfilter plugin build.")
+
+
+def plan_from_graph(module: Any, graph: bytes, logger: Any = None, shapes: Shapes | None = None) -> "trt.IHostMemory":
+    """Parse and build with the graph's own types, TF32 off: what is compared must not round on its own account.
+
+    logger: an ILogger of the module; None takes one that prints warnings
+    shapes: input -> its smallest and largest shape, where the graph leaves them free
+    Raises EngineError with the parser's words.
+    """
+    logger = logger or module.Logger(module.Logger.WARNING)
+    builder: trt.Builder = module.Builder(logger)
+    network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser: trt.OnnxParser = module.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(f"TensorRT {module.__version__} cannot parse the graph: {errors}")
+    config = builder.create_builder_config()
+    config.clear_flag(module.BuilderFlag.TF32)
+    if shapes:
+        profile = builder.create_optimization_profile()
+        for name, (low, high) in shapes.items():
+            profile.set_shape(name, *(module.Dims(dims) for dims in (low, high, high)))
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"TensorRT {module.__version__} built no engine from the graph; its log says why.")
+    return plan
+
+
+def engine_from_plan(module: Any, plan: "trt.IHostMemory", logger: Any = None) -> "tuple[trt.ICudaEngine, trt.Runtime]":
+    """Deserialize on this GPU. The runtime must outlive the engine, so both are returned. Raises EngineError."""
+    runtime: trt.Runtime = module.Runtime(logger or module.Logger(module.Logger.WARNING))
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"TensorRT {module.__version__} cannot read the engine that it built; its log says why.")
+    return engine, runtime
+
+
+def call_from_graph(module: Any, graph: onnx.ModelProto, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+    """A call of an engine on these tensors. Raises EngineError."""
+    engine, runtime = engine_from_plan(module, plan_from_graph(module, graph.SerializeToString()))
+    context = engine.create_execution_context()
+    if context is None:
+        raise EngineError("TensorRT made no execution context: is device memory full?")
+    selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
+    for name, tensor in {"tokens": tokens, "scores": scores, "selected": selected}.items():
+        context.set_tensor_address(name, tensor.data_ptr())
+
+    def call(_alive: tuple[Any, ...] = (runtime, engine, tokens, scores)) -> Tensor:
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise EngineError("TensorRT refused to enqueue; its log says why.")
+        return selected
+
+    return call
+
+
+Maker = Callable[[Case, Tensor, Tensor, Path | None], Call]
+"""(case, tokens, scores, plugin library) -> a call. Raises MissingDependencyError for what is not on this machine."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to do TokenSelect. order: of the rows that it keeps; make: a call for a case."""
+
+    name: str
+    order: str
+    make: Maker
+
+    def expected(self, case: Case, tokens: Tensor, scores: Tensor) -> Tensor:
+        """What the call must give, bit for bit: [B, P+k, C]."""
+        return token_select(tokens, scores, case.k, case.prefix, self.order)[0]
+
+
+def _torch(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+    return torch_call(case, tokens, scores)
+
+
+def _kernel(order: str) -> Maker:
+    """The CUDA kernel without an engine around it, built by nvcc for this GPU."""
+
+    def make(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+        kernel = GpuKernel(build_gpu_library(cache_directory() / "kernel"))
+        selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
+        indices = torch.empty(case.batch, case.k, dtype=torch.int32, device=tokens.device)
+        arguments = arguments_from_tensors(tokens, scores, selected, indices, case.prefix, order)
+
+        def call(_alive: tuple[Tensor, ...] = (tokens, scores, indices)) -> Tensor:
+            status = kernel.launch(arguments, torch.cuda.current_stream().cuda_stream)
+            if status != 0:
+                raise EngineError(f"the kernel did not launch: CUDA error {status}.")
+            return selected
+
+        return call
+
+    return make
+
+
+def _plugin(order: str) -> Maker:
+    def make(case: Case, tokens: Tensor, scores: Tensor, library: Path | None) -> Call:
+        module = tensorrt_module("tensorrt")
+        load_plugin(module, library or plugin_path())
+        return call_from_graph(module, plugin_graph(case, order), case, tokens, scores)
+
+    return make
+
+
+def _native(runtime: str) -> Maker:
+    def make(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+        return call_from_graph(tensorrt_module(runtime), native_graph(case), case, tokens, scores)
+
+    return make
+
+
+def _last_dim(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+    module = tensorrt_module("tensorrt")
+    module.init_libnvinfer_plugins(module.Logger(module.Logger.WARNING), "")
+    if module.get_plugin_registry().get_creator("TopkLastDim", "1", "") is None:
+        raise MissingDependencyError(f"TensorRT {module.__version__} has no plugin TopkLastDim; 11.0 and later do.")
+    return call_from_graph(module, topk_last_dim_graph(case), case, tokens, scores)
+
+
+_METHODS: Final = (
+    Method("tokfilter kernel, by position", "position", _kernel("position")),
+    Method("tokfilter kernel, by score", "score", _kernel("score")),
+    Method("tokfilter plugin, by position", "position", _plugin("position")),
+    Method("tokfilter plugin, by score", "score", _plugin("score")),
+    Method("TensorRT TopK + Gather", "score", _native("tensorrt")),
+    Method("NVIDIA TopkLastDim + Gather", "score", _last_dim),
+    Method("TensorRT-RTX TopK + Gather", "score", _native("tensorrt-rtx")),
+    Method("torch topk + gather + cat", "score", _torch),
+)
+METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _METHODS}

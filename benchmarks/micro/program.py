@@ -1,0 +1,111 @@
+"""``python -m tokfilter.benchmarks.micro.program``: TokenSelect on this GPU, beside what else could do its work.
+
+Microseconds and share of the memory bandwidth, L2 cache cold and warm, of our kernel, alone and as TensorRT's plugin,
+TopK + Gather of TensorRT and of TensorRT-RTX, NVIDIA's plugin TopkLastDim + Gather, and torch. Each method's result is
+compared with the reference before it is timed; one that this machine lacks something for is named with what it lacks.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import torch
+
+from tokfilter.artifacts.files import atomic_path
+from tokfilter.benchmarks.micro.cases import CASES, Case, Measurement, table
+from tokfilter.benchmarks.micro.methods import METHODS, Method, example
+from tokfilter.benchmarks.micro.timer import Timer, same
+from tokfilter.errors import MissingDependencyError, TokfilterError, VerificationError
+from tokfilter.runtime.measure.machine import conditions, machine, versions
+
+__all__ = ["SCHEMA", "gpu_report", "main"]
+
+SCHEMA: Final = "tokfilter/gpu-report"
+_VERSION: Final = 1
+
+
+def gpu_report(
+    cases: Iterable[Case], library: Path | None, samples: int, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Measure all methods on the cases and return the report.
+
+    library: the plugin library; None takes the one that ``tokfilter plugin build`` made
+    samples: per method and cache state
+    Raises MissingDependencyError without a GPU; VerificationError for a wrong result; EngineError.
+    """
+    if not torch.cuda.is_available():
+        raise MissingDependencyError("The micro-benchmark needs an NVIDIA GPU that torch can use; there is none here.")
+    timer = Timer(samples)
+    peak, before = timer.copy_gb_s(), conditions()
+    rows = []
+    for case in cases:
+        entries = [
+            _measured(method, case, library, timer).as_dict(case, peak, timer.floor_us) for method in METHODS.values()
+        ]
+        rows.append({"case": case.name, "minimum_bytes": case.minimum_bytes, "methods": entries})
+        say(table(rows[-1:]))
+    return _document(rows, peak, timer.floor_us, samples, {"before": before, "after": conditions()})
+
+
+def _measured(method: Method, case: Case, library: Path | None, timer: Timer) -> Measurement:
+    """Compared first, timed second; a method that needs what is not here is skipped with the reason."""
+    tokens, scores = example(case, "cuda")
+    try:
+        call = method.make(case, tokens, scores, library)
+    except MissingDependencyError as error:
+        return Measurement(method.name, skipped=str(error))
+    found = call()
+    torch.cuda.synchronize()
+    if not same(found, method.expected(case, tokens, scores)):
+        raise VerificationError(f"{method.name} differs from the reference on {case.name}: nothing is timed.")
+    return Measurement(method.name, timer.warm_us(call), timer.cold_us(call))
+
+
+def _document(
+    rows: list[dict[str, Any]], peak: float, floor: float, samples: int, state: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "version": _VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m tokfilter.benchmarks.micro.program", *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": versions(),
+        "conditions": state,
+        "settings": {
+            "samples": samples,
+            "copy_gb_s": peak,
+            "floor_us": floor,
+            "warm": "20 calls in one CUDA graph, the time of one of them",
+            "cold": "one call in a CUDA graph after the L2 cache was overwritten, less floor_us",
+        },
+        "rows": rows,
+    }
+
+
+@click.command(help=__doc__)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("gpu-report.json"), show_default=True)
+@click.option("--plugin", type=click.Path(path_type=Path), help="Plugin library; default: what plugin build made.")
+@click.option("--samples", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--case", "words", multiple=True, help="Only cases whose name has this, e.g. 'batch 1,'. Repeatable.")
+def main(output: Path, plugin: Path | None, samples: int, words: Sequence[str]) -> None:
+    """Measure, print, write."""
+    cases = [case for case in CASES if all(word in case.name for word in words)]
+    if not cases:
+        raise click.UsageError(f"no case has {' and '.join(words)} in its name; one is {CASES[0].name!r}")
+    try:
+        report = gpu_report(cases, plugin, samples, click.echo)
+    except TokfilterError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    with atomic_path(output) as part:
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    click.echo(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Markdown tables of docs/labels.md and docs/trained-vit.md."""
+
+from typing import Final
+
+from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
+
+__all__ = ["methods_table", "trained_table"]
+
+_PACKAGES: Final = ("torch",)
+
+
+def methods_table(document: Document) -> str:
+    """Label methods: passes, agreement with exact labels, speed."""
+    lines = [line("method", "passes", "rank correlation", "kept set at 1/4", "chance", "speed-up"), rule(6)]
+    for row in document["rows"]:
+        least = min(row["overlap"], key=lambda overlap: overlap["tokens"])
+        rank, speed = row["spearman"], row["speedup"]
+        cells = [row["name"], str(row["passes"]), f"{rank['value']:.2f} ({rank['low']:.2f} to {rank['high']:.2f})"]
+        cells += [f"{least['shared']:.0%}", f"{least['chance']:.0%}"]
+        lines.append(line(*cells, f"{speed['value']:.1f} ({speed['low']:.1f} to {speed['high']:.1f})"))
+    threads = document["settings"]["threads"]
+    what = f"{document['data']['images']} training images, {threads} threads, 95 % intervals."
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
+
+
+def trained_table(document: Document) -> str:
+    """Top-1 in percent by method and budget, frozen and fine-tuned."""
+    budgets = sorted({row["tokens"] for row in document["rows"]}, reverse=True)
+    found: dict[str, dict[int, Document]] = {}
+    for row in document["rows"]:
+        name = f"{row['method']}, fine-tuned" if row["fine_tuned"] else row["method"]
+        found.setdefault(name, {})[row["tokens"]] = row
+    lines = [line("tokens kept", *map(str, budgets)), rule(len(budgets) + 1)]
+    for name, rows in found.items():
+        lines.append(line(name, *(_percent(rows[k]) if k in rows else "" for k in budgets)))
+    what = f"{document['data']['name']}, {document['data']['images']} test images, one seed, Wilson intervals at 95 %."
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
+
+
+def _percent(row: Document) -> str:
+    return f"{100 * row['top1']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"

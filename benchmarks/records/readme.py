@@ -1,0 +1,78 @@
+"""Tables of README.md and docs/, from the JSON in ``results``: ``python -m tokfilter.benchmarks.records.readme``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test holds the pages to the results.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tokfilter.artifacts.files import atomic_path
+from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
+from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
+from tokfilter.benchmarks.records.paths import RESULTS, ROOT
+from tokfilter.benchmarks.records.tables import (
+    Document,
+    ablation_table,
+    accuracy_table,
+    drop_table,
+    longer_table,
+    rate_table,
+    speed_table,
+)
+
+__all__ = ["TABLES", "page_with_tables", "pages"]
+
+
+TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
+    "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
+    "speed": ("runtime.json", speed_table),
+    "digits": ("accuracy-digits-in-scenes.json", accuracy_table),
+    "fashion_rates": ("accuracy-fashion-mnist.json", rate_table),
+    "digits_rates": ("accuracy-digits-in-scenes.json", rate_table),
+    "fashion_drops": ("accuracy-fashion-mnist.json", drop_table),
+    "digits_drops": ("accuracy-digits-in-scenes.json", drop_table),
+    "fashion_longer": ("accuracy-fashion-mnist.json", longer_table),
+    "digits_longer": ("accuracy-digits-in-scenes.json", longer_table),
+    "fashion_ablations": ("accuracy-fashion-mnist.json", ablation_table),
+    "digits_ablations": ("accuracy-digits-in-scenes.json", ablation_table),
+    "fashion_methods": ("label_methods_fashion.json", methods_table),
+    "digits_methods": ("label_methods_digits.json", methods_table),
+    "trained_vit": ("trained_vit.json", trained_table),
+    "gpu_kernel": ("gpu-kernel.json", kernel_table),
+    "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
+    "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
+    "gpu_labels": ("gpu-label_speed.json", label_speed_table),
+}
+"""Name of a table -> (file of results, how it is written)."""
+
+
+def pages() -> list[Path]:
+    """Every page that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def page_with_tables(text: str, results: Path = RESULTS) -> str:
+    """``text`` with every table written anew. Raises KeyError for a table that nobody writes."""
+
+    def written(match: re.Match[str]) -> str:
+        file, write = TABLES[match["name"]]
+        document = json.loads((results / file).read_text(encoding="utf-8"))
+        return f"{match['start']}\n\n{write(document)}\n\n{match['end']}"
+
+    pattern = r"(?P<start><!-- table: (?P<name>\w+) -->).*?(?P<end><!-- end of table -->)"
+    return re.sub(pattern, written, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    for page in pages():
+        text = page_with_tables(page.read_text(encoding="utf-8"))
+        with atomic_path(page) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

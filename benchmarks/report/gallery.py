@@ -1,0 +1,65 @@
+"""Pictures for the report: what a bundle keeps of some images at some budgets, and what it makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.images import open_image
+from tokfilter.runtime.labelled import labelled_files
+from tokfilter.runtime.pictures import Choice, Picture
+from tokfilter.runtime.predict import class_name, probabilities_from_logits
+from tokfilter.runtime.preprocess import preprocess_from_fields
+from tokfilter.vit.bundle import Bundle, model_from_bundle
+from tokfilter.vit.model import FilteredViT
+
+__all__ = ["Sample", "pictures_from_bundle", "samples_from_folder", "samples_from_golden"]
+
+Sample = tuple[Image.Image, str | None]
+"""An RGB image and its class, where known."""
+
+
+def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Sequence[Keep]) -> list[Picture]:
+    """Classify samples with every token and at each budget. Raises BudgetError."""
+    transform = preprocess_from_fields(asdict(bundle.preprocessing))
+    dataset = [transform.view(image) for image, _ in samples]
+    images = torch.from_numpy(np.stack([transform.input_from_view(view) for view in dataset]))
+    model = model_from_bundle(bundle)
+    budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} | {model.num_patches}, reverse=True)
+    columns = [_choices(model, images, k, bundle.class_names) for k in budgets]
+    with torch.inference_mode():
+        scores = model.scorer(model.embed(images)[:, model.prefix_tokens :]).numpy()
+    return [
+        Picture(view, model.grid, choices, truth, score)
+        for view, (_, truth), choices, score in zip(dataset, samples, zip(*columns, strict=True), scores, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _choices(model: FilteredViT, images: torch.Tensor, k: int, names: Sequence[str]) -> list[Choice]:
+    """One choice for each image of [B, 3, H, W]."""
+    shares = probabilities_from_logits(model(images, k).numpy())
+    chosen = model.last.indices
+    kept = [None] * len(images) if chosen is None else [tuple(row) for row in chosen.tolist()]
+    best = shares.argmax(axis=-1)
+    return [
+        Choice(k, class_name(names, int(i)), float(row[i]), indices)
+        for i, row, indices in zip(best, shares, kept, strict=True)
+    ]
+
+
+def samples_from_golden(bundle: Bundle) -> list[Sample]:
+    """The images of the bundle's golden tensors, whose classes nobody noted."""
+    transform = preprocess_from_fields(asdict(bundle.preprocessing))
+    return [(transform.view_from_input(image), None) for image in bundle.golden.images.numpy()]
+
+
+def samples_from_folder(folder: Path, class_names: Sequence[str], count: int, seed: int = 0) -> list[Sample]:
+    """``count`` images drawn at random from a folder with one subfolder per class. Raises DataError."""
+    found = labelled_files(folder, class_names)
+    drawn = np.random.default_rng(seed).permutation(len(found))[:count]
+    return [(open_image(found[i][0]), class_name(class_names, found[i][1])) for i in drawn]

@@ -1,0 +1,263 @@
+"""baseline_speed.json: images per second of the full model, the filter and every baseline, in PyTorch and ONNX Runtime.
+
+``python -m tokfilter.benchmarks.study.baseline_speed model.pt --keep 0.7,0.5,0.35,0.25``. Each method runs in a process of its
+own, and no two run at once: in every round each row has its turn, in an order drawn anew, so that a ratio to the full
+model compares neighbours in time. No row is timed before its logits equal those that this process computed.
+"""
+
+import argparse
+import multiprocessing
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from tokfilter.artifacts.budget import Keep, keeps_from_text, tokens_from_keep
+from tokfilter.benchmarks.study.baseline_models import (
+    METHODS,
+    FixedBudget,
+    Row,
+    graphs_from_model,
+    macs_of_row,
+    model_of,
+    rows_of,
+)
+from tokfilter.errors import ExportError, VerificationError
+from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.measure.statistics import speedup_from_pairs
+from tokfilter.vit.bundle import load_bundle, model_from_bundle
+
+__all__ = ["RUNTIMES", "Timing", "document_from_bundle"]
+
+RUNTIMES: Final = ("torch", "onnxruntime")
+_TOLERANCE: Final = 1e-3  # of a logit, over the largest: as for fp32 engines (runtime/golden.py)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long and how is measured.
+
+    batch: images per call
+    rounds: turns of each row; seconds: length of a turn
+    threads: of either runtime
+    """
+
+    batch: int = 32
+    rounds: int = 9
+    seconds: float = 0.5
+    threads: int = 1
+
+
+def document_from_bundle(
+    path: Path,
+    keeps: Sequence[Keep],
+    timing: Timing,
+    command: str,
+    methods: Sequence[str] = METHODS,
+    runtimes: Sequence[str] = RUNTIMES,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Measure every row at every budget. The full model is always among them.
+
+    Rows that cannot be are listed under ``absent`` with the reason: budgets that a baseline cannot reach, graphs that
+    cannot be exported. Raises BundleError, BudgetError, VerificationError.
+    """
+    patches = model_from_bundle(load_bundle(path)).num_patches
+    budgets = sorted({tokens_from_keep(keep, patches) for keep in keeps} - {patches}, reverse=True)
+    methods = ["full", *(method for method in methods if method != "full")]
+    rows: list[dict[str, Any]] = []
+    absent: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="tokfilter-baselines-") as scratch:
+        prepared = {m: _prepare(m, path, Path(scratch), budgets, timing.batch, absent, say) for m in methods}
+        for runtime in runtimes:
+            rows += _runtime_rows(runtime, path, prepared, timing, say)
+    settings = {**asdict(timing), "interval": "95 %, bootstrap over rounds, for the speed-up; quartiles for the rate"}
+    return {**header("baseline-speed", command), "settings": settings, "rows": rows, "absent": absent}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A row with its cost and its files: golden logits, and the graph where there is one."""
+
+    row: Row
+    macs: int
+    golden: Path
+    graph: Path | None
+
+
+def _prepare(
+    method: str, path: Path, folder: Path, budgets: list[int], batch: int, absent: list[dict[str, Any]], say: Say
+) -> list[_Prepared]:
+    say(f"{method}: golden logits and graphs")
+    bundle = load_bundle(path)
+    model = model_of(method, bundle)
+    rows = rows_of(method, model, budgets)
+    if method != "full":
+        reason = f"costs more than the filter there; its smallest budget is {getattr(model, 'lowest', 1)} tokens"
+        absent += [_absence(r, method, k, reason) for k in budgets if Row(method, k) not in rows for r in RUNTIMES]
+    graphs: dict[Row, Path] = {}
+    try:
+        graphs = dict(graphs_from_model(method, model, rows, folder))
+    except ExportError as error:
+        absent += [_absence("onnxruntime", method, row.tokens, str(error)) for row in rows]
+    images = bundle.golden.images[torch.arange(batch) % len(bundle.golden.images)]
+    prepared = []
+    for row in rows:
+        with torch.inference_mode():
+            logits = FixedBudget(model_of(method, bundle), row.tokens)(images)
+        golden = folder / f"{row.name}.npz"
+        np.savez(golden, images=images.numpy(), logits=logits.numpy())
+        prepared.append(_Prepared(row, macs_of_row(row, model, bundle), golden, graphs.get(row)))
+    return prepared
+
+
+def _absence(runtime: str, method: str, tokens: int, reason: str) -> dict[str, Any]:
+    return {"runtime": runtime, "method": method, "tokens": tokens, "reason": reason}
+
+
+def _runtime_rows(
+    runtime: str, path: Path, prepared: Mapping[str, list[_Prepared]], timing: Timing, say: Say
+) -> list[dict[str, Any]]:
+    found: dict[Row, list[float]] = {}
+    entries = [entry for method in prepared.values() for entry in method if runtime == "torch" or entry.graph]
+    with _processes({entry.row.method for entry in entries}, runtime, path, timing.threads) as processes:
+        differences = {e.row: processes[e.row.method].submit(_open_row, e).result() for e in entries}
+        order = [entry.row for entry in entries]
+        generator = random.Random(0)
+        for done in range(-1, timing.rounds):  # the first round warms up and does not count
+            generator.shuffle(order)
+            for row in order:
+                spent = processes[row.method].submit(_turn, row, timing.seconds).result()
+                if done >= 0:
+                    found.setdefault(row, []).append(spent * 1e3 / timing.batch)
+            say(f"{runtime}: round {done + 1} of {timing.rounds}")
+    full = next(found[row] for row in order if row.method == "full")
+    return [_result(runtime, entry, found[entry.row], full, differences[entry.row]) for entry in entries]
+
+
+def _result(
+    runtime: str, entry: _Prepared, ms: Sequence[float], full_ms: Sequence[float], difference: float
+) -> dict[str, Any]:
+    low, middle, high = np.quantile([1e3 / value for value in ms], [0.25, 0.5, 0.75])
+    return {
+        "runtime": runtime,
+        "method": entry.row.method,
+        "tokens": entry.row.tokens,
+        "macs": entry.macs,
+        "images_per_s": float(middle),
+        "low": float(low),
+        "high": float(high),
+        "speedup": asdict(speedup_from_pairs(full_ms, ms)),
+        "largest_difference": difference,
+    }
+
+
+@contextmanager
+def _processes(methods: set[str], runtime: str, path: Path, threads: int) -> Iterator[dict[str, ProcessPoolExecutor]]:
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        yield {
+            method: stack.enter_context(ProcessPoolExecutor(1, spawn, _Engines.begin, (runtime, path, threads)))
+            for method in sorted(methods)
+        }
+
+
+class _Engines:
+    """What one child process runs: a call for each of its rows."""
+
+    runtime: str
+    path: Path
+    threads: int
+    calls: dict[Row, Callable[[], Any]]
+
+    @classmethod
+    def begin(cls, runtime: str, path: Path, threads: int) -> None:
+        cls.runtime, cls.path, cls.threads, cls.calls = runtime, path, threads, {}
+        torch.set_num_threads(threads)
+
+
+def _open_row(entry: _Prepared) -> float:
+    """Make a row ready in this process. Returns the largest difference of a logit over the largest golden one."""
+    with np.load(entry.golden, allow_pickle=False) as arrays:
+        images, expected = arrays["images"], arrays["logits"]
+    call = _torch_call(entry, images) if _Engines.runtime == "torch" else _onnxruntime_call(entry, images)
+    difference = float(np.abs(np.asarray(call()) - expected).max() / np.abs(expected).max())
+    if not difference <= _TOLERANCE:
+        raise VerificationError(
+            f"{entry.row.name} in {_Engines.runtime} differs from its golden logits by {difference:.2g} of the "
+            f"largest, {_TOLERANCE:g} is allowed: it is not timed."
+        )
+    _Engines.calls[entry.row] = call
+    return difference
+
+
+def _torch_call(entry: _Prepared, images: Any) -> Callable[[], Any]:
+    module = FixedBudget(model_of(entry.row.method, load_bundle(_Engines.path)), entry.row.tokens)
+    tensor = torch.from_numpy(images)
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return module(tensor).numpy()
+
+    return call
+
+
+def _onnxruntime_call(entry: _Prepared, images: Any) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = _Engines.threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(entry.graph), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(["logits"], {"images": images})[0]
+
+
+def _turn(row: Row, seconds: float) -> float:
+    """Run a row for some time, at least once, after one call that brings caches back. Returns seconds per call."""
+    call = _Engines.calls[row]
+    call()
+    begin, calls = perf_counter(), 0
+    while calls == 0 or perf_counter() - begin < seconds:
+        call()
+        calls += 1
+    return (perf_counter() - begin) / calls
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Images per second of the filter and its baselines.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--keep", default="0.7,0.5,0.35,0.25")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    for name, value in asdict(Timing()).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    parser.add_argument("--out", type=Path, default=Path("baseline_speed.json"))
+    asked = parser.parse_args()
+    timing = Timing(asked.batch, asked.rounds, asked.seconds, asked.threads)
+    command = f"python -m tokfilter.benchmarks.study.baseline_speed {asked.bundle.name} --keep {asked.keep}"
+    document = document_from_bundle(
+        asked.bundle, keeps_from_text([asked.keep]), timing, command, asked.methods.split(","),
+        say=lambda text: print(text, file=sys.stderr),  # noqa: T201
+    )  # fmt: skip
+    write_json(asked.out, document)
+    for row in document["rows"]:
+        sys.stdout.write(
+            f"{row['runtime']:12} {row['method']:10} {row['tokens']:4} tokens  {row['images_per_s']:8.1f} images/s  "
+            f"{row['speedup']['value']:.2f} ({row['speedup']['low']:.2f} to {row['speedup']['high']:.2f}) of full\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""label_speed.json: masked variants per second against the images per second of the plain backbone.
+
+    python -m tokfilter.benchmarks.study.label_speed --model deit_tiny_patch16_224 --model fashion-mnist --batch 64
+
+A model is timm's, or that of a study (``study.py``). Both run in one process with the same threads, in the same
+precision and with as many images or variants per forward pass, in turn: plain, labels, plain, labels... The plain
+backbone runs in inference mode with nothing in its slot. Weights are random, which costs the same time as trained ones.
+The labels are compared first with those of single forward passes. What labels cost besides the variants (embedding,
+unmasked loss) is in their time.
+"""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import click
+import torch
+from torch import Tensor
+
+from tokfilter.benchmarks.records.paths import RESULTS
+from tokfilter.benchmarks.study.setup import SUBJECTS
+from tokfilter.errors import VerificationError
+from tokfilter.runtime.measure.machine import conditions
+from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.measure.statistics import speedup_from_pairs
+from tokfilter.train.labels import LabelConfig, LabelPrecision, autocast_from_precision, delta_loss
+from tokfilter.train.masking import MaskConfig
+from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.model import FilteredViT
+
+__all__ = ["GOAL", "RESULT", "measure"]
+
+RESULT: Final = RESULTS / "label_speed.json"
+GOAL: Final = 0.95
+
+_TOLERANCES: Final[dict[LabelPrecision, float]] = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.1}
+"""In nats: sums are made in another order when the batch is another, and a loss of random weights is about 7."""
+
+
+def measure(
+    architecture: Architecture,
+    batch: int,
+    images: int | None,
+    rounds: int,
+    mask: MaskConfig,
+    precision: LabelPrecision = "fp32",
+) -> dict[str, Any]:
+    """One row of the document.
+
+    batch: images of the plain backbone, and variants of the labels, per forward pass
+    images: labelled per round, None: what makes 12 batches; the plain backbone gets as many images as that makes
+        variants, in whole batches
+    Raises UnsupportedModelError, VerificationError.
+    """
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain: Any = create_backbone(architecture).to(device).eval()
+    model = FilteredViT(create_backbone(architecture)).to(device).eval()
+    size = plain.patch_embed.img_size
+    images = images or max(1, round(12 * batch / model.num_patches))
+    pixels, few = torch.randn(batch, 3, *size, device=device), torch.randn(images, 3, *size, device=device)
+    config = LabelConfig(mask, precision=precision)
+    difference = _difference(model, few[:1], config, batch)
+    with torch.inference_mode():
+        seconds = _pairs(plain, pixels, model, few, config, rounds)
+    ratio = speedup_from_pairs(seconds["plain"], seconds["labels"])
+    middle = {name: sorted(values)[rounds // 2] for name, values in seconds.items()}
+    return {
+        "architecture": {"name": architecture.name, **architecture.kwargs},
+        "patches": model.num_patches,
+        "mask": asdict(mask),
+        "precision": precision,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+        "images_per_round": images,
+        "difference": difference,
+        "rounds": rounds,
+        "images_per_s": 1 / middle["plain"],
+        "variants_per_s": 1 / middle["labels"],
+        "ratio": asdict(ratio),
+        "goal": GOAL,
+        "reached": ratio.value >= GOAL,
+    }
+
+
+def _difference(model: FilteredViT, image: Tensor, config: LabelConfig, chunk: int) -> float:
+    """The largest one, of labels in chunks from labels by one forward pass per token. Raises VerificationError."""
+    found, alone = (delta_loss(model, image, _classes(image), config, size)[0] for size in (chunk, 1))
+    difference = float((found - alone).abs().max())
+    if difference > _TOLERANCES[config.precision]:
+        raise VerificationError(f"labels in chunks of {chunk} are {difference:.2g} from labels one by one; not timed.")
+    return difference
+
+
+def _pairs(
+    plain: Any, pixels: Tensor, model: FilteredViT, few: Tensor, config: LabelConfig, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds per image of the plain backbone and per variant of the labels, round by round."""
+    batch, variants, classes = len(pixels), len(few) * model.num_patches, _classes(few)
+    passes = max(1, round(variants / batch))
+    seconds: dict[str, list[float]] = {"plain": [], "labels": []}
+
+    def run_plain(times: int) -> None:
+        with autocast_from_precision(config.precision, pixels.device):
+            for _ in range(times):
+                plain(pixels)
+
+    run_plain(1)  # warm up, untimed; the comparison has warmed the labels
+    for _ in range(rounds):
+        seconds["plain"].append(_timed(lambda: run_plain(passes)) / (passes * batch))
+        seconds["labels"].append(_timed(lambda: delta_loss(model, few, classes, config, batch)) / variants)
+    return seconds
+
+
+def _classes(images: Tensor) -> Tensor:
+    return torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+
+def _architecture(name: str) -> Architecture:
+    return SUBJECTS[name].architecture if name in SUBJECTS else Architecture(name)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    begun = perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - begun
+
+
+@click.command()
+@click.option("--model", multiple=True, default=("deit_tiny_patch16_224",), show_default=True, help="Repeatable.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--images", type=click.IntRange(min=1), help="Labelled per round. Default: what makes 12 batches.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default=("fp32",), multiple=True, help="Repeatable."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+def main(
+    model: tuple[str, ...], batch: int, images: int | None, rounds: int, mask: Any, precision: Any, output: Path
+) -> None:
+    """Measure labels against the plain backbone."""
+    before = conditions()
+    rows = [
+        {"model": name, **measure(_architecture(name), batch, images, rounds, MaskConfig(mask), number)}
+        for name in model
+        for number in precision
+    ]
+    command = f"python -m tokfilter.benchmarks.study.label_speed {shlex.join(sys.argv[1:])}".strip()
+    found = {**header("label-speed", command), "conditions": {"before": before, "after": conditions()}, "rows": rows}
+    write_json(output, found)
+    for row in rows:
+        ratio = row["ratio"]
+        click.echo(
+            f"{row['model']}, {row['precision']}: {row['variants_per_s']:.1f} variants/s, "
+            f"plain {row['images_per_s']:.1f} images/s, "
+            f"ratio {ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+        )
+    sys.exit(0 if all(row["reached"] for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()

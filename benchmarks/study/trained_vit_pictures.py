@@ -1,0 +1,78 @@
+"""Two sheets of pictures: what the filter of the study on trained weights keeps of photos, and of its test images."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.artifacts.images import open_image
+from tokfilter.benchmarks.study.export_trained import photo_files
+from tokfilter.runtime.pictures import heat_picture, kept_picture
+from tokfilter.runtime.preprocess import preprocess_from_fields
+from tokfilter.vit.bundle import Bundle, model_from_bundle
+
+__all__ = ["sheet_from_images", "write_pictures"]
+
+_TILE: Final = 84
+_GAP: Final = 4
+_COLOURS: Final = 96  # a palette makes a PNG of photos a third of its size
+
+
+def write_pictures(bundle: Bundle, tests: Path, wheels: Path, folder: Path) -> list[Path]:
+    """Write ``trained-vit-photos.png`` and ``trained-vit-fashion.png``. Returns the paths. Raises DataError.
+
+    tests: folder with one subfolder per class, of which the first image is shown
+    wheels: folder with the wheel foolbox, whose photos the filter never saw the like of
+    """
+    photos = [Image.open(io.BytesIO(content)).convert("RGB") for content in photo_files(wheels).values()]
+    clothes = [open_image(min(path.iterdir())) for path in sorted(tests.iterdir()) if path.is_dir()]
+    sheets = {
+        "trained-vit-photos.png": [sheet_from_images(bundle, photos[i : i + 10]) for i in range(0, len(photos), 10)],
+        "trained-vit-fashion.png": [sheet_from_images(bundle, clothes)],
+    }
+    paths = []
+    for name, parts in sheets.items():
+        path = folder / name
+        _stacked(parts).quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        paths.append(path)
+    return paths
+
+
+def sheet_from_images(
+    bundle: Bundle, images: Sequence[Image.Image], keeps: Sequence[float] = (0.5, 0.25)
+) -> Image.Image:
+    """One column per image: its scores as a heat map, then what is kept at each budget."""
+    transform = preprocess_from_fields(asdict(bundle.preprocessing))
+    inputs = torch.from_numpy(np.stack([transform.input_from_view(transform.view(image)) for image in images]))
+    model = model_from_bundle(bundle)
+    with torch.inference_mode():
+        scores = model.scorer(model.embed(inputs)[:, model.prefix_tokens :])
+    order = scores.argsort(dim=1, descending=True, stable=True).numpy()
+    columns = []
+    for image, values, ranked in zip(images, scores.numpy(), order, strict=True):
+        view = transform.view(image).resize((_TILE, _TILE), Image.Resampling.BICUBIC)
+        budgets = [tokens_from_keep(keep, model.num_patches) for keep in keeps]
+        tiles = [heat_picture(view, values, model.grid)]
+        columns.append([*tiles, *(kept_picture(view, ranked[:k], model.grid) for k in budgets)])
+    step = _TILE + _GAP
+    sheet = Image.new("RGB", (step * len(columns) - _GAP, step * len(columns[0]) - _GAP), "white")
+    for x, column in enumerate(columns):
+        for y, tile in enumerate(column):
+            sheet.paste(tile, (x * step, y * step))
+    return sheet
+
+
+def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets below each other."""
+    height = sum(sheet.height for sheet in sheets) + 3 * _GAP * (len(sheets) - 1)
+    whole, y = Image.new("RGB", (max(sheet.width for sheet in sheets), height), "white"), 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, y))
+        y += sheet.height + 3 * _GAP
+    return whole

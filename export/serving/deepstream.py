@@ -1,0 +1,173 @@
+"""A classifier for DeepStream's Gst-nvinfer from an export directory: graph, labels, configuration.
+
+nvinfer builds the engine itself from the ONNX file, on the machine that runs it. It takes one image input and reads
+every output as probabilities (``ClassifyPostprocessor::parseAttributesFromSoftmaxLayers``), so a plan of ours, which
+gives logits and indices, would be misread: the graph gets a fixed budget, a softmax, one output, and the part of the
+normalisation that nvinfer cannot say.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.files import new_folder
+from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, Role, checked_path, load_manifest
+from tokfilter.errors import ExportError
+from tokfilter.export.graph import fixed_graph_from_slots, without_functions
+from tokfilter.export.onnx_file import load_graph, save_graph
+from tokfilter.export.serving.nvinfer_config import (
+    Normalisation,
+    differences,
+    normalisation_from_card,
+    resize_keys,
+    text_from_keys,
+)
+from tokfilter.export.serving.serving_graph import classifier_graph, outputs_of, require_same
+
+__all__ = ["CONFIG", "DeepStreamOptions", "Written", "deepstream_classifier"]
+
+CONFIG: Final = "config_infer.txt"
+_GRAPH: Final = "model.onnx"
+_LABELS: Final = "labels.txt"
+_MODES: Final = {"fp32": "0", "fp16": "2"}
+_FRAMES: Final = 2
+
+
+@dataclass(frozen=True)
+class DeepStreamOptions:
+    """What nvinfer is to run.
+
+    keep: budget; None takes the model's own, 1.0 the full model
+    precision: fp32 or fp16, as exported
+    batch: frames together
+    threshold: least probability of a class that is reported
+    plugin: the self-registering plugin library; None leaves native operators to TensorRT
+    strip_functions: leave the op's body out of the graph, for the plugin on TensorRT before 10.7
+    """
+
+    keep: Keep | None = None
+    precision: str = "fp32"
+    batch: int = 1
+    threshold: float = 0.0
+    plugin: Path | None = None
+    strip_functions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in _MODES:
+            raise ExportError(f"nvinfer runs {' and '.join(_MODES)}, got {self.precision!r}.")
+        if self.batch < 1 or not 0 <= self.threshold < 1:
+            raise ExportError(
+                f"wants a batch of 1 or more and a threshold in [0, 1), got {self.batch}, {self.threshold}."
+            )
+        if self.strip_functions and self.plugin is None:
+            raise ExportError("a graph without the op's body wants the plugin: give --plugin, or keep the body.")
+        if self.plugin is not None and not self.plugin.is_file():
+            raise ExportError(
+                f"--plugin wants the self-registering plugin library, but there is no file at {self.plugin}."
+            )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What nvinfer gets.
+
+    tokens: patch tokens kept
+    differences: what its preprocessing does otherwise than the model's own, in sentences
+    """
+
+    tokens: int
+    keys: dict[str, str]
+    differences: list[str]
+
+
+def deepstream_classifier(source: str | Path, target: str | Path, options: DeepStreamOptions | None = None) -> Written:
+    """Write the folder ``target``, which must not exist.
+
+    The rewritten graph, fed as nvinfer feeds it, is compared with the exported one, fed as the model wants it.
+    Raises DataError, EngineError (changed bytes), ExportError, BudgetError, VerificationError; then nothing is written.
+    """
+    source, options = Path(source), options or DeepStreamOptions()
+    manifest = load_manifest(source)
+    card = manifest.model
+    tokens = card.keep if options.keep is None else tokens_from_keep(options.keep, card.num_patches)
+    entry = _entry(manifest, tokens, options.precision)
+    original, normalisation = checked_path(source, entry), normalisation_from_card(card.preprocessing)
+    unlike = differences(card.preprocessing)
+    with new_folder(Path(target)) as folder:
+        graph = load_graph(original)
+        if entry.role == "filtered" and entry.budget is None:
+            graph = fixed_graph_from_slots(graph, tokens)
+        graph = classifier_graph(graph, normalisation.rest)
+        save_graph(graph, folder / _GRAPH)
+        _check(original, folder / _GRAPH, entry, tokens, card, normalisation)
+        if options.strip_functions:
+            save_graph(without_functions(graph), folder / _GRAPH)
+        keys = _keys(card, normalisation, options, folder)
+        about = f"{card.architecture}, {tokens} of {card.num_patches} tokens, from {entry.path}"
+        (folder / CONFIG).write_text(text_from_keys(keys, [about, *unlike]), encoding="utf-8")
+    return Written(tokens, keys, unlike)
+
+
+def _entry(manifest: Manifest, tokens: int, precision: str) -> Entry:
+    """The graph to start from: the one made for this budget, else the one that serves any."""
+    role: Role = "full" if tokens == manifest.model.num_patches else "filtered"
+    graphs = [entry for entry in manifest.entries(role, "onnx") if entry.precision == precision]
+    fitting = [e for e in graphs if e.budget == tokens] + [e for e in graphs if e.budget is None]
+    if not fitting:
+        raise ExportError(
+            f"the export directory holds no {role} ONNX graph in {precision} for {tokens} tokens. Export again."
+        )
+    return fitting[0]
+
+
+def _keys(card: ModelCard, normalisation: Normalisation, options: DeepStreamOptions, folder: Path) -> dict[str, str]:
+    """The group [property], paths relative to the file; files that it names are written beside it."""
+    _, height, width = card.input_size
+    names = card.class_names or [f"class {index}" for index in range(card.classes)]
+    # One line for the one output, its labels parted by semicolons.
+    (folder / _LABELS).write_text(
+        ";".join(" ".join(n.replace(";", ",").split()) for n in names) + "\n", encoding="utf-8"
+    )
+    keys = {
+        "gpu-id": "0",
+        "gie-unique-id": "1",
+        "process-mode": "1",
+        "network-type": "1",
+        "onnx-file": _GRAPH,
+        "model-engine-file": f"{_GRAPH}_b{options.batch}_gpu0_{options.precision}.engine",
+        "labelfile-path": _LABELS,
+        "batch-size": str(options.batch),
+        "network-mode": _MODES[options.precision],
+        "infer-dims": f"3;{height};{width}",
+        "output-blob-names": "probabilities",
+        "classifier-threshold": f"{options.threshold:g}",
+        "model-color-format": "0",
+        "net-scale-factor": repr(normalisation.factor),
+        "offsets": ";".join(repr(value) for value in normalisation.offsets),
+        **resize_keys(card.preprocessing),
+    }
+    if options.plugin is not None:
+        shutil.copyfile(options.plugin, folder / options.plugin.name)
+        keys["custom-lib-path"] = options.plugin.name
+    return keys
+
+
+def _check(
+    original: Path, written: Path, entry: Entry, tokens: int, card: ModelCard, normalisation: Normalisation
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (_FRAMES, *card.input_size)).astype(np.float32)
+    mean, std = (np.array(card.preprocessing[name], np.float32)[:, None, None] for name in ("mean", "std"))
+    feeds: dict[str, npt.NDArray[Any]] = {"images": (pixels / 255 - mean) / std}
+    if entry.role == "filtered" and entry.budget is None:
+        feeds["slots"] = np.zeros(tokens, np.int32)
+    wanted = outputs_of(original, entry.precision, feeds)["logits"].astype(np.float64)
+    powers = np.exp(wanted - wanted.max(axis=1, keepdims=True))
+    offsets = np.array(normalisation.offsets, np.float32)[:, None, None]
+    frames = np.float32(normalisation.factor) * (pixels - offsets)
+    found = outputs_of(written, entry.precision, {"images": frames})["probabilities"]
+    require_same(written, found, powers / powers.sum(axis=1, keepdims=True), entry.precision)

@@ -1,0 +1,109 @@
+"""`tokfilter pack`: one tar file with all that a machine without torch needs to run and measure an export."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tokfilter.artifacts.files import existing_file, sha256
+from tokfilter.artifacts.manifest import NAME as MANIFEST
+from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, entry_from_file, load_manifest
+from tokfilter.errors import DataError, ExportError
+from tokfilter.export.serving.edge_bundle.archive import Content, write_tar
+from tokfilter.export.serving.edge_bundle.pages import readme, run_script
+from tokfilter.export.serving.edge_bundle.source import native_sources, own_package
+from tokfilter.export.serving.edge_bundle.wheel import wheel_bytes, wheel_name
+
+__all__ = ["Kit", "pack"]
+
+_SUMS: Final = "SHA256SUMS"
+_ELF: Final = b"\x7fELF"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What was packed. left_out: files of the export that stay behind, because they belong to another machine."""
+
+    path: Path
+    files: list[str]
+    bytes: int
+    sha256: str
+    left_out: list[str]
+
+
+def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, engines: bool = False) -> Kit:
+    """Write the kit of an export directory to ``output``: the same bytes whenever the same is packed.
+
+    plugin: a plugin library built for the machine that the kit is for
+    engines: take engines and timing caches along, for machines like the one that built them
+    Raises DataError, EngineError when the manifest does not hold, ExportError when ``output`` exists.
+    """
+    directory, output = Path(directory), Path(output)
+    if output.suffix != ".tar":
+        raise DataError(f"a kit is a .tar file, got -o {output}.")
+    if output.exists():
+        raise ExportError(f"{output} exists already and is not overwritten: choose another name, or remove it.")
+    manifest = load_manifest(directory)
+    _require_whole(directory, manifest)
+    kept = [entry for entry in manifest.files if engines or _travels(entry)]
+    left_out = [entry.path for entry in manifest.files if entry not in kept]
+    if plugin is not None:
+        kept = [entry for entry in kept if entry.role != "plugin"]
+    contents = _contents(directory, kept)
+    if plugin is not None:
+        kept.append(_plugin(plugin))
+        contents[f"out/{plugin.name}"] = plugin
+    # What `tokfilter tune` chose holds for the machine that it measured.
+    contents |= _around(replace(manifest, files=kept, choice={}))
+    sums = {name: _digest(content) for name, content in contents.items()}
+    contents[_SUMS] = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+    write_tar(output, output.stem, contents, programs={"run.sh"})
+    return Kit(output, sorted(contents), output.stat().st_size, sha256(output), left_out)
+
+
+def _require_whole(directory: Path, manifest: Manifest) -> None:
+    for entry in manifest.files:
+        checked_path(directory, entry)
+    if not manifest.entries("golden"):
+        raise DataError(f"{directory} holds no golden tensors to verify engines with. Export again.")
+
+
+def _travels(entry: Entry) -> bool:
+    """Graphs, golden tensors and the plugin; an engine runs on the GPU that built it."""
+    return entry.role in ("golden", "plugin") or entry.runtime == "onnx"
+
+
+def _contents(directory: Path, entries: Iterable[Entry]) -> dict[str, Content]:
+    """Files of the export, each the one that the manifest names, weights beside their graphs."""
+    contents: dict[str, Content] = {}
+    for entry in entries:
+        path = checked_path(directory, entry)
+        contents[f"out/{entry.path}"] = path
+        contents |= {f"out/{name}": path.with_name(name) for name in entry.external}
+    return contents
+
+
+def _plugin(path: Path) -> Entry:
+    with existing_file(path, "--plugin").open("rb") as file:
+        if file.read(4) != _ELF:
+            raise DataError(f"--plugin wants a shared library (.so), and {path} is none.")
+    return entry_from_file(path.parent, path.name, "plugin", runtime="tensorrt")
+
+
+def _around(manifest: Manifest) -> dict[str, Content]:
+    """Everything beside the export: the package, native sources, what to do."""
+    package = own_package()
+    wheel = wheel_name(package)
+    own: dict[str, Content] = {f"src/{name}": path for name, path in native_sources().items()}
+    return own | {
+        f"out/{MANIFEST}": manifest.text().encode(),
+        wheel: wheel_bytes(package),
+        "LICENSE": package.licence.encode(),
+        "README.md": readme(manifest, wheel, package.version).encode(),
+        "run.sh": run_script(manifest, wheel).encode(),
+    }
+
+
+def _digest(content: Content) -> str:
+    return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()

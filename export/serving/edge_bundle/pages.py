@@ -1,0 +1,75 @@
+"""README.md and run.sh of a kit."""
+
+from importlib.resources import files
+from string import Template
+from typing import Final
+
+from tokfilter.artifacts.manifest import Manifest
+from tokfilter.export.serving.edge_bundle.steps import Step, kit_steps, plugin_of, trtexec_line
+
+__all__ = ["readme", "run_script"]
+
+_BY_ITSELF: Final = ("files", "install", "cpu")
+"""Steps that need no GPU."""
+
+_SCRIPT: Final = Template("""\
+#!/bin/sh
+# The steps of README.md: sh run.sh [$names] ...
+set -eu
+cd "$$(dirname "$$0")"
+
+$functions
+[ "$$#" -gt 0 ] || set -- $default
+for step in "$$@"; do
+  case "$$step" in
+    $cases) echo "== $$step"; "$$step" ;;
+    *) echo "run.sh takes $names, got $$step" >&2; exit 2 ;;
+  esac
+done
+""")
+
+
+def readme(manifest: Manifest, wheel: str, version: str) -> str:
+    """The page that tells what a kit holds and what to do with it.
+
+    manifest: of the files in the kit
+    """
+    card, plugin, steps = manifest.model, plugin_of(manifest), kit_steps(manifest, wheel)
+    graphs = [entry for entry in manifest.files if entry.runtime == "onnx"]
+    text = files("tokfilter.export.serving.edge_bundle").joinpath("README.template").read_text(encoding="utf-8")
+    return Template(text).substitute(
+        architecture=card.architecture,
+        patches=card.num_patches,
+        keep=card.keep,
+        version=version,
+        wheel=wheel,
+        plugin_row="" if plugin is None else f", the plugin library `{plugin}`",
+        default=", ".join(_default(steps)),
+        steps="\n".join(_section(number, step) for number, step in enumerate(steps, 1)),
+        trtexec_note="" if plugin else ", here from native ops",
+        trtexec="\n".join(f"    {trtexec_line(entry, card, plugin)}" for entry in graphs),
+        pixels=", ".join(map(str, card.input_size)),
+    )
+
+
+def run_script(manifest: Manifest, wheel: str) -> str:
+    """The same steps for a shell."""
+    steps = kit_steps(manifest, wheel)
+    return _SCRIPT.substitute(
+        names=", ".join(step.name for step in steps),
+        cases=" | ".join(step.name for step in steps),
+        functions="".join(f"{step.name}() {{\n{_lines(step, '  ')}}}\n" for step in steps),
+        default=" ".join(_default(steps)),
+    )
+
+
+def _default(steps: list[Step]) -> list[str]:
+    return [step.name for step in steps if step.name in _BY_ITSELF]
+
+
+def _section(number: int, step: Step) -> str:
+    return f"## {number}. {step.title} (`{step.name}`)\n\n{step.text}\n\n{_lines(step, '    ')}"
+
+
+def _lines(step: Step, indent: str) -> str:
+    return "".join(f"{indent}{command}\n" for command in step.commands)

@@ -1,0 +1,50 @@
+"""A wheel of this tokfilter, the same bytes for the same sources.
+
+Written by hand because a kit is also made where neither pyproject.toml nor setuptools is: from an installed wheel.
+The format is PyPA's "Binary distribution format", version 1.0.
+"""
+
+import base64
+import hashlib
+import io
+import zipfile
+from typing import Final
+
+from tokfilter.export.serving.edge_bundle.source import Package
+
+__all__ = ["wheel_bytes", "wheel_name"]
+
+_OLDEST: Final = (1980, 1, 1, 0, 0, 0)
+"""The first moment that a zip file can name."""
+
+_WHEEL: Final = "Wheel-Version: 1.0\nGenerator: tokfilter\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def wheel_name(package: Package) -> str:
+    """File name by which pip knows the wheel."""
+    return f"tokfilter-{package.version}-py3-none-any.whl"
+
+
+def wheel_bytes(package: Package) -> bytes:
+    """The wheel. Nothing is compressed, so that no version of zlib makes a difference."""
+    info = f"tokfilter-{package.version}.dist-info"
+    members = {name: path.read_bytes() for name, path in sorted(package.files.items())}
+    members |= {
+        f"{info}/METADATA": package.metadata.encode(),
+        f"{info}/WHEEL": _WHEEL.encode(),
+        f"{info}/entry_points.txt": package.entry_points.encode(),
+        f"{info}/licenses/LICENSE": package.licence.encode(),
+    }
+    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in members.items())
+    members[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            entry = zipfile.ZipInfo(name, _OLDEST)
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, data)
+    return buffer.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -1,0 +1,94 @@
+"""Graphs in the forms that serving hosts take: Triton's dynamic batcher and DeepStream's nvinfer.
+
+Each is made from a graph of an export directory in milliseconds, and ``require_same`` holds it against that graph.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from tokfilter.artifacts.compare import TOLERANCES
+from tokfilter.errors import VerificationError
+from tokfilter.export.onnx_file import open_session
+
+__all__ = ["batched_slots_graph", "classifier_graph", "outputs_of", "require_same"]
+
+Array = npt.NDArray[Any]
+
+SLOTS: Final = "slots"
+
+
+def batched_slots_graph(slots_graph: ir.Model) -> ir.Model:
+    """The slots form with a row of slots for each image: slots [B, k] instead of [k], values still unused.
+
+    A server that batches requests wants the batch first in every input, and joins only requests of equal shapes: so a
+    batch has one budget, and the length of its first row is everybody's.
+    """
+    graph = slots_graph.clone()
+    images, old = (_input(graph, name) for name in ("images", SLOTS))
+    assert images.shape is not None and old.shape is not None
+    new = ir.Value(name=SLOTS, type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape([images.shape[0], old.shape[0]]))
+    first = ir.Value(name=f"{SLOTS}.row", const_value=ir.tensor(np.array(0, np.int64), name=f"{SLOTS}.row"))
+    row = ir.Node("", "Gather", [new, first], [ir.AttrInt64("axis", 0)], name=f"{SLOTS}.first")
+    old.replace_all_uses_with(row.outputs[0])
+    row.outputs[0].name, row.outputs[0].type, row.outputs[0].shape = f"{SLOTS}.of_first", old.type, old.shape
+    graph.graph.inputs[list(graph.graph.inputs).index(old)] = new
+    graph.graph.initializers.add(first)
+    graph.graph.insert_before(graph.graph[0], row)
+    return graph
+
+
+def classifier_graph(graph: ir.Model, scale: npt.NDArray[np.float32] | None) -> ir.Model:
+    """A graph with a fixed budget for a host that reads probabilities: one output, ``probabilities`` [B, classes].
+
+    scale: [3], what each channel of the host's input is still to be multiplied with; None for nothing
+    """
+    graph = graph.clone()
+    if scale is not None:
+        images = _input(graph, "images")
+        factor = ir.Value(name="images.scale")
+        factor.const_value = ir.tensor(scale.astype(np.float32).reshape(1, 3, 1, 1), name=factor.name)
+        scaled = ir.Node("", "Mul", [images, factor], name="images.scaled")
+        images.replace_all_uses_with(scaled.outputs[0])
+        scaled.replace_input_with(0, images)
+        scaled.outputs[0].name, scaled.outputs[0].type, scaled.outputs[0].shape = (
+            "images.ready",
+            images.type,
+            images.shape,
+        )
+        graph.graph.initializers.add(factor)
+        graph.graph.insert_before(graph.graph[0], scaled)
+    logits = next(value for value in graph.graph.outputs if value.name == "logits")
+    softmax = ir.Node("", "Softmax", [logits], [ir.AttrInt64("axis", -1)], name="probabilities")
+    (probabilities,) = softmax.outputs
+    probabilities.name, probabilities.type, probabilities.shape = "probabilities", logits.type, logits.shape
+    graph.graph.append(softmax)
+    graph.graph.outputs[:] = [probabilities]
+    return graph
+
+
+def _input(graph: ir.Model, name: str) -> ir.Value:
+    return next(value for value in graph.graph.inputs if value.name == name)
+
+
+def outputs_of(path: Path, precision: str | None, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """What a graph gives in ONNX Runtime on the CPU, by name."""
+    session = open_session(path, precision)
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+
+def require_same(path: Path, found: Array, wanted: Array, precision: str | None) -> None:
+    """Raise VerificationError unless two outputs [B, classes] agree within what rounding may do in their precision."""
+    tolerance = TOLERANCES[precision or "fp32"].relative
+    scale = max(float(np.abs(wanted).max()), 1e-6)
+    distance = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
+    if not distance <= tolerance:  # true for NaN too
+        raise VerificationError(
+            f"{path.name}, rewritten for its host, differs from the exported graph by {distance:.2g} of its largest "
+            f"output, wanted at most {tolerance:g}. Nothing was written; export again, or report this."
+        )

@@ -1,0 +1,101 @@
+"""What a Triton model repository says of itself: the line that starts it, and its README."""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokfilter.artifacts.manifest import Entry, ModelCard
+
+__all__ = ["readme", "start_line"]
+
+
+def start_line(models: Iterable[Entry], plugin: Path | None) -> str:
+    """Triton's backends take settings one by one: --backend-config=<backend>,<name>=<value>.
+
+    plugin: the library inside the repository; None where no plan wants one
+    """
+    words = ['--model-repository="$here/models"']
+    if plugin is not None:
+        words.append(f'--backend-config=tensorrt,plugins="$here/{plugin}"')
+    if any(entry.target.get("version_compatible") for entry in models):
+        words.append("--backend-config=tensorrt,version-compatible=true")
+    return " ".join(["tritonserver", *words])
+
+
+def readme(
+    card: ModelCard,
+    sources: Mapping[str, Entry],
+    configs: Mapping[str, Any],
+    left_out: Mapping[str, Sequence[str]],
+    start: str,
+) -> str:
+    """The page beside the models.
+
+    sources, configs: name of a model -> the file of the export that it is made of, its ModelConfig
+    left_out: why Triton does not get a file -> such files
+    """
+    lines = [
+        f"# {card.architecture} for Triton",
+        "",
+        f"    ./start.sh    # {start}",
+        "",
+        "or in Triton's container, YY.MM being a release:",
+        "",
+        '    docker run --rm --gpus all -p 8000-8002:8000-8002 -v "$PWD":/repository '
+        "nvcr.io/nvidia/tritonserver:YY.MM-py3 /repository/start.sh",
+        "",
+        f"Input `images`: {list(card.input_size)}, FP32, RGB, prepared by the client ({_preprocessing(card)}).",
+        "Output `logits`; `indices` are the positions of the kept patches.",
+        "Where a model has an input `slots`, its length is the budget in tokens and its values are not read;",
+        f"the model's own budget is {card.keep} of {card.num_patches}.",
+        "",
+        *_model_lines(sources, configs),
+        *_plan_lines([entry for entry in sources.values() if entry.runtime == "tensorrt"]),
+        *(f"Left out, because {reason}: {', '.join(paths)}.\n" for reason, paths in left_out.items()),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _preprocessing(card: ModelCard) -> str:
+    return ", ".join(f"{name} {value}" for name, value in card.preprocessing.items() if name != "input_size")
+
+
+def _model_lines(sources: Mapping[str, Entry], configs: Mapping[str, Any]) -> Iterator[str]:
+    for name, config in configs.items():
+        shapes = ["--shape", "images:" + ",".join(str(size) for size in config.model_warmup[0].inputs["images"].dims)]
+        if len(config.input) == 2:
+            shapes += ["--shape", f"slots:{config.model_warmup[0].inputs['slots'].dims[0]}"]
+        command = ["perf_analyzer", "-m", name, *shapes, "--concurrency-range", "1:16", "--percentile", "99"]
+        yield f"## {name}"
+        yield ""
+        yield f"From `{sources[name].path}`. {_batching(config)}"
+        yield ""
+        yield f"    {shlex.join(command)}"
+        yield ""
+
+
+def _batching(config: Any) -> str:
+    if config.max_batch_size == 0:
+        return (
+            "No dynamic batching: the plan's `slots` [k] has no batch dimension, so each request is a batch of its own "
+            "(`images` [B, 3, H, W]). For dynamic batching export a plan with a fixed budget (--keep)."
+        )
+    joined = " A batch ends at the first request of another budget." if len(config.input) == 2 else ""
+    return f"Batches of up to {config.max_batch_size} are formed by Triton.{joined}"
+
+
+def _plan_lines(plans: Sequence[Entry]) -> Iterator[str]:
+    if not plans:
+        return
+    target = plans[0].target
+    yield (
+        f"The plans were built by TensorRT {target.get('version')} for {target.get('gpu')}: take the Triton container "
+        "of that TensorRT version, on that GPU."
+    )
+    if any(plan.target.get("plugin") not in (None, "serialized") for plan in plans):
+        yield (
+            "Their plugin must be loaded before them. Triton only logs it when it cannot load a plugin; "
+            "LD_PRELOAD of the library in `plugins/` is the other way that its documentation names."
+        )
+    yield ""

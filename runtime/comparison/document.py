@@ -1,0 +1,142 @@
+"""bench.json: what a comparison measured, with everything that a reader needs to believe it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tokfilter.artifacts.manifest import Manifest
+from tokfilter.runtime.comparison.compare import Cell, Comparison, Plan
+from tokfilter.runtime.measure.metrics import Timing, transfer_warnings
+from tokfilter.runtime.measure.record import header
+from tokfilter.runtime.measure.statistics import (
+    CONFIDENCE,
+    PERCENTILE_RULE,
+    Interval,
+    break_even,
+    latency_from_samples,
+    macs_at,
+    speedup_from_pairs,
+    stability,
+)
+from tokfilter.runtime.sessions import EngineOptions
+
+__all__ = ["document_from_comparison"]
+
+
+def document_from_comparison(
+    comparison: Comparison, manifest: Manifest, options: EngineOptions, plan: Plan, command: str, torch: bool = False
+) -> dict[str, Any]:
+    """The document (``schemas/bench.json``).
+
+    torch: PyTorch was measured, not the engine that ``options`` names
+    """
+    card = manifest.model
+    rows: list[dict[str, Any]] = []
+    points = []
+    for batch in sorted({cell.batch for cell in comparison.cells}):
+        cells = [cell for cell in comparison.cells if cell.batch == batch]
+        full = next(cell for cell in cells if cell.spec.role == "full")
+        speedups = {
+            cell.tokens: speedup_from_pairs(full.medians, cell.medians, plan.seed) for cell in cells if cell is not full
+        }
+        rows += [_row(cell, manifest, speedups.get(cell.tokens)) for cell in cells]
+        points.append(asdict(break_even(batch, speedups, card.num_patches)))
+    before, after = comparison.before, comparison.after
+    return {
+        **header("bench", command),
+        "conditions": {"before": before, "after": after},
+        "model": {
+            "architecture": card.architecture,
+            "input_size": list(card.input_size),
+            "patches": card.num_patches,
+            "prefix_tokens": card.prefix_tokens,
+            "classes": card.classes,
+        },
+        "settings": _settings(options, plan, torch),
+        "verification": comparison.verdicts,
+        "rows": rows,
+        "break_even": points,
+        "notes": _notes(comparison, rows),
+    }
+
+
+def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, Any]:
+    card = manifest.model
+    latency = latency_from_samples(cell.samples)
+    timings = [Timing(*t) for block in cell.blocks for t in block.timings or ()]
+    macs, full_macs = macs_at(card, cell.tokens), macs_at(card, card.num_patches)
+    predicted = full_macs / macs if macs and full_macs and speedup is not None else None
+    return {
+        "batch": cell.batch,
+        "role": cell.spec.role,
+        "keep": cell.tokens / card.num_patches,
+        "tokens": cell.tokens,
+        "path": cell.spec.path,
+        "latency_ms": asdict(latency),
+        "gpu_ms": _gpu(timings),
+        "images_per_s": cell.batch / latency.median * 1e3,
+        "speedup": None if speedup is None else asdict(speedup),
+        "macs": macs,
+        "predicted_speedup": predicted,
+        "reached": None if speedup is None or predicted is None else speedup.value / predicted,
+        "warnings": stability(latency, gpu=bool(timings)) + transfer_warnings(timings),
+        "memory": dict(cell.memory),
+        "power": cell.power,
+    }
+
+
+def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
+    """trtexec's metrics, by its names."""
+    if not timings:
+        return None
+    samples = {
+        "Latency": [t.latency_ms for t in timings],
+        "Enqueue Time": [t.enqueue_ms for t in timings],
+        "H2D Latency": [t.h2d_ms for t in timings],
+        "GPU Compute Time": [t.compute_ms for t in timings],
+        "D2H Latency": [t.d2h_ms for t in timings],
+    }
+    return {name: asdict(latency_from_samples(values)) for name, values in samples.items()}
+
+
+def _settings(options: EngineOptions, plan: Plan, torch: bool) -> dict[str, Any]:
+    onnx = options.runtime == "onnx" and not torch
+    on_host = (torch or onnx) and options.provider == "cpu"
+    return {
+        "engine": "torch" if torch else options.runtime,
+        "provider": options.provider if torch or onnx else None,
+        "precision": options.precision,
+        "threads": options.threads,
+        "spinning": options.spinning if onnx else None,
+        "huge_pages": options.huge_pages if onnx else None,
+        "duration_s": plan.duration_s,
+        "warm_up_s": plan.warm_up_s,
+        "block_s": plan.block_s,
+        "order": "rounds of full and every budget, forward and backward in turn; one process each, one runs at a time",
+        "transfers": "none: host memory" if on_host else "included: host to device and device to host",
+        "cuda_graph": options.cuda_graph and not onnx,
+        "spin_wait": "none: CPU" if on_host else "the driver's default",
+        "streams": 1,
+        "clocks": "as found (conditions)",
+        "percentile_rule": PERCENTILE_RULE,
+        "confidence": CONFIDENCE,
+        "seed": plan.seed,
+    }
+
+
+def _notes(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = []
+    if comparison.absent_sensors:
+        notes.append(f"absent power sensors: {', '.join(comparison.absent_sensors)}")
+    unstable = sum(1 for row in rows if row["warnings"])
+    if unstable:
+        notes.append(f"warnings stand at {unstable} of {len(rows)} rows, marked ! in the table")
+    if comparison.after["throttled"]:
+        notes.append("the machine was throttling: " + ", ".join(comparison.after["throttle_reasons"]))
+    load = comparison.before["load_average"]
+    if load is not None and load > 0.5:
+        notes.append(f"something else was running: load average {load:.1f} before the measurement")
+    without = sorted({v["tokens"] for v in comparison.verdicts if v["compared"] == "indices"})
+    if without:
+        notes.append(f"torch computed no golden logits at {without} tokens: the kept tokens were compared there")
+    return notes

@@ -1,0 +1,44 @@
+// A plan file of the fake TensorRT: JSON that says what the model looks like and where it fails.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fake {
+
+struct Tensor {
+    std::string name;
+    bool input;
+    nvinfer1::DataType type;
+    std::vector<std::int64_t> sizes;
+};
+
+struct Profile {
+    std::array<std::int64_t, 3> batch;
+    std::array<std::int64_t, 3> budget;
+};
+
+/// The fake model: logits[b][c] = sum of image b * (c + 1) + tokens; indices[b][j] = patches - tokens + j.
+struct PlanFile {
+    std::vector<Tensor> tensors;
+    std::vector<Profile> profiles;
+    std::int64_t pixels = 0;   ///< values of one image
+    std::int64_t classes = 0;  ///< of the logits that are written
+    std::int64_t patches = 0;
+    std::int64_t tokens = 0;  ///< of a plan with a fixed budget
+    bool plugin = false;      ///< whether it holds the plugin
+    int milliseconds = 0;     ///< that an inference takes
+    std::string fail;         ///< which call fails
+
+    const Tensor* find(const std::string& name) const;
+};
+
+/// Throws std::exception for what is no plan.
+PlanFile plan_from_bytes(const char* bytes, std::size_t size);
+
+}  // namespace fake

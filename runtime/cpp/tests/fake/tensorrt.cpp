@@ -1,0 +1,211 @@
+// TensorRT's runtime, engine and execution context for plan files of plan.hpp.
+//
+// PLAY_TENSORRT_VERSION: the version of the library, as TensorRT's number; otherwise that of the headers.
+#include <dlfcn.h>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "cuda.hpp"
+#include "plan.hpp"
+#include "fake_stubs.hpp"
+
+namespace nvinfer1::fake {
+namespace {
+
+using ::fake::PlanFile;
+using ::fake::Profile;
+
+Dims dims_of(const std::vector<std::int64_t>& sizes) {
+    Dims dims{};
+    dims.nbDims = static_cast<int>(sizes.size());
+    for (std::size_t i = 0; i < sizes.size(); ++i) dims.d[i] = sizes[i];
+    return dims;
+}
+
+class Context : public IExecutionContext, public StubContext {
+  public:
+    Context(const PlanFile& plan, ILogger& logger) : plan_(plan), logger_(logger) {
+        mImpl = this;
+        tokens_ = plan.tokens;
+    }
+
+    bool setOptimizationProfileAsync(std::int32_t index, cudaStream_t) noexcept override {
+        profile_ = &plan_.profiles.at(static_cast<std::size_t>(index));
+        return plan_.fail != "profile";
+    }
+
+    bool setInputShape(const char* name, const Dims& dims) noexcept override {
+        const bool images = name == std::string("images");
+        (images ? batch_ : tokens_) = dims.d[0];
+        const auto& range = images ? profile_->batch : profile_->budget;
+        return dims.nbDims == (images ? 4 : 1) && range[0] <= dims.d[0] && dims.d[0] <= range[2];
+    }
+
+    Dims getTensorShape(const char* name) const noexcept override {
+        const bool logits = name == std::string("logits");
+        return dims_of({batch_, logits ? plan_.classes + (plan_.fail == "shape" ? 1 : 0) : tokens_});
+    }
+
+    bool setTensorAddress(const char* name, void* data) noexcept override {
+        addresses_[name] = data;
+        return data != nullptr;
+    }
+
+    bool setInputTensorAddress(const char* name, const void* data) noexcept override {
+        return setTensorAddress(name, const_cast<void*>(data));
+    }
+
+    bool enqueueV3(cudaStream_t stream) noexcept override {
+        if (plan_.fail == "enqueue") {
+            logger_.log(ILogger::Severity::kERROR,
+                        "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (fake)");
+            return false;
+        }
+        ::fake::put(stream, [plan = plan_, batch = batch_, tokens = tokens_, at = addresses_] {
+            compute(plan, batch, tokens, at);
+        });
+        return true;
+    }
+
+  private:
+    static void compute(const PlanFile& plan, std::int64_t batch, std::int64_t tokens,
+                        const std::map<std::string, void*>& at) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(plan.milliseconds));
+        const auto* images = static_cast<const float*>(at.at("images"));
+        auto* logits = static_cast<float*>(at.at("logits"));
+        for (std::int64_t b = 0; b < batch; ++b) {
+            float sum = 0;
+            for (std::int64_t i = 0; i < plan.pixels; ++i) sum += images[b * plan.pixels + i];
+            for (std::int64_t c = 0; c < plan.classes; ++c)
+                *logits++ = sum * static_cast<float>(c + 1) + static_cast<float>(tokens);
+        }
+        if (at.count("indices") == 0) return;
+        auto* indices = static_cast<std::int32_t*>(at.at("indices"));
+        for (std::int64_t i = 0; i < batch * tokens; ++i)
+            indices[i] = static_cast<std::int32_t>(plan.patches - tokens + i % tokens);
+    }
+
+    PlanFile plan_;
+    ILogger& logger_;
+    const Profile* profile_ = nullptr;
+    std::int64_t batch_ = 0;
+    std::int64_t tokens_ = 0;
+    std::map<std::string, void*> addresses_;
+};
+
+class Engine : public ICudaEngine, public StubEngine {
+  public:
+    Engine(PlanFile plan, ILogger& logger) : plan_(std::move(plan)), logger_(logger) { mImpl = this; }
+
+    std::int32_t getNbIOTensors() const noexcept override {
+        return static_cast<std::int32_t>(plan_.tensors.size());
+    }
+    const char* getIOTensorName(std::int32_t i) const noexcept override {
+        return plan_.tensors.at(static_cast<std::size_t>(i)).name.c_str();
+    }
+    Dims getTensorShape(const char* name) const noexcept override { return dims_of(plan_.find(name)->sizes); }
+    DataType getTensorDataType(const char* name) const noexcept override { return plan_.find(name)->type; }
+    TensorIOMode getTensorIOMode(const char* name) const noexcept override {
+        return plan_.find(name)->input ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
+    }
+    std::int32_t getNbOptimizationProfiles() const noexcept override {
+        return static_cast<std::int32_t>(plan_.profiles.size());
+    }
+    Dims getProfileShape(const char* name, std::int32_t index,
+                         OptProfileSelector which) const noexcept override {
+        const Profile& profile = plan_.profiles.at(static_cast<std::size_t>(index));
+        auto sizes = plan_.find(name)->sizes;
+        sizes[0] =
+            (name == std::string("images") ? profile.batch : profile.budget)[static_cast<std::size_t>(which)];
+        return dims_of(sizes);
+    }
+    IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept override {
+        if (plan_.fail != "context") return new Context(plan_, logger_);
+        logger_.log(ILogger::Severity::kERROR,
+                    "Requested amount of GPU memory could not be allocated (fake).");
+        return nullptr;
+    }
+
+  private:
+    PlanFile plan_;
+    ILogger& logger_;
+};
+
+class Registry : public StubRegistry {
+  public:
+    explicit Registry(ILogger& logger) : logger_(logger) {}
+    ~Registry() noexcept override {
+        for (void* library : libraries_) dlclose(library);
+    }
+
+    PluginLibraryHandle loadLibrary(const char* path) noexcept override {
+        void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (library != nullptr && dlsym(library, "getCreators") != nullptr)
+            return *libraries_.insert(libraries_.end(), library);
+        const char* why = library == nullptr ? dlerror() : "no getCreators in it";
+        logger_.log(ILogger::Severity::kERROR, ("loadLibrary: " + std::string(why)).c_str());
+        if (library != nullptr) dlclose(library);
+        return nullptr;
+    }
+
+    bool loaded() const { return !libraries_.empty(); }
+
+  private:
+    ILogger& logger_;
+    std::vector<void*> libraries_;
+};
+
+class Runtime : public IRuntime, public StubRuntime {
+  public:
+    explicit Runtime(ILogger& logger) : logger_(logger), registry_(logger) { mImpl = this; }
+
+    IPluginRegistry& getPluginRegistry() noexcept override { return registry_; }
+    void setEngineHostCodeAllowed(bool) noexcept override {}
+
+    ICudaEngine* deserializeCudaEngine(const void* bytes, std::size_t size) noexcept override {
+        try {
+            PlanFile plan = ::fake::plan_from_bytes(static_cast<const char*>(bytes), size);
+            if (plan.fail.rfind("deserialize: ", 0) == 0) return refuse(plan.fail.substr(13));
+            if (plan.plugin && !registry_.loaded())
+                return refuse(
+                    "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: "
+                    "TokenSelect, version: 1, namespace: tokfilter.)");
+            return new Engine(std::move(plan), logger_);
+        } catch (const std::exception&) {
+            return refuse(
+                "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magic tag does not match)");
+        }
+    }
+
+  private:
+    ICudaEngine* refuse(const std::string& why) {
+        logger_.log(ILogger::Severity::kINFO, "Loaded engine size: 0 MiB");
+        logger_.log(ILogger::Severity::kERROR, why.c_str());
+        return nullptr;
+    }
+
+    ILogger& logger_;
+    Registry registry_;
+};
+
+}  // namespace
+}  // namespace nvinfer1::fake
+
+extern "C" {
+
+std::int32_t getInferLibVersion() noexcept {
+    const std::string version = fake::setting("PLAY_TENSORRT_VERSION");
+    return version.empty() ? NV_TENSORRT_VERSION : std::stoi(version);
+}
+
+void* createInferRuntime_INTERNAL(void* logger, std::int32_t) noexcept {
+    return static_cast<nvinfer1::IRuntime*>(
+        new nvinfer1::fake::Runtime(*static_cast<nvinfer1::ILogger*>(logger)));
+}
+
+}  // extern "C"

@@ -1,0 +1,39 @@
+"""Peak memory of a process on the host, and what it holds on NVIDIA devices."""
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from tokfilter.runtime.measure.sensors import nvml
+
+__all__ = ["device_bytes", "host_peak_bytes"]
+
+
+_STATUS: Final = Path("/proc/self/status")
+
+
+def host_peak_bytes() -> int:
+    """High-water mark of this process's resident memory since it started.
+
+    Linux hands a parent's mark on to the programs that it starts, in getrusage but not in VmHWM.
+    """
+    with suppress(OSError):
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_bytes(pid: int) -> int | None:
+    """Device memory that a process holds on all NVIDIA GPUs, None where NVML does not tell (no GPU, a Jetson)."""
+    found: int | None = None
+    with nvml() as library:
+        for i in range(library.nvmlDeviceGetCount() if library is not None else 0):
+            with suppress(Exception):  # Jetsons and some drivers do not list processes
+                for process in library.nvmlDeviceGetComputeRunningProcesses(library.nvmlDeviceGetHandleByIndex(i)):
+                    if process.pid == pid and process.usedGpuMemory is not None:
+                        found = (found or 0) + int(process.usedGpuMemory)
+    return found

@@ -1,0 +1,81 @@
+"""Which file of an export directory serves a request."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, load_manifest
+from tokfilter.errors import EngineError
+from tokfilter.runtime.session import Budgets
+
+__all__ = ["ModelFile", "Role", "budgets_of", "entry_for", "model_file_for"]
+
+Role = Literal["filtered", "full"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model file with the directory and manifest that it belongs to."""
+
+    directory: Path
+    manifest: Manifest
+    entry: Entry
+
+
+def model_file_for(
+    directory: str | Path,
+    role: Role = "filtered",
+    runtime: Runtime = "onnx",
+    precision: str = "fp32",
+    tokens: int | None = None,
+) -> ModelFile:
+    """The file that serves ``role`` in a runtime and precision, at ``tokens`` where a budget is given.
+
+    Raises DataError for what is no export directory, EngineError when it holds no such file.
+    """
+    manifest = load_manifest(directory)
+    return ModelFile(Path(directory), manifest, entry_for(manifest, role, runtime, precision, tokens))
+
+
+def entry_for(manifest: Manifest, role: Role, runtime: Runtime, precision: str, tokens: int | None = None) -> Entry:
+    """A graph made for exactly ``tokens`` comes before one whose budget is chosen at run time. Raises EngineError."""
+    candidates = [e for e in manifest.entries(role, runtime) if e.precision == precision]
+    exact = [e for e in candidates if tokens is not None and e.budget == tokens]
+    elastic = [e for e in candidates if e.budget is None and _serves(e, tokens)]
+    fixed = [e for e in candidates if e.budget is not None and tokens is None]
+    for group in (exact, elastic, fixed):
+        if group:
+            return group[0]
+    at = "" if tokens is None or role == "full" else f" at {tokens} tokens"
+    raise EngineError(
+        f"the export directory has no {role} {runtime} model in {precision}{at}; it has {_inventory(manifest)}. "
+        + ("Export again with what is wanted." if runtime == "onnx" else "Build it from the graphs: tokfilter engine.")
+    )
+
+
+def budgets_of(model_file: ModelFile, elastic: bool) -> Budgets:
+    """Budgets that a file serves; the default is what `tokfilter tune` chose, else the model's own.
+
+    elastic: whether the file was found to take its budget as an input
+    """
+    card, entry = model_file.manifest.model, model_file.entry
+    if entry.role == "full":
+        return Budgets(card.num_patches, card.num_patches, card.num_patches, card.num_patches)
+    if not elastic:
+        fixed = entry.budget if entry.budget is not None else card.keep
+        return Budgets(fixed, fixed, fixed, card.num_patches)
+    low, _, high = entry.budget_range or (1, card.keep, card.num_patches)
+    wanted = int(model_file.manifest.choice.get("tokens", card.keep))
+    return Budgets(low, high, min(max(wanted, low), high), card.num_patches)
+
+
+def _serves(entry: Entry, tokens: int | None) -> bool:
+    if tokens is None or entry.budget_range is None:
+        return True
+    low, _, high = entry.budget_range
+    return low <= tokens <= high
+
+
+def _inventory(manifest: Manifest) -> str:
+    models = [e for e in manifest.files if e.runtime is not None]
+    return ", ".join(f"{e.path} ({e.role}, {e.runtime}, {e.precision})" for e in models) or "no models at all"

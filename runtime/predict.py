@@ -1,0 +1,145 @@
+"""Classify one image, from a bundle by torch or from an export directory by an engine, and show what it kept."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.images import open_image
+from tokfilter.artifacts.manifest import ModelCard, load_manifest
+from tokfilter.errors import DataError
+from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size
+from tokfilter.runtime.preprocess import preprocess_from_fields
+
+__all__ = [
+    "Guess",
+    "Prediction",
+    "class_name",
+    "grid_from_card",
+    "picture_from_prediction",
+    "predict",
+    "probabilities_from_logits",
+]
+
+Floats = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class with its position and its probability in 0..1."""
+
+    name: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image at one budget.
+
+    view: what the model saw: resized and cropped, not normalised
+    grid: (rows, columns) of patches
+    probabilities: [classes]
+    tokens: patch tokens kept
+    indices: [k] kept positions among the patches; None when every token was kept
+    scores: [patches], higher is more important; None from an engine, which keeps them to itself
+    """
+
+    view: Image.Image
+    grid: tuple[int, int]
+    probabilities: Floats
+    class_names: Sequence[str]
+    tokens: int
+    indices: npt.NDArray[np.int32] | None = None
+    scores: npt.NDArray[np.float32] | None = None
+
+    def top(self, count: int) -> list[Guess]:
+        """The likeliest classes, first the likeliest; of equal ones the lower position first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [Guess(class_name(self.class_names, int(i)), int(i), float(self.probabilities[i])) for i in order]
+
+
+def predict(source: str | Path, image: str | Path, keep: Keep | None = None) -> Prediction:
+    """Classify an image file.
+
+    source: a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime without torch
+    keep: budget; None takes the model's own
+    Raises DataError, BundleError, BudgetError, EngineError.
+    """
+    source = Path(source)
+    picture = open_image(image)
+    return _from_export(source, picture, keep) if source.is_dir() else _from_bundle(source, picture, keep)
+
+
+def _from_bundle(path: Path, image: Image.Image, keep: Keep | None) -> Prediction:
+    import torch
+
+    from tokfilter.vit.bundle import load_bundle, model_from_bundle
+
+    bundle = load_bundle(path)
+    model = model_from_bundle(bundle)
+    transform = preprocess_from_fields(asdict(bundle.preprocessing))
+    view = transform.view(image)
+    with torch.inference_mode():
+        images = torch.from_numpy(transform.input_from_view(view))[None]
+        logits = model(images, keep)[0].numpy()
+        chosen = model.last.indices
+        scores = model.scorer(model.last.tokens[:, model.prefix_tokens :])[0].numpy()
+    tokens = model.num_patches if chosen is None else chosen.shape[1]
+    indices = None if chosen is None else chosen[0].numpy()
+    return Prediction(view, model.grid, probabilities_from_logits(logits), bundle.class_names, tokens, indices, scores)
+
+
+def _from_export(directory: Path, image: Image.Image, keep: Keep | None) -> Prediction:
+    from tokfilter.runtime.sessions import open_session
+
+    card = load_manifest(directory).model
+    transform = preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})
+    view = transform.view(image)
+    tokens = None if keep is None else tokens_from_keep(keep, card.num_patches)
+    with open_session(directory, "full" if tokens == card.num_patches else "filtered", tokens=tokens) as session:
+        result = session.run(transform.input_from_view(view)[None], tokens)
+        served = session.budgets.tokens(tokens)
+    indices = None if result.indices is None or served == card.num_patches else result.indices[0]
+    probabilities = probabilities_from_logits(result.logits[0])
+    return Prediction(view, grid_from_card(card), probabilities, card.class_names, served, indices)
+
+
+def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Image:
+    """The view with its kept tokens, or with the heat map of its scores. Raises DataError when there are none."""
+    scale = scale_from_size(found.view.size, 448)
+    if not scores:
+        indices = range(found.tokens) if found.indices is None else found.indices
+        return kept_picture(found.view, indices, found.grid, scale)
+    if found.scores is None:
+        raise DataError("a picture of scores wants a bundle (model.pt): an exported model keeps its scores to itself.")
+    return heat_picture(found.view, found.scores, found.grid, scale)
+
+
+def grid_from_card(card: ModelCard) -> tuple[int, int]:
+    """(rows, columns) of square patches that fill the model's input. Raises DataError when there is no such grid."""
+    _, height, width = card.input_size
+    side = math.isqrt(height * width // card.num_patches)
+    rows, columns = height // max(1, side), width // max(1, side)
+    if rows * columns != card.num_patches:
+        raise DataError(f"{card.num_patches} patches are no grid of squares on {width} x {height} pixels.")
+    return rows, columns
+
+
+def probabilities_from_logits(logits: Floats) -> Floats:
+    """Softmax over the last axis, in double precision. logits: [..., classes]."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def class_name(names: Sequence[str], index: int) -> str:
+    """The class's name, or its number where the model has no names."""
+    return names[index] if names else f"class {index}"

@@ -1,0 +1,179 @@
+"""A session on eager PyTorch: the same weights, the same interface and the same checks as the deployed engines have."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokfilter.artifacts.files import sha256
+from tokfilter.artifacts.manifest import Entry, Manifest
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.runtime.measure.metrics import Timing
+from tokfilter.runtime.model_files import Role
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
+from tokfilter.vit.bundle import load_bundle, model_from_bundle
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import TokenFilter
+
+__all__ = ["TorchSession"]
+
+_HALVES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_DRY_RUNS: Final = 3
+_PREPARED: Final = 8
+"""Shapes whose buffers and graphs are kept: each holds device memory of its own."""
+
+
+@dataclass
+class TorchSession(CheckedSession):
+    """A bundle in eager PyTorch. Not safe for several threads: the model remembers its last selection.
+
+    role: full or filtered, the same weights
+    manifest: of the export directory, which names the bundle that it was made from
+    provider: cpu, or cuda: the first GPU
+    precision: of weights and activations; the filter computes in fp32, from tokens in that precision. fp32 is no TF32
+    cuda_graph: replay a graph that is captured once per batch and budget, so that launches cost no host time
+    """
+
+    bundle: Path
+    role: Role
+    manifest: Manifest
+    threads: int | None = None
+    provider: str = "cpu"
+    precision: str = "fp32"
+    cuda_graph: bool = False
+    _model: FilteredViT | None = field(default=None, init=False, repr=False)
+    _on_gpu: dict[tuple[int, int], "_GpuCall"] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def entry(self) -> Entry:
+        """The bundle described as a file of the export directory."""
+        digest = self.manifest.source.get("sha256", "")
+        return Entry(self.bundle.name, self.role, digest, self.bundle.stat().st_size, precision=self.precision)
+
+    def _open(self) -> Callable[[], None]:
+        _check(self.provider, self.cuda_graph)
+        if sha256(self.bundle) != self.manifest.source.get("sha256"):
+            raise EngineError(
+                f"{self.bundle} is not the bundle that this export was made from: export it again, or give the other."
+            )
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self._model = model = _typed(model_from_bundle(load_bundle(self.bundle)).eval(), self.precision)
+        model.to(self.provider)
+        torch.backends.cudnn.allow_tf32 = False
+        size, patches = self.manifest.model.input_size, model.num_patches
+        self.inputs = (TensorSpec("images", ("batch", *size), np.dtype(np.float32)),)
+        outputs = [TensorSpec("logits", ("batch", self.manifest.model.classes), np.dtype(np.float32))]
+        low, high, default = (patches, patches, patches) if self.role == "full" else (1, patches, model.budget)
+        if self.role == "filtered":
+            outputs.append(TensorSpec("indices", ("batch", "k"), np.dtype(np.int32)))
+        self.outputs, self._budgets = tuple(outputs), Budgets(low, high, default, patches)
+        return self._release
+
+    def _release(self) -> None:
+        self._on_gpu.clear()
+        self._model = None
+
+    @torch.inference_mode()
+    def _execute(self, images: Array, k: int) -> Result:
+        assert self._model is not None
+        if self.provider == "cuda":
+            return self._gpu_call(len(images), k)(images)
+        logits, indices = _classified(self._model, torch.from_numpy(images), k, self.precision)
+        return Result(logits.numpy(), None if indices is None else indices.numpy())
+
+    def _gpu_call(self, batch: int, k: int) -> "_GpuCall":
+        if (batch, k) not in self._on_gpu:
+            assert self._model is not None
+            while len(self._on_gpu) >= _PREPARED:
+                del self._on_gpu[next(iter(self._on_gpu))]
+            shape = (batch, *self.manifest.model.input_size)
+            self._on_gpu[batch, k] = _GpuCall(self._model, shape, k, self.precision, self.cuda_graph)
+        return self._on_gpu[batch, k]
+
+
+_Call = Callable[[], tuple[Tensor, Tensor | None]]
+
+
+class _GpuCall:
+    """One shape on the GPU: pinned host memory, a place for the images, a graph where one is wanted."""
+
+    def __init__(self, model: FilteredViT, shape: tuple[int, ...], k: int, precision: str, cuda_graph: bool) -> None:
+        self._sent = torch.empty(shape, pin_memory=True)
+        self._images = torch.zeros(shape, device="cuda")
+        self._events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
+        self._call: _Call = lambda: _classified(model, self._images, k, precision)
+        logits, indices = self._call()
+        self._received = [
+            torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (logits, indices) if t is not None
+        ]
+        if cuda_graph:
+            self._capture()
+
+    def _capture(self) -> None:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        call: _Call = self._call
+        graph: Any = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(side):
+            for _ in range(_DRY_RUNS):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph):
+            outputs = call()
+
+        def replay() -> tuple[Tensor, Tensor | None]:
+            graph.replay()
+            return outputs
+
+        self._call = replay
+
+    def __call__(self, images: Array) -> Result:
+        self._sent.copy_(torch.from_numpy(images))
+        begun, sent, computed, ended = self._events
+        start = perf_counter()
+        begun.record()
+        self._images.copy_(self._sent, non_blocking=True)
+        sent.record()
+        outputs = [tensor for tensor in self._call() if tensor is not None]
+        computed.record()
+        for mine, theirs in zip(self._received, outputs, strict=True):
+            mine.copy_(theirs, non_blocking=True)
+        ended.record()
+        enqueue_ms = (perf_counter() - start) * 1e3
+        ended.synchronize()
+        spans = (begun.elapsed_time(sent), sent.elapsed_time(computed), computed.elapsed_time(ended))
+        logits, *rest = [tensor.numpy().copy() for tensor in self._received]
+        return Result(logits, rest[0] if rest else None, Timing(*spans, enqueue_ms))
+
+
+def _check(provider: str, cuda_graph: bool) -> None:
+    if provider not in ("cpu", "cuda"):
+        raise EngineError(f"PyTorch runs on the provider cpu or cuda, got {provider}.")
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise MissingDependencyError("PyTorch sees no GPU that it can use here; `tokfilter doctor` says what there is.")
+    if cuda_graph and provider != "cuda":
+        raise EngineError("a CUDA graph of PyTorch wants the provider cuda.")
+
+
+def _typed(model: FilteredViT, precision: str) -> FilteredViT:
+    """The model in that precision, its scorer in fp32."""
+    if precision != "fp32":
+        scorer = model.scorer
+        model.to(_HALVES[precision])
+        scorer.float()
+        scorer.register_forward_pre_hook(lambda module, inputs: tuple(tensor.float() for tensor in inputs))
+        if isinstance(scorer, TokenFilter) and scorer.summary is not None:
+            scorer.summary.to(_HALVES[precision])
+    return model
+
+
+def _classified(model: FilteredViT, images: Tensor, k: int, precision: str) -> tuple[Tensor, Tensor | None]:
+    """Logits in fp32, and the kept positions."""
+    logits = model(images.to(_HALVES.get(precision, torch.float32)), k)
+    return logits.float(), model.last.indices

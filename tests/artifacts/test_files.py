@@ -1,0 +1,126 @@
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tokfilter.artifacts.files import atomic_path, existing_file, new_folder, sha256, sync_folder
+from tokfilter.errors import DataError, ExportError
+
+
+def test_the_new_file_takes_the_place_of_the_old(tmp_path):
+    path = tmp_path / "deep" / "file"
+    for text in ("one", "two"):
+        with atomic_path(path) as part:
+            part.write_text(text)
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    program = textwrap.dedent(
+        f"""
+        import time
+        from pathlib import Path
+        from tokfilter.artifacts.files import atomic_path
+        with atomic_path(Path({str(path)!r})) as part:
+            part.write_text("half")
+            print("writing", flush=True)
+            time.sleep(60)
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    assert path.read_text() == "old"
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    with atomic_path(tmp_path / "ours") as part:
+        part.write_text("")
+    assert (tmp_path / "ours").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_folder_appears_whole(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    with new_folder(path) as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "file").write_text("x")
+        assert not path.exists() and part.parent == path.parent
+    assert (path / "inner" / "file").read_text() == "x"
+    (tmp_path / "plain").mkdir()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_no_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "folder") as part:
+        (part / "file").write_text("half")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "empty folder", "dangling link"])
+def test_what_stands_there_already_is_not_touched(tmp_path, kind):
+    path = tmp_path / "taken"
+    if kind == "dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    elif kind == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+    if kind == "folder":
+        (path / "file").write_text("mine")
+    before = sorted(tmp_path.iterdir()), path.lstat().st_ino
+    refused = pytest.raises(ExportError, match="taken exists already and is not overwritten: choose another folder")
+    with refused, new_folder(path):
+        raise AssertionError("the block must not run")
+    assert (sorted(tmp_path.iterdir()), path.lstat().st_ino) == before
+
+
+def test_a_folder_that_came_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "folder"
+    with pytest.raises(ExportError, match="folder exists already"), new_folder(path) as part:
+        (part / "file").write_text("ours")
+        path.mkdir()
+        (path / "file").write_text("theirs")
+    assert (path / "file").read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_are_not_followed_when_a_folder_is_synced(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("/nowhere/at/all")
+    sync_folder(tmp_path)
+    with pytest.raises(OSError, match="none"):
+        sync_folder(tmp_path / "none")
+
+
+def test_existing_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert existing_file(str(tmp_path / "file"), "a test") == tmp_path / "file"
+    with pytest.raises(DataError, match="a test wants a file, got the folder"):
+        existing_file(tmp_path, "a test")
+    with pytest.raises(DataError, match="a test wants a file, but there is none"):
+        existing_file(tmp_path / "none", "a test")
+
+
+def test_sha256_is_the_known_one(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

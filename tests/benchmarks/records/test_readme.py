@@ -1,0 +1,29 @@
+import re
+
+import pytest
+
+from tokfilter.benchmarks.records.readme import TABLES, page_with_tables, pages
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_show_what_was_measured(page):
+    text = page.read_text(encoding="utf-8")
+    assert page_with_tables(text) == text, "run `python -m tokfilter.benchmarks.records.readme`"
+
+
+def test_every_table_stands_somewhere():
+    everything = "".join(page.read_text(encoding="utf-8") for page in pages())
+    for name in TABLES:
+        assert f"<!-- table: {name} -->" in everything
+
+
+def test_an_unknown_table_is_a_mistake():
+    with pytest.raises(KeyError):
+        page_with_tables("<!-- table: wishes --><!-- end of table -->")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_name_files_that_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target

@@ -1,0 +1,92 @@
+"""benchmarks/tables.py: what stands in README and docs, from documents."""
+
+import json
+
+from paths import DATA
+
+from tokfilter.benchmarks.accuracy_document import with_rates
+from tokfilter.benchmarks.records.tables import ablation_table, accuracy_table, drop_table, longer_table, rate_table
+
+DOCUMENT = json.loads((DATA / "accuracy.json").read_text())
+
+
+def cells(table):
+    """Name of a line -> its cells."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    return {line[0]: line[1:] for line in lines}
+
+
+def row_of(method, tokens):
+    return next(row for row in DOCUMENT["rows"] if (row["method"], row["tokens"]) == (method, tokens))
+
+
+def test_a_cell_for_each_method_and_budget_with_its_interval():
+    table = cells(accuracy_table(DOCUMENT))
+    budgets = [int(budget) for budget in table["tokens kept"]]
+    assert budgets == sorted({row["tokens"] for row in DOCUMENT["rows"]}, reverse=True)
+    row = row_of("filter", budgets[1])
+    wanted = f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    assert table["**token filter**"][1] == wanted
+    assert table["full model"][1:] == [""] * (len(budgets) - 1)
+    assert table["multiply-accumulates (filter)"][1] == f"{row['macs'] / 1e6:.2f} M"
+
+
+def test_a_page_says_where_when_and_how_it_was_measured():
+    text = accuracy_table(DOCUMENT)
+    for fact in (DOCUMENT["command"], DOCUMENT["created"][:10], DOCUMENT["machine"]["cpu"]):
+        assert fact in text
+    assert DOCUMENT["settings"]["interval"] in text
+
+
+def test_rates_stand_beside_the_rows_that_were_timed():
+    speed = {
+        "rows": [
+            {"method": "filter", "tokens": 36, "runtime": "torch", "images_per_s": 12.6},
+            {"method": "filter", "tokens": 36, "runtime": "onnxruntime", "images_per_s": 99.2},
+            {"method": "norm", "tokens": 36, "runtime": "torch", "images_per_s": 7.0},
+        ]
+    }
+    timed = with_rates(DOCUMENT, speed)
+    assert "images_per_s" not in DOCUMENT["rows"][0] and len(timed["rows"]) == len(DOCUMENT["rows"])
+    table = cells(rate_table(timed))
+    assert table["**token filter**"] == ["13 / 99"]
+    assert table["largest norm"] == ["7 / –"]
+    assert set(table) == {"tokens kept", "---", "**token filter**", "largest norm"}
+
+
+def test_ablations_begin_with_the_unchanged_filter():
+    changed = [{**row_of("filter", 36), "method": name, "mean": mean} for name, mean in (("filter", 0.9), ("x", 0.5))]
+    table = cells(ablation_table({**DOCUMENT, "ablations": changed}))
+    assert list(table) == ["tokens kept", "---", "**token filter**", "x"]
+    assert (table["**token filter**"], table["x"]) == (["90.0"], ["50.0"])
+
+
+def test_contenders_with_one_seed_have_no_interval():
+    rows = [
+        {**row_of("filter", 36), "method": name, "top1": top1, "mean": 0.9, "low": 0.8, "high": 0.95}
+        for name, top1 in (("many", [0.89, 0.91]), ("one", [0.9]))
+    ]
+    table = cells(longer_table({**DOCUMENT, "longer": rows}))
+    assert (table["many"], table["one"]) == (["90.0 (80.0 to 95.0)"], ["90.0"])
+
+
+def test_a_drop_is_taken_seed_by_seed_from_the_same_checkpoint():
+    rows = [
+        {**row_of("filter", 36), "method": method, "keep": keep, "tokens": tokens, "top1": top1, "macs": macs}
+        for method, keep, tokens, top1, macs in (
+            ("full", 1.0, 144, [0.9, 0.8], 100),
+            ("filter", 0.25, 36, [0.88, 0.79], 25),
+            ("random", 0.25, 36, [0.5, 0.5], 25),
+            ("other", 1.0, 144, [0.7, 0.7], 100),
+            ("other", 0.25, 36, [0.7, 0.69], 25),
+        )
+    ]
+    settings = {**DOCUMENT["settings"], "full_before_fine_tuning": [0.91, 0.89]}
+    document = {**DOCUMENT, "rows": rows, "settings": settings, "model": {**DOCUMENT["model"], "patches": 144}}
+    text = drop_table(document)
+    table = cells(text)
+    half = 12.706 * 0.5  # Student's t of one degree of freedom, both drops half a point from their mean
+    assert table["**token filter**"] == [f"1.5 ({1.5 - half:.1f} to {1.5 + half:.1f})"]
+    assert table["other"] == [f"0.5 ({0.5 - half:.1f} to {0.5 + half:.1f})"]
+    assert "random tokens" not in table and "Before fine-tuning the full model had 90.0 %." in text
+    assert table["multiply-accumulates, share of the full model"] == ["0.25"]

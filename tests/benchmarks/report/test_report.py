@@ -1,0 +1,256 @@
+"""benchmarks/report.py: a page that needs nothing else, and whose every number stands in report.json."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import jsonschema
+import numpy as np
+import pytest
+import referencing
+from paths import DATA, SCHEMAS
+from PIL import Image
+
+from tokfilter.benchmarks.report.numbers import STYLES, resolve
+from tokfilter.benchmarks.report.render import render_report
+from tokfilter.errors import DataError
+from tokfilter.runtime.pictures import Choice, Picture
+
+
+def document(name, **changes):
+    return {**json.loads((DATA / f"{name}.json").read_text()), **changes}
+
+
+def rows_of(name, wanted):
+    """The sample document with those of its rows for which ``wanted(row)`` holds."""
+    sample = document(name)
+    return {**sample, "rows": [row for row in sample["rows"] if wanted(row)]}
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its elements with attributes, its numbers, its text and its table cells."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.elements, self.numbers, self.cells, self.styles, self.text = [], [], [], [], ""
+        self.open = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.open.append(tag)
+        if tag == "data":
+            self.numbers.append([dict(attrs), ""])
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag in ("meta", "img", "br"):
+            self.open.pop()
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            self.styles.append(data)
+            return
+        self.text += data
+        if "data" in self.open:
+            self.numbers[-1][1] += data
+        elif self.open and self.open[-1] in ("td", "th", "span") and {"td", "th"} & set(self.open):
+            self.cells[-1] += data
+
+    def attributes(self, name):
+        return [attrs[name] for _, attrs in self.elements if name in attrs]
+
+
+HOSTILE = '<script>$x_1$</script> & "it\'s"'
+
+
+def rendered(directory, accuracy=None, bench=None, shown=()):
+    data = render_report(accuracy, bench, list(shown), directory / "report.html")
+    return Page((directory / "report.html").read_text()), json.loads(data.read_text())
+
+
+def renamed(name):
+    rows = [{**row, "method": name} if row["method"] == "norm" else row for row in document("accuracy")["rows"]]
+    return document("accuracy", rows=rows)
+
+
+def one_budget(row):
+    return row["tokens"] in (36, 144)
+
+
+CONTENTS = {
+    "all": lambda: (document("accuracy"), document("bench"), pictures()),
+    "accuracy": lambda: (document("accuracy"), None, []),
+    "bench": lambda: (None, rows_of("bench", lambda row: row["batch"] == 8), []),
+    "pictures": lambda: (None, None, pictures()),
+    "no full": lambda: (rows_of("accuracy", lambda row: row["method"] != "full"), None, []),
+    "only full": lambda: (None, rows_of("bench", lambda row: row["role"] == "full"), []),
+    "one budget": lambda: (rows_of("accuracy", one_budget), rows_of("bench", one_budget), []),
+    "strange": lambda: (renamed(HOSTILE), document("bench", notes=[HOSTILE]), pictures(HOSTILE)),
+}
+
+
+def pictures(truth="7"):
+    rng = np.random.default_rng(1)
+    return [picture(rng, truth) for _ in range(2)]
+
+
+def picture(rng, truth, size=96, grid=(12, 12)):
+    view = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).resize((size, size))
+    scores = rng.standard_normal(grid[0] * grid[1]).astype(np.float32)
+    order = np.argsort(-scores).tolist()
+    choices = [Choice(scores.size, truth, 0.99)]
+    choices += [Choice(k, guess, 0.9, tuple(sorted(order[:k]))) for k, guess in ((72, truth), (36, truth), (14, "9"))]
+    return Picture(view, grid, choices, truth, scores)
+
+
+@pytest.fixture(scope="module", params=CONTENTS)
+def written(request, tmp_path_factory):
+    return rendered(tmp_path_factory.mktemp("report"), *CONTENTS[request.param]())
+
+
+def test_page_loads_nothing(written):
+    page, _ = written
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+    for name in ("src", "href", "data", "srcset", "poster", "action", "background"):
+        for value in page.attributes(name):
+            assert value.startswith(("#", "data:image/webp;base64,")), value[:80]
+    for css in page.styles + page.attributes("style"):
+        assert "@import" not in css and "http" not in css
+        assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", css))
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
+
+
+def test_ids_are_unique_and_every_reference_finds_its_own(written):
+    page, _ = written
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    aims = [value[1:] for value in page.attributes("href")]
+    aims += [
+        aim for name in ("clip-path", "style") for v in page.attributes(name) for aim in re.findall(r"url\(#(.*?)\)", v)
+    ]
+    assert set(aims) <= set(ids)
+
+
+def test_every_number_stands_in_the_report(written):
+    page, report = written
+    assert page.numbers or not (report["accuracy"] or report["bench"] or report["pictures"])
+    for attrs, text in page.numbers:
+        value = resolve(report, attrs["data-at"])
+        assert float(attrs["value"]) == value, attrs
+        assert text == STYLES[attrs["data-style"]](value)
+        shown, near = as_number(text), pytest.approx(value, rel=0.01, abs=0.0006)
+        assert {"points": shown / 100, "distance": shown if value > 0 else -shown}.get(
+            attrs["data-style"], shown
+        ) == near
+
+
+UNITS = {"%": 0.01, "point": 0.01, "points": 0.01, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "MiB": 2**20, "GiB": 2**30}
+
+
+def as_number(text):
+    """A number as a reader takes it: units undone, not by the code that wrote it."""
+    number, unit = re.fullmatch(r"([+-]?[\d.]+)\W*(.*)", text.replace("\u202f", "").replace("−", "-")).groups()
+    return float(number) * UNITS.get("%" if "%" in text else unit, 1.0)
+
+
+def test_cells_hold_no_number_of_their_own(written):
+    page, _ = written
+    for cell in page.cells:
+        assert not re.search(r"\d", re.sub(r"top-1|p9\d|\$x_1\$", "", cell)), cell
+
+
+def test_report_keeps_its_schema(written):
+    _, report = written
+    jsonschema.Draft202012Validator(schema("report"), registry=registry()).validate(report)
+
+
+def schema(name):
+    return json.loads((SCHEMAS / f"{name}.json").read_text())
+
+
+def registry():
+    names = ("accuracy", "bench", "report")
+    return referencing.Registry().with_resources(
+        (f"tokfilter/{name}", referencing.Resource.from_contents(schema(name))) for name in names
+    )
+
+
+def test_samples_keep_their_schemas():
+    for name, sample in ((name, document(name)) for name in ("accuracy", "bench")):
+        jsonschema.Draft202012Validator(schema(name)).validate(sample)
+
+
+def test_texts_of_others_are_shown_not_obeyed(tmp_path):
+    page, _ = rendered(tmp_path, *CONTENTS["strange"]())
+    assert page.text.count(HOSTILE) > 3
+    source = (tmp_path / "report.html").read_text()
+    assert "<script" not in source
+
+
+def test_same_input_same_page(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rendered(tmp_path / name, *CONTENTS["all"]())
+    first, second = ((tmp_path / name / "report.html").read_text() for name in ("a", "b"))
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    assert re.sub(moment, "", first) == re.sub(moment, "", second)
+
+
+@pytest.mark.parametrize(
+    ("content", "shown", "absent"),
+    [
+        ("all", {"accuracy", "speed", "kept"}, set()),
+        ("accuracy", {"accuracy"}, {"speed", "pictures"}),
+        ("bench", {"speed"}, {"accuracy", "pictures"}),
+        ("pictures", {"kept"}, {"accuracy", "speed"}),
+    ],
+)
+def test_what_is_absent_is_left_out_and_named(tmp_path, content, shown, absent):
+    page, report = rendered(tmp_path, *CONTENTS[content]())
+    assert {"accuracy", "speed", "kept"} & set(page.attributes("id")) == shown
+    assert {item["what"] for item in report["absent"]} == absent
+    for item in report["absent"]:
+        assert item["remedy"].replace("`", "") in page.text
+
+
+def test_an_empty_report_is_refused(tmp_path):
+    with pytest.raises(DataError, match="got none of them"):
+        render_report(None, None, [], tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_is_no_html_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"ends in \.html"):
+        render_report(None, document("bench"), [], tmp_path / "report.json")
+
+
+# The story: which budget the page leads with.
+def test_plots_take_every_colour_from_the_page(tmp_path):
+    page, _ = rendered(tmp_path, *CONTENTS["all"]())
+    inside = [
+        v
+        for tag, attrs in page.elements
+        for k, v in attrs.items()
+        if tag not in ("meta", "data") and k in ("style", "fill")
+    ]
+    assert not [value for value in inside if re.search(r"#[0-9a-f]{3,6}\b", value)]
+    css = " ".join(page.styles)
+    for value in {name for v in inside for name in re.findall(r"var\((--[\w-]+)\)", v)}:
+        assert css.count(f"{value}:") == 2, f"{value} wants a light and a dark colour"
+
+
+def test_plots_speak_to_screen_readers(written):
+    page, _ = written
+    for tag, attrs in page.elements:
+        if tag == "svg":
+            assert attrs["role"] == "img" and len(attrs["aria-label"]) > 10
+        if tag == "img":
+            assert attrs["alt"]

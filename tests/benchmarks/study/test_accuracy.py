@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+
+from tokfilter.benchmarks.report.render import document_from_file
+from tokfilter.benchmarks.study.accuracy import demo_study, run
+from tokfilter.benchmarks.study.methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS, Setting
+from tokfilter.benchmarks.study.setup import DIGITS, Study
+from tokfilter.errors import DataError
+from tokfilter.vit.bundle import load_bundle
+
+SMALL = Study(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
+GROUPED = "labels: grouped"
+METHODS = [*MAIN, *LONGER, GROUPED, SPECIALISTS]
+
+
+def silent(what, share):
+    pass
+
+
+def test_the_demo_study_leaves_data_model_and_rows_and_does_nothing_twice(tmp_path):
+    document = demo_study(tmp_path, 0, silent, SMALL)
+    assert document_from_file(tmp_path / "accuracy.json", "tokfilter/accuracy") == document
+    methods = {row["method"] for row in document["rows"]}
+    assert methods == {"full", "filter", "random", "centre", "norm", "resolution"}
+    assert all(len(row["top1"]) == 1 for row in document["rows"])
+    assert load_bundle(tmp_path / "model.pt").keep == 0.25
+    assert (tmp_path / "data/train/0").is_dir()
+    said = []
+    again = demo_study(tmp_path, 0, lambda what, share: said.append(what), SMALL)
+    assert again["rows"] == document["rows"] and not said
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return replace(DIGITS, study=SMALL)
+
+
+@pytest.fixture(scope="module")
+def study(subject, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run(folder, [subject], [0, 1], jobs=2, methods=METHODS)["digits-in-scenes"]
+
+
+def test_the_study_joins_seeds_with_an_interval(study):
+    folder, document = study
+    assert document_from_file(folder / "digits-in-scenes.json", "tokfilter/accuracy") == document
+    for row in document["rows"] + document["longer"] + document["ablations"]:
+        one, other = row["top1"]
+        assert row["mean"] == pytest.approx((one + other) / 2)
+        half = 12.706 * abs(one - other) / 2  # Student's t of one degree of freedom
+        assert row["low"] == pytest.approx(max(0, row["mean"] - half), abs=1e-4)
+        assert row["high"] == pytest.approx(min(1, row["mean"] + half), abs=1e-4)
+    assert document["settings"]["seeds"] == [0, 1] and len(document["settings"]["full_before_fine_tuning"]) == 2
+
+
+def test_every_method_has_its_rows(study):
+    _, document = study
+    budgets = {44, 32, 22, 16, 9}
+    cells = {(row["method"], row["tokens"]) for row in document["rows"]}
+    for method in ("filter", "random", "centre", "norm", "resolution", "evit"):
+        assert {tokens for name, tokens in cells if name == method} == budgets
+    assert ("tome", 32) in cells and ("tome", 9) not in cells  # four blocks can only halve so often
+    assert {row["method"] for row in document["ablations"]} == {FILTER, GROUPED, SPECIALISTS}
+    assert {row["method"] for row in document["longer"]} == set(LONGER)
+    assert document["command"].endswith("--data digits-in-scenes --seeds 0,1 --longer")
+    assert ("filter, distilled, with summary", 9) in cells
+
+
+def test_baselines_inside_the_blocks_cost_what_the_filter_costs(study):
+    _, document = study
+    macs = {(row["method"], row["tokens"]): row["macs"] for row in document["rows"]}
+    for (method, tokens), count in macs.items():
+        if method in ("evit", "tome"):
+            assert macs["filter", tokens] <= count <= 1.1 * macs["filter", tokens]
+
+
+def test_an_interrupted_study_goes_on(subject, study, tmp_path):
+    """What another run has measured is read, what is missing is measured, and both are the same."""
+    folder, document = study
+    (folder / "digits-in-scenes/seed-1/rows/norm.json").unlink()
+    (folder / "digits-in-scenes/seed-1/rows/labels--grouped.json").unlink()
+    assert run(folder, [subject], [0, 1], methods=METHODS)["digits-in-scenes"]["rows"] == document["rows"]
+
+
+def test_a_folder_of_another_study_is_refused(subject, study):
+    folder, _ = study
+    with pytest.raises(DataError, match="another seed, size or version"):
+        run(folder, [replace(subject, study=replace(SMALL, finetune_steps=3))], [0], methods=["filter"])
+
+
+def test_every_ablation_changes_one_setting(tmp_path):
+    recipe = Setting(DIGITS, SMALL, 0, tmp_path, tmp_path, silent).recipe
+    for name, change in ABLATIONS.items():
+        changed = change(recipe)
+        differing = [key for key, value in vars(recipe).items() if vars(changed)[key] != value]
+        assert len(differing) == 1, name

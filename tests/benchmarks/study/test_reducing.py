@@ -1,0 +1,279 @@
+import copy
+import dataclasses
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokfilter.benchmarks.study.baselines import REDUCING, baseline_from_weights
+from tokfilter.benchmarks.study.evit_baseline import class_attention, pruned
+from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
+from tokfilter.benchmarks.study.tome_baseline import merged
+from tokfilter.errors import BudgetError, UnreachableBudgetError, UnsupportedModelError
+from tokfilter.train.data import splits_from_folder
+from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
+from tokfilter.train.evaluation import evaluate
+from tokfilter.train.finetune import FineTuning, train_elastic
+from tokfilter.train.loop import Plan, RunDir
+from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.macs import macs
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import FilterConfig, TokenFilter
+
+NAMES = list(REDUCING)
+SHAPES = [(4, 4, 32), (4, 7, 48), (4, 8, 64), (6, 16, 64), (12, 14, 192)]
+"""(blocks, patches along an edge, channels)"""
+
+
+def architecture(depth=4, edge=4, width=32, **kwargs):
+    shape = {"img_size": 4 * edge, "patch_size": 4, "embed_dim": width, "depth": depth, "num_heads": 2}
+    return Architecture("vit_tiny_patch16_224", {**shape, "num_classes": 5, **kwargs})
+
+
+@cache
+def shared_baseline(name, shape):
+    """One that no test changes."""
+    return baseline_of(name, shape, FilterConfig(width=16))
+
+
+def baseline_of(name, shape=(), config=None, **kwargs):
+    torch.manual_seed(0)
+    backbone = create_backbone(architecture(*shape, **kwargs)).eval()
+    return baseline_from_weights(
+        name, architecture(*shape, **kwargs), backbone.state_dict(), 0, config
+    ).eval(), backbone
+
+
+def counted_macs(baseline, keep):
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+    ):
+        baseline(torch.empty(1, 3, *baseline.backbone.patch_embed.img_size), keep)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_with_every_token_it_is_the_full_model(name, shape):
+    baseline, backbone = shared_baseline(name, shape)
+    images = torch.randn(3, 3, *backbone.patch_embed.img_size)
+    with torch.no_grad():
+        expected = backbone(images)
+        for keep in (1.0, baseline.num_patches, None):
+            torch.testing.assert_close(baseline(images, keep), expected, rtol=0, atol=1e-5)
+    assert baseline.macs(1.0) == macs(FilteredViT(copy.deepcopy(backbone)), 1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_costs_what_the_filter_costs_and_at_most_one_token_more(name, shape):
+    baseline, backbone = shared_baseline(name, shape)
+    filtered = FilteredViT(copy.deepcopy(backbone), TokenFilter(backbone.embed_dim, FilterConfig(width=16)))
+    full = baseline.macs(1.0)
+    for k in (baseline.lowest, (baseline.lowest + baseline.num_patches) // 2):
+        wanted = macs(filtered, k)
+        assert baseline.costs.filtered(k) == wanted
+        assert baseline.macs(k) == counted_macs(baseline, k)
+        assert min(wanted, full) <= baseline.macs(k) <= full
+        between = [s for family in baseline.families() for s in family if wanted <= baseline.cost(s) < baseline.macs(k)]
+        if name == "tome":
+            assert not between
+        one_token = baseline.costs.depth * (
+            baseline.costs.attention(baseline.num_patches) - baseline.costs.attention(baseline.num_patches - 1)
+        )
+        one_token += baseline.costs.depth * (baseline.costs.mlp(1) - baseline.costs.mlp(0))
+        assert baseline.macs(k) - wanted < one_token
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_schedules_only_lose_tokens_and_grow_with_the_budget(name, shape):
+    baseline, _ = shared_baseline(name, shape)
+    assert baseline.schedule(1.0) == (baseline.num_patches,) * shape[0]
+    costs = []
+    for k in range(baseline.lowest, baseline.num_patches + 1):
+        handed_on = baseline.schedule(k)
+        assert len(handed_on) == shape[0] and min(handed_on) >= 1
+        assert list(handed_on) == sorted(handed_on, reverse=True) and handed_on[0] <= baseline.num_patches
+        if name == "tome":
+            assert all(2 * after >= before for before, after in pairwise((baseline.num_patches, *handed_on)))
+        else:
+            assert len(set(handed_on) - {baseline.num_patches}) <= 1
+        costs.append(baseline.macs(k))
+    assert costs == sorted(costs)
+
+
+def test_pruning_stands_where_the_docstring_says():
+    def place(baseline, keep):
+        return sum(n == baseline.num_patches for n in baseline.schedule(keep)) + 1
+
+    deep = shared_baseline("evit", (12, 14, 192))[0]
+    assert [place(deep, keep) for keep in (0.7, 0.5, 0.25, 0.15)] == [4, 4, 2, 1]
+    assert place(shared_baseline("evit", (4, 8, 64))[0], 0.7) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_that_cannot_be_reached_is_refused_by_name_and_lifted_in_training(name):
+    baseline, _ = baseline_of(name)
+    assert 1 < baseline.lowest < baseline.num_patches
+    with pytest.raises(UnreachableBudgetError, match=f"smallest budget that it reaches is {baseline.lowest}"):
+        baseline(torch.zeros(1, 3, 16, 16), baseline.lowest - 1)
+    assert baseline.costs.filtered(baseline.lowest - 1) < min(baseline.cost(s) for f in baseline.families() for s in f)
+    with pytest.raises(BudgetError, match="keep wants"):
+        baseline.schedule(17)
+    images = torch.randn(2, 3, 16, 16)
+    baseline.train()
+    torch.testing.assert_close(baseline(images, 1), baseline(images, baseline.lowest))
+
+
+@given(st.integers(2, 33), st.integers(1, 3), st.data())
+@settings(deadline=None, max_examples=60)
+def test_merging_conserves_sizes_and_what_the_tokens_hold(n, batch, data):
+    merges = data.draw(st.integers(0, n // 2))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    patches, keys = (torch.randn(batch, n, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    sizes = torch.randint(1, 6, (batch, n), generator=generator).double()
+    found, found_sizes = merged(patches, sizes, keys, merges)
+    assert found.shape == (batch, n - merges, 5)
+    torch.testing.assert_close(found_sizes.sum(1), sizes.sum(1))
+    weighted = (found * found_sizes[..., None]).sum(1)
+    torch.testing.assert_close(weighted, (patches * sizes[..., None]).sum(1))
+
+
+def slowly_merged(patches, sizes, keys, merges):
+    """The same for one image, pair by pair."""
+    n = len(patches)
+    unit = keys / keys.norm(dim=-1, keepdim=True)
+    partner = {i: max(range(1, n, 2), key=lambda j: float(unit[i] @ unit[j])) for i in range(0, n, 2)}
+    by_likeness = sorted(partner, key=lambda i: -float(unit[i] @ unit[partner[i]]))
+    groups = {j: [j] for j in range(1, n, 2)}
+    for i in by_likeness[:merges]:
+        groups[partner[i]].append(i)
+    members = [[i] for i in sorted(by_likeness[merges:])] + [groups[j] for j in range(1, n, 2)]
+    means = [sum(sizes[i] * patches[i] for i in group) / sum(sizes[i] for i in group) for group in members]
+    return torch.stack(means), torch.stack([sizes[group].sum() for group in members])
+
+
+@pytest.mark.parametrize(("n", "merges"), [(2, 1), (9, 4), (16, 5), (16, 8), (7, 0)])
+def test_merging_equals_a_slow_reference(n, merges):
+    generator = torch.Generator().manual_seed(n)
+    patches, keys = (torch.randn(2, n, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    sizes = torch.randint(1, 4, (2, n), generator=generator).double()
+    found, found_sizes = merged(patches, sizes, keys, merges)
+    for image in range(2):
+        expected, expected_sizes = slowly_merged(patches[image], sizes[image], keys[image], merges)
+        torch.testing.assert_close(found[image], expected)
+        torch.testing.assert_close(found_sizes[image], expected_sizes)
+
+
+def test_equal_patches_merged_change_nothing():
+    """Attention that counts a merged token as often as it has patches sees what it would see of each alone."""
+    baseline, backbone = baseline_of("tome", class_token=True)
+    backbone.pos_embed.data[:, 1:] = 0
+    baseline.backbone.pos_embed.data[:, 1:] = 0
+    images = torch.randn(2, 3, 4, 4).repeat(1, 1, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(baseline(images, 0.5), backbone(images), rtol=0, atol=1e-5)
+    assert baseline.sizes.shape[1] == baseline.schedule(0.5)[-1]
+    assert torch.equal(baseline.sizes.sum(1), torch.full((2,), 16.0))
+
+
+def test_pruning_keeps_what_the_class_token_attends_to_and_fuses_the_rest():
+    tokens = torch.arange(6.0)[None, :, None].repeat(1, 1, 2)
+    attention = torch.tensor([[0.1, 0.4, 0.1, 0.4, 0.3]])
+    found = pruned(tokens, attention, keep=2, prefix_tokens=1)
+    fused = (0.1 * 1 + 0.1 * 3 + 0.3 * 5) / 0.5
+    torch.testing.assert_close(found[0, :, 0], torch.tensor([0.0, 2.0, 4.0, fused]))
+
+
+def test_class_attention_is_the_attentions_own_first_row():
+    queries, keys = torch.randn(2, 3, 7, 4), torch.randn(2, 3, 7, 4)
+    whole = (queries @ keys.transpose(-2, -1) / 2).softmax(-1)
+    torch.testing.assert_close(class_attention(queries, keys), whole[:, :, 0].mean(1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_weight(name):
+    baseline, _ = baseline_of(name)
+    baseline.train()
+    baseline(torch.randn(2, 3, 16, 16), 0.6).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in baseline.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pass_leaves_nothing_behind(name):
+    baseline, _ = baseline_of(name)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        before = baseline(images, 0.6)
+        baseline(images[:1], 0.8)
+        assert torch.equal(baseline(images, 0.6), before)
+        assert torch.equal(copy.deepcopy(baseline)(images, 0.6), before)
+    assert all(block.step.keys is None for block in baseline.backbone.blocks)
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 0, train=48, test=20, config=SceneConfig(size=16, digits=(8,), window=(40, 60)))
+    backbone = create_backbone(architecture())
+    preprocessing = preprocessing_from_backbone(backbone, crop_pct=1.0)
+    return ImageDataset(splits_from_folder(folder).train, preprocessing)
+
+
+class Interrupted(Exception):  # noqa: N818  (a signal, not an error)
+    pass
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_elastic_training_is_repeatable_and_resumes(name, scene_dataset, tmp_path):
+    def quiet(what, share):
+        pass
+
+    def stop(what, share):
+        if share > 0.5:
+            raise Interrupted
+
+    def trained(work):
+        baseline, _ = baseline_of(name, num_classes=10)
+        train_elastic(baseline, scene_dataset, FineTuning(Plan(8, batch=8)), 0, work, name=name)
+        return evaluate(baseline, scene_dataset, [1.0, 0.7], quiet), baseline.state_dict()
+
+    whole, weights = trained(RunDir())
+    with pytest.raises(Interrupted):
+        trained(RunDir(tmp_path, save_seconds=0.0, progress=stop))
+    again, weights_again = trained(RunDir(tmp_path, resume=True))
+    assert whole == again
+    assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_that_classify_otherwise_are_refused(name):
+    for kwargs in ({"global_pool": "avg"}, {"class_token": False, "global_pool": "avg"}):
+        plain = architecture(**kwargs)
+        with pytest.raises(UnsupportedModelError, match="classifies by its class token"):
+            baseline_from_weights(name, plain, create_backbone(plain).state_dict(), 0)
+    rotary = Architecture("eva02_tiny_patch14_224", {"depth": 1})
+    with pytest.raises(UnsupportedModelError, match="want timm's VisionTransformer, got Eva"):
+        baseline_from_weights(name, rotary, create_backbone(rotary).state_dict(), 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_registers_and_layer_scale_are_carried(name):
+    kwargs = {"reg_tokens": 2, "init_values": 1e-2, "qk_norm": True}
+    baseline, backbone = baseline_of(name, **kwargs)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(baseline(images, 1.0), backbone(images), rtol=0, atol=1e-5)
+        assert baseline(images, 0.6).isfinite().all()
+    assert dataclasses.asdict(baseline.costs)["prefix"] == 3
+    assert baseline.macs(0.6) == counted_macs(baseline, 0.6)

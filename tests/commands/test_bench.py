@@ -1,0 +1,158 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.cli import cli
+
+QUICK = ("--threads", "1", "--duration", "0.05", "--warm-up", "0.01")
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def copied(export_directory, tmp_path):
+    shutil.copytree(export_directory, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_bench_prints_a_table_and_writes_json(copied):
+    done = run("bench", copied, "--batch", "1,2", "--keep", "1,0.5", *QUICK)
+    assert done.exit_code == 0, done.output
+    for word in ("median", "p99", "speed-up", "reached", "Batch 2:", "transfers none", "95% interval"):
+        assert word in done.stdout
+    document = json.loads((copied / "bench.json").read_text())
+    assert [row["tokens"] for row in document["rows"]] == [16, 8, 16, 8]
+
+
+def test_bench_prints_json(copied, tmp_path):
+    done = run("bench", copied, "--batch", "1", "--keep", "8", "--json", "-o", tmp_path / "b.json", *QUICK)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == json.loads((tmp_path / "b.json").read_text())
+    assert not (copied / "bench.json").exists()
+
+
+def test_bench_writes_a_page(copied, tmp_path):
+    page = tmp_path / "page.html"
+    done = run("bench", copied, "--batch", "1", "--keep", "0.5", "--html", page, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert (
+        "<html" in page.read_text()
+        and json.loads(page.with_suffix(".json").read_text())["schema"] == "tokfilter/report"
+    )
+    assert run("bench", copied, "--html", copied / "bench.html", *QUICK).exit_code == 2
+
+
+def test_bench_runs_scenarios(copied):
+    done = run("bench", copied, "--keep", "0.5", "--scenario", "single-stream", "--scenario", "offline", *QUICK)
+    assert done.exit_code == 0, done.output
+    assert "SingleStream" in done.stdout and "ms at p90" in done.stdout and "built-in loop" in done.stdout
+    assert len(json.loads((copied / "scenario.json").read_text())["rows"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--batch", "1,x"), "--batch wants whole numbers"),
+        (("--batch", "0"), "sizes of 1 or more"),
+        (("--keep", "1.5"), "keep wants a ratio"),
+        (("--keep", "17"), "between 1 and this model's 16"),
+        (("--precision", "fp16"), "no full onnx model in fp16"),
+        (("--runtime", "tensorrt"), "no full tensorrt model"),
+        (("--duration", "0"), "positive seconds"),
+        (("--provider", "cuda", "--batch", "1"), "CUDAExecutionProvider"),
+    ],
+)
+def test_bench_says_what_is_wrong(export_directory, arguments, message):
+    done = run("bench", export_directory, *arguments)
+    assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
+
+
+def test_bench_of_no_export(tmp_path):
+    done = run("bench", tmp_path)
+    assert done.exit_code == 1 and "manifest" in done.output
+
+
+def test_tune_chooses_and_shows_the_curve(copied):
+    done = run("tune", copied, "--latency-ms", "1000", "--threads", "1", "--duration", "0.02")
+    assert done.exit_code == 0, done.output
+    assert "15 <" in done.stdout and "goal at most 1000 ms is met" in " ".join(done.stdout.split())
+    assert load_manifest(copied).choice["tokens"] == 15
+    assert json.loads((copied / "tune.json").read_text())["choice"]["tokens"] == 15
+
+
+def test_tune_by_labelled_images(copied, tmp_path):
+    from PIL import Image
+
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (200, 30, len(name))).save(tmp_path / "photos" / name / "a.png")
+    goal = ("--max-drop", "100", "--images", tmp_path / "photos")
+    done = run("tune", copied, *goal, "--threads", "1", "--duration", "0.02", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["settings"]["goal"] == "at most 100 points of top-1 lost"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "exactly one goal"),
+        (("--latency-ms", "5", "--speedup", "2"), "exactly one goal"),
+        (("--max-drop", "1"), "one of --accuracy and --images"),
+        (("--latency-ms", "-5"), "wants a positive number"),
+        (("--max-drop", "1", "--images", "nowhere"), "one subfolder per class"),
+        (("--max-drop", "1", "--accuracy", "nowhere.json"), "nowhere.json"),
+    ],
+)
+def test_tune_says_what_is_wrong(export_directory, arguments, message):
+    done = run("tune", export_directory, *arguments)
+    assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
+
+
+def test_sigterm_under_load_leaves_no_process_and_no_file(copied):
+    command = [sys.executable, "-m", "tokfilter.cli", "bench", str(copied), "--batch", "1", "--duration", "60"]
+    process = subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        children = _wait_for(lambda: _children(process.pid) if len(_children(process.pid)) >= 2 else None, 120)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        _wait_for(lambda: not any(_alive(child) for child in children) or None, 30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not (copied / "bench.json").exists()
+
+
+def _stat(pid):
+    """State and parent of a process."""
+    try:
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return "gone", 0
+    return state, int(parent)
+
+
+def _children(pid):
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _stat(p.name)[1] == pid]
+
+
+def _alive(pid):
+    return _stat(pid)[0] not in ("Z", "gone")
+
+
+def _wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (found := condition()) is not None:
+            return found
+        time.sleep(0.1)
+    pytest.fail("waited in vain")

@@ -1,0 +1,162 @@
+"""`tokfilter engine` as typed: engines beside the graphs of an export, where neither torch nor the exporter is."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
+from tokfilter.cli import cli
+from tokfilter.errors import EngineError
+from tokfilter.export import build, engines
+from tokfilter.export.build import build_engines
+from tokfilter.export.options import ExportOptions
+
+ABSENT = ("torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "PIL", "jinja2")
+
+
+@pytest.fixture
+def copied(export_directory, tmp_path):
+    shutil.copytree(export_directory, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["engine", *map(str, arguments)])
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_engines_are_built_where_torch_and_onnx_are_not(copied):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))\n"
+        "from tokfilter.cli import main\n"
+        f"sys.argv = ['tokfilter', 'engine', {str(copied)!r}, '--rtx', '--batch', '1:2:4', '--budget', '3:5:7']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    manifest = load_manifest(copied)
+    plans = {entry.path: entry for entry in manifest.files if entry.runtime == "tensorrt-rtx"}
+    assert list(plans) == ["model.rtx.plan", "model.k8.rtx.plan", "full.rtx.plan"]
+    assert [Path(line.split("MB")[1].strip()).name for line in done.stdout.splitlines()] == list(plans)
+    for entry in manifest.files:
+        checked_path(copied, entry)
+    assert (plans["model.rtx.plan"].batch_range, plans["model.rtx.plan"].budget_range) == ((1, 2, 4), (3, 5, 7))
+    assert (plans["model.k8.rtx.plan"].budget, plans["full.rtx.plan"].budget_range) == (8, None)
+    assert sorted(contents(copied)) == sorted([*(entry.path for entry in manifest.files), "manifest.json"])
+
+
+def fake_engines(monkeypatch, fails_at=None):
+    """Engines whose bytes name their graph: what is tested is where they go, not TensorRT."""
+
+    def engine(kind, graph, plan, options):
+        if graph.name == fails_at:
+            raise EngineError(f"{kind} cannot build {graph.name}: out of memory.")
+        assert graph.read_bytes()
+        plan.write_bytes(f"{kind} {graph.name} {options.plugin}".encode())
+        if kind == "tensorrt":
+            options.timing_cache.write_bytes(b"timings")
+        return {"version": "10.13", "plugin": options.plugin and options.plugin.name}
+
+    monkeypatch.setattr(engines, "engine_from_graph", engine)
+    monkeypatch.setattr(engines, "tensorrt_module", lambda kind: None)
+
+
+def test_building_again_replaces_engines_and_keeps_the_rest(copied, monkeypatch):
+    fake_engines(monkeypatch)
+    manifest = load_manifest(copied)
+    save_manifest(copied, replace(manifest, choice={"tokens": 5}))
+    (copied / "notes.txt").write_text("mine")
+    for _ in range(2):
+        build_engines(copied, ExportOptions(trt=True, plugin=False))
+        manifest = load_manifest(copied)
+        names = [entry.path for entry in manifest.files]
+        assert names[:4] == ["model.onnx", "model.k8.onnx", "full.onnx", "golden.npz"]
+        assert names[4:] == ["model.plan", "model.k8.plan", "full.plan", "timing.cache"]
+        assert manifest.choice == {"tokens": 5} and (copied / "notes.txt").read_text() == "mine"
+        for entry in manifest.files:
+            checked_path(copied, entry)
+
+
+@pytest.mark.parametrize("built_here", [True, False])
+def test_the_library_of_this_machine_comes_before_the_one_that_was_packed(copied, tmp_path, monkeypatch, built_here):
+    fake_engines(monkeypatch)
+    (copied / "libpacked.so").write_bytes(b"packed")
+    manifest = load_manifest(copied)
+    packed = entry_from_file(copied, "libpacked.so", "plugin", runtime="tensorrt")
+    save_manifest(copied, replace(manifest, files=[*manifest.files, packed]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if built_here:
+        (tmp_path / "libhere.so").write_bytes(b"here")
+        monkeypatch.setattr(build, "plugin_path", lambda: tmp_path / "libhere.so")
+    build_engines(copied, ExportOptions(trt=True))
+    name = "libhere.so" if built_here else "libpacked.so"
+    (plan,) = (entry for entry in load_manifest(copied).files if entry.path == "model.plan")
+    assert plan.target["plugin"] == name and (copied / "model.plan").read_bytes().endswith(name.encode())
+    assert (copied / "full.plan").read_bytes().endswith(b"None"), "a full model has nothing to select"
+    assert checked_path(copied, next(e for e in load_manifest(copied).files if e.path == name)).is_file()
+
+
+def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
+    fake_engines(monkeypatch, fails_at="full.onnx")
+    before = contents(copied)
+    with pytest.raises(EngineError, match=r"tensorrt cannot build full.onnx: out of memory"):
+        build_engines(copied, ExportOptions(trt=True, plugin=False))
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "say which engines: --trt, --rtx or both."),
+        (["--trt"], 4, "an engine wants the package tensorrt, which cannot be imported: pip install 'tokfilter[trt]'"),
+        (["--rtx"], 4, "an engine wants the package tensorrt_rtx, which cannot be imported"),
+        (["--trt", "--plugin", "none.so"], 1, "--plugin wants a file, but there is none at none.so"),
+        (["--trt", "--precision", "fp16"], 1, "no graph in fp16 to build from; the directory has fp32."),
+        (["--rtx", "--batch", "4:2:8"], 1, "got 4:2:8"),
+        (["--rtx", "--batch", "eight"], 1, "eight"),
+        (["--rtx", "--budget", "1:8:17"], 1, "max <= 16"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(copied, monkeypatch, arguments, code, words):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    before = contents(copied)
+    done = run(copied, *arguments)
+    assert done.exit_code == code, done.output
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.output and contents(copied) == before
+
+
+def test_tensorrt_without_the_plugin_library_names_both_ways_out(copied, tmp_path, monkeypatch):
+    fake_engines(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = run(copied, "--trt")
+    assert done.exit_code == 4 and "No plugin library at" in done.stderr and "tokfilter plugin build" in done.stderr
+    assert "--no-plugin" in done.stderr
+
+
+def test_a_changed_graph_is_not_built_from(copied, monkeypatch):
+    fake_engines(monkeypatch)
+    data = bytearray((copied / "model.onnx").read_bytes())
+    data[50] ^= 1
+    (copied / "model.onnx").write_bytes(data)
+    done = run(copied, "--trt", "--no-plugin")
+    assert done.exit_code == 1 and "model.onnx is not the file that manifest.json describes" in done.stderr
+    done = run(copied.parent, "--trt")
+    assert done.exit_code == 1 and "an export directory's manifest" in done.stderr
+
+
+def test_a_directory_without_graphs_has_nothing_to_build_from(copied):
+    manifest = load_manifest(copied)
+    save_manifest(copied, replace(manifest, files=[entry for entry in manifest.files if entry.role == "golden"]))
+    done = run(copied, "--rtx")
+    assert done.exit_code == 1 and "no graph in fp32 to build from; the directory has no graphs at all" in done.stderr

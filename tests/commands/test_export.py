@@ -1,0 +1,168 @@
+"""`tokfilter export` and `tokfilter inspect` as typed."""
+
+import json
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+from click.testing import CliRunner
+
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.cli import cli
+from tokfilter.export import pipeline
+from tokfilter.export.onnx_file import save_graph
+
+
+@pytest.fixture
+def quick(monkeypatch, traced_graph):
+    monkeypatch.setattr(pipeline, "slots_graph_from_model", lambda model, opset: traced_graph.clone())
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_an_export_tells_each_check_and_each_file(quick, bundle_file, tmp_path):
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--keep", "0.5", "--keep", "3", "--precision", "fp16")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("✓") == 16
+    assert "✗" not in result.stdout
+    for name in ("model.fp16.onnx", "model.k3.fp16.onnx", "model.k8.fp16.onnx", "full.fp16.onnx", "golden.npz"):
+        assert str(tmp_path / "out" / name) in result.stdout
+    assert [entry.budget for entry in load_manifest(tmp_path / "out").entries("filtered")] == [None, 3, 8]
+
+
+def test_a_package_may_come_under_another_name(quick, bundle_file, tmp_path, monkeypatch):
+    """onnxruntime-gpu brings onnxruntime; no distribution of that name is installed then."""
+
+    def renamed(package):
+        if package == "onnxruntime":
+            raise PackageNotFoundError(package)
+        return "9.9" if package == "onnxruntime-gpu" else version(package)
+
+    monkeypatch.setattr(pipeline, "version", renamed)
+    monkeypatch.setattr(pipeline, "packages_distributions", dict)
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
+    assert result.exit_code == 1 and "export wants the package onnxruntime" in result.output
+    monkeypatch.setattr(pipeline, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
+    assert result.exit_code == 0, result.output
+    assert load_manifest(tmp_path / "out").versions["onnxruntime"] == "9.9"
+
+
+def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert json.loads(result.stdout)["verification"] == {"skipped": "--no-verify was given"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--keep", "0"], 1, "ratio in (0, 1]"),
+        (["--keep", "nan"], 1, "got 'nan'"),
+        (["--keep", "99"], 1, "16 patch tokens, got 99"),
+        (["--batch", "8:1:2"], 1, "got 8:1:2"),
+        (["--budget", "1:8:99"], 1, "max <= 16"),
+        (["--budget", "0:8:16"], 1, "budget range wants 1 <= min"),
+        (["--opset", "11"], 1, "opset wants"),
+        (["--verify-images", "/nowhere"], 1, "--verify-images wants a folder"),
+        (["--trt", "--no-verify"], 4, "package tensorrt"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(quick, monkeypatch, bundle_file, tmp_path, arguments, code, words):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = run("export", bundle_file, "-o", tmp_path / "out", *arguments)
+    assert result.exit_code == code
+    assert words in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_bundles_that_are_none(tmp_path, export_directory):
+    (tmp_path / "bad.pt").write_bytes(b"not a bundle")
+    for source in (tmp_path / "none.pt", tmp_path / "bad.pt", export_directory / "model.onnx"):
+        result = run("export", source, "-o", tmp_path / "out")
+        assert result.exit_code == 1
+        assert "Error: " in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_a_bundle(bundle_file):
+    result = run("inspect", bundle_file)
+    assert result.exit_code == 0, result.output
+    for words in ("vit_tiny_patch16_224", "16 patches + 1 prefix", "2 blocks of 9 tokens", "[4, 8, 11] tokens"):
+        assert words in result.stdout
+    found = json.loads(run("inspect", bundle_file, "--json").stdout)
+    assert (found["kind"], found["keep"], found["blocks"]) == ("bundle", 8, [9, 9])
+
+
+def test_inspect_a_graph_of_ours(export_directory):
+    found = json.loads(run("inspect", export_directory / "model.onnx", "--json").stdout)
+    manifest = load_manifest(export_directory)
+    (site,) = found["sites"]
+    assert (site["tokens_in"], site["tokens_out"], site["has_function"]) == (17, 9, True)
+    assert found["macs"]["kept"] == manifest.model.macs["8"]
+    assert [(a["queries"], a["keys"]) for a in found["attentions"]] == [(9, 9), (9, 9)]
+    assert found["operators"]["after"]["tokfilter::TokenSelect"] == 1
+    assert found["operators"]["before"]["Conv"] == 1
+    shown = run("inspect", export_directory / "model.onnx").stdout
+    assert "17 → 9 tokens, with its function" in shown
+    assert "blocks.0.attn/Softmax … blocks.1.attn/Softmax" in shown
+
+
+def test_inspect_the_full_graph_and_a_foreign_one(export_directory, foreign_graph):
+    full = json.loads(run("inspect", export_directory / "full.onnx", "--json").stdout)
+    assert full["macs"] == {"full": load_manifest(export_directory).model.macs["full"]}
+    assert [a["keys"] for a in full["attentions"]] == [17, 17]
+
+    def select(x, scores):
+        return x.gather(1, scores.topk(4).indices.unsqueeze(-1).expand(-1, -1, 8) + 1)
+
+    result = run("inspect", foreign_graph(select, "torchscript", 14))
+    assert result.exit_code == 0, result.output
+    assert "no TokenSelect: `tokfilter fuse`" in result.stdout
+    assert "TopK" in result.stdout
+
+
+def test_inspect_an_export_names_the_file_that_changed(export_directory, tmp_path):
+    copy = shutil.copytree(export_directory, tmp_path / "out")
+    sound = run("inspect", copy)
+    assert sound.stdout.count("✓") == 4
+    assert "14 of 14 checks passed" in sound.stdout
+    with (copy / "full.onnx").open("ab") as file:
+        file.write(b"\0")
+    changed = run("inspect", copy / "manifest.json")
+    assert changed.stdout.count("✓") == 3
+    assert "full.onnx is not the file that manifest.json describes" in " ".join(changed.stdout.split())
+    found = json.loads(run("inspect", copy, "--json").stdout)
+    assert [file["path"] for file in found["files"] if file["complaint"]] == ["full.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.plan", b"ftrt\0\0\0\0", "is an engine plan, not an ONNX graph"),
+        ("plan.onnx", b"ftrt\0\0\0\0", "is an engine plan, not an ONNX graph"),
+        ("model.onnx", b"\x08\x0a\x12\xff\xff\xff\xffnothing", "no ONNX graph that can be read"),
+        ("empty.onnx", b"", "no ONNX graph that can be read"),
+        ("words.txt", b"just some words", "no ONNX graph that can be read"),
+        ("model.pt", b"PK\x03\x04 damaged", "is damaged"),
+    ],
+)
+def test_inspect_refuses_what_it_cannot_read(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    result = run("inspect", tmp_path / name)
+    assert result.exit_code == 1
+    assert words in " ".join(result.stderr.split())
+
+
+def test_inspect_refuses_a_graph_cut_short_nothing_and_an_empty_folder(traced_graph, tmp_path):
+    save_graph(traced_graph.clone(), tmp_path / "model.onnx")
+    content = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "model.onnx").write_bytes(content[: len(content) // 2])
+    assert "cut short" in run("inspect", tmp_path / "model.onnx").stderr
+    assert "there is nothing at" in run("inspect", tmp_path / "none").stderr
+    (tmp_path / "empty").mkdir()
+    assert "manifest" in run("inspect", tmp_path / "empty").stderr

@@ -1,0 +1,193 @@
+"""tokfilter predict: an image in; class, probability and a picture of the kept tokens out, by torch and by engine."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tokfilter.artifacts.manifest import ModelCard
+from tokfilter.cli import cli
+from tokfilter.errors import DataError
+from tokfilter.export.options import ExportOptions
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.runtime.predict import grid_from_card, predict, probabilities_from_logits
+
+CLASSES = ["ant", "bee", "cat", "dog", "eel"]
+
+
+@pytest.fixture(scope="module")
+def exported(bundle_file, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("export") / "out"
+    export_bundle(bundle_file, directory, ExportOptions(keeps=(0.25,)))
+    return directory
+
+
+@pytest.fixture(params=["bundle", "export"])
+def source(request, bundle_file):
+    return bundle_file if request.param == "bundle" else request.getfixturevalue("exported")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["predict", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("keep", [None, 1.0, 0.5, 0.25, 7, 1])
+def test_bundle_and_export_agree(bundle_file, exported, photo, keep):
+    torch_says, engine_says = predict(bundle_file, photo, keep), predict(exported, photo, keep)
+    assert torch_says.view == engine_says.view
+    np.testing.assert_allclose(torch_says.probabilities, engine_says.probabilities, atol=1e-5)
+    assert torch_says.tokens == engine_says.tokens
+    assert torch_says.grid == engine_says.grid == (4, 4)
+    if torch_says.tokens == 16:
+        assert torch_says.indices is None and engine_says.indices is None
+    else:
+        np.testing.assert_array_equal(torch_says.indices, engine_says.indices)
+
+
+def test_prints_class_probability_and_map(source, photo):
+    result = run(source, photo, "--keep", "0.5", "--top", "3")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    guesses = [line.split() for line in lines[:3]]
+    assert {name for name, *_ in guesses} <= set(CLASSES)
+    shares = [float(share) for _, share, *_ in guesses]
+    assert shares == sorted(shares, reverse=True)
+    assert "8 of 16 patch tokens kept" in result.output
+    assert sum(line.count("██") for line in lines) == 8
+    assert sum(line.count("··") for line in lines) == 8
+
+
+def test_json_holds_what_was_kept(source, photo, tmp_path):
+    picture = tmp_path / "kept.png"
+    result = run(source, photo, "--keep", "5", "--json", "-o", picture)
+    found = json.loads(result.stdout)
+    assert found["schema"] == "tokfilter/prediction"
+    assert (found["tokens"], found["grid"], found["picture"]) == (5, [4, 4], str(picture))
+    assert len(found["indices"]) == 5 and found["indices"] == sorted(found["indices"])
+    assert sum(guess["probability"] for guess in found["top"]) == pytest.approx(1)
+    assert [CLASSES[guess["index"]] for guess in found["top"]] == [guess["class"] for guess in found["top"]]
+
+
+def test_picture_shows_the_kept_patches(source, photo, tmp_path):
+    picture = tmp_path / "kept.png"
+    assert run(source, photo, "--keep", "5", "-o", picture).exit_code == 0
+    found = predict(source, photo, 5)
+    view = np.asarray(found.view.resize((448, 448), Image.Resampling.NEAREST))
+    shown = np.asarray(Image.open(picture))
+    same = (shown == view).all(axis=-1).reshape(4, 112, 4, 112).all(axis=(1, 3)).ravel()
+    assert same.nonzero()[0].tolist() == found.indices.tolist()
+
+
+def test_scores_want_a_bundle(bundle_file, exported, photo, tmp_path):
+    picture = tmp_path / "scores.png"
+    assert run(bundle_file, photo, "--scores", "-o", picture).exit_code == 0
+    with Image.open(picture) as shown:
+        assert shown.size == (448, 448)
+    result = run(exported, photo, "--scores", "-o", picture)
+    assert result.exit_code == 1
+    assert "keeps its scores to itself" in result.output
+
+
+def test_every_token_kept_is_the_view_itself(source, photo, tmp_path):
+    picture = tmp_path / "all.png"
+    result = run(source, photo, "--keep", "1", "-o", picture)
+    assert "16 of 16 patch tokens kept" in result.output
+    view = predict(source, photo, 1.0).view
+    assert Image.open(picture).resize((32, 32), Image.Resampling.NEAREST) == view
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (31, 100)])
+def test_unusual_images_are_classified(exported, tmp_path, mode, size):
+    path = tmp_path / ("image.tiff" if mode == "CMYK" else "image.png")
+    Image.new(mode, size).save(path)
+    result = run(exported, path)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.png", None, "there is none at"),
+        ("text.png", b"no image", "not an image that Pillow can read"),
+        ("cut.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "not an image|damaged"),
+    ],
+)
+def test_what_is_no_image_gets_a_sentence(exported, tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    result = run(exported, tmp_path / name)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    with pytest.raises(DataError, match=words):
+        predict(exported, tmp_path / name)
+
+
+@pytest.mark.parametrize(("keep", "words"), [("0", "keep wants"), ("1.5", "keep wants"), ("17", "17"), ("nan", "keep")])
+def test_impossible_budgets_are_refused(source, photo, keep, words):
+    result = run(source, photo, "--keep", keep)
+    assert result.exit_code == 1
+    assert words in result.output
+
+
+def test_what_is_no_model_is_refused(photo, tmp_path):
+    for source, words in ((tmp_path / "none.pt", "there is none at"), (tmp_path, "manifest"), (photo, "not a bundle")):
+        result = run(source, photo)
+        assert result.exit_code == 1
+        assert words in " ".join(result.output.split())
+
+
+def test_a_failed_write_leaves_the_old_picture(exported, photo, tmp_path):
+    old = tmp_path / "old.png"
+    old.write_bytes(b"old")
+    assert run(exported, photo, "--scores", "-o", old).exit_code == 1
+    assert old.read_bytes() == b"old"
+
+
+def test_an_export_directory_needs_no_torch(exported, photo):
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from tokfilter.runtime.predict import predict\n"
+        f"print(predict({str(exported)!r}, {str(photo)!r}).top(1)[0].name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in CLASSES
+
+
+@pytest.mark.parametrize(
+    ("size", "patches", "grid"), [((64, 96), 96, (8, 12)), ((30, 30), 1, (1, 1)), ((28, 70), 10, (2, 5))]
+)
+def test_grid_of_square_patches(size, patches, grid):
+    assert grid_from_card(card(size, patches)) == grid
+
+
+def test_no_grid_of_squares_is_said():
+    with pytest.raises(DataError, match="17 patches are no grid of squares on 32 x 32 pixels"):
+        grid_from_card(card((32, 32), 17))
+
+
+def card(size, patches):
+    return ModelCard("vit", (3, *size), patches, 1, 5, [], patches, {}, {})
+
+
+def test_probabilities_of_huge_logits_are_finite():
+    shares = probabilities_from_logits(np.array([1e4, 1e4, -1e4], dtype=np.float32))
+    np.testing.assert_allclose(shares, [0.5, 0.5, 0.0])
+
+
+def test_classes_without_names_have_numbers(bundle_file, photo):
+    found = predict(bundle_file, photo)
+    unnamed = type(found)(**{**vars(found), "class_names": []})
+    assert unnamed.top(1)[0].name == f"class {found.top(1)[0].index}"

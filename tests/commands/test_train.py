@@ -1,0 +1,164 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tokfilter.benchmarks.report.render import document_from_file
+from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
+from tokfilter.cli import cli
+from tokfilter.vit.bundle import load_bundle
+
+MODEL = ["--arch", "vit_tiny_patch16_224"]
+for argument in ("img_size=32", "patch_size=8", "embed_dim=16", "depth=1", "num_heads=2"):
+    MODEL += ["--arch-arg", argument]
+QUICK = ["--backbone-epochs", "1", "--filter-epochs", "1", "--finetune-epochs", "1", "--batch", "16"]
+
+
+def tokfilter(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    return write_scenes(folder, 0, train=64, test=30, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
+
+
+@pytest.fixture(scope="module")
+def bundle(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "model.pt"
+    result = tokfilter("train", data, "-o", path, "--crop-pct", 1, "--keep", 0.25, *MODEL, *QUICK)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_train_writes_a_bundle_with_every_stages_record(bundle):
+    found = load_bundle(bundle)
+    assert found.keep == 0.25 and found.class_names == list("0123456789")
+    assert {"start", "data", "seed", "backbone", "label", "filter", "finetune", "accuracy"} == found.training.keys()
+    assert found.preprocessing.input_size == (3, 32, 32) and found.preprocessing.crop_pct == 1
+
+
+def test_label_then_train_with_those_labels(data, bundle, tmp_path):
+    result = tokfilter("label", data, bundle, "-o", tmp_path / "labels", "--mask", "removed", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["images"], facts["tokens"]) == (64, 16)
+    arguments = [
+        "train",
+        data,
+        "--checkpoint",
+        bundle,
+        "--labels",
+        tmp_path / "labels",
+        "-o",
+        tmp_path / "m.pt",
+        *QUICK,
+    ]
+    result = tokfilter(*arguments)
+    assert result.exit_code == 1
+    assert "made with other mask than this run's" in result.output
+    result = tokfilter(*arguments, "--mask", "removed")
+    assert result.exit_code == 0, result.output
+    assert load_bundle(tmp_path / "m.pt").training["label"]["mask"]["value"] == "removed"
+
+
+def test_eval_prints_a_document_that_fits_its_schema(data, bundle, tmp_path):
+    result = tokfilter("eval", bundle, data, "--keep", "0.5,4", "-o", tmp_path / "accuracy.json", "--json")
+    assert result.exit_code == 0, result.output
+    document = document_from_file(tmp_path / "accuracy.json", "tokfilter/accuracy")
+    assert document == json.loads(result.stdout)
+    assert [(row["method"], row["tokens"]) for row in document["rows"]] == [("full", 16), ("filter", 8), ("filter", 4)]
+    assert all(row["low"] <= row["mean"] <= row["high"] for row in document["rows"])
+    assert document["data"]["images"] == 30
+    same = tokfilter("eval", bundle, data / "test", "--keep", "0.5,4", "--json")  # a folder of classes alone
+    assert json.loads(same.stdout)["rows"] == document["rows"]
+    assert "top-1" in tokfilter("eval", bundle, data).stdout
+
+
+@pytest.mark.parametrize("keep", ["0", "-1", "1.5", "nan", "17"])
+def test_eval_refuses_budgets_that_no_model_serves(data, bundle, keep):
+    result = tokfilter("eval", bundle, data, "--keep", keep)
+    assert result.exit_code == 1 and "keep wants" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --arch"),
+        (["--arch", "resnet18"], "cannot be filtered"),
+        (["--arch", "vit_tiny_patch16_224", "--arch-arg", "depth"], "wants NAME=VALUE"),
+        (["--checkpoint", "nowhere.pt"], "there is none at nowhere.pt"),
+        ([*MODEL, "--stages", "filter,export"], "stages are some of"),
+        ([*MODEL, "--stages", "label,filter"], "add the stage `backbone`"),
+        ([*MODEL, "--keep", "2000"], "16 patch tokens, got 2000"),
+    ],
+)
+def test_train_refuses_what_cannot_be_done(data, tmp_path, arguments, words):
+    result = tokfilter("train", data, "-o", tmp_path / "m.pt", *arguments)
+    assert result.exit_code in (1, 2), result.output
+    assert words in result.output
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_an_undecodable_image_is_named_and_skipped(data, bundle, tmp_path):
+    broken = data / "test/3/broken.png"
+    broken.write_bytes(b"no image")
+    try:
+        result = tokfilter("eval", bundle, data, "--json")
+    finally:
+        broken.unlink()
+    assert result.exit_code == 0
+    assert "skipped" in result.stderr and "broken.png" in result.stderr
+    assert json.loads(result.stdout)["data"]["images"] == 30
+
+
+def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
+    """A real interrupt of a real process."""
+    options = ["--crop-pct", "1", *MODEL, *QUICK, "--backbone-epochs", "25", "--save-every", "0"]
+
+    def command(name, *more):
+        program = [sys.executable, "-m", "tokfilter.cli", "train", str(data), "-o", str(tmp_path / name)]
+        return [*program, *options, *more]
+
+    work = tmp_path / "halved.pt.work"
+    # Where the tests run as a background job, an interrupt is ignored from birth.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command("halved.pt"), **pipes, **heeding) as process:
+        try:
+            while not (work / "backbone.checkpoint.pt").exists() and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate()
+        finally:
+            process.kill()
+    assert process.returncode == 1 and b"Aborted" in said
+    assert not (tmp_path / "halved.pt").exists()
+    done = len(torch.load(work / "backbone.checkpoint.pt", weights_only=True)["losses"])
+    assert 0 < done < 100
+
+    subprocess.run(command("halved.pt", "--resume"), check=True, capture_output=True)
+    subprocess.run(command("whole.pt"), check=True, capture_output=True)
+    whole, halved = load_bundle(tmp_path / "whole.pt"), load_bundle(tmp_path / "halved.pt")
+    for one, other in ((whole.backbone, halved.backbone), (whole.filter, halved.filter)):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_summary_is_added_by_fine_tuning_and_exported(data, bundle, tmp_path):
+    asked = ["--checkpoint", bundle, "--stages", "finetune", "--summary", 3, "--crop-pct", 1, *QUICK]
+    result = tokfilter("train", data, "-o", tmp_path / "told.pt", *asked)
+    assert result.exit_code == 0, result.output
+    told, plain = load_bundle(tmp_path / "told.pt"), load_bundle(bundle)
+    assert told.filter_config.summary == 3 and told.filter["summary.expand.weight"].any()
+    assert all(torch.equal(told.filter[name], value) for name, value in plain.filter.items())
+    result = tokfilter("export", tmp_path / "told.pt", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    result = tokfilter("train", data, "-o", tmp_path / "no.pt", *asked, "--summary", -1)
+    assert result.exit_code == 2 and "-1 is not in the range x>=0" in result.output
+    assert not (tmp_path / "no.pt").exists()

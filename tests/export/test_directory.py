@@ -1,0 +1,192 @@
+"""A killed, failed or refused export leaves the old directory or the new one, whole."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tokfilter.artifacts.manifest import NAME as MANIFEST
+from tokfilter.artifacts.manifest import Manifest, ModelCard, checked_path, entry_from_file, load_manifest
+from tokfilter.errors import ExportError
+from tokfilter.export.directory import new_directory
+
+CARD = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, {})
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from tokfilter.export import directory as write
+from tokfilter.artifacts.manifest import Manifest, ModelCard, NAME, entry_from_file
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+point, target, text = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+if point == "before the swap":
+    write._swap = kill
+if point.startswith("fallback"):
+    write._exchange = lambda a, b: False
+if point == "after the swap" or point == "fallback, after the swap":
+    write.shutil.rmtree = kill
+if point == "fallback, between the moves":
+    rename = Path.rename
+    def once(self, to):
+        rename(self, to)
+        kill()
+    Path.rename = once
+with write.new_directory(target) as folder:
+    (folder / "graph.onnx").write_text(text)
+    if point == "while writing":
+        kill()
+    card = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, {})
+    entry = entry_from_file(folder, "graph.onnx", "full", runtime="onnx")
+    manifest = Manifest(card, [entry], {"name": text}, 18, {}, {}, "today")
+    (folder / NAME).write_text(manifest.text())
+"""
+
+
+def write_export(target, text):
+    with new_directory(target) as folder:
+        (folder / "graph.onnx").write_text(text)
+        entry = entry_from_file(folder, "graph.onnx", "full", runtime="onnx")
+        manifest = Manifest(CARD, [entry], {"name": text}, 18, {}, {}, "today")
+        (folder / MANIFEST).write_text(manifest.text())
+
+
+def content(target):
+    """The text of a whole export: its manifest and its file agree."""
+    manifest = load_manifest(target)
+    assert checked_path(target, manifest.files[0]).read_text() == manifest.source["name"]
+    return manifest.source["name"]
+
+
+def killed_export(point, target, text):
+    child = subprocess.run([sys.executable, "-c", SCRIPT, point, str(target), text], check=False)
+    assert child.returncode == -signal.SIGKILL
+
+
+POINTS = {"while writing": "old", "before the swap": "old", "after the swap": "new"}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_export_leaves_one_whole_export(tmp_path, point):
+    write_export(tmp_path / "out", "old")
+    killed_export(point, tmp_path / "out", "new")
+    assert content(tmp_path / "out") == POINTS[point]
+    write_export(tmp_path / "out", "newest")
+    assert content(tmp_path / "out") == "newest"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("point", "left"), [("fallback, between the moves", None), ("fallback, after the swap", "new")]
+)
+def test_where_paths_cannot_be_exchanged_the_next_export_puts_the_old_one_back(tmp_path, point, left):
+    write_export(tmp_path / "out", "old")
+    killed_export(point, tmp_path / "out", "new")
+    if left is None:
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "out"):
+            raise ZeroDivisionError
+        left = "old"
+    assert content(tmp_path / "out") == left
+    write_export(tmp_path / "out", "newest")
+    assert content(tmp_path / "out") == "newest"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_killed_first_export_leaves_nothing(tmp_path):
+    killed_export("while writing", tmp_path / "out", "new")
+    assert not (tmp_path / "out").exists()
+    write_export(tmp_path / "out", "newest")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_that_fails_leaves_the_old_one_and_no_litter(tmp_path):
+    write_export(tmp_path / "out", "old")
+    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "out") as folder:
+        (folder / "graph.onnx").write_text("half")
+        raise ZeroDivisionError
+    assert content(tmp_path / "out") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_the_manifest_does_not_list_is_taken_along(tmp_path):
+    write_export(tmp_path / "out", "old")
+    (tmp_path / "out" / "bench.json").write_text("measured")
+    (tmp_path / "out" / "notes").mkdir()
+    (tmp_path / "out" / "notes" / "a.txt").write_text("mine")
+    write_export(tmp_path / "out", "new")
+    assert content(tmp_path / "out") == "new"
+    assert (tmp_path / "out" / "bench.json").read_text() == "measured"
+    assert (tmp_path / "out" / "notes" / "a.txt").read_text() == "mine"
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(ExportError, match="wants a directory, but .*out is a file"):
+        write_export(tmp_path / "out", "new")
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(ExportError, match=r"holds files and no manifest.json"):
+        write_export(tmp_path / "out", "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.tex"]
+
+
+def test_an_empty_folder_and_a_missing_parent_are_fine(tmp_path):
+    (tmp_path / "out").mkdir()
+    write_export(tmp_path / "out", "new")
+    write_export(tmp_path / "a" / "b" / "out", "new")
+    assert content(tmp_path / "out") == content(tmp_path / "a" / "b" / "out") == "new"
+
+
+def test_a_link_to_a_directory_stays_a_link(tmp_path):
+    write_export(tmp_path / "real", "old")
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    write_export(tmp_path / "out", "new")
+    assert (tmp_path / "out").is_symlink()
+    assert content(tmp_path / "real") == "new"
+
+
+def test_a_place_that_cannot_be_written_is_refused():
+    with pytest.raises(ExportError, match=r"cannot be written: .*Choose another -o"):
+        write_export(Path("/proc/tokfilter"), "new")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere; /proc stands in above")
+def test_a_read_only_directory_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ExportError, match="Permission denied"):
+        write_export(tmp_path / "out", "new")
+
+
+def test_a_full_disk_leaves_the_old_export(tmp_path):
+    write_export(tmp_path / "out", "old")
+    script = textwrap.dedent(
+        f"""
+        import resource, signal
+        from pathlib import Path
+        from tokfilter.errors import ExportError
+        from tokfilter.export.directory import new_directory
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, {resource.RLIM_INFINITY}))
+        try:
+            with new_directory(Path({str(tmp_path / "out")!r})) as folder:
+                (folder / "graph.onnx").write_bytes(bytes(8192))
+        except ExportError as error:
+            print(error)
+        """
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "failed: File too large. What stood there before is unchanged" in child.stdout
+    assert content(tmp_path / "out") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

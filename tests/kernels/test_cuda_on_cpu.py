@@ -1,0 +1,54 @@
+"""The CUDA-on-CPU layer itself: it runs sound kernels as CUDA would, and reports defects that a GPU would hide."""
+
+import subprocess
+
+import pytest
+from paths import BUILD
+
+from tokfilter.benchmarks.micro.native import build_check
+from tokfilter.errors import MissingDependencyError
+
+KERNELS = BUILD / "kernels"
+
+SOUND = ("reverse_through_shared", "rotate_through_dynamic_shared", "warp_operations", "block_votes_and_atomics")
+DEFECTS = {
+    "some_leave_before_the_barrier": ("barrier divergence: thread 0 waits at a block barrier", "thread 48 has left"),
+    "two_different_barriers": ("barrier divergence", "thread 32 waits at a block barrier"),
+    "barrier_against_ballot": ("barrier divergence", "waits in a ballot", "with mask 4294967295"),
+    "caller_outside_its_mask": ("with mask 65535, which leaves out the calling lane", "thread 16"),
+    "lanes_of_the_mask_stay_away": ("waits in a shuffle", "thread 16 has left the kernel"),
+    "load_past_the_end": ("load of 4 bytes at in[256] is out of bounds (in has 256 bytes)",),
+    "store_before_the_start": ("store of 4 bytes at out[-4] is out of bounds",),
+    "misaligned_load": ("misaligned load of 16 bytes",),
+    "store_to_an_input": ("store of 4 bytes at in[0] goes the wrong way",),
+    "two_threads_store_one_word": ("out[0] was stored before in this launch",),
+    "access_around_the_layer": ("AddressSanitizer: SEGV",),
+    "static_shared_past_the_end": ("index 64 out of bounds",),
+    "dynamic_shared_past_the_end": ("AddressSanitizer: use-after-poison",),
+    "missing_barrier": ("wrong result",),
+}
+
+
+def built(build, *arguments):
+    try:
+        return build(*arguments)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+def run_trial(name: str) -> str:
+    result = subprocess.run(
+        [built(build_check, "check_layer", KERNELS), name], capture_output=True, text=True, check=False
+    )
+    return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_the_layer_runs_sound_kernels(name: str) -> None:
+    assert run_trial(name) == "ok\n"
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_the_layer_reports_a_defect(name: str) -> None:
+    output = run_trial(name)
+    assert all(part in output for part in DEFECTS[name]), output

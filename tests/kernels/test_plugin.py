@@ -1,0 +1,220 @@
+"""The TensorRT plugin: a host that plays TensorRT under sanitizers, TensorRT-RTX's real registry, nvcc's build."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from paths import ROOT
+
+from tokfilter.errors import MissingDependencyError
+from tokfilter.kernels.build import PluginBuild, build_plugin, find_headers, find_tool
+from tokfilter.kernels.op import ATTRIBUTES, DOMAIN, NAME, VERSION
+from tokfilter.kernels.reference import token_select
+
+BUILD = ROOT / "build" / "plugin-tests"
+
+# TensorRT's numbers for its types. FP8 travels as bytes: rows are moved, never computed with.
+TOKEN_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16, 2: np.int8, 6: np.uint8}
+SCORE_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16}
+# (batch, patches, channels, k): one token, all kept, rows that no vector width divides, several blocks per image.
+SIZES = [(1, 1, 1, 1), (2, 5, 3, 5), (3, 33, 7, 16), (1, 196, 48, 98), (2, 257, 5, 1), (1, 70, 64, 69)]
+# A libstdc++ that is linked statically keeps memory for exceptions, which a library that is closed leaves behind.
+NO_POOL = {"GLIBCXX_TUNABLES": "glibcxx.eh_pool.obj_count=0"}
+
+
+@pytest.fixture(scope="session")
+def headers() -> Path:
+    try:
+        return find_headers(fetch=True)
+    except MissingDependencyError as error:
+        pytest.skip(f"no TensorRT headers: {error}")
+
+
+@pytest.fixture(scope="session")
+def host(headers: Path) -> Path:
+    """The folder of the host programs and of the plugin over the CUDA-on-CPU layer, all under the sanitizers."""
+    directory = BUILD / "host"
+    options = ["-DTOKFILTER_PLUGIN=OFF", "-DTOKFILTER_PLUGIN_HOST=ON", f"-DTENSORRT_INCLUDE_DIR={headers}"]
+    cmake = find_tool("cmake", hint="pip install cmake")
+    source, build = str(ROOT), str(directory)
+    for command in (["-S", source, "-B", build, *options], ["--build", build, "--parallel", "2"]):
+        result = subprocess.run([cmake, *command], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return directory
+
+
+@pytest.fixture(scope="session")
+def library(headers: Path) -> PluginBuild:
+    """Both libraries as users build them: nvcc, one architecture, an SDK's folders around the real headers."""
+    try:
+        return build_plugin(BUILD / "nvcc", sdk(headers), architectures="90")
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+def sdk(headers: Path) -> Path:
+    """An SDK's layout, its libnvinfer an empty shell of the right name: enough to link, never loaded."""
+    root = BUILD / "sdk"
+    (root / "lib").mkdir(parents=True, exist_ok=True)
+    (root / "include").unlink(missing_ok=True)
+    (root / "include").symlink_to(headers)
+    name = f"libnvinfer.so.{header_major(headers)}"
+    shell = "void getPluginRegistry(void) {} void getLogger(void) {} void getInferLibMajorVersion(void) {}"
+    command = ["cc", "-shared", f"-Wl,-soname,{name}", "-o", str(root / "lib" / name), "-x", "c", "-"]
+    subprocess.run(command, input=shell, text=True, check=True)
+    return root
+
+
+def header_major(headers: Path) -> str:
+    found = re.search(r"(?:NV_TENSORRT|TRT)_MAJOR\w* +(\d+)", (headers / "NvInferVersion.h").read_text())
+    assert found is not None
+    return found[1]
+
+
+def run(program: Path, *arguments: object, **environment: str) -> str:
+    """The program's output; fails on a failed check, a leak, a double free, undefined behaviour."""
+    result = subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | NO_POOL | environment,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output[-6000:]
+    assert re.search(r"^[1-9]\d* checks, 0 failures$", output, re.MULTILINE), output
+    return output
+
+
+def awkward_scores(rng: np.random.Generator, batch: int, patches: int, dtype: type) -> np.ndarray:
+    """Many ties, both zeros, both infinities and NaNs of both signs among ordinary scores."""
+    scores = rng.integers(-3, 4, (batch, patches)).astype(np.float32)
+    special = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-7], np.float32)
+    where = rng.random((batch, patches)) < 0.3
+    scores[where] = rng.choice(special, where.sum())
+    return scores.astype(dtype)
+
+
+def case_file(path: Path) -> int:
+    """Write groups of calls with the reference's answers (see plugin_host_cases.cpp); returns the number of calls."""
+    rng = np.random.default_rng(11)
+    groups = list(product(TOKEN_TYPES, SCORE_TYPES, ("position", "score"), (False, True)))
+    parts: list[bytes] = [np.int64(len(groups)).tobytes()]
+    calls = 0
+    for number, (token_type, score_type, order, slots) in enumerate(groups):
+        prefix = (0, 1, 5)[number % 3]
+        batch, patches, channels, fixed_k = SIZES[number % len(SIZES)]
+        shapes = [(batch, patches, channels), (batch + 1, patches + 9, channels + 1), (1, fixed_k, channels)]
+        header = [0 if slots else fixed_k, prefix, int(order == "score"), token_type, score_type, len(shapes)]
+        parts.append(np.array(header, np.int64).tobytes())
+        for call, (b, n, c) in enumerate(shapes):
+            k = int(rng.integers(1, n + 1)) if slots else fixed_k
+            tokens = rng.integers(0, 256, (b, prefix + n, c, np.dtype(TOKEN_TYPES[token_type]).itemsize), np.uint8)
+            tokens = tokens.view(f"V{tokens.shape[-1]}")[..., 0]
+            scores = awkward_scores(rng, b, n, SCORE_TYPES[score_type])
+            selected, indices = token_select(tokens, scores, k, prefix, order)
+            parts.append(np.array([b, n, c, k, call != 1], np.int64).tobytes())
+            parts += [array.tobytes() for array in (tokens, scores, selected, indices)]
+            calls += 1
+    path.write_bytes(b"".join(parts))
+    return calls
+
+
+def test_life_of_a_plugin(host: Path) -> None:
+    run(host / "plugin_host", host / "libtokfilter_plugin_cpu.so", "walk")
+
+
+def test_enqueue_equals_the_reference(host: Path, tmp_path: Path) -> None:
+    calls = case_file(tmp_path / "cases")
+    assert f"{calls} calls" in run(
+        host / "plugin_host", host / "libtokfilter_plugin_cpu.so", "cases", tmp_path / "cases"
+    )
+
+
+def test_out_of_memory_is_an_answer(host: Path) -> None:
+    run(host / "plugin_host_memory", host / "libtokfilter_plugin_cpu.so")
+
+
+def test_self_registering_library_in_a_fake_libnvinfer(host: Path) -> None:
+    run(host / "plugin_host_registry", host / "libtokfilter_plugin_static_cpu.so")
+
+
+def test_library_of_nvcc_walks_the_same_life(host: Path, library: PluginBuild) -> None:
+    run(host / "plugin_host", library.dynamic, "walk")
+
+
+def test_launch_without_a_gpu_is_a_status_and_a_sentence(host: Path, library: PluginBuild) -> None:
+    run(host / "plugin_host", library.dynamic, "launch-error", CUDA_VISIBLE_DEVICES="")
+
+
+def symbols(library: Path, option: str) -> list[str]:
+    """Names of the dynamic symbols; not of weak ones that nobody has to define."""
+    nm = find_tool("nm", hint="apt install binutils")
+    output = subprocess.run([nm, "-D", option, str(library)], capture_output=True, text=True, check=True).stdout
+    kinds_and_names = [line.split()[-2:] for line in output.splitlines()]
+    return [name for kind, name in kinds_and_names if kind not in ("w", "v")]
+
+
+def foreign_imports(library: Path) -> set[str]:
+    """What a library needs beyond the C and C++ runtimes, whose symbols carry their version."""
+    runtime = re.compile(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+$")
+    return {name for name in symbols(library, "--undefined-only") if not runtime.search(name)}
+
+
+def test_library_for_the_registry_exports_its_two_entry_points_and_needs_no_tensorrt(library: PluginBuild) -> None:
+    assert sorted(symbols(library.dynamic, "--defined-only")) == ["getCreators", "setLoggerFinder"]
+    assert foreign_imports(library.dynamic) == set()
+
+
+def test_self_registering_library_exports_nothing(library: PluginBuild) -> None:
+    assert library.self_registering is not None
+    assert symbols(library.self_registering, "--defined-only") == []
+    assert foreign_imports(library.self_registering) == {"getPluginRegistry", "getLogger", "getInferLibMajorVersion"}
+
+
+REGISTRY = """
+import json, sys
+import tensorrt_rtx as trt
+registry = trt.get_plugin_registry()
+handle = registry.load_library(sys.argv[1])
+creator = registry.get_creator("TokenSelect", "1", "tokfilter")
+defaults = {}
+for field in creator.field_names:
+    text = field.type == trt.PluginFieldType.CHAR
+    defaults[field.name] = bytes(field.data.astype("uint8")).decode() if text else int(field.data[0])
+plugin = creator.create_plugin("filter", creator.field_names, trt.TensorRTPhase.BUILD)
+build = plugin.get_capability_interface(trt.PluginCapabilityType.BUILD)
+wrong = trt.PluginFieldCollection([trt.PluginField("order", b"random", trt.PluginFieldType.CHAR)])
+print(json.dumps({
+    "identity": [creator.plugin_namespace, creator.name, creator.plugin_version],
+    "defaults": list(defaults.items()),
+    "timing_cache_id": build.timing_cache_id,
+    "outputs": build.num_outputs,
+    "unnamed": registry.get_creator("TokenSelect", "1", "") is not None,
+    "wrong": creator.create_plugin("filter", wrong, trt.TensorRTPhase.BUILD) is not None,
+}))
+del build, plugin, creator
+registry.deregister_library(handle)
+assert registry.get_creator("TokenSelect", "1", "tokfilter") is None
+"""
+
+
+def test_registry_of_tensorrt_rtx(library: PluginBuild) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the wheel tensorrt-rtx-cu13, whose registry loads the library")
+    result = subprocess.run(
+        [sys.executable, "-c", REGISTRY, str(library.dynamic)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    seen = json.loads(result.stdout)
+    assert seen["identity"] == [DOMAIN, NAME, VERSION]
+    assert [tuple(item) for item in seen["defaults"]] == list(ATTRIBUTES.items())
+    assert seen["timing_cache_id"] == ";".join(f"{name}={value}" for name, value in ATTRIBUTES.items())
+    assert (seen["outputs"], seen["unnamed"], seen["wrong"]) == (2, False, False)
+    assert 'tokfilter::TokenSelect "filter": attribute order wants' in result.stderr

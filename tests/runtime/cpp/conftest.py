@@ -1,0 +1,128 @@
+"""Builds of runtime/cpp for its tests: over a fake TensorRT, and linked to the real TensorRT-RTX."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from PIL import Image
+
+from tokfilter.artifacts.manifest import NAME, Manifest, ModelCard, entry_from_file
+from tokfilter.errors import MissingDependencyError
+from tokfilter.kernels.build import fetch_headers, find_headers, find_tool
+
+SOURCE = ROOT / "runtime" / "cpp"
+BUILD = ROOT / "build" / "runtime-cpp"
+
+Build = Callable[..., Path]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _built(name: str, *options: str, source: Path = SOURCE) -> Path:
+    """A folder of build/ with the CMake project configured and built there."""
+    folder, cmake = BUILD / name, find_tool("cmake", hint="pip install cmake")
+    ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
+    for command in (["-S", source, "-B", folder, *ninja, *options], ["--build", folder, "--parallel", "2"]):
+        result = subprocess.run([cmake, *map(str, command)], capture_output=True, text=True, check=False)
+        missing = re.search(r"Could not find|Could NOT find", result.stderr)
+        if missing and "CMake Error" in result.stderr and not os.environ.get("CI"):
+            pytest.skip(f"what runtime/cpp/README.md lists to build it is not installed: {result.stderr[-600:]}")
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build() -> Build:
+    """Configures and builds a CMake project in a folder of build/: ``build(name, *options, source=...)``."""
+    return _built
+
+
+@pytest.fixture(scope="session")
+def headers() -> Path:
+    try:
+        return find_headers()
+    except MissingDependencyError:
+        pass
+    try:
+        return fetch_headers()
+    except MissingDependencyError as error:
+        pytest.skip(f"no TensorRT headers: {error}")
+
+
+@pytest.fixture(scope="session")
+def fake(headers: Path) -> Path:
+    """Everything over TensorRT and CUDA fake on the host, under address and undefined-behaviour sanitizers."""
+    return _built("fake", "-DTOKFILTER_CPP_TESTS=ON", f"-DTENSORRT_INCLUDE_DIR={headers}")
+
+
+@pytest.fixture(scope="session")
+def linked(headers: Path) -> Path:
+    """Library and examples linked to the real TensorRT-RTX and the real CUDA runtime."""
+    libraries = pytest.importorskip("tensorrt_rtx_libs", reason="needs the wheel tensorrt-rtx-cu13")
+    library = next(Path(next(iter(libraries.__path__))).glob("libtensorrt_rtx.so*"))
+    quick = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
+    options = (*quick, f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DTENSORRT_LIBRARY={library}")
+    return _built("linked", *options)
+
+
+@pytest.fixture(scope="session")
+def exported(bundle_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `tokfilter export --rtx` writes: a TensorRT-RTX engine, which needs no GPU to be built."""
+    pytest.importorskip("tensorrt_rtx", reason="needs the wheel tensorrt-rtx-cu13, whose builder runs without a GPU")
+    from tokfilter.export.options import ExportOptions
+    from tokfilter.export.pipeline import export_bundle
+
+    out = tmp_path_factory.mktemp("export") / "out"
+    export_bundle(bundle_file, out, ExportOptions(rtx=True, verify=False, batch_range=(1, 2, 4)))
+    return out
+
+
+def _run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env=os.environ | environment, timeout=120
+    )
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a program with its output as text; keywords are environment variables."""
+    return _run
+
+
+def _directory(path: Path, **plan: object) -> Path:
+    """An export directory written by the Python that writes them: one plan of the fake model, 8 x 6 pixels."""
+    path.mkdir(exist_ok=True)
+    profile = {"batch": [1, 2, 4], "budget": [2, 6, 12]}
+    fake_plan = {"size": [8, 6], "classes": 5, "patches": 12, "profiles": [profile], **plan}
+    (path / "model.plan").write_text(json.dumps(fake_plan))
+    details = {"batch_range": (1, 2, 4), "budget_range": (2, 6, 12), "precision": "fp32", "runtime": "tensorrt"}
+    entry = entry_from_file(path, "model.plan", "filtered", **details)
+    fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    card = ModelCard("vit", (3, 8, 6), 12, 1, 5, ["ant", "bee", "cat", "dog", "eel"], 6, {"full": 1}, fields)
+    manifest = Manifest(card, [entry], {"name": "model.pt", "sha256": ""}, 18, {}, {}, "2026-01-01")
+    (path / NAME).write_text(manifest.text())
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a directory for the fake TensorRT; keywords change the plan (runtime/cpp/tests/fake/plan.hpp)."""
+    return lambda **plan: _directory(tmp_path / "out", **plan)
+
+
+def _png(value: int) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (6, 8), (value,) * 3).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[[int], bytes]:
+    """A PNG file of one grey level: the fake model sees an eel in white and an ant in black."""
+    return _png

@@ -1,0 +1,267 @@
+import os
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from tokfilter.runtime.measure.machine import conditions, machine
+from tokfilter.runtime.measure.memory import device_bytes
+from tokfilter.runtime.measure.power import PowerMeter, power_meter
+from tokfilter.runtime.measure.sensors import EnergyCounter, PowerRails, hwmon, jtop_rails, nvml, nvml_counters, rapl
+
+
+def write(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    return root
+
+
+def intel(root):
+    zones = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram", "intel-rapl:1": "package-1"}
+    for zone, name in zones.items():
+        folder = f"sys/class/powercap/{zone}"
+        write(
+            root, {f"{folder}/name": name, f"{folder}/energy_uj": 5_000_000, f"{folder}/max_energy_range_uj": 9_000_000}
+        )
+    return root
+
+
+def orin(root):
+    """The INA3221 of a Jetson Orin: millivolts and milliamperes per labelled rail; the sum channel has no label."""
+    rails = {1: ("VDD_IN", 5000, 1200), 2: ("VDD_CPU_GPU_CV", 5000, 400), 3: ("VDD_SOC", 5000, 300)}
+    for i, (name, volts, amperes) in rails.items():
+        folder = "sys/class/hwmon/hwmon1"
+        write(root, {f"{folder}/in{i}_label": name, f"{folder}/in{i}_input": volts, f"{folder}/curr{i}_input": amperes})
+    return write(
+        root, {"sys/class/hwmon/hwmon1/in7_label": "sum of shunt voltages", "sys/class/hwmon/hwmon0/name": "x"}
+    )
+
+
+def test_rapl_reads_zones_by_name(tmp_path):
+    counter = rapl(intel(tmp_path))
+    assert counter.read() == {"package-0": 5.0, "dram": 5.0, "package-1": 5.0}
+    assert counter.wraps_at["package-0"] == 9.0
+
+
+def test_rapl_that_wraps_is_mended(tmp_path):
+    meter = PowerMeter([rapl(intel(tmp_path))], [], [])
+    with meter.measure() as energy:
+        write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
+    assert energy.joules == {"package-0": 5.0, "dram": 0.0, "package-1": 0.0}
+
+
+def test_two_zones_of_one_name_stay_apart(tmp_path):
+    write(intel(tmp_path), {"sys/class/powercap/intel-rapl:1/name": "package-0"})
+    assert set(rapl(tmp_path).read()) == {"package-0", "dram", "package-0 intel-rapl:1"}
+
+
+def test_unreadable_energy_is_absent(tmp_path):
+    assert rapl(write(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})) is None
+    assert rapl(write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": "garbage"})) is None
+
+
+def test_hwmon_gives_the_rails_of_a_jetson_in_watts(tmp_path):
+    assert hwmon(orin(tmp_path)).read() == {"VDD_IN": 6.0, "VDD_CPU_GPU_CV": 2.0, "VDD_SOC": 1.5}
+
+
+def test_two_rails_of_one_name_stay_apart(tmp_path):
+    for device in ("hwmon3", "hwmon4"):
+        folder = f"sys/class/hwmon/{device}"
+        write(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT"})
+    assert hwmon(tmp_path).read() == {"PPT": 7.5, "PPT hwmon4": 7.5}
+
+
+def test_a_label_that_is_no_text_does_no_harm(tmp_path):
+    write(orin(tmp_path), {"sys/class/hwmon/hwmon1/in4_label": ""})
+    (tmp_path / "sys/class/hwmon/hwmon1/in4_label").write_bytes(b"\xff\xfe")
+    assert set(hwmon(tmp_path).read()) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
+
+
+def test_hwmon_gives_labelled_power(tmp_path):
+    folder = "sys/class/hwmon/hwmon3"
+    write(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT", f"{folder}/power2_input": 1})
+    assert hwmon(tmp_path).read() == {"PPT": 7.5}
+
+
+def test_a_rail_that_vanishes_is_left_out(tmp_path):
+    rails = hwmon(orin(tmp_path))
+    (tmp_path / "sys/class/hwmon/hwmon1/curr1_input").unlink()
+    assert set(rails.read()) == {"VDD_CPU_GPU_CV", "VDD_SOC"}
+
+
+def test_sampled_power_integrates_to_joules():
+    meter = PowerMeter([], [PowerRails("bench", lambda: {"VDD_IN": 6.0})], [])
+    with meter.measure() as energy:
+        time.sleep(0.1)
+    assert energy.joules["VDD_IN"] == pytest.approx(6.0 * energy.seconds, rel=0.3)
+    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.3)
+
+
+def test_counted_energy_is_a_difference():
+    readings = iter([{"gpu0": 10.0, "gone": 1.0}, {"gpu0": 25.0}])
+    meter = PowerMeter([EnergyCounter("bench", lambda: next(readings), {})], [], [])
+    with meter.measure() as energy:
+        pass
+    assert energy.joules == {"gpu0": 15.0}
+
+
+def test_a_counter_that_starts_again_at_an_unknown_limit_is_left_out(tmp_path):
+    root = intel(tmp_path)
+    (root / "sys/class/powercap/intel-rapl:0/max_energy_range_uj").unlink()
+    meter = PowerMeter([rapl(root)], [], [])
+    with meter.measure() as energy:
+        write(root, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
+    assert energy.joules == {"dram": 0.0, "package-1": 0.0}
+
+
+def measured(readings, seconds=0.15):
+    """Joules of rails that show ``readings`` one after another, and the last one from then on."""
+    left = list(readings)
+    meter = PowerMeter([], [PowerRails("bench", lambda: left.pop(0) if len(left) > 1 else left[0])], [])
+    with meter.measure() as energy:
+        time.sleep(seconds)
+    return energy
+
+
+def test_a_rail_that_misses_readings_is_integrated_across_the_gap():
+    energy = measured([{"VDD_IN": 6.0}, {"VDD_IN": 6.0}, {}, {}, {"VDD_IN": 6.0}])
+    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.3)
+
+
+def test_joules_of_a_part_of_the_time_are_left_out():
+    energy = measured([{"A": 1.0, "gone": 1.0}, {"A": 1.0, "gone": 1.0, "late": 1.0}, {"A": 1.0, "late": 1.0}])
+    assert set(energy.joules) == {"A"}
+
+
+_RAILS = {"VDD_SOC": {"power": 1500}}
+_TOTAL = {"name": "VDD_IN", "power": 6000}
+
+
+class Jtop:
+    """jetson-stats' client: VDD_IN stands apart from the rails, and what it read last stays when its service ends."""
+
+    rails = _RAILS
+    total = _TOTAL
+    ended = False
+
+    def __init__(self, interval):
+        self.closed = False
+
+    def start(self):
+        self.power = {"rail": self.rails, "tot": self.total} if self.rails else {}
+
+    def ok(self, spin=False):
+        assert spin, "it would wait for the next reading"
+        if self.ended:
+            raise RuntimeError("Lost connection with jtop server")
+        return True
+
+    def close(self):
+        self.closed = True
+
+
+def fake_jtop(monkeypatch, **details):
+    module = ModuleType("jtop")
+    module.jtop = type("Fake", (Jtop,), details)
+    monkeypatch.setitem(sys.modules, "jtop", module)
+    return module.jtop
+
+
+def test_jtop_gives_all_rails_and_the_one_that_feeds_the_board(monkeypatch):
+    fake_jtop(monkeypatch)
+    assert jtop_rails().read() == {"VDD_SOC": 1.5, "VDD_IN": 6.0}
+    fake_jtop(monkeypatch, total={"power": 7000})
+    assert jtop_rails().read() == {"VDD_SOC": 1.5, "total": 7.0}
+
+
+def test_jtop_that_ends_or_shows_nothing_is_absent(monkeypatch):
+    client = fake_jtop(monkeypatch)
+    rails = jtop_rails()
+    client.ended = True
+    assert rails.read() == {}
+    fake_jtop(monkeypatch, rails={})
+    assert jtop_rails() is None
+
+
+@pytest.fixture
+def pynvml(monkeypatch):
+    """NVML of two GPUs of which the second may not be used, as in some containers."""
+
+    def handle(index):
+        if index == 1:
+            raise RuntimeError("Insufficient Permissions")
+        return index
+
+    def start():
+        module.started += 1
+        module.starts += module.started == 1
+
+    def stop():
+        module.started -= 1
+
+    module = ModuleType("pynvml")
+    module.started = module.starts = module.millijoules = 0
+    module.nvmlInit, module.nvmlShutdown, module.nvmlDeviceGetCount = start, stop, lambda: 2
+    module.nvmlDeviceGetHandleByIndex = handle
+    module.nvmlDeviceGetTotalEnergyConsumption = lambda handle: module.millijoules
+    module.nvmlDeviceGetName = lambda handle: "Fake GPU"
+    module.nvmlDeviceGetTemperature = lambda handle, sensor: 50
+    module.nvmlDeviceGetClockInfo = lambda handle, clock: 1000
+    module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x4
+    module.nvmlDeviceGetPowerManagementLimit = lambda handle: 300_000
+    module.nvmlDeviceGetMaxClockInfo = lambda handle, clock: 1980
+    module.nvmlDeviceGetMemoryInfo = lambda handle: SimpleNamespace(total=2**30)
+    module.nvmlDeviceGetCudaComputeCapability = lambda handle: (9, 0)
+    module.nvmlDeviceGetUUID = lambda handle: "GPU-0"
+    module.NVML_CLOCK_SM = module.NVML_CLOCK_MEM = module.NVML_TEMPERATURE_GPU = 0
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    return module
+
+
+def test_nvml_is_not_started_inside_a_measurement(pynvml):
+    meter = PowerMeter([nvml_counters()], [], [])
+    for _ in range(2):
+        with meter.measure() as energy:
+            pynvml.millijoules += 2500
+        assert energy.joules == {"gpu0": 2.5}
+    assert pynvml.starts == 1
+
+
+def test_nvml_without_a_counter_is_stopped_again(pynvml):
+    pynvml.nvmlDeviceGetCount = lambda: 0
+    assert nvml_counters() is None
+    assert pynvml.started == 0
+
+
+def test_a_gpu_that_may_not_be_used_is_left_out(pynvml, tmp_path):
+    assert [gpu["name"] for gpu in machine(tmp_path)["gpus"]] == ["Fake GPU"]
+    assert conditions(tmp_path)["throttle_reasons"] == ["gpu0: software power cap"]
+
+
+def test_absent_sensors_are_said_to_be_absent(tmp_path):
+    if nvml_counters() is not None:
+        pytest.skip("this machine has a GPU that counts energy")
+    meter = power_meter(tmp_path)
+    assert not meter.present
+    assert [name.split()[0] for name in meter.absent] == ["NVML", "RAPL", "hwmon", "jtop"]
+    assert power_meter(orin(tmp_path)).present
+    assert jtop_rails() is None
+
+
+def test_nvml_is_none_without_a_driver():
+    with nvml() as library:
+        if library is not None:
+            pytest.skip("this machine has a driver")
+        assert nvml_counters() is None and device_bytes(os.getpid()) is None
+
+
+@pytest.mark.gpu
+def test_nvml_counts_energy_of_a_gpu():
+    counter = nvml_counters()
+    assert counter is not None
+    before = counter.read()
+    time.sleep(1)
+    assert counter.read()["gpu0"] > before["gpu0"]

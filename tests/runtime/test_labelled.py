@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.errors import DataError
+from tokfilter.runtime.labelled import drops_from_images, labelled_files
+from tokfilter.runtime.sessions import EngineOptions, open_session
+
+OPTIONS = EngineOptions(threads=1)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, count in (("ant", 3), ("dog", 7)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+        (tmp_path / "photos" / name / "notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+def test_labelled_files_know_their_class(photos):
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    assert [label for _, label in labelled_files(photos, names)] == [0] * 3 + [3] * 7
+    assert [label for _, label in labelled_files(photos, [])] == [0] * 3 + [1] * 7
+    with pytest.raises(DataError, match="name no class of this model, first 'ant'"):
+        labelled_files(photos, ["dog"])
+    with pytest.raises(DataError, match="one subfolder per class"):
+        labelled_files(photos / "none", names)
+    (photos / "void").mkdir()
+    with pytest.raises(DataError, match="there are none"):
+        labelled_files(photos / "void", names)
+
+
+def test_drops_from_labelled_images(export_directory, photos):
+    """At a budget that keeps every token the engine decides as the full model does, so nothing is lost."""
+    card = load_manifest(export_directory).model
+    with (
+        open_session(export_directory, "full", OPTIONS) as full,
+        open_session(export_directory, options=OPTIONS) as filtered,
+    ):
+        drops = drops_from_images(full, filtered, card, photos, [4, 16])
+    assert drops[16] == 0.0 and -1.0 <= drops[4] <= 1.0

@@ -1,0 +1,61 @@
+"""Execution providers of ONNX Runtime: which there are, what CUDA is told, and CUDA itself on a GPU."""
+
+from itertools import product
+
+import onnxruntime
+import pytest
+
+from tokfilter.artifacts.golden import golden_of
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.runtime.model_files import model_file_for
+from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
+from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.verification import verify
+
+
+def opened(directory, provider):
+    return open_session(directory, options=EngineOptions(threads=1, provider=provider))
+
+
+def test_providers(export_directory):
+    with pytest.raises(EngineError, match="provider wants one of cpu, cuda"), opened(export_directory, "tpu"):
+        pass
+    cuda = opened(export_directory, "cuda")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(MissingDependencyError, match="has no CUDAExecutionProvider; it has"), cuda:
+            pass
+
+
+@pytest.mark.parametrize("given", [{}, {"use_tf32": "1"}])
+def test_fp32_on_cuda_is_no_tf32_unless_asked_for(export_directory, monkeypatch, given):
+    """NVIDIA's wheels are looked for first, and what that prints is not on standard output."""
+    seen = {}
+
+    def started(path, options, providers):
+        seen["providers"] = providers
+        raise RuntimeError("fake")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: seen.setdefault("preloaded", True), raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", started)
+    chosen = OnnxRuntimeSession(model_file_for(export_directory), provider="cuda", provider_options=given)
+    with pytest.raises(EngineError, match="fake"), chosen:
+        pass
+    assert seen == {"preloaded": True, "providers": [("CUDAExecutionProvider", {"use_tf32": "0", **given})]}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_provider_equals_golden_on_a_gpu(bundle_file, tmp_path, precision):
+    from tokfilter.export.options import ExportOptions
+    from tokfilter.export.pipeline import export_bundle
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    export_bundle(bundle_file, tmp_path / "out", ExportOptions(precisions=(precision,)))
+    options = EngineOptions(threads=1, provider="cuda", precision=precision)
+    for role, budgets in (("filtered", (4, 8, 12, 16)), ("full", (16,))):
+        chosen = model_file_for(tmp_path / "out", role, precision=precision)
+        with open_session(tmp_path / "out", role, options) as session:
+            for batch, k in product((1, 3), budgets):
+                verify(session, chosen, golden_of(chosen.directory, chosen.manifest), batch, k)

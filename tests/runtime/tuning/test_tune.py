@@ -1,0 +1,68 @@
+import json
+import shutil
+from importlib.resources import files
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.errors import BudgetError, DataError
+from tokfilter.runtime.comparison.compare import Plan
+from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.tuning.goals import Goal
+from tokfilter.runtime.tuning.tune import drops_from_accuracy, tune
+
+OPTIONS = EngineOptions(threads=1)
+QUICK = Plan(0.05, 0.0, 0.005)
+
+
+@pytest.fixture
+def copied(export_directory, tmp_path):
+    shutil.copytree(export_directory, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_tune_writes_its_choice_where_sessions_find_it(copied):
+    document = tune(copied, Goal("latency", 10_000.0), 1, OPTIONS, QUICK)
+    schema = json.loads(files("tokfilter.benchmarks").joinpath("schemas/tune.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(document)
+    assert document["choice"]["tokens"] == 15
+    manifest = load_manifest(copied)
+    assert manifest.choice["tokens"] == 15 and manifest.choice["threads"] == 1
+    assert manifest.choice["goal"] == "at most 10000 ms"
+    with open_session(copied, options=OPTIONS) as session:
+        assert session.budgets.default == 15
+
+
+def test_tune_that_fails_leaves_the_manifest_alone(copied):
+    before = (copied / "manifest.json").read_bytes()
+    with pytest.raises(BudgetError, match="no budget meets the goal of at most 1e-06 ms"):
+        tune(copied, Goal("latency", 1e-6), 1, OPTIONS, QUICK)
+    with pytest.raises(DataError, match="at least one image"):
+        tune(copied, Goal("latency", 1.0), 0, OPTIONS, QUICK)
+    assert (copied / "manifest.json").read_bytes() == before
+
+
+def accuracy(architecture="vit_tiny_patch16_224", patches=16, full=True):
+    rows = [{"method": "filter", "tokens": k, "mean": mean} for k, mean in ((4, 0.7), (8, 0.79), (12, 0.81))]
+    rows += [{"method": "random", "tokens": 8, "mean": 0.1}]
+    rows += [{"method": "full", "tokens": 16, "mean": 0.8}] if full else []
+    return {"model": {"architecture": architecture, "patches": patches}, "rows": rows}
+
+
+def test_drops_come_from_the_filters_rows(export_directory):
+    drops = drops_from_accuracy(accuracy(), load_manifest(export_directory))
+    assert drops == pytest.approx({4: 0.1, 8: 0.01, 12: -0.01})
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (accuracy("resnet"), "is of resnet"),
+        (accuracy(patches=49), "49 patches"),
+        (accuracy(full=False), "no row of the full"),
+    ],
+)
+def test_accuracy_of_another_model_is_refused(export_directory, document, message):
+    with pytest.raises(DataError, match=message):
+        drops_from_accuracy(document, load_manifest(export_directory))

@@ -1,0 +1,178 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tokfilter.errors import DataError
+from tokfilter.train.labels import LabelConfig, delta_loss
+from tokfilter.train.masking import MaskConfig, mask_tokens
+from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
+from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.model import FilteredViT
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+
+
+def model_and_data(batch=3):
+    torch.manual_seed(0)
+    backbone = create_backbone(Architecture("vit_tiny_patch16_224", SMALL))
+    for parameter in backbone.parameters():  # freshly made models have silent heads and position embeddings
+        torch.nn.init.normal_(parameter, std=0.2)
+    model = FilteredViT(backbone).eval()
+    generator = torch.Generator().manual_seed(1)
+    return model, torch.randn(batch, 3, 32, 32, generator=generator), torch.arange(batch) % 5
+
+
+GROUPINGS = [Grouping("block", 4, 1), Grouping("block", 4, 2), Grouping("random", 3, 2), Grouping("random", 5, 1)]
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (7, 7), (2, 5), (3, 8)])
+@pytest.mark.parametrize("config", GROUPINGS)
+def test_every_token_gets_its_turns_and_no_set_holds_one_twice(grid, config):
+    patches = grid[0] * grid[1]
+    sets = groups_of_tokens(grid, config, torch.arange(3))
+    assert sets.shape[0] == 3 and sets.shape[2] == config.size
+    for groups in sets:
+        assert torch.bincount(groups.flatten(), minlength=patches).min() >= config.rounds
+        assert all(len(set(group)) == config.size for group in groups.tolist())
+
+
+def test_blocks_are_squares_of_neighbours_shifted_from_round_to_round():
+    sets = groups_of_tokens((4, 4), Grouping("block", 4, 2), torch.arange(1))[0].tolist()
+    assert sets[0] == [0, 1, 4, 5] and [5, 6, 9, 10] in sets
+    for a, b, c, d in sets:
+        assert (b, c, d) == (a + 1, a + 4, a + 5)
+
+
+def test_random_groups_depend_on_the_image_and_on_nothing_else():
+    config = Grouping("random", 4, 2)
+    several = groups_of_tokens((5, 5), config, torch.tensor([7, 8]))
+    assert torch.equal(groups_of_tokens((5, 5), config, torch.tensor([8]))[0], several[1])
+    assert not torch.equal(several[0], several[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("round", 4, 1), "block, random, got 'round'"),
+        (("block", 1, 1), "take the method exact"),
+        (("block", 6, 1), "square number of tokens"),
+        (("block", 4, 3), "as many rounds as the block's side"),
+        (("random", 4, 0), "1 round"),
+    ],
+)
+def test_groupings_that_make_no_sense_are_refused(arguments, words):
+    with pytest.raises(DataError, match=words):
+        Grouping(*arguments)
+
+
+@pytest.mark.parametrize(("grid", "config"), [((2, 2), Grouping("random", 4)), ((2, 9), Grouping("block", 9, 1))])
+def test_groups_that_do_not_fit_the_grid_are_refused(grid, config):
+    with pytest.raises(DataError, match="do not fit the model's grid of 2 x"):
+        groups_of_tokens(grid, config, torch.arange(1))
+
+
+def test_a_tokens_share_is_the_mean_over_its_sets():
+    sets = torch.tensor([[[0, 1], [1, 2]]])
+    shares = costs_of_tokens(torch.tensor([[2.0, 6.0]]), sets, 3)
+    assert shares.tolist() == [[1.0, 2.0, 3.0]]
+    alone = torch.randn(2, 7)
+    assert torch.equal(costs_of_tokens(alone, single_tokens(2, 7), 7), alone)
+
+
+@torch.inference_mode()
+def brute_force(model, images, labels, sets, mask):
+    """The cost of each set by one whole forward pass of one image."""
+    found = torch.empty(sets.shape[:2])
+    for i, (image, label) in enumerate(zip(images[:, None], labels[:, None], strict=True)):
+        base, tokens = F.cross_entropy(model(image, 1.0), label), model.embed(image)
+        masks = mask_tokens(model, image, tokens, mask)
+        for s, places in enumerate(sets[i]):
+            changed, positions = tokens.clone(), None
+            changed[0, places + model.prefix_tokens] = masks[0, places]
+            if mask.value == "removed":
+                kept = [p for p in range(model.num_patches) if p not in places.tolist()]
+                positions = torch.tensor([kept], dtype=torch.int32)
+                changed = torch.cat([tokens[:, : model.prefix_tokens], tokens[:, model.prefix_tokens :][:, kept]], 1)
+            found[i, s] = F.cross_entropy(model.classify_tokens(changed, image, positions), label) - base
+    return found
+
+
+@pytest.mark.parametrize("value", ["zero", "mean", "removed"])
+@pytest.mark.parametrize("config", GROUPINGS)
+def test_grouped_labels_are_what_masking_the_groups_one_by_one_gives(config, value):
+    model, images, labels = model_and_data()
+    mask, positions = MaskConfig(value), torch.tensor([4, 0, 9])
+    found, base = delta_loss(model, images, labels, LabelConfig(mask, method="grouped", groups=config), 7, positions)
+    sets = groups_of_tokens(model.grid, config, positions)
+    expected = costs_of_tokens(brute_force(model, images, labels, sets, mask), sets, model.num_patches)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(base, F.cross_entropy(model(images, 1.0), labels, reduction="none").detach())
+
+
+def test_an_images_grouped_labels_do_not_depend_on_its_batch():
+    model, images, labels = model_and_data(4)
+    config = LabelConfig(method="grouped", groups=Grouping("random", 3, 1))
+    positions = torch.tensor([3, 5, 8, 9])
+    whole, _ = delta_loss(model, images, labels, config, positions=positions)
+    last, _ = delta_loss(model, images[2:], labels[2:], config, positions=positions[2:])
+    torch.testing.assert_close(last, whole[2:])
+
+
+@pytest.mark.parametrize("value", ["zero", "mean"])
+@pytest.mark.parametrize("point", ["before", "after"])
+def test_the_first_order_estimate_is_the_slope_towards_the_mask(value, point):
+    model, images, labels = model_and_data()
+    model, images, mask, step = model.double(), images.double(), MaskConfig(value, point), 1e-6
+    found, base = delta_loss(model, images, labels, LabelConfig(mask, method="first-order"))
+    with torch.inference_mode():
+        tokens = model.embed(images)
+        masks = mask_tokens(model, images, tokens, mask)
+        torch.testing.assert_close(base, F.cross_entropy(model(images, 1.0).float(), labels, reduction="none"))
+        for n in range(model.num_patches):
+            changed, place = tokens.clone(), n + model.prefix_tokens
+            changed[:, place] += step * (masks[:, n] - tokens[:, place])
+            loss, plain = (
+                F.cross_entropy(model.classify_tokens(t, images), labels, reduction="none") for t in (changed, tokens)
+            )
+            torch.testing.assert_close(found[:, n], (loss - plain) / step, atol=1e-4, rtol=1e-3)
+
+
+def test_first_order_labels_leave_the_model_as_it_was_and_do_not_depend_on_the_chunk():
+    model, images, labels = model_and_data(5)
+    model.scorer.requires_grad_(False)
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    whole, _ = delta_loss(model, images, labels, LabelConfig(method="first-order"))
+    parts, _ = delta_loss(model, images, labels, LabelConfig(method="first-order"), chunk=1)
+    torch.testing.assert_close(parts, whole)
+    assert not whole.requires_grad
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == wanted
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_methods_that_do_not_exist_or_do_not_fit_the_mask_are_refused():
+    with pytest.raises(DataError, match="one of exact, first-order, grouped, got 'cheap'"):
+        LabelConfig(method="cheap")
+    with pytest.raises(DataError, match="zero or mean, got removed"):
+        LabelConfig(MaskConfig("removed"), method="first-order")
+
+
+@pytest.mark.parametrize("method", ["exact", "grouped", "first-order"])
+@pytest.mark.parametrize(("half", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_halves_compute_in_halves_and_stay_as_near_as_their_rounding_lets_them(method, half, kind):
+    near = 2 * torch.finfo(kind).eps  # in nats: losses here are about 1.6, and so are the logits
+    model, images, labels = model_and_data()
+    whole, whole_base = delta_loss(model, images, labels, LabelConfig(method=method))
+    seen = set()
+    hook = model.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
+    found, base = delta_loss(model, images, labels, LabelConfig(method=method, precision=half), chunk=7)
+    hook.remove()
+    assert seen == {kind}
+    assert found.dtype == base.dtype == torch.float32
+    assert 0 < float((found - whole).abs().max()) < near
+    assert 0 < float((base - whole_base).abs().max()) < near
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(DataError, match="precision of labels is one of fp32, fp16, bf16, got 'int8'"):
+        LabelConfig(precision="int8")

@@ -1,0 +1,148 @@
+"""TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, on a GPU, `make test-gpu`."""
+
+import re
+import sys
+from types import ModuleType, SimpleNamespace
+
+import onnx_ir as ir
+import pytest
+
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, without_functions
+from tokfilter.export.onnx_file import save_graph
+from tokfilter.export.precision import cast_precision
+from tokfilter.trt.build import EngineOptions, engine_from_graph, tensorrt_module
+from tokfilter.trt.remedies import sentence_from_log, sentences_from_parser
+
+RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
+OPTIONS = EngineOptions(batch=(1, 2, 4), budget=(1, 8, 16))
+
+
+@pytest.fixture(scope="module")
+def graphs(traced_graph, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("graphs")
+    made = {"slots": traced_graph.clone(), "full": full_graph_from_slots(traced_graph, 16)}
+    for precision in ("fp16", "bf16"):
+        made[precision] = cast_precision(traced_graph, precision)
+    made["fixed"] = fixed_graph_from_slots(made["fp16"], 5)
+    made["stripped"] = without_functions(traced_graph.clone())
+    for name, graph in made.items():
+        save_graph(graph, folder / f"{name}.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed"])
+def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
+    target = engine_from_graph("tensorrt-rtx", graphs / f"{form}.onnx", tmp_path / "model.plan", OPTIONS)
+    assert (tmp_path / "model.plan").stat().st_size > 10_000
+    assert target["version"] == RTX.__version__
+    assert target["plugin"] is None
+    assert target["compute_capabilities"] == "all"
+
+
+def test_rtx_builds_for_the_compute_capabilities_asked_for(graphs, tmp_path):
+    options = EngineOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("sm86", "SM89"))
+    target = engine_from_graph("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
+    assert target["compute_capabilities"] == ["sm86", "SM89"]
+
+
+def test_an_unknown_compute_capability_is_refused_with_the_known_ones(graphs, tmp_path):
+    options = EngineOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("SM12",))
+    with pytest.raises(EngineError, match=r"knows no ComputeCapability SM12; it knows .*SM89"):
+        engine_from_graph("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_a_graph_without_the_function_is_refused_with_a_remedy(graphs, tmp_path):
+    with pytest.raises(EngineError, match=r"tensorrt-rtx cannot read stripped.onnx: .*TokenSelect.*--strip-functions"):
+        engine_from_graph("tensorrt-rtx", graphs / "stripped.onnx", tmp_path / "model.plan", OPTIONS)
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"\x08\x0anot a graph")
+    with pytest.raises(EngineError, match=r"cannot read bad.onnx"):
+        engine_from_graph("tensorrt-rtx", tmp_path / "bad.onnx", tmp_path / "model.plan", OPTIONS)
+
+
+def test_an_operator_that_nobody_knows_is_named(tmp_path):
+    graph = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["": 18, "acme": 1]> g (float[N, 4] images) => (float[N, 4] logits)'
+        "{ logits = acme.Frobnicate (images) }"
+    )
+    save_graph(graph, tmp_path / "odd.onnx")
+    with pytest.raises(EngineError, match="Frobnicate"):
+        engine_from_graph("tensorrt-rtx", tmp_path / "odd.onnx", tmp_path / "model.plan", OPTIONS)
+
+
+def test_a_missing_tensorrt_is_told_with_the_command_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match=r"wants the package tensorrt.*pip install 'tokfilter\[trt\]'"):
+        tensorrt_module("tensorrt")
+
+
+def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
+    with pytest.raises(MissingDependencyError, match="only its type stubs"):
+        tensorrt_module("tensorrt")
+
+
+def test_a_machine_without_a_gpu_is_told_where_to_build(monkeypatch, graphs, tmp_path):
+    """TensorRT's Builder returns a null pointer there, which pybind11 makes a TypeError."""
+
+    class Builder:
+        def __init__(self, logger):
+            logger.log(RTX.ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35.")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module = ModuleType("tensorrt")
+    module.Builder, module.ILogger, module.__version__ = Builder, RTX.ILogger, "10.13.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    with pytest.raises(MissingDependencyError, match=r"error: 35.*on that machine.*--rtx builds without a GPU"):
+        engine_from_graph("tensorrt", graphs / "slots.onnx", tmp_path / "model.plan", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("Plugin not found, are the plugin name, version, and namespace correct?", "tokfilter plugin build"),
+        ("CUDA out of memory", "smaller --batch or --workspace"),
+        ("Could not find any implementation for node {ForeignNode[...]}", "Raise --workspace"),
+        ("Error Code 4: API Usage Error: optimization profile 0 is invalid", "min:opt:max"),
+        ("CUDA initialization failure with error: 35", "Install the NVIDIA driver"),
+        ("Failed to open file: model.onnx.data", r"\.data file beside the graph"),
+    ],
+)
+def test_complaints_come_with_what_to_do(message, remedy):
+    sentence = sentence_from_log([message, message], "TensorRT cannot build model.onnx")
+    assert sentence.startswith(f"TensorRT cannot build model.onnx: {message.rstrip('.')}.")
+    assert sentence.count(message) == 1
+    assert re.search(remedy, sentence)
+
+
+def test_a_parser_error_names_its_node():
+    error = SimpleNamespace(desc=lambda: "Unsupported.", node_name=lambda: "blocks.0/Foo", node_operator=lambda: "Foo")
+    assert sentences_from_parser([error]) == "Unsupported at Foo blocks.0/Foo."
+    assert sentence_from_log([], "It") == "It: no reason was given."
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plugin", [False, True])
+@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed"])
+def test_tensorrt_builds_every_form(graphs, tmp_path, form, plugin):
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed: pip install 'tokfilter[trt]'")
+    library = None
+    if plugin:
+        from tokfilter.kernels.build import plugin_path
+
+        library = plugin_path()
+    options = EngineOptions(
+        (1, 2, 4), (1, 8, 16), plugin=library, timing_cache=tmp_path / "timing.cache", workspace=512
+    )
+    first = engine_from_graph("tensorrt", graphs / f"{form}.onnx", tmp_path / "model.plan", options)
+    assert (tmp_path / "timing.cache").stat().st_size > 0
+    assert first["plugin"] == (library.name if library else None)
+    again = EngineOptions((1, 2, 4), (1, 8, 16), plugin=library, version_compatible=True, hardware="ampere+")
+    second = engine_from_graph("tensorrt", graphs / f"{form}.onnx", tmp_path / "portable.plan", again)
+    assert second["plugin"] == ("serialized" if library else None)
+    assert (tmp_path / "portable.plan").stat().st_size > (tmp_path / "model.plan").stat().st_size

@@ -1,0 +1,125 @@
+import dataclasses
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tokfilter.errors import BundleError, UnsupportedModelError
+from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
+from tokfilter.export.onnx_file import open_session, save_graph
+from tokfilter.export.options import ExportOptions
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.bundle import Bundle, Preprocessing, load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.macs import macs
+from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.scorers import FilterConfig, TokenFilter
+
+SHAPE = {"img_size": (20, 28), "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
+PATCHES = 35
+CONFIG = FilterConfig(width=8, summary=6)
+
+
+def model_of(config=CONFIG, loud=True, **changes):
+    torch.manual_seed(0)
+    model = FilteredViT(create_backbone(Architecture("vit_tiny_patch16_224", SHAPE | changes)))
+    model.drop.scorer = model.new_filter(config)
+    if loud and config.summary:
+        torch.nn.init.normal_(model.scorer.summary.expand.weight)
+    return model.eval()
+
+
+def images(batch=3):
+    return torch.randn(batch, 3, 20, 28, generator=torch.Generator().manual_seed(1))
+
+
+def bundle_of(model):
+    backbone, weights = weights_from_model(model)
+    return Bundle(
+        Architecture("vit_tiny_patch16_224", SHAPE), backbone, CONFIG, weights, 0.5,
+        Preprocessing((3, 20, 28), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), [], golden_from_model(model, images(), [0.5]),
+        {},
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def test_a_new_summary_says_nothing_and_a_learned_one_is_silent_when_every_token_stays():
+    plain, new, loud = (
+        model_of(dataclasses.replace(CONFIG, summary=width), loud=speaks)
+        for width, speaks in ((0, False), (6, False), (6, True))
+    )
+    for k in (1, 17, 34):
+        torch.testing.assert_close(new(images(), k), plain(images(), k), rtol=0, atol=0)
+        assert not torch.allclose(loud(images(), k), plain(images(), k), atol=1e-3)
+    torch.testing.assert_close(loud(images(), 1.0), plain(images(), 1.0), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_it_speaks_to_the_class_token_alone_and_in_proportion_to_what_left():
+    model = model_of(reg_tokens=2)
+    tokens = model.embed(images())
+    told = []
+    for k in (5, 20, 35):
+        kept = tokens[:, : 3 + k]
+        heard = model.scorer.summary(kept, tokens)
+        assert torch.equal(heard[:, 1:], kept[:, 1:])
+        told.append(heard[:, 0] - kept[:, 0])
+    torch.testing.assert_close(told[0] / 30, told[1] / 15, rtol=1e-4, atol=1e-6)
+    assert told[1].abs().min() > 0 and not told[2].any()
+
+
+def test_every_form_of_the_graph_says_what_torch_says(tmp_path):
+    model = model_of(reg_tokens=1)
+    slots = slots_graph_from_model(model)
+    graphs = {f"slots {k}": (slots.clone(), k) for k in (1, 18, 34, PATCHES)}
+    graphs |= {f"fixed {k}": (fixed_graph_from_slots(slots, k), k) for k in (1, 18, 34)}
+    graphs["full"] = full_graph_from_slots(slots, PATCHES), PATCHES
+    for name, (graph, k) in graphs.items():
+        path = tmp_path / f"{name}.onnx"
+        save_graph(graph, path)
+        onnx.checker.check_model(str(path), full_check=True)
+        feed = {"images": images().numpy()} | ({"slots": np.zeros(k, np.int32)} if "slots" in name else {})
+        found = open_session(path, "fp32").run(None, feed)[0]
+        with torch.inference_mode():
+            np.testing.assert_allclose(found, model(images(), k).numpy(), rtol=1e-4, atol=2e-6)
+    assert not [weight for weight in graphs["full"][0].graph.initializers if "summary" in weight]
+    assert not [node for node in graphs["fixed 18"][0].graph if node.op_type in ("Sub", "Cast")]  # folded
+
+
+def test_it_travels_in_a_bundle_and_is_exported_in_every_precision(tmp_path):
+    model = model_of()
+    bundle = bundle_of(model)
+    save_bundle(bundle, tmp_path / "model.pt")
+    again = model_from_bundle(load_bundle(tmp_path / "model.pt"))
+    with torch.inference_mode():
+        assert torch.equal(again(images(), 0.5), model(images(), 0.5))
+    export_bundle(
+        tmp_path / "model.pt", tmp_path / "out", ExportOptions(keeps=(0.5,), precisions=("fp32", "fp16", "bf16"))
+    )
+    lacking = {name: value for name, value in bundle.filter.items() if "summary" not in name}
+    with pytest.raises(BundleError, match="its filter lacks 4 tensors"):
+        save_bundle(dataclasses.replace(bundle, filter=lacking), tmp_path / "other.pt")
+
+
+def test_tensorrt_rtx_builds_an_engine_with_it(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
+    save_bundle(bundle_of(model_of()), tmp_path / "model.pt")
+    export_bundle(tmp_path / "model.pt", tmp_path / "out", ExportOptions(rtx=True))
+    assert {"model.rtx.plan", "full.rtx.plan"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_its_cost_is_counted_where_tokens_leave():
+    plain, told = model_of(dataclasses.replace(CONFIG, summary=0)), model_of()
+    assert macs(told, 10) - macs(plain, 10) == PATCHES * 24 * 6 + 6 * 24
+    assert macs(told, 1.0) == macs(plain, 1.0)
+
+
+def test_what_cannot_be():
+    with pytest.raises(UnsupportedModelError, match="told to the class token, and this VisionTransformer has none"):
+        model_of(class_token=False, global_pool="avg")
+    with pytest.raises(ValueError, match="a width, or 0 for none, got -1"):
+        FilterConfig(summary=-1)
+    with pytest.raises(ValueError, match="wants the number of the model's patches"):
+        TokenFilter(24, CONFIG)

@@ -1,0 +1,50 @@
+"""Golden tensors: inputs and outputs that torch computed once, and that every later stage compares itself with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.vit.model import FilteredViT
+
+__all__ = ["Golden", "golden_from_model"]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs and outputs that every later stage compares itself with, computed by torch in fp32.
+
+    images: [G, 3, H, W], normalised
+    scores: [G, N]
+    full: [G, classes], logits with every token
+    logits: budget k -> [G, classes]
+    indices: budget k -> [G, k] int32
+    """
+
+    images: Tensor
+    scores: Tensor
+    full: Tensor
+    logits: dict[int, Tensor]
+    indices: dict[int, Tensor]
+
+
+@torch.inference_mode()
+def golden_from_model(model: FilteredViT, images: Tensor, keeps: Sequence[Keep]) -> Golden:
+    """Golden tensors of a model in evaluation mode at some budgets (each below the full token count).
+
+    images: [G, 3, H, W], normalised
+    """
+    was_training = model.training
+    model.eval()
+    full = model(images, 1.0)
+    scores = model.scorer(model.last.tokens[:, model.prefix_tokens :])
+    logits: dict[int, Tensor] = {}
+    indices: dict[int, Tensor] = {}
+    for k in sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} - {model.num_patches}):
+        logits[k] = model(images, k).clone()
+        assert model.last.indices is not None
+        indices[k] = model.last.indices.clone()
+    model.train(was_training)
+    return Golden(images.clone(), scores.clone(), full.clone(), logits, indices)

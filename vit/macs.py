@@ -1,0 +1,33 @@
+"""Multiply-accumulates of a filtered model, counted by torch on fake tensors: no arithmetic is done."""
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.vit.model import FilteredViT
+
+__all__ = ["macs"]
+
+
+def macs(model: FilteredViT, keep: Keep = 1.0) -> int:
+    """Multiply-accumulates for one image: patch embedding, filter (unless full), blocks, head.
+
+    Matrix products and convolutions are counted, element-wise work is not (the field's convention). Raises BudgetError.
+    """
+    height, width = model.backbone.patch_embed.img_size
+    was_training = model.training
+    model.eval()
+    try:
+        # The counter knows no fused CPU attention; spelled out as two matrix products it costs the same.
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+        ):
+            model(torch.empty(1, 3, height, width), keep)
+    finally:
+        model.train(was_training)
+    return int(counter.get_total_flops()) // 2
