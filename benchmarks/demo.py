@@ -14,7 +14,7 @@ from tokfilter.benchmarks.study.accuracy import BUDGETS, demo_study
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.runtime.comparison.compare import QUICK, compare
 from tokfilter.runtime.measure.record import write_json
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.vit.bundle import load_bundle
 
 __all__ = ["Demo", "run_demo"]
@@ -51,7 +51,7 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     clock.lap("data, training, baselines")
     export_bundle(folder / "model.pt", folder / "export", say=lambda what: progress(f"export: {what}", 0.0))
     clock.lap("export and verification")
-    options = EngineOptions(threads=threads)
+    options = SessionOptions(threads=threads)
     bench = compare(folder / "export", _BATCHES, BUDGETS, options, QUICK, progress=progress, command=command)
     write_json(folder / "bench.json", bench)
     clock.lap("measurement")

@@ -30,7 +30,7 @@ from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.runtime.measure.statistics import Interval
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.tuning.goals import Goal
 from tokfilter.runtime.tuning.tune import tune
 from tokfilter.vit.backbone import Architecture, create_backbone
@@ -76,7 +76,7 @@ def random_bundle(architecture: str, path: Path, seed: int = 0) -> None:
     )
 
 
-def speed(directory: Path, options: EngineOptions, plan: Plan) -> tuple[list[Figure], list[dict[str, Any]]]:
+def speed(directory: Path, options: SessionOptions, plan: Plan) -> tuple[list[Figure], list[dict[str, Any]]]:
     """Speed-up at half the tokens against the multiply-accumulate ratio, twice, and whether the two agree."""
     documents = [compare(directory, sorted(_REACHED), [_KEEP], options, plan) for _ in range(2)]
     runs = [{row["batch"]: row for row in d["rows"] if row["role"] == "filtered"} for d in documents]
@@ -91,7 +91,7 @@ def speed(directory: Path, options: EngineOptions, plan: Plan) -> tuple[list[Fig
     return figures, documents
 
 
-def harness(directory: Path, options: EngineOptions, queries: int = 400) -> Figure:
+def harness(directory: Path, options: SessionOptions, queries: int = 400) -> Figure:
     """What a session adds to the engine's own call at batch 1, as a share of 20 ms: pairs of calls, in turn first."""
     with open_session(directory, options=options) as session:
         assert isinstance(session, OnnxRuntimeSession)
@@ -110,7 +110,7 @@ def harness(directory: Path, options: EngineOptions, queries: int = 400) -> Figu
     return Figure("harness at batch 1, as a share of 20 ms", added / 0.02, "<= 0.01", added <= 0.0002)
 
 
-def tuned(directory: Path, options: EngineOptions, plan: Plan) -> list[Figure]:
+def tuned(directory: Path, options: SessionOptions, plan: Plan) -> list[Figure]:
     """Whether the budget chosen for a latency keeps it within 5 % when measured in new processes."""
     figures = []
     for share in _GOALS:
@@ -125,7 +125,7 @@ def tuned(directory: Path, options: EngineOptions, plan: Plan) -> list[Figure]:
     return figures
 
 
-def _held(directory: Path, options: EngineOptions, plan: Plan, goal: float, document: dict[str, Any]) -> Figure:
+def _held(directory: Path, options: SessionOptions, plan: Plan, goal: float, document: dict[str, Any]) -> Figure:
     """A tuned budget measured afresh."""
     chosen, tuning_ms = document["choice"]["tokens"], document["pace"]["last_ms"]
     rows = compare(directory, [1], [chosen], options, plan)["rows"]
@@ -140,7 +140,7 @@ def take(
     architecture: str, threads: int, duration: float, parts: Sequence[str], said: Callable[[Sequence[Figure]], None]
 ) -> dict[str, Any]:
     """Take figures part by part; each part is told as soon as it is known."""
-    options, plan = EngineOptions(threads=threads), Plan(duration)
+    options, plan = SessionOptions(threads=threads), Plan(duration)
     taken: dict[str, Any] = {"figures": [], "comparisons": [], "conditions": {}}
     with tempfile.TemporaryDirectory(prefix="tokfilter-figures-") as folder:
         bundle, directory = Path(folder) / "model.pt", Path(folder) / "out"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from tokfilter.runtime.sessions import EngineOptions
+    from tokfilter.runtime.sessions import SessionOptions
 
 _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 
@@ -91,13 +91,13 @@ def bench(
         (print_scenarios if scenario else print_comparison)(document)
 
 
-def options_from(asked: dict[str, Any]) -> "EngineOptions":
+def options_from(asked: dict[str, Any]) -> "SessionOptions":
     """The engine's part of what was asked on the command line."""
     from dataclasses import fields
 
-    from tokfilter.runtime.sessions import EngineOptions
+    from tokfilter.runtime.sessions import SessionOptions
 
-    return EngineOptions(**{f.name: asked[f.name] for f in fields(EngineOptions)})
+    return SessionOptions(**{f.name: asked[f.name] for f in fields(SessionOptions)})
 
 
 @contextmanager

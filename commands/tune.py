@@ -8,7 +8,7 @@ import click
 from tokfilter.commands.bench import command_line, engine_options, options_from, progress_bar
 
 if TYPE_CHECKING:
-    from tokfilter.runtime.sessions import EngineOptions
+    from tokfilter.runtime.sessions import SessionOptions
     from tokfilter.runtime.tuning.goals import Goal
 
 
@@ -50,7 +50,7 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **asked: A
 
 def _goal(
     directory: Path,
-    options: "EngineOptions",
+    options: "SessionOptions",
     latency_ms: float | None,
     speedup: float | None,
     max_drop: float | None,
@@ -70,7 +70,7 @@ def _goal(
     return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, accuracy, images))
 
 
-def _drops(directory: Path, options: "EngineOptions", accuracy: Path | None, images: Path | None) -> dict[int, float]:
+def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, images: Path | None) -> dict[int, float]:
     from tokfilter.artifacts.manifest import load_manifest
     from tokfilter.runtime.labelled import drops_from_images
     from tokfilter.runtime.sessions import open_session

@@ -9,7 +9,7 @@ from tokfilter.artifacts.manifest import Entry, ModelCard, entry_from_file
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
-from tokfilter.trt.build import EngineKind, EngineOptions, engine_from_graph, tensorrt_module
+from tokfilter.trt.build import BuildOptions, EngineKind, engine_from_graph, tensorrt_module
 
 __all__ = ["TIMING_CACHE", "engines_from_graphs"]
 
@@ -59,7 +59,7 @@ def _built(
     for graph in graphs:
         name = f"{graph.path.removesuffix('.onnx')}{_SUFFIXES[kind]}"
         say(f"building {name}")
-        build = EngineOptions(
+        build = BuildOptions(
             batch=options.batch_range,
             budget=budget,
             plugin=plugin if graph.role == "filtered" else None,

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
 
-__all__ = ["LARGEST_PROTO", "load_graph", "open_session", "save_graph"]
+__all__ = ["LARGEST_PROTO", "cpu_session", "load_graph", "save_graph"]
 
 LARGEST_PROTO: Final = 2**31 - 2**24  # bytes of weights; the rest of the 2 GiB is for the graph itself
 
@@ -48,7 +48,7 @@ def load_graph(path: str | Path) -> ir.Model:
     return graph
 
 
-def open_session(path: Path, precision: str | None) -> Any:
+def cpu_session(path: Path, precision: str | None) -> Any:
     """``path`` in ONNX Runtime on the CPU; a bf16 graph as its rounded twin, because no CPU kernels take bf16."""
     import onnxruntime
 

@@ -38,7 +38,7 @@ class ExportOptions:
     plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
     strip_functions: leave the function body out of the graphs, for a TensorRT that prefers it to the plugin
     verify_images: a folder of images that the graphs are held against, beside the golden ones
-    workspace, version_compatible, hardware, compute_capabilities: as in ``engine.EngineOptions``
+    workspace, version_compatible, hardware, compute_capabilities: as in ``trt.build.BuildOptions``
     """
 
     keeps: tuple[Keep, ...] = ()

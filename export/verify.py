@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, Choice, choice_from_indices, deviation_from_logits
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
-from tokfilter.export.onnx_file import open_session
+from tokfilter.export.onnx_file import cpu_session
 from tokfilter.export.reference import Array, Expected, Photos, Reference
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
@@ -80,7 +80,7 @@ def check_graph(
     budgets: Sequence[int],
 ) -> list[Check]:
     """Run the graph ``directory/entry.path`` on all photos. ``budgets`` are for the form whose budget is an input."""
-    session = open_session(directory / entry.path, entry.precision)
+    session = cpu_session(directory / entry.path, entry.precision)
     complaints = _signature_complaints(session, entry)
     if complaints:
         return [_refused(entry, complaints)]

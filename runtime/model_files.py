@@ -8,7 +8,7 @@ from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, load_manifest
 from tokfilter.errors import EngineError
 from tokfilter.runtime.session import Budgets
 
-__all__ = ["ModelFile", "Role", "budgets_of", "entry_for", "model_file_for"]
+__all__ = ["ModelFile", "Role", "budgets_from_model_file", "find_entry", "find_model_file"]
 
 Role = Literal["filtered", "full"]
 
@@ -22,7 +22,7 @@ class ModelFile:
     entry: Entry
 
 
-def model_file_for(
+def find_model_file(
     directory: str | Path,
     role: Role = "filtered",
     runtime: Runtime = "onnx",
@@ -34,10 +34,10 @@ def model_file_for(
     Raises DataError for what is no export directory, EngineError when it holds no such file.
     """
     manifest = load_manifest(directory)
-    return ModelFile(Path(directory), manifest, entry_for(manifest, role, runtime, precision, tokens))
+    return ModelFile(Path(directory), manifest, find_entry(manifest, role, runtime, precision, tokens))
 
 
-def entry_for(manifest: Manifest, role: Role, runtime: Runtime, precision: str, tokens: int | None = None) -> Entry:
+def find_entry(manifest: Manifest, role: Role, runtime: Runtime, precision: str, tokens: int | None = None) -> Entry:
     """A graph made for exactly ``tokens`` comes before one whose budget is chosen at run time. Raises EngineError."""
     candidates = [e for e in manifest.entries(role, runtime) if e.precision == precision]
     exact = [e for e in candidates if tokens is not None and e.budget == tokens]
@@ -53,7 +53,7 @@ def entry_for(manifest: Manifest, role: Role, runtime: Runtime, precision: str, 
     )
 
 
-def budgets_of(model_file: ModelFile, elastic: bool) -> Budgets:
+def budgets_from_model_file(model_file: ModelFile, elastic: bool) -> Budgets:
     """Budgets that a file serves; the default is what `tokfilter tune` chose, else the model's own.
 
     elastic: whether the file was found to take its budget as an input

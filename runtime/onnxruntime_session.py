@@ -11,7 +11,7 @@ import numpy as np
 from tokfilter.artifacts.manifest import checked_path
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.huge_pages import advised_huge_pages
-from tokfilter.runtime.model_files import ModelFile, budgets_of
+from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession"]
@@ -101,7 +101,7 @@ class OnnxRuntimeSession(CheckedSession):
                 f"{path} wants inputs images and perhaps slots, and a first output logits; it has {names} and "
                 f"{[spec.name for spec in self.outputs]}. Export with tokfilter."
             )
-        self._budgets = budgets_of(self.model_file, elastic="slots" in names)
+        self._budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
 
     def _release(self) -> None:
         self._session = None

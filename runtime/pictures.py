@@ -14,7 +14,7 @@ from PIL import Image
 
 from tokfilter.errors import DataError
 
-__all__ = ["Choice", "Picture", "heat_picture", "kept_mask", "kept_picture", "scale_from_size"]
+__all__ = ["BudgetResult", "Picture", "heat_picture", "kept_mask", "kept_picture", "scale_from_size"]
 
 Grid = tuple[int, int]
 Bytes = npt.NDArray[np.uint8]
@@ -36,7 +36,7 @@ _HEAT: Final = np.array(
 
 
 @dataclass(frozen=True)
-class Choice:
+class BudgetResult:
     """What a model said of a picture at one budget.
 
     tokens: patch tokens kept
@@ -62,7 +62,7 @@ class Picture:
 
     view: Image.Image
     grid: Grid
-    choices: Sequence[Choice]
+    choices: Sequence[BudgetResult]
     truth: str | None = None
     scores: Numbers | None = None
 

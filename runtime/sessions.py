@@ -5,16 +5,16 @@ from pathlib import Path
 
 from tokfilter.artifacts.manifest import Runtime
 from tokfilter.errors import EngineError
-from tokfilter.runtime.model_files import ModelFile, Role, model_file_for
+from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 
-__all__ = ["EngineOptions", "open_session", "session_for"]
+__all__ = ["SessionOptions", "open_session", "session_from_model_file"]
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class SessionOptions:
     """How an engine is run, the same for full and filtered.
 
     runtime: onnx, tensorrt or tensorrt-rtx
@@ -35,18 +35,20 @@ class EngineOptions:
 
 
 def open_session(
-    directory: str | Path, role: Role = "filtered", options: EngineOptions | None = None, tokens: int | None = None
+    directory: str | Path, role: Role = "filtered", options: SessionOptions | None = None, tokens: int | None = None
 ) -> CheckedSession:
     """The session for a file of an export directory; nothing is loaded before ``with``.
 
     tokens: where given, a graph made for exactly this budget comes before one whose budget is chosen at run time
     Raises DataError, EngineError.
     """
-    options = options or EngineOptions()
-    return session_for(model_file_for(directory, role, options.runtime, options.precision, tokens), options)
+    options = options or SessionOptions()
+    return session_from_model_file(
+        find_model_file(directory, role, options.runtime, options.precision, tokens), options
+    )
 
 
-def session_for(chosen: ModelFile, options: EngineOptions) -> CheckedSession:
+def session_from_model_file(chosen: ModelFile, options: SessionOptions) -> CheckedSession:
     """The session for one file. Raises EngineError."""
     if options.runtime == "onnx":
         return OnnxRuntimeSession(chosen, options.provider, options.threads, options.spinning, options.huge_pages)

@@ -19,7 +19,7 @@ from tokfilter.errors import EngineError
 from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
 from tokfilter.runtime.measure.metrics import Timing
-from tokfilter.runtime.model_files import ModelFile, budgets_of
+from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
 from tokfilter.trt.bindings import tensorrt_module
 from tokfilter.trt.engine import (
@@ -28,7 +28,7 @@ from tokfilter.trt.engine import (
     context_from_engine,
     engine_from_plan,
     logged,
-    profiles_of,
+    profiles_from_engine,
     serving_profile,
 )
 
@@ -94,7 +94,7 @@ class TensorRTSession(CheckedSession):
             with cuda.current():
                 self._engine, self._outlived = engine_from_plan(module, path, entry, plugins)
                 self._graphs = Graphs() if self.cuda_graph else None
-                self._profiles = profiles_of(self._engine)
+                self._profiles = profiles_from_engine(self._engine)
                 self._describe(module, self._engine)
                 self._allocate(cuda)
         except BaseException:
@@ -115,7 +115,7 @@ class TensorRTSession(CheckedSession):
         names = [spec.name for spec in self.inputs]
         if "images" not in names or "logits" not in [spec.name for spec in self.outputs]:
             raise EngineError(f"a plan wants an input images and an output logits, this has {names}. Export again.")
-        budgets = budgets_of(self.model_file, elastic="slots" in names)
+        budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
         ranges = [p.budget for p in self._profiles if p.budget is not None]
         if ranges:
             low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest
 from tokfilter.errors import VerificationError
-from tokfilter.runtime.model_files import ModelFile, Role, model_file_for
+from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.session import Array, Budgets, Session
-from tokfilter.runtime.sessions import EngineOptions, session_for
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 
 __all__ = ["TOLERANCES", "Verdict", "checked_files", "verdicts", "verify"]
 
@@ -56,26 +56,26 @@ def checked_files(directory: str | Path) -> Manifest:
 
 
 def verdicts(
-    directory: str | Path, options: EngineOptions | None = None, batches: Sequence[int] = ()
+    directory: str | Path, options: SessionOptions | None = None, batches: Sequence[int] = ()
 ) -> Iterator[Verdict]:
     """Run every model file of a runtime and precision on the golden images, at each budget that torch computed.
 
     batches: none means the smallest that an engine serves, and two images where it does
     Raises VerificationError at the first that differs, DataError, EngineError, MissingDependencyError.
     """
-    options = options or EngineOptions()
+    options = options or SessionOptions()
     for chosen in _model_files(directory, options):
         golden = golden_of(chosen.directory, chosen.manifest)
-        with session_for(chosen, options) as session:
+        with session_from_model_file(chosen, options) as session:
             for batch in batches or _batches(chosen.entry):
                 for k in _budgets(golden, session.budgets):
                     yield verify(session, chosen, golden, batch, k)
 
 
-def _model_files(directory: str | Path, options: EngineOptions) -> Iterator[ModelFile]:
+def _model_files(directory: str | Path, options: SessionOptions) -> Iterator[ModelFile]:
     """All that `bench` may take a time of: the full file, the filtered one, those made for one budget."""
     for role in _ROLES:
-        first = model_file_for(directory, role, options.runtime, options.precision)
+        first = find_model_file(directory, role, options.runtime, options.precision)
         for entry in first.manifest.entries(role, options.runtime):
             if entry.precision == options.precision:
                 yield replace(first, entry=entry)

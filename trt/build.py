@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import tensorrt as trt
 
-__all__ = ["HARDWARE", "EngineKind", "EngineOptions", "engine_from_graph", "tensorrt_module"]
+__all__ = ["HARDWARE", "BuildOptions", "EngineKind", "engine_from_graph", "tensorrt_module"]
 
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -43,7 +43,7 @@ _PLUGIN_OVER_FUNCTION: Final = (10, 7)
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class BuildOptions:
     """How to build.
 
     batch, budget: (min, opt, max) of the profile; budget is in tokens
@@ -79,7 +79,7 @@ def tensorrt_module(kind: EngineKind) -> Any:
     return module
 
 
-def engine_from_graph(kind: EngineKind, graph: Path, plan: Path, options: EngineOptions) -> dict[str, Any]:
+def engine_from_graph(kind: EngineKind, graph: Path, plan: Path, options: BuildOptions) -> dict[str, Any]:
     """Build ``plan`` from the ONNX file ``graph``.
 
     Returns what it was built for and with. Raises MissingDependencyError (no TensorRT, GPU or driver), EngineError.
@@ -106,7 +106,7 @@ class _Build:
     builder: "trt.Builder"
     network: "trt.INetworkDefinition"
 
-    def __init__(self, module: Any, kind: EngineKind, logger: Any, options: EngineOptions) -> None:
+    def __init__(self, module: Any, kind: EngineKind, logger: Any, options: BuildOptions) -> None:
         self.module, self.kind, self.logger, self.options = module, kind, logger, options
         try:
             self.builder = module.Builder(logger)

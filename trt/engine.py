@@ -20,7 +20,7 @@ __all__ = [
     "context_from_engine",
     "engine_from_plan",
     "logged",
-    "profiles_of",
+    "profiles_from_engine",
     "serving_profile",
 ]
 
@@ -130,7 +130,7 @@ def capturable(context: Any, stream: int) -> bool:
     return asked is None or bool(asked(stream))
 
 
-def profiles_of(engine: "trt.ICudaEngine") -> list[Profile]:
+def profiles_from_engine(engine: "trt.ICudaEngine") -> list[Profile]:
     """The engine's optimization profiles."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     profiles = []

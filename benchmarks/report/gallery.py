@@ -11,7 +11,7 @@ from PIL import Image
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.images import open_image
 from tokfilter.runtime.labelled import labelled_files
-from tokfilter.runtime.pictures import Choice, Picture
+from tokfilter.runtime.pictures import BudgetResult, Picture
 from tokfilter.runtime.predict import class_name, probabilities_from_logits
 from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.vit.bundle import Bundle, model_from_bundle
@@ -40,14 +40,14 @@ def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Seque
 
 
 @torch.inference_mode()
-def _choices(model: FilteredViT, images: torch.Tensor, k: int, names: Sequence[str]) -> list[Choice]:
+def _choices(model: FilteredViT, images: torch.Tensor, k: int, names: Sequence[str]) -> list[BudgetResult]:
     """One choice for each image of [B, 3, H, W]."""
     shares = probabilities_from_logits(model(images, k).numpy())
     chosen = model.last.indices
     kept = [None] * len(images) if chosen is None else [tuple(row) for row in chosen.tolist()]
     best = shares.argmax(axis=-1)
     return [
-        Choice(k, class_name(names, int(i)), float(row[i]), indices)
+        BudgetResult(k, class_name(names, int(i)), float(row[i]), indices)
         for i, row, indices in zip(best, shares, kept, strict=True)
     ]
 

@@ -14,7 +14,7 @@ from tokfilter.benchmarks.report.figures import METHODS, accuracy_plots, combine
 from tokfilter.benchmarks.report.limits import device_from_bench, limits_from_report
 from tokfilter.benchmarks.report.numbers import Numbers, fact
 from tokfilter.benchmarks.report.story import FILTER, FULL
-from tokfilter.runtime.pictures import Choice, Picture, heat_picture, kept_picture, scale_from_size
+from tokfilter.runtime.pictures import BudgetResult, Picture, heat_picture, kept_picture, scale_from_size
 
 __all__ = ["page_from_report"]
 
@@ -162,7 +162,7 @@ def _shown(picture: Picture, place: int) -> dict[str, Any]:
     }
 
 
-def _choice(picture: Picture, choice: Choice, at: str, scale: int) -> dict[str, Any]:
+def _choice(picture: Picture, choice: BudgetResult, at: str, scale: int) -> dict[str, Any]:
     image = None
     if choice.indices is not None:
         image = _data_uri(kept_picture(picture.view, choice.indices, picture.grid, scale))

@@ -10,7 +10,7 @@ import uvicorn
 from tokfilter.artifacts.manifest import Runtime
 from tokfilter.errors import TokfilterError
 from tokfilter.runtime.onnxruntime_session import PROVIDERS
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 
 from .app import Limits, Service
 from .engine import engine_from_directory
@@ -34,7 +34,7 @@ from .engine import engine_from_directory
 @click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="At a time.")
 def main(directory: Path, **asked: Any) -> None:
     """Serve the export DIRECTORY (written by `tokfilter export`): POST /classify with a JPEG or PNG file as body."""
-    options = EngineOptions(
+    options = SessionOptions(
         asked["runtime"], asked["precision"], asked["provider"], asked["threads"], cuda_graph=asked["cuda_graph"]
     )
     limits = Limits(

@@ -12,11 +12,11 @@ import numpy as np
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.golden import golden_of
-from tokfilter.runtime.model_files import ModelFile, model_file_for
+from tokfilter.runtime.model_files import ModelFile, find_model_file
 from tokfilter.runtime.predict import class_name, probabilities_from_logits
 from tokfilter.runtime.preprocess import Floats, Preprocess, preprocess_from_fields
 from tokfilter.runtime.session import CheckedSession
-from tokfilter.runtime.sessions import EngineOptions, session_for
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import verify
 
 __all__ = ["Engine", "engine_from_directory"]
@@ -67,7 +67,7 @@ class Engine:
         return [{"class": class_name(names, int(i)), "index": int(i), "score": float(probabilities[i])} for i in order]
 
 
-def engine_from_directory(directory: Path, options: EngineOptions, largest: int | None = None) -> Engine:
+def engine_from_directory(directory: Path, options: SessionOptions, largest: int | None = None) -> Engine:
     """Open the filtered model of an export directory, hold it against its golden tensors, and warm it up.
 
     largest: images in a batch; None takes what the engine was built for, or 8
@@ -76,8 +76,8 @@ def engine_from_directory(directory: Path, options: EngineOptions, largest: int 
     opened = ExitStack()
     try:
         thread = opened.enter_context(ThreadPoolExecutor(1, "engine"))
-        chosen = model_file_for(directory, "filtered", options.runtime, options.precision)
-        session = session_for(chosen, options)
+        chosen = find_model_file(directory, "filtered", options.runtime, options.precision)
+        session = session_from_model_file(chosen, options)
         thread.submit(session.__enter__).result()
         opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())
         low, best, high = chosen.entry.batch_range or (1, _LARGEST, largest or _LARGEST)

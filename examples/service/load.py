@@ -30,7 +30,7 @@ from tokfilter.errors import EngineError, TokfilterError
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import PERCENTILE_RULE, latency_from_samples
 from tokfilter.runtime.measure.record import header, write_json
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 
 from .body import input_from_body
 from .engine import engine_from_directory
@@ -100,7 +100,7 @@ def queries_for(
 ) -> tuple[list[tuple[bytes, int, float]], dict[str, Any]]:
     """JPEG files at three budgets with the score that the session gives each, and what model it is."""
     generator = np.random.default_rng(0)
-    with engine_from_directory(directory, EngineOptions(threads=threads)) as engine:
+    with engine_from_directory(directory, SessionOptions(threads=threads)) as engine:
         card, budgets = engine.model_file.manifest.model, engine.session.budgets
         sizes = sorted({budgets.default, max(2, budgets.num_patches // 4), max(2, budgets.num_patches * 3 // 4)})
         queries = []

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from tokfilter.artifacts.compare import TOLERANCES
 from tokfilter.errors import VerificationError
-from tokfilter.export.onnx_file import open_session
+from tokfilter.export.onnx_file import cpu_session
 
 __all__ = ["batched_slots_graph", "classifier_graph", "outputs_of", "require_same"]
 
@@ -77,7 +77,7 @@ def _input(graph: ir.Model, name: str) -> ir.Value:
 
 def outputs_of(path: Path, precision: str | None, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """What a graph gives in ONNX Runtime on the CPU, by name."""
-    session = open_session(path, precision)
+    session = cpu_session(path, precision)
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))
 

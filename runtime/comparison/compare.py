@@ -19,7 +19,7 @@ from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.workers import Block, Engine, EngineSpec, engines_open, specs_for
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.power import PowerMeter, power_meter
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["QUICK", "Cell", "Comparison", "Plan", "compare", "measure_cells", "run_rounds"]
 
@@ -91,7 +91,7 @@ def compare(
     directory: str | Path,
     batches: Sequence[int] = (1, 8, 32),
     keeps: Sequence[Keep] = (1.0, 0.7, 0.5, 0.35),
-    options: EngineOptions | None = None,
+    options: SessionOptions | None = None,
     plan: Plan | None = None,
     bundle: str | Path | None = None,
     progress: Progress | None = None,
@@ -105,7 +105,7 @@ def compare(
     """
     from tokfilter.runtime.comparison.document import document_from_comparison
 
-    directory, plan, options = Path(directory), plan or Plan(), options or EngineOptions()
+    directory, plan, options = Path(directory), plan or Plan(), options or SessionOptions()
     if not batches or min(batches) < 1:
         raise DataError(f"a comparison wants batch sizes of 1 or more, got {list(batches)}.")
     manifest = load_manifest(directory)

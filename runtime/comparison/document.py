@@ -18,13 +18,13 @@ from tokfilter.runtime.measure.statistics import (
     speedup_from_pairs,
     stability,
 )
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["document_from_comparison"]
 
 
 def document_from_comparison(
-    comparison: Comparison, manifest: Manifest, options: EngineOptions, plan: Plan, command: str, torch: bool = False
+    comparison: Comparison, manifest: Manifest, options: SessionOptions, plan: Plan, command: str, torch: bool = False
 ) -> dict[str, Any]:
     """The document (``schemas/bench.json``).
 
@@ -99,7 +99,7 @@ def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
     return {name: asdict(latency_from_samples(values)) for name, values in samples.items()}
 
 
-def _settings(options: EngineOptions, plan: Plan, torch: bool) -> dict[str, Any]:
+def _settings(options: SessionOptions, plan: Plan, torch: bool) -> dict[str, Any]:
     onnx = options.runtime == "onnx" and not torch
     on_host = (torch or onnx) and options.provider == "cpu"
     return {

@@ -22,7 +22,7 @@ from tokfilter.errors import TokfilterError
 from tokfilter.runtime.measure.memory import device_bytes, host_peak_bytes
 from tokfilter.runtime.model_files import ModelFile
 from tokfilter.runtime.session import Array, CheckedSession
-from tokfilter.runtime.sessions import EngineOptions, session_for
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import verify
 
 __all__ = ["main", "run_block", "serve"]
@@ -109,7 +109,7 @@ def _opened(request: dict[str, Any]) -> _Engine:
     else:
         entry = next(e for e in manifest.files if e.path == request["path"])
         model_file = ModelFile(directory, manifest, entry)
-        session = session_for(model_file, EngineOptions(**request["options"]))
+        session = session_from_model_file(model_file, SessionOptions(**request["options"]))
     golden = golden_of(model_file.directory, model_file.manifest)
     return _Engine(session.__enter__(), model_file, golden, {})
 

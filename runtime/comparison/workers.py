@@ -15,8 +15,8 @@ from tokfilter import errors
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.errors import EngineError, TokfilterError
-from tokfilter.runtime.model_files import Role, entry_for
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.model_files import Role, find_entry
+from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["Block", "Engine", "EngineSpec", "engines_open", "specs_for"]
 
@@ -35,7 +35,7 @@ class EngineSpec:
     directory: Path
     role: Role
     path: str
-    options: EngineOptions
+    options: SessionOptions
     bundle: Path | None = None
 
 
@@ -157,7 +157,7 @@ def engines_open(specs: Sequence[EngineSpec]) -> Iterator[dict[str, Engine]]:
 
 
 def specs_for(
-    directory: Path, manifest: Manifest, keeps: Sequence[Keep], options: EngineOptions, bundle: Path | None = None
+    directory: Path, manifest: Manifest, keeps: Sequence[Keep], options: SessionOptions, bundle: Path | None = None
 ) -> dict[int, EngineSpec]:
     """Budget in tokens -> the engine that serves it; the full model, the measure of all others, is always there.
 
@@ -171,6 +171,6 @@ def specs_for(
         if bundle is not None:
             path = f"{bundle.name} ({role})"
         else:
-            path = entry_for(manifest, role, options.runtime, options.precision, tokens).path
+            path = find_entry(manifest, role, options.runtime, options.precision, tokens).path
         specs[tokens] = EngineSpec(directory, role, path, options, bundle)
     return specs

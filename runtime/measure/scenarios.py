@@ -19,7 +19,7 @@ from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.throughput import offline, server
 from tokfilter.runtime.model_files import ModelFile
 from tokfilter.runtime.session import Array, CheckedSession
-from tokfilter.runtime.sessions import EngineOptions, session_for
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import verify
 
 __all__ = ["NAMES", "Setting", "scenarios"]
@@ -59,7 +59,7 @@ def scenarios(
     directory: str | Path,
     names: Sequence[str],
     keeps: Sequence[Keep],
-    options: EngineOptions | None = None,
+    options: SessionOptions | None = None,
     setting: Setting | None = None,
     command: str = "",
     said: Callable[[str], None] = lambda _: None,
@@ -69,7 +69,7 @@ def scenarios(
     Raises VerificationError before any time is taken when outputs differ from the golden tensors, DataError,
     BudgetError, EngineError, MissingDependencyError.
     """
-    options, setting, directory = options or EngineOptions(), setting or Setting(), Path(directory)
+    options, setting, directory = options or SessionOptions(), setting or Setting(), Path(directory)
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         raise DataError(f"a scenario is one of {', '.join(NAMES)}, got {', '.join(unknown) or 'none'}.")
@@ -80,7 +80,7 @@ def scenarios(
         chosen = ModelFile(directory, manifest, entry)
         golden = golden_of(chosen.directory, chosen.manifest)
         with ExitStack() as stack:
-            sessions = [stack.enter_context(session_for(chosen, options)) for _ in range(setting.streams)]
+            sessions = [stack.enter_context(session_from_model_file(chosen, options)) for _ in range(setting.streams)]
             verdicts.append(asdict(verify(sessions[0], chosen, golden, 1, tokens)))
             images = golden.tiled(_LIBRARY, sessions[0].inputs[0].dtype)
             for name in names:

@@ -13,9 +13,9 @@ from tokfilter.runtime.comparison.workers import Engine, EngineSpec, engines_ope
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import latency_from_samples, speedup_from_pairs
-from tokfilter.runtime.model_files import entry_for
+from tokfilter.runtime.model_files import find_entry
 from tokfilter.runtime.session import Budgets
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.runtime.tuning.goals import Choice, Goal, Point
 from tokfilter.runtime.tuning.search import choose
 
@@ -26,7 +26,7 @@ def tune(
     directory: str | Path,
     goal: Goal,
     batch: int = 1,
-    options: EngineOptions | None = None,
+    options: SessionOptions | None = None,
     plan: Plan | None = None,
     progress: Progress | None = None,
     command: str = "",
@@ -35,7 +35,7 @@ def tune(
 
     Raises BudgetError when no budget meets the goal (the manifest stays as it is), VerificationError, EngineError.
     """
-    directory, options, plan = Path(directory), options or EngineOptions(), plan or Plan(1.0, 0.2, 0.1)
+    directory, options, plan = Path(directory), options or SessionOptions(), plan or Plan(1.0, 0.2, 0.1)
     if batch < 1:
         raise DataError(f"a batch wants at least one image, got {batch}.")
     manifest, before = load_manifest(directory), conditions()
@@ -116,11 +116,11 @@ def save_choice(directory: Path, choice: Mapping[str, Any]) -> None:
         part.write_text(manifest.text(), encoding="utf-8")
 
 
-def _specs(directory: Path, manifest: Manifest, options: EngineOptions) -> tuple[EngineSpec, dict[int, EngineSpec]]:
+def _specs(directory: Path, manifest: Manifest, options: SessionOptions) -> tuple[EngineSpec, dict[int, EngineSpec]]:
     """The full engine, and the filtered one for each budget that can be chosen: all of a range, or the fixed ones."""
     runtime, precision, patches = options.runtime, options.precision, manifest.model.num_patches
-    full = EngineSpec(directory, "full", entry_for(manifest, "full", runtime, precision).path, options)
-    entry = entry_for(manifest, "filtered", runtime, precision)
+    full = EngineSpec(directory, "full", find_entry(manifest, "full", runtime, precision).path, options)
+    entry = find_entry(manifest, "filtered", runtime, precision)
     if entry.budget is None:
         low, _, high = entry.budget_range or (1, 0, patches - 1)
         spec = EngineSpec(directory, "filtered", entry.path, options)
@@ -149,7 +149,7 @@ def _chosen(choice: Choice, manifest: Manifest, batch: int) -> dict[str, Any]:
     }
 
 
-def _note(document: Mapping[str, Any], options: EngineOptions) -> dict[str, Any]:
+def _note(document: Mapping[str, Any], options: SessionOptions) -> dict[str, Any]:
     """What the manifest keeps of a choice: enough to know what it rests on."""
     machine = document["machine"]
     return {

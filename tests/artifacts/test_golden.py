@@ -5,7 +5,7 @@ import pytest
 
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.errors import DataError, EngineError, VerificationError
-from tokfilter.runtime.model_files import model_file_for
+from tokfilter.runtime.model_files import find_model_file
 from tokfilter.runtime.session import Budgets, Result, TensorSpec
 from tokfilter.runtime.verification import verify
 
@@ -27,7 +27,7 @@ class Replay:
 
 @pytest.fixture(scope="module")
 def chosen(export_directory):
-    return model_file_for(export_directory)
+    return find_model_file(export_directory)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_damaged_golden_file(export_directory, tmp_path):
         golden_of(tmp_path / "out", load_manifest(tmp_path / "out"))
     manifest = load_manifest(tmp_path / "out")
     files = [replace(e, sha256=sha256(file), bytes=200) if e.role == "golden" else e for e in manifest.files]
-    cut = replace(model_file_for(tmp_path / "out"), manifest=replace(manifest, files=files))
+    cut = replace(find_model_file(tmp_path / "out"), manifest=replace(manifest, files=files))
     with pytest.raises(DataError, match="damaged"):
         golden_of(cut.directory, cut.manifest)
     with pytest.raises(DataError, match="no golden.npz"):

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.runtime.verification import verdicts
 
 GRAPHS = ["full.onnx", "model.onnx", "model.k8.onnx"]
@@ -70,7 +70,7 @@ def test_json_holds_the_figures(export_directory):
 def test_the_tuned_budget_is_verified_by_its_kept_tokens(copied):
     manifest = load_manifest(copied)
     save_manifest(copied, replace(manifest, choice={"tokens": 5}))
-    found = [v for v in verdicts(copied, EngineOptions(threads=1), [1]) if v.path == "model.onnx" and v.tokens == 5]
+    found = [v for v in verdicts(copied, SessionOptions(threads=1), [1]) if v.path == "model.onnx" and v.tokens == 5]
     assert [(verdict.compared, verdict.largest_difference, verdict.same_indices) for verdict in found] == [
         ("indices", None, 1.0)
     ]

@@ -22,7 +22,7 @@ from tokfilter.errors import EngineError
 from tokfilter.examples.service.engine import engine_from_directory
 from tokfilter.examples.service.load import document_from_load, serving
 from tokfilter.runtime.predict import predict
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -234,9 +234,9 @@ def test_what_cannot_be_served_is_said_in_one_sentence(export_directory, tmp_pat
         file.seek(5000)
         file.write(b"\0\1\2\3")
     for directory, options, words in (
-        (copied, EngineOptions(), "its bytes have changed"),
-        (export_directory, EngineOptions("tensorrt"), "has no filtered tensorrt model"),
-        (export_directory, EngineOptions(precision="fp16"), "has no filtered onnx model in fp16"),
+        (copied, SessionOptions(), "its bytes have changed"),
+        (export_directory, SessionOptions("tensorrt"), "has no filtered tensorrt model"),
+        (export_directory, SessionOptions(precision="fp16"), "has no filtered onnx model in fp16"),
     ):
         with pytest.raises(EngineError, match=words):
             engine_from_directory(directory, options)

@@ -15,7 +15,7 @@ from tokfilter.export.graph import (
     slots_graph_from_model,
     without_functions,
 )
-from tokfilter.export.onnx_file import load_graph, open_session, save_graph
+from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
 from tokfilter.export.trace import IR_VERSION
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.vit.backbone import Architecture, create_backbone
@@ -28,7 +28,7 @@ def session_of(graph, tmp_path):
     path = tmp_path / "graph.onnx"
     save_graph(graph, path)
     onnx.checker.check_model(str(path), full_check=True)
-    return open_session(path, "fp32")
+    return cpu_session(path, "fp32")
 
 
 def images_for(model, batch, seed=0):
@@ -170,7 +170,7 @@ def test_weights_beyond_the_limit_lie_beside_the_graph(traced_graph, model, tmp_
     written = save_graph(traced_graph.clone(), tmp_path / "big.onnx", limit=1000)
     assert [path.name for path in written] == ["big.onnx", "big.onnx.data"]
     assert written[0].stat().st_size < written[1].stat().st_size
-    assert_equal_to_torch(open_session(written[0], "fp32"), model, [8])
+    assert_equal_to_torch(cpu_session(written[0], "fp32"), model, [8])
     again = load_graph(written[0])
     assert_equal_to_torch(session_of(full_graph_from_slots(again, PATCHES), tmp_path), model, [PATCHES])
 
@@ -179,7 +179,7 @@ def test_without_functions_only_the_plugin_runs_it(traced_graph, tmp_path):
     path = tmp_path / "graph.onnx"
     save_graph(without_functions(traced_graph.clone()), path)
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail, match=NAME):
-        open_session(path, "fp32")
+        cpu_session(path, "fp32")
 
 
 def test_onnx_runtime_fuses_every_gelu(traced_graph, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.runtime.huge_pages import advised_huge_pages, new_parts, writable_memory
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 
 PAGE = 2 << 20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked of Linux only")
@@ -87,7 +87,7 @@ def test_memory_that_is_taken_in_the_block_is_advised_and_older_memory_is_not():
 def test_results_are_the_same(export_directory):
     logits = []
     for wanted in (True, False):
-        with open_session(export_directory, options=EngineOptions(threads=1, huge_pages=wanted)) as session:
+        with open_session(export_directory, options=SessionOptions(threads=1, huge_pages=wanted)) as session:
             images = golden_of(session.model_file.directory, session.model_file.manifest).tiled(3, np.dtype(np.float32))
             logits.append(session.run(images, 0.5).logits)
     np.testing.assert_array_equal(*logits)

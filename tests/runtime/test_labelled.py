@@ -5,9 +5,9 @@ from PIL import Image
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.labelled import drops_from_images, labelled_files
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 
-OPTIONS = EngineOptions(threads=1)
+OPTIONS = SessionOptions(threads=1)
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.runtime.model_files import model_file_for
+from tokfilter.runtime.model_files import find_model_file
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.verification import verify
 
 
 def opened(directory, provider):
-    return open_session(directory, options=EngineOptions(threads=1, provider=provider))
+    return open_session(directory, options=SessionOptions(threads=1, provider=provider))
 
 
 def test_providers(export_directory):
@@ -38,7 +38,7 @@ def test_fp32_on_cuda_is_no_tf32_unless_asked_for(export_directory, monkeypatch,
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: seen.setdefault("preloaded", True), raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", started)
-    chosen = OnnxRuntimeSession(model_file_for(export_directory), provider="cuda", provider_options=given)
+    chosen = OnnxRuntimeSession(find_model_file(export_directory), provider="cuda", provider_options=given)
     with pytest.raises(EngineError, match="fake"), chosen:
         pass
     assert seen == {"preloaded": True, "providers": [("CUDAExecutionProvider", {"use_tf32": "0", **given})]}
@@ -53,9 +53,9 @@ def test_cuda_provider_equals_golden_on_a_gpu(bundle_file, tmp_path, precision):
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]'")
     export_bundle(bundle_file, tmp_path / "out", ExportOptions(precisions=(precision,)))
-    options = EngineOptions(threads=1, provider="cuda", precision=precision)
+    options = SessionOptions(threads=1, provider="cuda", precision=precision)
     for role, budgets in (("filtered", (4, 8, 12, 16)), ("full", (16,))):
-        chosen = model_file_for(tmp_path / "out", role, precision=precision)
+        chosen = find_model_file(tmp_path / "out", role, precision=precision)
         with open_session(tmp_path / "out", role, options) as session:
             for batch, k in product((1, 3), budgets):
                 verify(session, chosen, golden_of(chosen.directory, chosen.manifest), batch, k)

@@ -12,9 +12,9 @@ from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import BudgetError, DataError, EngineError
 from tokfilter.runtime.session import Budgets, CheckedSession, Result, TensorSpec
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 
-OPTIONS = EngineOptions(threads=1)
+OPTIONS = SessionOptions(threads=1)
 BLOCKER = """
 import sys
 class Blocker:
@@ -26,7 +26,7 @@ sys.meta_path.insert(0, Blocker())
 
 
 def session(directory, role="filtered", tokens=None, **options):
-    return open_session(directory, role, EngineOptions(threads=1, **options), tokens)
+    return open_session(directory, role, SessionOptions(threads=1, **options), tokens)
 
 
 @pytest.fixture
@@ -254,12 +254,12 @@ def test_works_where_torch_is_not_installed(export_directory):
 def test_artefact_of_an_engine_with_ranges(export_directory):
     from dataclasses import replace
 
-    from tokfilter.runtime.model_files import ModelFile, budgets_of, entry_for
+    from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file, find_entry
 
     manifest = load_manifest(export_directory)
     plan = replace(manifest.files[0], path="model.plan", runtime="tensorrt", budget_range=(4, 8, 12))
     ranged = replace(manifest, files=[*manifest.files, plan])
-    assert budgets_of(ModelFile(export_directory, ranged, plan), elastic=True) == Budgets(4, 12, 8, 16)
-    assert entry_for(ranged, "filtered", "tensorrt", "fp32", 12) is plan
+    assert budgets_from_model_file(ModelFile(export_directory, ranged, plan), elastic=True) == Budgets(4, 12, 8, 16)
+    assert find_entry(ranged, "filtered", "tensorrt", "fp32", 12) is plan
     with pytest.raises(EngineError, match="no filtered tensorrt model in fp32 at 13 tokens"):
-        entry_for(ranged, "filtered", "tensorrt", "fp32", 13)
+        find_entry(ranged, "filtered", "tensorrt", "fp32", 13)

@@ -11,11 +11,11 @@ from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, without_functions
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.precision import cast_precision
-from tokfilter.trt.build import EngineOptions, engine_from_graph, tensorrt_module
+from tokfilter.trt.build import BuildOptions, engine_from_graph, tensorrt_module
 from tokfilter.trt.remedies import sentence_from_log, sentences_from_parser
 
 RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
-OPTIONS = EngineOptions(batch=(1, 2, 4), budget=(1, 8, 16))
+OPTIONS = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16))
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
 
 
 def test_rtx_builds_for_the_compute_capabilities_asked_for(graphs, tmp_path):
-    options = EngineOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("sm86", "SM89"))
+    options = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("sm86", "SM89"))
     target = engine_from_graph("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
     assert target["compute_capabilities"] == ["sm86", "SM89"]
 
 
 def test_an_unknown_compute_capability_is_refused_with_the_known_ones(graphs, tmp_path):
-    options = EngineOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("SM12",))
+    options = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("SM12",))
     with pytest.raises(EngineError, match=r"knows no ComputeCapability SM12; it knows .*SM89"):
         engine_from_graph("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
     assert not (tmp_path / "model.plan").exists()
@@ -136,13 +136,11 @@ def test_tensorrt_builds_every_form(graphs, tmp_path, form, plugin):
         from tokfilter.kernels.build import plugin_path
 
         library = plugin_path()
-    options = EngineOptions(
-        (1, 2, 4), (1, 8, 16), plugin=library, timing_cache=tmp_path / "timing.cache", workspace=512
-    )
+    options = BuildOptions((1, 2, 4), (1, 8, 16), plugin=library, timing_cache=tmp_path / "timing.cache", workspace=512)
     first = engine_from_graph("tensorrt", graphs / f"{form}.onnx", tmp_path / "model.plan", options)
     assert (tmp_path / "timing.cache").stat().st_size > 0
     assert first["plugin"] == (library.name if library else None)
-    again = EngineOptions((1, 2, 4), (1, 8, 16), plugin=library, version_compatible=True, hardware="ampere+")
+    again = BuildOptions((1, 2, 4), (1, 8, 16), plugin=library, version_compatible=True, hardware="ampere+")
     second = engine_from_graph("tensorrt", graphs / f"{form}.onnx", tmp_path / "portable.plan", again)
     assert second["plugin"] == ("serialized" if library else None)
     assert (tmp_path / "portable.plan").stat().st_size > (tmp_path / "model.plan").stat().st_size

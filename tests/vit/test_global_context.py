@@ -7,7 +7,7 @@ import torch
 
 from tokfilter.errors import BundleError, UnsupportedModelError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
-from tokfilter.export.onnx_file import open_session, save_graph
+from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.vit.backbone import Architecture, create_backbone
@@ -81,7 +81,7 @@ def test_every_form_of_the_graph_says_what_torch_says(tmp_path):
         save_graph(graph, path)
         onnx.checker.check_model(str(path), full_check=True)
         feed = {"images": images().numpy()} | ({"slots": np.zeros(k, np.int32)} if "slots" in name else {})
-        found = open_session(path, "fp32").run(None, feed)[0]
+        found = cpu_session(path, "fp32").run(None, feed)[0]
         with torch.inference_mode():
             np.testing.assert_allclose(found, model(images(), k).numpy(), rtol=1e-4, atol=2e-6)
     assert not [weight for weight in graphs["full"][0].graph.initializers if "summary" in weight]

@@ -14,7 +14,7 @@ from PIL import Image
 from tokfilter.benchmarks.report.numbers import STYLES, resolve
 from tokfilter.benchmarks.report.render import render_report
 from tokfilter.errors import DataError
-from tokfilter.runtime.pictures import Choice, Picture
+from tokfilter.runtime.pictures import BudgetResult, Picture
 
 
 def document(name, **changes):
@@ -105,8 +105,10 @@ def picture(rng, truth, size=96, grid=(12, 12)):
     view = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).resize((size, size))
     scores = rng.standard_normal(grid[0] * grid[1]).astype(np.float32)
     order = np.argsort(-scores).tolist()
-    choices = [Choice(scores.size, truth, 0.99)]
-    choices += [Choice(k, guess, 0.9, tuple(sorted(order[:k]))) for k, guess in ((72, truth), (36, truth), (14, "9"))]
+    choices = [BudgetResult(scores.size, truth, 0.99)]
+    choices += [
+        BudgetResult(k, guess, 0.9, tuple(sorted(order[:k]))) for k, guess in ((72, truth), (36, truth), (14, "9"))
+    ]
     return Picture(view, grid, choices, truth, scores)
 
 

@@ -22,9 +22,9 @@ from tokfilter.runtime.measure.metrics import Timing
 from tokfilter.runtime.measure.record import write_json
 from tokfilter.runtime.measure.scenarios import Setting, scenarios
 from tokfilter.runtime.session import Result
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 
-OPTIONS = EngineOptions(threads=1)
+OPTIONS = SessionOptions(threads=1)
 QUICK = Plan(duration_s=0.1, warm_up_s=0.02, block_s=0.01)
 
 

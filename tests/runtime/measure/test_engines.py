@@ -10,12 +10,12 @@ from tokfilter.errors import DataError, MissingDependencyError
 from tokfilter.runtime.measure.latency import multi_stream, query_batches, single_stream, timed_queries
 from tokfilter.runtime.measure.loadgen import SCENARIOS, Load, run_loadgen
 from tokfilter.runtime.measure.throughput import offline, server
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 
 
 @pytest.fixture(scope="module")
 def session(export_directory):
-    with open_session(export_directory, options=EngineOptions(threads=1)) as opened:
+    with open_session(export_directory, options=SessionOptions(threads=1)) as opened:
         yield opened
 
 

@@ -11,7 +11,7 @@ import pytest
 from tokfilter.artifacts.manifest import Entry, entry_from_file
 from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError
 from tokfilter.runtime import cuda, cuda_graph
-from tokfilter.runtime.sessions import EngineOptions, session_for
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 from tokfilter.trt import bindings
 from tokfilter.trt import engine as tensorrt_engine
@@ -115,7 +115,7 @@ def test_what_tensorrt_logs_reaches_the_user_and_does_not_pile_up(plan, fake, mo
 def test_no_driver_has_its_sentence(plan):
     rtx = replace(plan, entry=replace(plan.entry, runtime="tensorrt-rtx"))
     pytest.importorskip("tensorrt_rtx")
-    session = session_for(rtx, EngineOptions(runtime="tensorrt-rtx"))
+    session = session_from_model_file(rtx, SessionOptions(runtime="tensorrt-rtx"))
     with pytest.raises(MissingDependencyError, match="no NVIDIA driver.*--runtime onnx"), session:
         pass
     for name in (None, "pycuda", "cuda-python"):

@@ -8,8 +8,8 @@ import pytest
 
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.errors import EngineError
-from tokfilter.runtime.model_files import model_file_for
-from tokfilter.runtime.sessions import EngineOptions, open_session
+from tokfilter.runtime.model_files import find_model_file
+from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 from tokfilter.runtime.verification import verify
 from tokfilter.trt.engine import Profile, serving_profile
@@ -138,8 +138,8 @@ def test_engine_on_a_gpu_equals_golden(bundle_file, tmp_path, runtime, backend, 
     export_bundle(
         bundle_file, tmp_path / "out", ExportOptions(trt=runtime == "tensorrt", rtx=runtime == "tensorrt-rtx")
     )
-    options = EngineOptions(runtime, cuda_graph=graph, backend=backend)
-    chosen = model_file_for(tmp_path / "out", "filtered", runtime)
+    options = SessionOptions(runtime, cuda_graph=graph, backend=backend)
+    chosen = find_model_file(tmp_path / "out", "filtered", runtime)
     with open_session(tmp_path / "out", "filtered", options) as session:
         golden = golden_of(chosen.directory, chosen.manifest)
         for batch, k in [(1, 8), (4, 4), (2, 12), (1, 8)]:

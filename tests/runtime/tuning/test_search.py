@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.runtime.comparison.compare import Plan
 from tokfilter.runtime.measure.statistics import Interval, speedup_from_pairs
-from tokfilter.runtime.sessions import EngineOptions
+from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.runtime.tuning.goals import Goal, Point
 from tokfilter.runtime.tuning.search import choose, coarse_budgets
 
 BUDGETS = range(1, 196)
 FULL_MS = 20.0
-OPTIONS = EngineOptions(threads=1)
+OPTIONS = SessionOptions(threads=1)
 QUICK = Plan(0.05, 0.0, 0.005)
 
 
