@@ -88,5 +88,8 @@ def existing_file(path: str | Path, what: str) -> Path:
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def export_bundle(
             opset=options.opset,
             versions=_versions(),
             verification=report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
     if failure is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError, DataError, EngineError
 from tokfilter.runtime.measure.metrics import Timing
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Budgets", "CheckedSession", "Result", "Session", "TensorSpec"]
 
@@ -92,7 +95,7 @@ class Session(Protocol):
         """Budgets that this engine serves."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Self": ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -132,7 +135,7 @@ class CheckedSession(ABC):
             raise EngineError("this session is not open: use it as `with session: session.run(images)`.")
         return self._budgets
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         if self._close is not None:
             raise EngineError("this session is open already: open a second one instead of entering it twice.")
         self._close = self._open()

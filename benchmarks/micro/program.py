@@ -8,7 +8,7 @@ compared with the reference before it is timed; one that this machine lacks some
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ def _document(
     return {
         "schema": SCHEMA,
         "version": _VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["python -m tokfilter.benchmarks.micro.program", *sys.argv[1:]]),
         "machine": machine(),
         "versions": versions(),

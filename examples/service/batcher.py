@@ -97,13 +97,13 @@ class Batcher(Generic[Item, Answer]):
 
     async def _fill(self, budget: int, deadline: float) -> None:
         """Wait until a batch of this budget is full or its oldest item has waited long enough."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                while not self._closed and sum(w.budget == budget for w in self._queue) < self.largest:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
+        loop = asyncio.get_running_loop()
+        while not self._closed and sum(w.budget == budget for w in self._queue) < self.largest:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - loop.time())
+            except asyncio.TimeoutError:  # a TimeoutError from Python 3.11 on
+                return
 
     def _take(self, budget: int) -> "list[_Waiting[Item, Answer]]":
         taken: list[_Waiting[Item, Answer]] = []

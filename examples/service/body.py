@@ -34,17 +34,21 @@ async def read_body(parts: AsyncIterator[bytes], said: str | None, most: int, se
     """
     if said is not None and said.isdecimal() and int(said) > most:
         raise _too_large(most)
-    body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            async for part in parts:
-                body += part
-                if len(body) > most:
-                    raise _too_large(most)
-    except TimeoutError as error:
+        body = await asyncio.wait_for(_joined(parts, most), seconds)
+    except asyncio.TimeoutError as error:  # a TimeoutError from Python 3.11 on
         raise Refusal(408, f"wants the whole image within {seconds:g} seconds.") from error
     if not body:
         raise Refusal(400, "wants an image as the body, got an empty one.")
+    return body
+
+
+async def _joined(parts: AsyncIterator[bytes], most: int) -> bytes:
+    body = bytearray()
+    async for part in parts:
+        body += part
+        if len(body) > most:
+            raise _too_large(most)
     return bytes(body)
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from tokfilter.runtime.preprocess import Floats, Preprocess, preprocess_from_fie
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import verify
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Engine", "engine_from_directory"]
 
@@ -39,7 +42,7 @@ class Engine:
     _thread: ThreadPoolExecutor
     _opened: ExitStack
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:

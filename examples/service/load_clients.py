@@ -64,11 +64,13 @@ async def open_loop(target: Target, rate: float, seconds: float, seed: int = 0) 
     generator = np.random.default_rng(seed)
     begin = due = perf_counter()
     number = 0
-    async with _session() as session, asyncio.TaskGroup() as tasks:
+    async with _session() as session:
+        tasks = []
         while (due := due + float(generator.exponential(1 / rate))) < begin + seconds:
             await asyncio.sleep(max(0.0, due - perf_counter()))
-            tasks.create_task(_send(session, target, number, sent, begin, due))
+            tasks.append(asyncio.create_task(_send(session, target, number, sent, begin, due)))
             number += 1
+        await asyncio.gather(*tasks)
     return sent
 
 
@@ -87,7 +89,7 @@ async def _send(
     try:
         async with session.post(target.url, data=image, params=query, headers=headers) as response:
             answer = await response.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
         sent.errors[type(error).__name__] += 1
         return 0
     now = perf_counter()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from tokfilter import errors
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
@@ -17,6 +17,9 @@ from tokfilter.artifacts.manifest import Manifest
 from tokfilter.errors import EngineError, TokfilterError
 from tokfilter.runtime.model_files import Role, find_entry
 from tokfilter.runtime.sessions import SessionOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Block", "Engine", "EngineSpec", "engines_open", "specs_for"]
 
@@ -60,7 +63,7 @@ class Engine:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tokfilter.runtime.comparison.worker"],
             stdin=subprocess.PIPE,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ def header(schema: str, command: str) -> dict[str, Any]:
     return {
         "schema": f"tokfilter/{schema}",
         "version": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "machine": machine(),
         "versions": versions(),

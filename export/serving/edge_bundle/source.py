@@ -1,6 +1,6 @@
 """This very package as files: what an installed or an editable tokfilter consists of, the same list for both."""
 
-import tomllib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
@@ -70,6 +70,10 @@ def _installed(about: Distribution) -> Iterator[tuple[str, Path]]:
 
 def _editable() -> Iterator[tuple[str, Path]]:
     """What setuptools would put into a wheel, by the same settings."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib  # the extra dev brings it
     settings = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     for package in settings["packages"]:
         folder = _ROOT.joinpath(*package.split(".")[1:])
