@@ -140,6 +140,7 @@ def load_manifest(directory: str | Path) -> Manifest:
         names = {key: name for name, key in _CARD_KEYS.items()}
         card = {names.get(key, key): value for key, value in card.items()}
         model = ModelCard(**{**card, "input_size": tuple(card["input_size"])})
+        _check_count(model)
         return Manifest(model=model, files=files, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Export again.") from error
@@ -158,6 +159,12 @@ def _entry(item: dict[str, Any]) -> Entry:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"file {name!r} lies outside the directory")
     return entry
+
+
+def _check_count(card: ModelCard) -> None:
+    """The default budget in a manifest is a count. Raises ValueError."""
+    if type(card.keep) is not int or not 1 <= card.keep <= card.num_patches:
+        raise ValueError(f"model.keep must be a count between 1 and {card.num_patches}, got {card.keep!r}")
 
 
 def _range(value: Sequence[int] | None) -> Range | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.artifacts.budget import KEEP_HELP
+
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
 
@@ -46,7 +48,9 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes, with commas between.")
-@click.option("--keep", default="1,0.7,0.5,0.35", show_default=True, help="Budgets: ratios or counts of tokens.")
+@click.option(
+    "--keep", default="1.0,0.7,0.5,0.35", show_default=True, help=f"Budgets with commas between: {KEEP_HELP}."
+)
 @engine_options
 @click.option("--bundle", type=click.Path(path_type=Path), help="Measure PyTorch on this model.pt instead.")
 @click.option("--duration", type=float, default=3.0, show_default=True, help="Measured seconds per row.")

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
+from tokfilter.artifacts.budget import KEEP_HELP
+
 
 @click.command(epilog="Example: tokfilter deepstream out/ nvinfer/ --keep 0.5 --batch 4")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--keep", help="Budget: a ratio in (0, 1] or a count of tokens. Default: the model's own.")
+@click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--batch", default=1, show_default=True, help="Frames together.")
 @click.option("--threshold", default=0.0, show_default=True, help="Least probability of a class that is reported.")

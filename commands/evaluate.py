@@ -4,13 +4,21 @@ from pathlib import Path
 
 import click
 
+from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.bench import command_line, progress_bar
 
 
 @click.command(name="eval")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--keep", "keeps", multiple=True, default=["1,0.7,0.5,0.35,0.25"], help="Budgets, with commas between.")
+@click.option(
+    "--keep",
+    "keeps",
+    multiple=True,
+    default=["1.0,0.7,0.5,0.35,0.25"],
+    show_default=True,
+    help=f"Budgets with commas between: {KEEP_HELP}.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, help="Images per batch.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")

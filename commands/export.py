@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.building import building_options, options_from
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
-@click.option(
-    "--keep", multiple=True, help="Also write a graph with this budget baked in: a ratio or a count of tokens."
-)
+@click.option("--keep", multiple=True, help=f"Also write a graph with this fixed budget: {KEEP_HELP}.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
 @building_options
 @click.option("--strip-functions", is_flag=True, help="Leave the op's function body out of the graphs.")

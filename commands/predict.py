@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tokfilter.artifacts.budget import KEEP_HELP
+
 if TYPE_CHECKING:
     from tokfilter.runtime.predict import Prediction
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a picture of the kept tokens (PNG).")
 @click.option("--scores", is_flag=True, help="Colour the picture by the tokens' scores instead; wants a bundle.")
-@click.option("--keep", help="Budget: a ratio in (0, 1] or a count of tokens. Default: the model's own.")
+@click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def predict(

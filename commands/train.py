@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.bench import progress_bar
 from tokfilter.commands.training_options import (
     label_config,
@@ -30,9 +31,7 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 @model_options
 @click.option("--crop-pct", type=float, help="Share of the resized image that is cropped. Default: timm's.")
 @click.option("--stages", help="Some of backbone,label,filter,finetune. Default: what the start weights still lack.")
-@click.option(
-    "--keep", default="0.5", show_default=True, help="Default budget: a ratio in (0, 1] or a count of tokens."
-)
+@click.option("--keep", default="0.5", show_default=True, help=f"Default budget: {KEEP_HELP}.")
 @label_options
 @click.option("--labels", type=click.Path(path_type=Path), help="Labels that `tokfilter label` made.")
 @click.option("--rho", type=float, help="A token is important above this delta loss. Default: as --share asks for.")

@@ -84,8 +84,7 @@ async def _send(
     session: aiohttp.ClientSession, target: Target, number: int, sent: Sent, begin: float, due: float
 ) -> int:
     image, tokens, score = target.queries[number % len(target.queries)]
-    # A budget of one token cannot be written as a count: 1 means all of them.
-    query, headers = {"keep": str(tokens), "top": "1"}, {"Content-Type": "image/jpeg"}
+    query, headers = {"keep": f"{tokens}t", "top": "1"}, {"Content-Type": "image/jpeg"}
     try:
         async with session.post(target.url, data=image, params=query, headers=headers) as response:
             answer = await response.json()

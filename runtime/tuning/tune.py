@@ -99,7 +99,7 @@ def drops_from_accuracy(document: Mapping[str, Any], manifest: Manifest) -> dict
     rows = document["rows"]
     full = next((row["mean"] for row in rows if row["method"] == "full"), None)
     if full is None:
-        raise DataError("accuracy.json has no row of the full model: evaluate again with keep 1 among the budgets.")
+        raise DataError("accuracy.json has no row of the full model: evaluate again with keep 1.0 among the budgets.")
     return {row["tokens"]: full - row["mean"] for row in rows if row["method"] == "filter"}
 
 

@@ -64,6 +64,16 @@ def test_weights_beside_a_graph_are_held_to_their_sums(directory):
             checked_path(path, entry)
 
 
+@pytest.mark.parametrize("keep", [0, 17, -1, 0.5, 1.0, True, "50%", None])
+def test_the_default_budget_is_a_count(directory, keep):
+    path, _ = directory
+    content = json.loads((path / NAME).read_text())
+    content["model"]["keep"] = keep
+    (path / NAME).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"model\.keep must be a count between 1 and 16"):
+        load_manifest(path)
+
+
 def test_a_changed_byte_is_refused(directory):
     path, manifest = directory
     (path / "model.onnx").write_bytes(b"grapH")

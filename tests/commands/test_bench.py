@@ -26,7 +26,7 @@ def copied(export_directory, tmp_path):
 
 
 def test_bench_prints_a_table_and_writes_json(copied):
-    done = run("bench", copied, "--batch", "1,2", "--keep", "1,0.5", *QUICK)
+    done = run("bench", copied, "--batch", "1,2", "--keep", "1.0,0.5", *QUICK)
     assert done.exit_code == 0, done.output
     for word in ("median", "p99", "speed-up", "reached", "Batch 2:", "transfers none", "95% interval"):
         assert word in done.stdout
@@ -64,7 +64,7 @@ def test_bench_runs_scenarios(copied):
     [
         (("--batch", "1,x"), "--batch wants whole numbers"),
         (("--batch", "0"), "sizes of 1 or more"),
-        (("--keep", "1.5"), "keep wants a ratio"),
+        (("--keep", "1.5"), "keep must be a ratio"),
         (("--keep", "17"), "between 1 and this model's 16"),
         (("--precision", "fp16"), "no full onnx model in fp16"),
         (("--runtime", "tensorrt"), "no full tensorrt model"),

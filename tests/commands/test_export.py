@@ -63,6 +63,8 @@ def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):
     [
         (["--keep", "0"], 1, "ratio in (0, 1]"),
         (["--keep", "nan"], 1, "got 'nan'"),
+        (["--keep", "1"], 1, "1.0 or 100% to keep every token, or 1t"),
+        (["--keep", "0.5,1.5"], 1, "got '1.5'"),
         (["--keep", "99"], 1, "16 patch tokens, got 99"),
         (["--batch", "8:1:2"], 1, "got 8:1:2"),
         (["--budget", "1:8:99"], 1, "max <= 16"),

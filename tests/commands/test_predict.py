@@ -101,7 +101,7 @@ def test_scores_want_a_bundle(bundle_file, exported, photo, tmp_path):
 
 def test_every_token_kept_is_the_view_itself(source, photo, tmp_path):
     picture = tmp_path / "all.png"
-    result = run(source, photo, "--keep", "1", "-o", picture)
+    result = run(source, photo, "--keep", "100%", "-o", picture)
     assert "16 of 16 patch tokens kept" in result.output
     view = predict(source, photo, 1.0).view
     assert Image.open(picture).resize((32, 32), Image.Resampling.NEAREST) == view
@@ -134,7 +134,9 @@ def test_what_is_no_image_gets_a_sentence(exported, tmp_path, name, content, wor
         predict(exported, tmp_path / name)
 
 
-@pytest.mark.parametrize(("keep", "words"), [("0", "keep wants"), ("1.5", "keep wants"), ("17", "17"), ("nan", "keep")])
+@pytest.mark.parametrize(
+    ("keep", "words"), [("0", "keep must be"), ("1.5", "keep must be"), ("1", "ambiguous"), ("17", "17")]
+)
 def test_impossible_budgets_are_refused(source, photo, keep, words):
     result = run(source, photo, "--keep", keep)
     assert result.exit_code == 1

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 from paths import ROOT, SCHEMAS
 from PIL import Image
 
+from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.errors import EngineError
 from tokfilter.examples.service.engine import engine_from_directory
 from tokfilter.examples.service.load import document_from_load, serving
@@ -85,14 +86,14 @@ class Begun:
         return response.status
 
 
-@pytest.mark.parametrize("keep", [None, "0.5", "0.25", "1", "7", "16"])
+@pytest.mark.parametrize("keep", [None, "0.5", "25%25", "1.0", "1t", "7", "16"])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_says_what_the_session_says(running, export_directory, tmp_path, keep, form):
     path = tmp_path / "photo"
     path.write_bytes(photo(3, form=form))
     query = "?top=5" if keep is None else f"?top=5&keep={keep}"
     status, _, answer = ask(running.url, f"/classify{query}", path.read_bytes())
-    wanted = predict(export_directory, path, None if keep is None else float(keep) if float(keep) <= 1 else int(keep))
+    wanted = predict(export_directory, path, None if keep is None else keep_from_text(unquote(keep)))
     assert status == 200
     assert answer["tokens"] == wanted.tokens
     assert [(g["class"], g["index"]) for g in answer["top"]] == [(g.name, g.index) for g in wanted.top(5)]
@@ -108,7 +109,7 @@ def test_unusual_images_are_classified(running, mode, form, size):
 
 
 def test_many_at_once_get_the_answers_that_one_gets(running):
-    requests = [(f"/classify?keep={keep}&top=5", photo(seed)) for seed in range(12) for keep in ("0.25", "0.5", "1")]
+    requests = [(f"/classify?keep={keep}&top=5", photo(seed)) for seed in range(12) for keep in ("0.25", "0.5", "1.0")]
     alone = [ask(running.url, *request)[2] for request in requests]
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda request: ask(running.url, *request), requests))
@@ -137,9 +138,13 @@ def test_many_at_once_get_the_answers_that_one_gets(running):
         ("/classify", bytes(1_000_001), JPEG, 413, "wants at most 1 MB"),
         ("/classify", iter([bytes(400_000)] * 4), JPEG, 413, "wants at most 1 MB"),
         ("/classify?keep=17", photo(), JPEG, 422, "between 1 and this model's 16"),
-        ("/classify?keep=0", photo(), JPEG, 422, "keep wants"),
-        ("/classify?keep=nan", photo(), JPEG, 422, "keep wants"),
-        ("/classify?keep=half", photo(), JPEG, 422, "keep wants"),
+        ("/classify?keep=0", photo(), JPEG, 422, "keep must be"),
+        ("/classify?keep=nan", photo(), JPEG, 422, "keep must be"),
+        ("/classify?keep=half", photo(), JPEG, 422, "keep must be"),
+        ("/classify?keep=True", photo(), JPEG, 422, "keep must be"),
+        ("/classify?keep=1.5", photo(), JPEG, 422, "keep must be"),
+        ("/classify?keep=-1", photo(), JPEG, 422, "keep must be"),
+        ("/classify?keep=1", photo(), JPEG, 422, "1.0 or 100% to keep every token, or 1t"),
         ("/classify?top=0", photo(), JPEG, 422, "top: "),
         ("/nowhere", photo(), JPEG, 404, "Not Found"),
     ],

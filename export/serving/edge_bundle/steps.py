@@ -71,7 +71,7 @@ def _cpu(precision: str) -> Step:
         "ONNX Runtime. Outputs are compared with those that torch computed before any time is taken.",
         (
             f"{_TOKFILTER} verify out{precision}",
-            f"{_TOKFILTER} bench out{precision} --batch 1,8 --keep 1,0.7,0.5 -o cpu.json",
+            f"{_TOKFILTER} bench out{precision} --batch 1,8 --keep 1.0,0.7,0.5 -o cpu.json",
         ),
     )
 

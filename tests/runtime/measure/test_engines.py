@@ -85,7 +85,7 @@ def test_offline_counts_all_streams(session, images):
 
 
 def test_offline_hands_on_what_a_stream_raises(session, images):
-    with pytest.raises(ValueError, match="keep wants"):
+    with pytest.raises(ValueError, match="keep must be"):
         offline([session, session], images, 99, duration_s=0.05)
 
 

@@ -29,8 +29,8 @@ enum class Role { filtered, full };  ///< full: the same weights with every toke
 struct Options {
     Role role = Role::filtered;
     std::string precision = "fp32";  ///< fp32, fp16 or bf16, as exported
-    std::int64_t tokens = 0;         ///< a plan made for exactly this budget comes first; 0: no preference
-    int device = 0;                  ///< CUDA's number of the GPU
+    std::int64_t tokens = 0;  ///< count of patch tokens: a plan made for it comes first; 0: no preference
+    int device = 0;           ///< CUDA's number of the GPU
 };
 
 /// (low, best, high), low and high included; best is what the plan was tuned for.
