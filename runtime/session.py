@@ -18,12 +18,11 @@ import numpy.typing as npt
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError, DataError, EngineError
-from tokfilter.runtime.measure.metrics import Timing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Budgets", "CheckedSession", "Result", "Session", "TensorSpec"]
+__all__ = ["Budgets", "CheckedSession", "Result", "Session", "TensorSpec", "Timing"]
 
 Array = npt.NDArray[Any]
 
@@ -67,6 +66,21 @@ class Budgets:
         if self.low == self.high:
             return f"the budget of {self.low} of {self.num_patches} tokens only"
         return f"budgets from {self.low} to {self.high} of {self.num_patches} tokens"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call on a GPU, between device events; ``enqueue_ms`` is host time."""
+
+    h2d_ms: float
+    compute_ms: float
+    d2h_ms: float
+    enqueue_ms: float
+
+    @property
+    def latency_ms(self) -> float:
+        """Latency as trtexec defines it: host to device, compute, device to host."""
+        return self.h2d_ms + self.compute_ms + self.d2h_ms
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from tokfilter.artifacts.manifest import checked_path
 from tokfilter.errors import EngineError
 from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
-from tokfilter.runtime.measure.metrics import Timing
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
-from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec, Timing
 from tokfilter.trt.bindings import tensorrt_module
 from tokfilter.trt.engine import (
     Profile,

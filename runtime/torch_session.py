@@ -13,9 +13,8 @@ from torch import Tensor
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import Entry, Manifest
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.runtime.measure.metrics import Timing
 from tokfilter.runtime.model_files import Role
-from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec, Timing
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import TokenFilter

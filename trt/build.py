@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.manifest import Range
 from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.trt.gpus import gpus
 from tokfilter.trt.remedies import sentence_from_log, sentences_from_parser
 
 if TYPE_CHECKING:
@@ -233,16 +234,9 @@ def _creation_flags(module: Any) -> int:
 
 
 def _gpu_name() -> str | None:
-    """Name of the GPU that TensorRT builds on, as the driver tells it; None when nvidia-smi is absent (Jetson)."""
-    import shutil
-    import subprocess
-
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False)
-    return found.stdout.splitlines()[0].strip() if found.returncode == 0 and found.stdout.strip() else None
+    """Name and compute capability of this machine's GPU; None without NVML, or where its GPUs differ."""
+    names = {f"{gpu.name}, {gpu.compute_capability}" for gpu in gpus()}
+    return names.pop() if len(names) == 1 else None
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.runtime.comparison.compare import Cell, Comparison, Plan
-from tokfilter.runtime.measure.metrics import Timing, transfer_warnings
+from tokfilter.runtime.measure.metrics import transfer_warnings
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import (
     CONFIDENCE,
@@ -18,6 +18,7 @@ from tokfilter.runtime.measure.statistics import (
     speedup_from_pairs,
     stability,
 )
+from tokfilter.runtime.session import Timing
 from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["document_from_comparison"]

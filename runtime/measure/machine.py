@@ -5,12 +5,12 @@ Everything that this machine does not tell is None or empty. ``root`` lets tests
 
 import os
 import platform
-from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from tokfilter.runtime.measure.sensors import nvml
+from tokfilter.trt.gpus import driver_version, gpus, handles, nvml, query
 
 __all__ = ["conditions", "machine", "versions"]
 
@@ -49,7 +49,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
         "cores": _cores(),
         "governor": _governor(root),
         "memory_bytes": _memory(root),
-        "gpus": _gpus(),
+        "gpus": [asdict(gpu) for gpu in gpus()],
     }
 
 
@@ -61,9 +61,9 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    with nvml() as library:
-        if library is not None:
-            found["nvidia-driver"] = str(library.nvmlSystemGetDriverVersion())
+    driver = driver_version()
+    if driver is not None:
+        found["nvidia-driver"] = driver
     return found
 
 
@@ -74,7 +74,7 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     throttled: bool | None = None
     reasons: list[str] = []
     with nvml() as library:
-        for name, handle in _handles(library):
+        for name, handle in handles(library):
             readings = _state(library, handle)
             if readings["temperature"] is not None:
                 temperatures[name] = readings["temperature"]
@@ -144,45 +144,10 @@ def _cpu_clocks(root: Path) -> dict[str, float]:
     return found
 
 
-def _handles(library: Any) -> list[tuple[str, Any]]:
-    if library is None:
-        return []
-    # A GPU that a container may not use, or that is lost, has a number and gives no handle.
-    handles = [(f"gpu{i}", _told(library.nvmlDeviceGetHandleByIndex, i)) for i in range(library.nvmlDeviceGetCount())]
-    return [(name, handle) for name, handle in handles if handle is not None]
-
-
-def _gpus() -> list[dict[str, Any]]:
-    with nvml() as library:
-        return [_gpu(library, handle) for _, handle in _handles(library)]
-
-
-def _gpu(library: Any, handle: Any) -> dict[str, Any]:
-    capability = _told(library.nvmlDeviceGetCudaComputeCapability, handle)
-    memory = _told(library.nvmlDeviceGetMemoryInfo, handle)
-    limit = _told(library.nvmlDeviceGetPowerManagementLimit, handle)
-    return {
-        "name": str(library.nvmlDeviceGetName(handle)),
-        "uuid": _told(library.nvmlDeviceGetUUID, handle),
-        "compute_capability": None if capability is None else ".".join(map(str, capability)),
-        "memory_bytes": None if memory is None else int(memory.total),
-        "max_sm_mhz": _told(library.nvmlDeviceGetMaxClockInfo, handle, library.NVML_CLOCK_SM),
-        "power_limit_w": None if limit is None else limit / 1000,
-    }
-
-
 def _state(library: Any, handle: Any) -> dict[str, float | None]:
     return {
-        "temperature": _told(library.nvmlDeviceGetTemperature, handle, library.NVML_TEMPERATURE_GPU),
-        "sm": _told(library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_SM),
-        "memory": _told(library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_MEM),
-        "throttle": _told(library.nvmlDeviceGetCurrentClocksThrottleReasons, handle),
+        "temperature": query(library.nvmlDeviceGetTemperature, handle, library.NVML_TEMPERATURE_GPU),
+        "sm": query(library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_SM),
+        "memory": query(library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_MEM),
+        "throttle": query(library.nvmlDeviceGetCurrentClocksThrottleReasons, handle),
     }
-
-
-def _told(question: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer, or None: which questions NVML answers differs from GPU to GPU, and a Jetson answers few."""
-    try:
-        return question(*arguments)
-    except Exception:
-        return None

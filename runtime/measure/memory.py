@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tokfilter.runtime.measure.sensors import nvml
+from tokfilter.trt.gpus import handles, nvml
 
 __all__ = ["device_bytes", "host_peak_bytes"]
 
@@ -31,9 +31,9 @@ def device_bytes(pid: int) -> int | None:
     """Device memory that a process holds on all NVIDIA GPUs, None where NVML does not tell (no GPU, a Jetson)."""
     found: int | None = None
     with nvml() as library:
-        for i in range(library.nvmlDeviceGetCount() if library is not None else 0):
+        for _, handle in handles(library):
             with suppress(Exception):  # Jetsons and some drivers do not list processes
-                for process in library.nvmlDeviceGetComputeRunningProcesses(library.nvmlDeviceGetHandleByIndex(i)):
+                for process in library.nvmlDeviceGetComputeRunningProcesses(handle):
                     if process.pid == pid and process.usedGpuMemory is not None:
                         found = (found or 0) + int(process.usedGpuMemory)
     return found

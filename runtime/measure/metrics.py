@@ -11,11 +11,12 @@ from typing import Final
 
 import numpy as np
 
+from tokfilter.runtime.session import Timing
+
 __all__ = [
     "PERCENTILE_RULE",
     "UNSTABLE_CV",
     "Latency",
-    "Timing",
     "latency_from_samples",
     "percentile",
     "stability",
@@ -25,21 +26,6 @@ __all__ = [
 PERCENTILE_RULE: Final = "trtexec: element n-1-floor((1-p/100)*n) of the ascending samples, no interpolation"
 UNSTABLE_CV: Final = 0.025
 """Coefficient of variation above which trtexec calls a measurement unstable."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Where the milliseconds of one query on a GPU went, by device events; enqueue is host time."""
-
-    h2d_ms: float
-    compute_ms: float
-    d2h_ms: float
-    enqueue_ms: float
-
-    @property
-    def latency_ms(self) -> float:
-        """trtexec's Latency: host to device, compute, device to host."""
-        return self.h2d_ms + self.compute_ms + self.d2h_ms
 
 
 @dataclass(frozen=True)

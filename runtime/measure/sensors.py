@@ -4,13 +4,15 @@ A meter that counts energy is read twice; one that shows power is sampled and in
 Linux, Documentation/power/powercap/powercap.rst and Documentation/hwmon/sysfs-interface.rst; NVIDIA's NVML reference.
 """
 
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-__all__ = ["EnergyCounter", "PowerRails", "Sensor", "hwmon", "jtop_rails", "nvml", "nvml_counters", "rapl"]
+from tokfilter.trt.gpus import handles, query, start_nvml
+
+__all__ = ["EnergyCounter", "PowerRails", "Sensor", "hwmon", "jtop_rails", "nvml_counters", "rapl"]
 
 
 class Sensor(Protocol):
@@ -40,44 +42,19 @@ class PowerRails:
     read: Callable[[], dict[str, float]]
 
 
-@contextmanager
-def nvml() -> Iterator[Any]:
-    """NVML, started, or None where the package or the driver is missing."""
-    library = _started_nvml()
-    try:
-        yield library
-    finally:
-        if library is not None:
-            library.nvmlShutdown()
-
-
-def _started_nvml() -> Any | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no package, no driver, no permission: each means that there is no NVML here
-        return None
-    return pynvml
-
-
 def nvml_counters() -> EnergyCounter | None:
     """Energy of every discrete NVIDIA GPU since its driver was loaded (Volta and later), None where there is none.
 
     NVML stays started: to start it takes as long as a short measurement, and the energy of that time would be counted.
     """
-    library = _started_nvml()
+    library = start_nvml()
     if library is None:
         return None
 
     def read() -> dict[str, float]:
-        found = {}
-        for i in range(library.nvmlDeviceGetCount()):
-            # Jetsons and old GPUs refuse this call: they have no such counter.
-            with suppress(Exception):
-                handle = library.nvmlDeviceGetHandleByIndex(i)
-                found[f"gpu{i}"] = library.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
-        return found
+        # Jetsons and GPUs before Volta have no such counter.
+        counts = {name: query(library.nvmlDeviceGetTotalEnergyConsumption, handle) for name, handle in handles(library)}
+        return {name: count / 1000 for name, count in counts.items() if count is not None}
 
     if read():
         return EnergyCounter("nvml", read, {})

@@ -18,10 +18,9 @@ from tokfilter.errors import BudgetError, DataError, EngineError, MissingDepende
 from tokfilter.runtime.comparison import worker
 from tokfilter.runtime.comparison.compare import Plan, _worst, compare
 from tokfilter.runtime.comparison.workers import Engine, EngineSpec, engines_open, specs_for
-from tokfilter.runtime.measure.metrics import Timing
 from tokfilter.runtime.measure.record import write_json
 from tokfilter.runtime.measure.scenarios import Setting, scenarios
-from tokfilter.runtime.session import Result
+from tokfilter.runtime.session import Result, Timing
 from tokfilter.runtime.sessions import SessionOptions
 
 OPTIONS = SessionOptions(threads=1)

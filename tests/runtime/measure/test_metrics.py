@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokfilter.runtime.measure.metrics import Timing, latency_from_samples, percentile, stability, transfer_warnings
+from tokfilter.runtime.measure.metrics import latency_from_samples, percentile, stability, transfer_warnings
+from tokfilter.runtime.session import Timing
 
 RULE = [(10, 90, 8), (10, 95, 9), (100, 99, 98), (1, 99, 0), (7, 0, 0), (3, 100, 2)]
 SAMPLES = st.lists(st.floats(0.001, 1e4), min_size=1, max_size=200)

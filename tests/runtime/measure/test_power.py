@@ -1,14 +1,15 @@
 import os
-import sys
 import time
-from types import ModuleType, SimpleNamespace
 
 import pytest
+from fake_jtop import install_fake_jtop
+from fake_nvml import install_fake_nvml
 
 from tokfilter.runtime.measure.machine import conditions, machine
 from tokfilter.runtime.measure.memory import device_bytes
 from tokfilter.runtime.measure.power import PowerMeter, power_meter
-from tokfilter.runtime.measure.sensors import EnergyCounter, PowerRails, hwmon, jtop_rails, nvml, nvml_counters, rapl
+from tokfilter.runtime.measure.sensors import EnergyCounter, PowerRails, hwmon, jtop_rails, nvml_counters, rapl
+from tokfilter.trt.gpus import nvml
 
 
 def write(root, files):
@@ -136,89 +137,25 @@ def test_joules_of_a_part_of_the_time_are_left_out():
     assert set(energy.joules) == {"A"}
 
 
-_RAILS = {"VDD_SOC": {"power": 1500}}
-_TOTAL = {"name": "VDD_IN", "power": 6000}
-
-
-class Jtop:
-    """jetson-stats' client: VDD_IN stands apart from the rails, and what it read last stays when its service ends."""
-
-    rails = _RAILS
-    total = _TOTAL
-    ended = False
-
-    def __init__(self, interval):
-        self.closed = False
-
-    def start(self):
-        self.power = {"rail": self.rails, "tot": self.total} if self.rails else {}
-
-    def ok(self, spin=False):
-        assert spin, "it would wait for the next reading"
-        if self.ended:
-            raise RuntimeError("Lost connection with jtop server")
-        return True
-
-    def close(self):
-        self.closed = True
-
-
-def fake_jtop(monkeypatch, **details):
-    module = ModuleType("jtop")
-    module.jtop = type("Fake", (Jtop,), details)
-    monkeypatch.setitem(sys.modules, "jtop", module)
-    return module.jtop
-
-
 def test_jtop_gives_all_rails_and_the_one_that_feeds_the_board(monkeypatch):
-    fake_jtop(monkeypatch)
+    install_fake_jtop(monkeypatch)
     assert jtop_rails().read() == {"VDD_SOC": 1.5, "VDD_IN": 6.0}
-    fake_jtop(monkeypatch, total={"power": 7000})
+    install_fake_jtop(monkeypatch, total={"power": 7000})
     assert jtop_rails().read() == {"VDD_SOC": 1.5, "total": 7.0}
 
 
 def test_jtop_that_ends_or_shows_nothing_is_absent(monkeypatch):
-    client = fake_jtop(monkeypatch)
+    client = install_fake_jtop(monkeypatch)
     rails = jtop_rails()
     client.ended = True
     assert rails.read() == {}
-    fake_jtop(monkeypatch, rails={})
+    install_fake_jtop(monkeypatch, rails={})
     assert jtop_rails() is None
 
 
 @pytest.fixture
 def pynvml(monkeypatch):
-    """NVML of two GPUs of which the second may not be used, as in some containers."""
-
-    def handle(index):
-        if index == 1:
-            raise RuntimeError("Insufficient Permissions")
-        return index
-
-    def start():
-        module.started += 1
-        module.starts += module.started == 1
-
-    def stop():
-        module.started -= 1
-
-    module = ModuleType("pynvml")
-    module.started = module.starts = module.millijoules = 0
-    module.nvmlInit, module.nvmlShutdown, module.nvmlDeviceGetCount = start, stop, lambda: 2
-    module.nvmlDeviceGetHandleByIndex = handle
-    module.nvmlDeviceGetTotalEnergyConsumption = lambda handle: module.millijoules
-    module.nvmlDeviceGetName = lambda handle: "Fake GPU"
-    module.nvmlDeviceGetTemperature = lambda handle, sensor: 50
-    module.nvmlDeviceGetClockInfo = lambda handle, clock: 1000
-    module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x4
-    module.nvmlDeviceGetPowerManagementLimit = lambda handle: 300_000
-    module.nvmlDeviceGetMaxClockInfo = lambda handle, clock: 1980
-    module.nvmlDeviceGetMemoryInfo = lambda handle: SimpleNamespace(total=2**30)
-    module.nvmlDeviceGetCudaComputeCapability = lambda handle: (9, 0)
-    module.nvmlDeviceGetUUID = lambda handle: "GPU-0"
-    module.NVML_CLOCK_SM = module.NVML_CLOCK_MEM = module.NVML_TEMPERATURE_GPU = 0
-    monkeypatch.setitem(sys.modules, "pynvml", module)
-    return module
+    return install_fake_nvml(monkeypatch)
 
 
 def test_nvml_is_not_started_inside_a_measurement(pynvml):
