@@ -29,10 +29,10 @@ struct TokenSelectArgs {
 };
 
 // Null when the arguments keep the contract; else a sentence that names the first breach (static storage).
-const char* validate_token_select(const TokenSelectArgs& args) noexcept;
+const char* token_select_problem(const TokenSelectArgs& args) noexcept;
 
 // Enqueues one kernel on `stream`: no workspace, no synchronisation, safe in a CUDA graph.
-// Returns a cudaError_t (0 is success); cudaErrorInvalidValue when validate_token_select() has something to
+// Returns a cudaError_t (0 is success); cudaErrorInvalidValue when token_select_problem() has something to
 // say.
 int token_select(const TokenSelectArgs& args, CUstream_st* stream) noexcept;
 

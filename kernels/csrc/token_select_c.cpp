@@ -5,7 +5,7 @@ extern "C" {
 
 __attribute__((visibility("default"))) const char* tokfilter_token_select_problem(
     const tokfilter::TokenSelectArgs* args) {
-    return tokfilter::validate_token_select(*args);
+    return tokfilter::token_select_problem(*args);
 }
 
 __attribute__((visibility("default"))) int tokfilter_token_select(const tokfilter::TokenSelectArgs* args,

@@ -238,7 +238,7 @@ std::int32_t TokenSelectPlugin::enqueue(const PluginTensorDesc* input_descs,
         if (status == cudaSuccess) {
             return 0;
         }
-        if (const char* breach = validate_token_select(args)) {
+        if (const char* breach = token_select_problem(args)) {
             return refuse(text("the kernel refuses: ", breach), status);
         }
         const auto error = static_cast<cudaError_t>(status);

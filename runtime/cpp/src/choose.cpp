@@ -78,7 +78,7 @@ bool Profile::serves(std::int64_t batch_size, std::int64_t tokens) const noexcep
 
 Range budgets_of(const Manifest& manifest, const Entry& entry, const std::vector<Profile>& profiles) {
     const Card& card = manifest.model;
-    if (entry.role == "full") return {card.patches, card.patches, card.patches};
+    if (entry.role == "full") return {card.num_patches, card.num_patches, card.num_patches};
     const auto built = span(profiles, [](const Profile& profile) { return profile.budget; });
     if (!built) {
         const std::int64_t fixed = entry.budget.value_or(card.keep);
@@ -86,7 +86,7 @@ Range budgets_of(const Manifest& manifest, const Entry& entry, const std::vector
     }
     const Range stated = entry.budget_range.value_or(*built);
     const std::int64_t low = std::max(stated.low, built->low);
-    const std::int64_t high = std::max(low, std::min({stated.high, built->high, card.patches}));
+    const std::int64_t high = std::max(low, std::min({stated.high, built->high, card.num_patches}));
     return {low, std::clamp(manifest.chosen_tokens.value_or(card.keep), low, high), high};
 }
 

@@ -93,9 +93,9 @@ Preprocess preprocess_from_json(const Json& fields) {
 
 Card card_from_json(const Json& model) {
     Card card;
-    card.patches = integer(model.at("patches"), "patches", 1, kLargestSize);
+    card.num_patches = integer(model.at("patches"), "patches", 1, kLargestSize);
     card.classes = integer(model.at("classes"), "classes", 1, kLargestSize);
-    card.keep = integer(model.at("keep"), "keep", 1, card.patches);
+    card.keep = integer(model.at("keep"), "keep", 1, card.num_patches);
     card.class_names = model.at("class_names").get<std::vector<std::string>>();
     card.preprocess = preprocess_from_json(model.at("preprocessing"));
     const Json& size = model.at("input_size");

@@ -28,7 +28,7 @@ struct Entry {
 
 /// What a runtime has to know of the model; the fields are manifest.py's ModelCard.
 struct Card {
-    std::int64_t patches = 0;
+    std::int64_t num_patches = 0;
     std::int64_t classes = 0;
     std::int64_t keep = 0;  ///< default budget in tokens
     std::vector<std::string> class_names;
