@@ -1,4 +1,4 @@
-"""Golden tensors of an export directory, read with numpy: what torch computed once and every engine is compared with."""
+"""Golden tensors of an export directory, read with numpy: outputs of torch that every engine is compared with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -62,7 +62,7 @@ def _print_checks(checks: "list[Check]") -> None:
     for check in checks:
         table.add_row(
             "[green]✓[/]" if check.passed else "[red]✗[/]",
-            check.path if check.photos == "golden" else f"  on {check.images} images",
+            check.path if check.image_set == "golden" else f"  on {check.images} images",
             str(check.batch),
             "all" if check.budget is None else str(check.budget),
             f"{check.max_abs:.1e}",
@@ -74,9 +74,9 @@ def _print_checks(checks: "list[Check]") -> None:
     console = Console(highlight=False)
     console.print(table)
     for check in checks:
-        for complaint in check.complaints:
+        for error in check.errors:
             token = "" if check.worst_token is None else f", patch token {check.worst_token}"
-            console.print(f"[red]✗[/] {check.path}, {escape(check.worst_image)}{token}: {complaint}", soft_wrap=True)
+            console.print(f"[red]✗[/] {check.path}, {escape(check.worst_image)}{token}: {error}", soft_wrap=True)
 
 
 def _print_files(manifest: "Manifest", output: Path) -> None:

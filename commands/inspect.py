@@ -146,14 +146,14 @@ def _print_export(found: dict[str, Any], console: "Console") -> None:
     for name in ("", "file", "role", "for", "type", "kept", "MB"):
         table.add_column(name, no_wrap=name != "file", overflow="fold", justify="right" if name == "MB" else "left")
     for file in found["files"]:
-        mark = "[green]✓[/]" if file["complaint"] is None else "[red]✗[/]"
+        mark = "[green]✓[/]" if file["error"] is None else "[red]✗[/]"
         kept = file["budget"] or (":".join(map(str, file["budget_range"])) if file["budget_range"] else "")
         row = (file["role"], file["runtime"] or "", file["precision"] or "", str(kept), f"{file['bytes'] / 1e6:.1f}")
         table.add_row(mark, escape(file["path"]), *row)
     console.print(table)
     for file in found["files"]:
-        if file["complaint"] is not None:
-            console.print(f"[red]✗[/] {escape(file['complaint'])}", soft_wrap=True)
+        if file["error"] is not None:
+            console.print(f"[red]✗[/] {escape(file['error'])}", soft_wrap=True)
 
 
 def _tokens(prefix: int, patches: int) -> str:

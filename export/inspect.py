@@ -140,9 +140,9 @@ def _directory(directory: Path) -> dict[str, Any]:
     for entry in manifest.files:
         try:
             checked_path(directory, entry)
-            complaint = None
+            error_message = None
         except (EngineError, TokfilterError) as error:
-            complaint = str(error)
+            error_message = str(error)
         files.append(
             {
                 "path": entry.path,
@@ -154,7 +154,7 @@ def _directory(directory: Path) -> dict[str, Any]:
                 "budget_range": entry.budget_range,
                 "bytes": entry.bytes,
                 "target": entry.target,
-                "complaint": complaint,
+                "error": error_message,
             }
         )
     verification = manifest.verification

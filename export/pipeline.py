@@ -29,7 +29,7 @@ from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import cast_precision
-from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
+from tokfilter.export.reference import Reference, golden_image_set, image_set_from_folder
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle
 from tokfilter.vit.golden import Golden
@@ -178,9 +178,9 @@ def _checks(
 ) -> Iterator[Check]:
     if not options.verify:
         return
-    reference, golden = Reference(model), golden_photos(bundle)
+    reference, golden = Reference(model), golden_image_set(bundle)
     reference.trust(bundle, golden)
-    others = [photos_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
+    others = [image_set_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
     budgets = budgets_to_check(bundle.golden.logits, model.budget, model.num_patches)
     for entry in entries:
         say(f"verifying {entry.path}")

@@ -15,7 +15,7 @@ from tokfilter.errors import DataError
 from tokfilter.vit.bundle import Bundle, Preprocessing
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["Expected", "Photos", "Reference", "golden_photos", "photos_from_folder"]
+__all__ = ["Expected", "ImageSet", "Reference", "golden_image_set", "image_set_from_folder"]
 
 Array = NDArray[Any]
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -23,7 +23,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Photos:
+class ImageSet:
     """Images with names for people: ``images`` [M, 3, H, W], normalised."""
 
     name: str
@@ -33,7 +33,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class Expected:
-    """Outputs of torch for some photos at one budget.
+    """Outputs of torch for some image_set at one budget.
 
     logits: [M, classes]
     scores: [M, N]
@@ -52,20 +52,20 @@ class Reference:
     model: FilteredViT
     _known: dict[tuple[str, int | None], Expected] = field(default_factory=dict)
 
-    def expected(self, photos: Photos, budget: int | None) -> Expected:
-        """Outputs for ``photos``; what the bundle brought along as golden is returned, not computed again."""
-        key = (photos.name, budget)
+    def expected(self, image_set: ImageSet, budget: int | None) -> Expected:
+        """Outputs for ``image_set``; what the bundle brought along as golden is returned, not computed again."""
+        key = (image_set.name, budget)
         if key not in self._known:
-            self._known[key] = self._computed(photos.images, budget)
+            self._known[key] = self._computed(image_set.images, budget)
         return self._known[key]
 
-    def trust(self, bundle: Bundle, photos: Photos) -> None:
-        """Take the bundle's golden outputs for ``photos`` as they are: training computed them."""
+    def trust(self, bundle: Bundle, image_set: ImageSet) -> None:
+        """Take the bundle's golden outputs for ``image_set`` as they are: training computed them."""
         golden = bundle.golden
-        self._known[photos.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
+        self._known[image_set.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
         for k, logits in golden.logits.items():
             indices = golden.indices[k].numpy()
-            self._known[photos.name, k] = Expected(logits.numpy(), golden.scores.numpy(), indices)
+            self._known[image_set.name, k] = Expected(logits.numpy(), golden.scores.numpy(), indices)
 
     @torch.inference_mode()
     def logits_on(self, images: Tensor, indices: Array) -> Array:
@@ -106,13 +106,13 @@ def _selecting(model: FilteredViT, select: Any) -> Iterator[None]:
         model.drop.select = old
 
 
-def golden_photos(bundle: Bundle) -> Photos:
+def golden_image_set(bundle: Bundle) -> ImageSet:
     """The bundle's golden images."""
     images = bundle.golden.images
-    return Photos("golden", tuple(f"golden image {row}" for row in range(len(images))), images)
+    return ImageSet("golden", tuple(f"golden image {row}" for row in range(len(images))), images)
 
 
-def photos_from_folder(folder: Path, preprocessing: Preprocessing) -> Photos:
+def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
     """Every image file of a folder, as the bundle's preprocessing makes it. Raises DataError."""
     from PIL import Image, UnidentifiedImageError
     from timm.data.transforms_factory import create_transform
@@ -140,4 +140,4 @@ def photos_from_folder(folder: Path, preprocessing: Preprocessing) -> Photos:
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise DataError(f"--verify-images wants images, but {path} is none that can be read ({error}).") from error
     labels = tuple(str(path.relative_to(folder)) for path in paths)
-    return Photos(str(folder), labels, torch.stack(images))
+    return ImageSet(str(folder), labels, torch.stack(images))

@@ -1,7 +1,7 @@
-"""The gate: every graph runs in ONNX Runtime and is held against torch before an export is called done.
+"""Export's verification: every graph runs in ONNX Runtime and is compared with torch before the export is written.
 
-Two batch sizes and five budgets on the bundle's golden tensors, every image of the user's folder at the graph's own
-budget; names, shapes, kept tokens and logits. What is close enough stands in ``compare.TOLERANCES``.
+Golden tensors of the bundle at two batch sizes and five budgets, then every image of the user's folder at the graph's
+own budget; names, shapes, kept tokens and logits. Tolerances: ``artifacts.compare.TOLERANCES``.
 """
 
 import math
@@ -13,17 +13,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, Choice, choice_from_indices, deviation_from_logits
+from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices, compare_logits
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
 from tokfilter.export.onnx_file import cpu_session
-from tokfilter.export.reference import Array, Expected, Photos, Reference
+from tokfilter.export.reference import Array, Expected, ImageSet, Reference
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
 
 _BATCH: Final = 8
 _RAN_IN: Final = {
-    "bf16": "ONNX Runtime, CPU, as an fp32 twin that rounds to bf16 after every operation (no bf16 kernels)"
+    "bf16": "ONNX Runtime, CPU, emulated: an fp32 graph that rounds to bf16 after every operation (no bf16 kernels)"
 }
 
 
@@ -31,17 +31,18 @@ _RAN_IN: Final = {
 class Check:
     """One graph at one batch size and budget.
 
-    photos: "golden", or the user's folder
+    image_set: "golden", or the user's folder
     budget: patch tokens kept; None with every token
     max_abs, mean_abs, relative, cosine: of the logits, torch run on the tokens that the graph kept
-    top1: share of images with the same first class
-    overlap: share of kept tokens in common with torch's; near_ties: tokens that differ and may
+    top1: fraction of images with the same top-1 class
+    overlap: fraction of kept tokens in common with torch's
+    near_ties: number of kept tokens that differ in a near tie
     worst_image, worst_token: where the largest difference is
-    complaints: empty when the graph passed
+    errors: empty when the graph passed
     """
 
     path: str
-    photos: str
+    image_set: str
     images: int
     batch: int
     budget: int | None
@@ -54,12 +55,12 @@ class Check:
     near_ties: int
     worst_image: str
     worst_token: int | None
-    complaints: tuple[str, ...]
+    errors: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
         """Whether the graph is close enough here."""
-        return not self.complaints
+        return not self.errors
 
 
 def budgets_to_check(golden: Iterable[int], default: int, patches: int) -> list[int]:
@@ -75,21 +76,24 @@ def check_graph(
     directory: Path,
     entry: Entry,
     reference: Reference,
-    golden: Photos,
-    others: Sequence[Photos],
+    golden: ImageSet,
+    others: Sequence[ImageSet],
     budgets: Sequence[int],
 ) -> list[Check]:
-    """Run the graph ``directory/entry.path`` on all photos. ``budgets`` are for the form whose budget is an input."""
+    """Run the graph ``directory/entry.path`` on all image sets.
+
+    budgets: for the form whose budget is an input
+    """
     session = cpu_session(directory / entry.path, entry.precision)
-    complaints = _signature_complaints(session, entry)
-    if complaints:
-        return [_refused(entry, complaints)]
+    errors = _signature_errors(session, entry)
+    if errors:
+        return [_refused(entry, errors)]
     elastic = entry.role != "full" and entry.budget is None
     own: Sequence[int | None] = budgets if elastic else [entry.budget]
     default = reference.model.budget if elastic else entry.budget
     plan = [(golden, batch, k) for k in own for batch in _batches(len(golden.images))]
-    plan += [(photos, _BATCH, default) for photos in others]
-    return [_check(session, entry, reference, photos, batch, k) for photos, batch, k in plan]
+    plan += [(image_set, _BATCH, default) for image_set in others]
+    return [_check(session, entry, reference, image_set, batch, k) for image_set, batch, k in plan]
 
 
 def report_from_checks(checks: Sequence[Check]) -> dict[str, Any]:
@@ -100,8 +104,14 @@ def report_from_checks(checks: Sequence[Check]) -> dict[str, Any]:
         "ran_in": {name: _RAN_IN.get(name, "ONNX Runtime, CPU") for name in TOLERANCES},
         "tolerances": {name: asdict(tolerance) for name, tolerance in TOLERANCES.items()},
         "score_gap": SCORE_GAP,
-        "checks": [{**asdict(check), "complaints": list(check.complaints), "passed": check.passed} for check in checks],
+        "checks": [_check_as_dict(check) for check in checks],
     }
+
+
+def _check_as_dict(check: Check) -> dict[str, Any]:
+    fields = {**asdict(check), "errors": list(check.errors), "passed": check.passed}
+    fields["photos"] = fields.pop("image_set")  # the key of manifest version 1
+    return fields
 
 
 def require_passed(checks: Sequence[Check]) -> None:
@@ -114,7 +124,7 @@ def require_passed(checks: Sequence[Check]) -> None:
     budget = "every token" if worst.budget is None else f"{worst.budget} tokens"
     raise VerificationError(
         f"{len(failed)} of {len(checks)} checks failed; nothing was written. Worst: {worst.path} with {budget}, batch "
-        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.complaints)}."
+        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.errors)}."
     )
 
 
@@ -122,63 +132,65 @@ def _batches(images: int) -> list[int]:
     return [1, max(2, min(images, _BATCH))]
 
 
-def _signature_complaints(session: Any, entry: Entry) -> tuple[str, ...]:
+def _signature_errors(session: Any, entry: Entry) -> tuple[str, ...]:
     inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
     outputs = ["logits"] if entry.role == "full" else ["logits", "indices"]
     found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if found != (inputs, outputs):
-        return (f"its inputs and outputs are {found[0]} and {found[1]}, wanted {inputs} and {outputs}",)
+        return (f"its inputs and outputs are {found[0]} and {found[1]}, expected {inputs} and {outputs}",)
     return ()
 
 
-def _refused(entry: Entry, complaints: tuple[str, ...]) -> Check:
+def _refused(entry: Entry, errors: tuple[str, ...]) -> Check:
     infinite = math.inf
     return Check(
-        entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, complaints
+        entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, errors
     )
 
 
-def _check(session: Any, entry: Entry, reference: Reference, photos: Photos, batch: int, budget: int | None) -> Check:
-    count = 1 if batch == 1 else max(batch, len(photos.images))
-    rows = np.arange(count) % len(photos.images)  # one golden image fills a batch of two
-    images = photos.images[rows]
-    expected = _rows(reference.expected(photos, budget), rows)
-    logits, indices = _run(session, images.numpy(), batch, None if entry.budget is not None else budget)
-    choice, wanted = _judged_choice(reference, images, indices, expected)
-    deviation = deviation_from_logits(logits, wanted, TOLERANCES[entry.precision or "fp32"])
-    row, token = (deviation.worst, None) if choice is None or choice.worst is None else choice.worst
+def _check(
+    session: Any, entry: Entry, reference: Reference, image_set: ImageSet, batch: int, budget: int | None
+) -> Check:
+    count = 1 if batch == 1 else max(batch, len(image_set.images))
+    rows = np.arange(count) % len(image_set.images)  # one golden image fills a batch of two
+    images = image_set.images[rows]
+    expected = _rows(reference.expected(image_set, budget), rows)
+    logits, found = _run(session, images.numpy(), batch, None if entry.budget is not None else budget)
+    indices, expected_logits = _compare_indices(reference, images, found, expected)
+    compared = compare_logits(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
+    row, token = (compared.worst, None) if indices is None or indices.worst is None else indices.worst
     return Check(
         path=entry.path,
-        photos=photos.name,
+        image_set=image_set.name,
         images=count,
         batch=batch,
         budget=budget,
-        max_abs=deviation.max_abs,
-        mean_abs=deviation.mean_abs,
-        relative=deviation.relative,
-        cosine=deviation.cosine,
-        top1=deviation.top1,
-        overlap=None if choice is None else float(choice.overlap.mean()),
-        near_ties=0 if choice is None else choice.near_ties,
-        worst_image=photos.labels[rows[row]],
+        max_abs=compared.max_abs,
+        mean_abs=compared.mean_abs,
+        relative=compared.relative,
+        cosine=compared.cosine,
+        top1=compared.top1,
+        overlap=None if indices is None else float(indices.overlap.mean()),
+        near_ties=0 if indices is None else indices.near_ties,
+        worst_image=image_set.labels[rows[row]],
         worst_token=token,
-        complaints=(*(() if choice is None else choice.complaints), *deviation.complaints),
+        errors=(*(() if indices is None else indices.errors), *compared.errors),
     )
 
 
-def _judged_choice(
-    reference: Reference, images: Any, indices: Any, expected: Expected
-) -> tuple[Choice | None, NDArray[np.float32]]:
-    """The kept tokens against torch's, and the logits to compare with: torch's on the tokens that the graph kept."""
+def _compare_indices(
+    reference: Reference, images: Any, found: Any, expected: Expected
+) -> tuple[IndexComparison | None, NDArray[np.float32]]:
+    """Kept tokens compared with torch's, and the expected logits: torch's on the tokens that the graph kept."""
     if expected.indices is None:
         return None, expected.logits
-    choice = choice_from_indices(indices, expected.indices, expected.scores)
-    changed = np.flatnonzero(choice.overlap < 1)
-    if not len(changed) or choice.complaints:
-        return choice, expected.logits
-    wanted = expected.logits.copy()
-    wanted[changed] = reference.logits_on(images[changed], indices[changed])
-    return choice, wanted
+    compared = compare_indices(found, expected.indices, expected.scores)
+    changed = np.flatnonzero(compared.overlap < 1)
+    if not len(changed) or compared.errors:
+        return compared, expected.logits
+    logits = expected.logits.copy()
+    logits[changed] = reference.logits_on(images[changed], found[changed])
+    return compared, logits
 
 
 def _rows(expected: Expected, rows: Any) -> Expected:

@@ -1,13 +1,13 @@
 """`tokfilter verify`: the bytes of an export directory against its manifest, its engines against the golden tensors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest
 from tokfilter.errors import VerificationError
@@ -15,14 +15,7 @@ from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.session import Array, Budgets, Session
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 
-__all__ = ["TOLERANCES", "Verdict", "checked_files", "verdicts", "verify"]
-
-TOLERANCES: Final[Mapping[str, tuple[float, float]]] = {
-    "fp32": (1e-3, 0.98),
-    "fp16": (3e-2, 0.90),
-    "bf16": (2e-1, 0.70),
-}
-"""Precision -> (largest difference of a logit over the largest golden logit, least share of kept tokens in common)."""
+__all__ = ["Verdict", "checked_files", "verdicts", "verify"]
 
 _ROLES: Final[tuple[Role, ...]] = ("full", "filtered")
 
@@ -32,8 +25,10 @@ class Verdict:
     """How one engine's outputs compare at one batch and budget.
 
     compared: "logits and indices", "logits" or "indices" (where torch computed no logits at this budget)
-    largest_difference: of a logit, over the largest golden logit; None where no logits were compared
-    same_top1, same_indices: shares in 0..1
+    largest_difference: of a logit, over the largest golden logit of the image; None where no logits were compared
+    tolerance: for that difference
+    same_top1: fraction of the compared images with the same top-1 class
+    same_indices: fraction of the kept tokens that the golden tensors keep too
     """
 
     path: str
@@ -92,73 +87,68 @@ def _budgets(golden: GoldenArrays, served: Budgets) -> list[int]:
 
 
 def verify(session: Session, model_file: ModelFile, golden: GoldenArrays, batch: int, k: int) -> Verdict:
-    """Run the golden images in batches of ``batch`` at k tokens and compare. Raises VerificationError with figures."""
+    """Run the golden images in batches of ``batch`` at k tokens and compare. Raises VerificationError with figures.
+
+    Logits are compared on the images whose kept tokens are the golden ones: other tokens give other logits.
+    """
     entry = model_file.entry
-    tolerance, least_common = TOLERANCES[entry.precision or "fp32"]
+    tolerance = TOLERANCES[entry.precision or "fp32"]
     images = golden.tiled(max(batch, len(golden.images)), session.inputs[0].dtype)
-    results = [session.run(part, k) for part in _parts(images, batch)]
     rows = np.arange(len(images)) % len(golden.images)
-    logits = np.concatenate([r.logits for r in results])[: len(rows)].astype(np.float32)
-    found = [r.indices for r in results if r.indices is not None]
-    common = None if not found else _common(np.concatenate(found)[: len(rows)], golden.expected_indices(k)[rows])
-    wanted = golden.full if k == golden.scores.shape[1] else golden.logits.get(k)
-    difference = same = None
-    if wanted is not None:
-        # A near tie may fall otherwise in another arithmetic: then other tokens are kept and logits rightly differ.
-        alike = np.ones(len(rows), bool) if common is None else common == 1.0
-        difference, same = _compared(logits, wanted[rows], alike)
-    elif not np.isfinite(logits).all():
+    logits, found = _run(session, images, batch, k)
+    same = np.ones(len(rows), bool)
+    common: float | None = None
+    errors: list[str] = []
+    if found is not None:
+        indices = compare_indices(found, golden.expected_indices(k)[rows], golden.scores[rows], tolerance.common)
+        same, common = indices.overlap == 1.0, float(indices.overlap.mean())
+        errors += indices.errors
+    expected = golden.full if k == golden.scores.shape[1] else golden.logits.get(k)
+    difference = top1 = None
+    if not np.isfinite(logits).all():
         difference = float("inf")
+        errors.append("logits hold NaN or infinity")
+    elif expected is not None and same.any():
+        compared = compare_logits(logits[same], expected[rows][same], tolerance)
+        difference, top1 = compared.relative, compared.top1
+        errors += compared.errors
+    elif expected is not None:
+        errors.append("no image keeps the golden tokens, so no logits can be compared")
     verdict = Verdict(
         path=entry.path,
         sha256=entry.sha256,
         tokens=k,
         batch=batch,
-        compared=_words(wanted is not None, common is not None),
+        compared=_compared(expected is not None, common is not None),
         largest_difference=difference,
-        tolerance=tolerance,
-        same_top1=same,
-        same_indices=None if common is None else float(common.mean()),
+        tolerance=tolerance.relative,
+        same_top1=top1,
+        same_indices=common,
     )
-    _refuse_if_different(verdict, least_common)
+    if errors:
+        raise VerificationError(_message(verdict, errors, tolerance.common))
     return verdict
 
 
-def _parts(images: Array, batch: int) -> list[Array]:
+def _run(session: Session, images: Array, batch: int, k: int) -> tuple[Array, Array | None]:
+    """Logits [M, classes] in fp32 and indices [M, k] of images [M, 3, H, W]; the last batch is filled up."""
     count = -(-len(images) // batch)
     padded = images[np.arange(count * batch) % len(images)]
-    return [padded[i * batch : (i + 1) * batch] for i in range(count)]
+    results = [session.run(padded[i * batch : (i + 1) * batch], k) for i in range(count)]
+    logits = np.concatenate([result.logits for result in results])[: len(images)].astype(np.float32)
+    indices = [result.indices for result in results if result.indices is not None]
+    return logits, np.concatenate(indices)[: len(images)] if indices else None
 
 
-def _common(found: Array, expected: Array) -> npt.NDArray[np.float64]:
-    """Share of the kept tokens that both keep, per image."""
-    if found.shape != expected.shape:
-        raise VerificationError(f"indices want shape {list(expected.shape)}, got {list(found.shape)}. Export again.")
-    shared = [len(np.intersect1d(a, b)) / expected.shape[1] for a, b in zip(found, expected, strict=True)]
-    return np.array(shared, dtype=np.float64)
-
-
-def _compared(logits: Array, wanted: Array, alike: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    if logits.shape != wanted.shape:
-        raise VerificationError(f"logits want shape {list(wanted.shape)}, got {list(logits.shape)}. Export again.")
-    scale = max(float(np.abs(wanted).max()), 1e-6)
-    distance = np.abs(logits - wanted)[alike]
-    # NaN must count as far away, not as equal.
-    largest = float(np.where(np.isnan(distance), np.inf, distance).max(initial=0.0)) if alike.any() else float("inf")
-    return largest / scale, float((logits.argmax(1) == wanted.argmax(1)).mean())
-
-
-def _words(logits: bool, indices: bool) -> str:
+def _compared(logits: bool, indices: bool) -> str:
     return " and ".join(word for word, there in (("logits", logits), ("indices", indices)) if there) or "logits"
 
 
-def _refuse_if_different(verdict: Verdict, least_common: float) -> None:
-    far = verdict.largest_difference is not None and not verdict.largest_difference <= verdict.tolerance
-    other = verdict.same_indices is not None and verdict.same_indices < least_common
-    if far or other:
-        difference: Any = "not compared" if verdict.largest_difference is None else f"{verdict.largest_difference:.2g}"
-        raise VerificationError(
-            f"{verdict.path} differs from the golden tensors at a batch of {verdict.batch} and {verdict.tokens} "
-            f"tokens: logits {difference} (wanted at most {verdict.tolerance:g} of the largest), kept tokens in common "
-            f"{verdict.same_indices} (wanted {least_common:g}). No time was taken; export and verify again."
-        )
+def _message(verdict: Verdict, errors: Sequence[str], least_common: float) -> str:
+    difference = "not compared" if verdict.largest_difference is None else f"{verdict.largest_difference:.2g}"
+    common = "not compared" if verdict.same_indices is None else f"{verdict.same_indices:.3g}"
+    return (
+        f"{verdict.path} differs from the golden tensors at a batch of {verdict.batch} and {verdict.tokens} tokens: "
+        f"logits {difference} (expected at most {verdict.tolerance:g} of the image's largest), kept tokens in common "
+        f"{common} (expected {least_common:g}); {'; '.join(errors)}. No time was taken; export and verify again."
+    )

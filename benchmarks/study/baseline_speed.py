@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from tokfilter.artifacts.budget import Keep, keeps_from_text, tokens_from_keep
+from tokfilter.artifacts.compare import TOLERANCES, compare_logits
 from tokfilter.benchmarks.study.baseline_models import (
     METHODS,
     FixedBudget,
@@ -39,7 +40,6 @@ from tokfilter.vit.bundle import load_bundle, model_from_bundle
 __all__ = ["RUNTIMES", "Timing", "document_from_bundle"]
 
 RUNTIMES: Final = ("torch", "onnxruntime")
-_TOLERANCE: Final = 1e-3  # of a logit, over the largest: as for fp32 engines (runtime/golden.py)
 
 Say = Callable[[str], None]
 
@@ -185,21 +185,22 @@ class _Engines:
     def begin(cls, runtime: str, path: Path, threads: int) -> None:
         cls.runtime, cls.path, cls.threads, cls.calls = runtime, path, threads, {}
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # the golden logits are fp32
 
 
 def _open_row(entry: _Prepared) -> float:
-    """Make a row ready in this process. Returns the largest difference of a logit over the largest golden one."""
+    """Make a row ready in this process. Returns the largest relative difference of a logit."""
     with np.load(entry.golden, allow_pickle=False) as arrays:
         images, expected = arrays["images"], arrays["logits"]
     call = _torch_call(entry, images) if _Engines.runtime == "torch" else _onnxruntime_call(entry, images)
-    difference = float(np.abs(np.asarray(call()) - expected).max() / np.abs(expected).max())
-    if not difference <= _TOLERANCE:
+    compared = compare_logits(np.asarray(call()), expected, TOLERANCES["fp32"])
+    if compared.errors:
         raise VerificationError(
-            f"{entry.row.name} in {_Engines.runtime} differs from its golden logits by {difference:.2g} of the "
-            f"largest, {_TOLERANCE:g} is allowed: it is not timed."
+            f"{entry.row.name} in {_Engines.runtime} differs from its golden logits: {'; '.join(compared.errors)}; "
+            "it is not timed."
         )
     _Engines.calls[entry.row] = call
-    return difference
+    return compared.relative
 
 
 def _torch_call(entry: _Prepared, images: Any) -> Callable[[], Any]:

@@ -29,7 +29,7 @@ from tokfilter.benchmarks.records.paths import RESULTS, WHEELS
 from tokfilter.errors import DataError, VerificationError
 from tokfilter.export.options import PRECISIONS, ExportOptions
 from tokfilter.export.pipeline import export_bundle
-from tokfilter.export.reference import Photos, Reference
+from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.verify import Check, check_graph
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.vit.backbone import Architecture, create_backbone
@@ -75,7 +75,7 @@ def _wheel(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def photos_from_wheel(folder: Path) -> tuple[Photos, list[int]]:
+def photos_from_wheel(folder: Path) -> tuple[ImageSet, list[int]]:
     """The 20 labelled photos, 224 × 224 and normalised, with their ImageNet classes."""
     from PIL import Image
     from timm.data.transforms_factory import create_transform
@@ -84,7 +84,7 @@ def photos_from_wheel(folder: Path) -> tuple[Photos, list[int]]:
     files = photo_files(folder)
     images = [transform(Image.open(io.BytesIO(content)).convert("RGB")) for content in files.values()]
     labels = [int(Path(name).stem.split("_")[-1]) for name in files]
-    return Photos("photos", tuple(files), torch.stack(images)), labels
+    return ImageSet("photos", tuple(files), torch.stack(images)), labels
 
 
 def photo_files(folder: Path) -> dict[str, bytes]:
@@ -156,7 +156,7 @@ def trained_weights(graph: TrainedGraph) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(value, order="C")) for name, value in weights.items()}
 
 
-def _model(graph: TrainedGraph, photos: Photos, labels: Sequence[int]) -> tuple[FilteredViT, Architecture, float]:
+def _model(graph: TrainedGraph, photos: ImageSet, labels: Sequence[int]) -> tuple[FilteredViT, Architecture, float]:
     """The filtered model, its architecture, and how far its hidden state is from the file's."""
     classes = sorted(set(labels))
     architecture = Architecture(_ARCHITECTURE, {"img_size": 224, "num_classes": len(classes)})
@@ -200,7 +200,7 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
-def _checks(out: Path, manifest: Manifest, reference: Reference, photos: Photos) -> list[Check]:
+def _checks(out: Path, manifest: Manifest, reference: Reference, photos: ImageSet) -> list[Check]:
     graphs = [entry for entry in manifest.files if entry.runtime == "onnx"]
     return [check for entry in graphs for check in check_graph(out, entry, reference, photos, [], BUDGETS)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from tokfilter.artifacts.compare import TOLERANCES
+from tokfilter.artifacts.compare import TOLERANCES, compare_logits
 from tokfilter.errors import VerificationError
 from tokfilter.export.onnx_file import cpu_session
 
@@ -82,13 +82,11 @@ def outputs_of(path: Path, precision: str | None, feeds: Mapping[str, Array]) ->
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))
 
 
-def require_same(path: Path, found: Array, wanted: Array, precision: str | None) -> None:
-    """Raise VerificationError unless two outputs [B, classes] agree within what rounding may do in their precision."""
-    tolerance = TOLERANCES[precision or "fp32"].relative
-    scale = max(float(np.abs(wanted).max()), 1e-6)
-    distance = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
-    if not distance <= tolerance:  # true for NaN too
+def require_same(path: Path, found: Array, expected: Array, precision: str | None) -> None:
+    """Raise VerificationError unless two outputs [B, classes] agree within the tolerance of their precision."""
+    errors = compare_logits(found, expected, TOLERANCES[precision or "fp32"]).errors
+    if errors:
         raise VerificationError(
-            f"{path.name}, rewritten for its host, differs from the exported graph by {distance:.2g} of its largest "
-            f"output, wanted at most {tolerance:g}. Nothing was written; export again, or report this."
+            f"{path.name}, rewritten for its server, differs from the exported graph: {'; '.join(errors)}. Nothing was "
+            "written; export again, or report this."
         )

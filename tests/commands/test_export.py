@@ -139,7 +139,7 @@ def test_inspect_an_export_names_the_file_that_changed(export_directory, tmp_pat
     assert changed.stdout.count("✓") == 3
     assert "full.onnx is not the file that manifest.json describes" in " ".join(changed.stdout.split())
     found = json.loads(run("inspect", copy, "--json").stdout)
-    assert [file["path"] for file in found["files"] if file["complaint"]] == ["full.onnx"]
+    assert [file["path"] for file in found["files"] if file["error"]] == ["full.onnx"]
 
 
 @pytest.mark.parametrize(

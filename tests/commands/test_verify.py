@@ -63,7 +63,7 @@ def test_json_holds_the_figures(export_directory):
     ]
     sums = {entry.path: entry.sha256 for entry in load_manifest(export_directory).files}
     assert all(verdict["sha256"] == sums[verdict["path"]] for verdict in found)
-    assert all(verdict["largest_difference"] < 1e-4 < verdict["tolerance"] for verdict in found)
+    assert all(verdict["largest_difference"] < verdict["tolerance"] == 1e-4 for verdict in found)
     assert [verdict["same_indices"] for verdict in found] == [None, 1.0, 1.0, 1.0, 1.0]
 
 

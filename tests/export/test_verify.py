@@ -17,7 +17,7 @@ from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.options import ExportOptions, range_from_text
 from tokfilter.export.precision import cast_precision
-from tokfilter.export.reference import Reference, golden_photos, photos_from_folder
+from tokfilter.export.reference import Reference, golden_image_set, image_set_from_folder
 from tokfilter.export.verify import budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.macs import macs
@@ -30,13 +30,13 @@ BUDGETS = [1, 4, 8, 12, 16]
 def reference(bundle_file):
     bundle = load_bundle(bundle_file)
     found = Reference(model_from_bundle(bundle))
-    found.trust(bundle, golden_photos(bundle))
+    found.trust(bundle, golden_image_set(bundle))
     return found
 
 
 @pytest.fixture(scope="module")
 def golden(bundle_file):
-    return golden_photos(load_bundle(bundle_file))
+    return golden_image_set(load_bundle(bundle_file))
 
 
 def checks_of(graph, tmp_path, reference, golden, **details):
@@ -135,7 +135,7 @@ def test_every_image_of_a_folder_is_compared(traced_graph, bundle_file, tmp_path
         noise = np.random.default_rng(index).integers(0, 255, (*size, 4), dtype=np.uint8)
         Image.fromarray(noise, "RGBA").convert(mode).save(folder / "cats" / f"{index}.png")
     (folder / "notes.txt").write_text("no image")
-    photos = photos_from_folder(folder, load_bundle(bundle_file).preprocessing)
+    photos = image_set_from_folder(folder, load_bundle(bundle_file).preprocessing)
     assert photos.images.shape == (4, 3, 32, 32)
     assert photos.labels == ("cats/0.png", "cats/1.png", "cats/2.png", "cats/3.png")
     save_graph(traced_graph.clone(), tmp_path / "model.onnx")
@@ -148,15 +148,15 @@ def test_every_image_of_a_folder_is_compared(traced_graph, bundle_file, tmp_path
 def test_an_image_that_is_none_is_named(bundle_file, tmp_path, content):
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(DataError, match=r"bad.png is none that can be read"):
-        photos_from_folder(tmp_path, load_bundle(bundle_file).preprocessing)
+        image_set_from_folder(tmp_path, load_bundle(bundle_file).preprocessing)
 
 
 def test_a_folder_without_images_and_no_folder_are_refused(bundle_file, tmp_path):
     preprocessing = load_bundle(bundle_file).preprocessing
     with pytest.raises(DataError, match=r"holds none of .bmp, .jpeg"):
-        photos_from_folder(tmp_path, preprocessing)
+        image_set_from_folder(tmp_path, preprocessing)
     with pytest.raises(DataError, match=r"there is none at"):
-        photos_from_folder(tmp_path / "nowhere", preprocessing)
+        image_set_from_folder(tmp_path / "nowhere", preprocessing)
 
 
 def test_the_directory_and_its_manifest(export_directory, bundle_file, bundle):

@@ -20,7 +20,7 @@ import torch
 from paths import ROOT
 from torch import Tensor
 
-from tokfilter.artifacts.compare import TOLERANCES, choice_from_indices, deviation_from_logits
+from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
 from tokfilter.benchmarks.micro.methods import Shapes, engine_from_plan, load_plugin, plan_from_graph
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.graph import fixed_graph_from_slots, slots_graph_from_model, without_functions
@@ -268,12 +268,12 @@ def run_model(engine: Engine, inputs: dict[str, Tensor], shape: torch.Size, k: i
 
 def assert_golden(bundle: Bundle, k: int, logits: np.ndarray, indices: np.ndarray) -> None:
     golden = bundle.golden
-    choice = choice_from_indices(indices, golden.indices[k].numpy(), golden.scores.numpy())
-    assert not choice.complaints
+    choice = compare_indices(indices, golden.indices[k].numpy(), golden.scores.numpy())
+    assert not choice.errors
     same = np.flatnonzero((indices == golden.indices[k].numpy()).all(axis=1))
     assert len(same), "every image has a near tie: the logits are not compared"
-    deviation = deviation_from_logits(logits[same], golden.logits[k].numpy()[same], TOLERANCES["fp32"])
-    assert not deviation.complaints
+    deviation = compare_logits(logits[same], golden.logits[k].numpy()[same], TOLERANCES["fp32"])
+    assert not deviation.errors
 
 
 FRESH = """

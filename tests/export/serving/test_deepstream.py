@@ -139,7 +139,7 @@ def test_refusals_write_nothing(copied, tmp_path, monkeypatch):
         deepstream_classifier(copied, tmp_path / "n", DeepStreamOptions(17))
     monkeypatch.setattr(deepstream, "classifier_graph", lambda graph, scale: classifier_of(graph, 3.0))
     done = CliRunner().invoke(cli, ["deepstream", str(copied), str(tmp_path / "n")])
-    assert done.exit_code == 3 and "model.onnx, rewritten for its host, differs" in done.output
+    assert done.exit_code == 3 and "model.onnx, rewritten for its server, differs" in done.output
     with_card(copied, preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "random"})
     with pytest.raises(DataError, match="interpolation to be one of nearest, bilinear.*got 'random'"):
         deepstream_classifier(copied, tmp_path / "n")

@@ -184,7 +184,7 @@ def test_refusals_write_nothing(copied, tmp_path, monkeypatch):
         triton_repository(copied, tmp_path / "mine")
     monkeypatch.setattr(triton, "batched_slots_graph", lambda graph: scaled(batched_slots_graph(graph)))
     done = CliRunner().invoke(cli, ["triton-repo", str(copied), str(tmp_path / "r")])
-    assert done.exit_code == 3 and "model.onnx, rewritten for its host, differs from the exported graph" in done.output
+    assert done.exit_code == 3 and "model.onnx, rewritten for its server, differs from" in done.output
     data = bytearray((copied / "full.onnx").read_bytes())
     data[200] ^= 1
     (copied / "full.onnx").write_bytes(data)
