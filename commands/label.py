@@ -42,10 +42,13 @@ def label(
     """
     import json
 
+    from tokfilter.train.config import TrainConfig
     from tokfilter.train.distributed import context_from_torchrun
-    from tokfilter.train.pipeline import Recipe, label_folder
+    from tokfilter.train.pipeline import label_folder
 
-    recipe = Recipe(labels=label_config(asked), label_limit=asked["label_limit"], label_chunk=asked["chunk"], seed=seed)
+    recipe = TrainConfig(
+        labels=label_config(asked), label_limit=asked["label_limit"], label_chunk=asked["chunk"], seed=seed
+    )
     with context_from_torchrun() as dist_context, progress_bar() as progress:
         splits = read_splits(data, holdout, progress, class_map=asked["class_map"], dist_context=dist_context)
         start = start_from_options(arch, arch_arg, model, splits.train.class_names)

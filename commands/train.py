@@ -16,7 +16,7 @@ from tokfilter.commands.training_options import (
 )
 
 if TYPE_CHECKING:
-    from tokfilter.train.pipeline import Recipe
+    from tokfilter.train.config import TrainConfig
 
 _STAGES = ("backbone", "label", "filter", "finetune")
 
@@ -93,22 +93,22 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
     click.echo(f"{output} written", err=True)
 
 
-def _recipe(images: int, asked: dict[str, Any]) -> "Recipe":
+def _recipe(images: int, asked: dict[str, Any]) -> "TrainConfig":
     from tokfilter.artifacts.budget import keep_from_text
-    from tokfilter.train.dataset import Augmentation
+    from tokfilter.train.augmentation import Augmentation
+    from tokfilter.train.config import TrainConfig
     from tokfilter.train.filter_training import FilterTraining
     from tokfilter.train.finetune import FineTuning
-    from tokfilter.train.loop import Plan
-    from tokfilter.train.pipeline import Recipe
+    from tokfilter.train.loop import TrainingPlan
     from tokfilter.vit.scorers import FilterConfig
 
     batch, look = asked["batch"], Augmentation(asked["zoom"], asked["flip"])
 
-    def plan(epochs: float, count: int, **options: float) -> Plan:
-        return Plan(max(1, round(epochs * max(1, count // batch))), batch, **options)
+    def plan(epochs: float, count: int, **options: float) -> TrainingPlan:
+        return TrainingPlan(max(1, round(epochs * max(1, count // batch))), batch, **options)
 
     labelled = min(images, asked["label_limit"] or images)
-    return Recipe(
+    return TrainConfig(
         stages=_stages(asked),
         keep=keep_from_text(asked["keep"]),
         label_limit=asked["label_limit"],

@@ -88,8 +88,8 @@ def label_config(asked: Mapping[str, Any]) -> "LabelConfig":
 
     mask = MaskConfig(asked["mask"], asked["mask_point"])
     groups = Grouping(asked["group_shape"], asked["group_size"], asked["group_rounds"])
-    share = asked.get("share", LabelConfig.share)
-    return LabelConfig(mask, asked.get("rho"), share, asked["method"], groups, asked["label_precision"])
+    fraction = asked.get("share", LabelConfig.fraction)
+    return LabelConfig(mask, asked.get("rho"), fraction, asked["method"], groups, asked["label_precision"])
 
 
 def read_splits(

@@ -17,10 +17,15 @@ from tokfilter.errors import DataError
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.listing import Part, listing_from_path
 
-__all__ = ["ImageList", "Progress", "Splits", "checked", "images_from_folder", "splits_from_folder"]
+__all__ = ["ImageList", "Progress", "Splits", "checked", "images_from_folder", "quiet", "splits_from_folder"]
 
 Progress = Callable[[str, float], None]
-"""(what is being done, share that is done): how long work tells where it stands."""
+"""(step, completed fraction): called as long work goes on."""
+
+
+def quiet(step: str, fraction: float) -> None:
+    """Progress that nobody watches."""
+
 
 _TRAIN: Final = ("train", "training")
 _TEST: Final = ("test", "val", "validation", "eval")

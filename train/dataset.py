@@ -1,13 +1,14 @@
-"""Views: images as the model will see them, resized and cropped by timm's transform, still 8-bit.
+"""Image data sets for training: resized and cropped by timm's transform, 8-bit, normalised on the device.
 
 They are held in memory where they fit, so that a small data set is decoded once and not once per epoch.
 """
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from timm.data.config import resolve_data_config
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tokfilter.errors import DataError
-from tokfilter.train.data import ImageList, Progress
+from tokfilter.train.data import ImageList, Progress, quiet
 from tokfilter.vit.bundle import Preprocessing
 
-__all__ = ["Augmentation", "Batch", "ImageDataset", "augmented", "preprocessing_from_backbone"]
+__all__ = ["Batch", "ImageDataset", "ImageSource", "TrainingData", "preprocessing_from_backbone"]
 
 _HOLD_BYTES: Final = 1 << 30
 
@@ -38,26 +39,50 @@ class Batch:
     positions: Tensor
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of training dataset, our choice.
+class ImageSource(Protocol):
+    """The images of a data set by name, as label stores and checkpoints record them."""
 
-    zoom: the smallest share of the height and width that is shown
-    flip: probability of a mirrored view
-    """
+    @property
+    def files(self) -> tuple[str, ...]:
+        """A name for each image, in order."""
 
-    zoom: float = 1.0
-    flip: float = 0.0
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 that identifies the images and their classes."""
+
+
+class TrainingData(Protocol):
+    """A data set as the training stages use it: ``ImageDataset``, or ``TensorDataset`` for a user's own loader."""
+
+    @property
+    def images(self) -> ImageSource:
+        """Names and digest of the images."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the model's input."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, positions: Sequence[int]) -> "TrainingData":
+        """The images at some positions."""
+
+    def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
+        """One batch for each tensor of positions in ``order``."""
+
+    def normalised(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """The model's input [B, 3, H, W], float32, from the images of a batch."""
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """The views of an ImageList, by position."""
+    """The images of an ImageList as uint8 tensors [3, H, W], with their classes."""
 
     def __init__(
         self,
         images: ImageList,
         preprocessing: Preprocessing,
-        progress: Progress = lambda what, share: None,
+        progress: Progress = quiet,
         hold_bytes: int = _HOLD_BYTES,
     ) -> None:
         self.images = images
@@ -78,18 +103,26 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         return self._decoded(position), self.images.labels[position]
 
-    def batches(self, plan: Sequence[Tensor]) -> Iterator[Batch]:
-        """Batches of the positions that ``plan`` lists. Raises DataError when a file has become unreadable."""
+    def subset(self, positions: Sequence[int]) -> "ImageDataset":
+        """The images at some positions; what is held in memory is not decoded again."""
+        part = copy.copy(self)
+        part.images = self.images.subset(positions)
+        part.labels = torch.tensor(part.images.labels)
+        part._held = None if self._held is None else self._held[list(positions)]
+        return part
+
+    def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
+        """One batch for each tensor of positions in ``order``. Raises DataError when a file has become unreadable."""
         if self._held is not None:
-            for positions in plan:
+            for positions in order:
                 yield Batch(self._held[positions], self.labels[positions], positions)
             return
-        orders = [positions.tolist() for positions in plan]
-        loader = DataLoader(self, batch_sampler=orders, num_workers=min(8, _cores()))
+        lists = [positions.tolist() for positions in order]
+        loader = DataLoader(self, batch_sampler=lists, num_workers=min(8, _cores()))
         try:
-            for positions, (images, labels) in zip(plan, loader, strict=True):
+            for positions, (images, labels) in zip(order, loader, strict=True):
                 yield Batch(images, labels, positions)
-        except DataError as error:  # torch put the worker's traceback before the sentence
+        except DataError as error:  # torch puts the worker's traceback before the message
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
 
     def in_order(self, batch: int) -> Iterator[Batch]:
@@ -103,21 +136,21 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return normal
 
     def _decoded(self, position: int) -> Tensor:
-        view: Tensor = self._transform(self.images.image(position))
-        return view
+        pixels: Tensor = self._transform(self.images.image(position))
+        return pixels
 
     def _decode_all(self, progress: Progress) -> Tensor:
         held = torch.empty(len(self), *self.preprocessing.input_size, dtype=torch.uint8)
         with ThreadPoolExecutor(_cores()) as pool:
-            for i, view in enumerate(pool.map(self._decoded, range(len(self)))):
-                held[i] = view
+            for i, pixels in enumerate(pool.map(self._decoded, range(len(self)))):
+                held[i] = pixels
                 if i % 100 == 0:
                     progress("reading images", i / len(self))
         return held
 
 
 def _cores() -> int:
-    """Those that this process may use: a container's or taskset's share, not the machine's."""
+    """CPU cores that this process may use; a container or taskset can allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -131,18 +164,3 @@ def preprocessing_from_backbone(backbone: nn.Module, **overrides: Any) -> Prepro
         {"input_size": (3, *image_size), **overrides}, model=backbone
     )
     return Preprocessing(**{name: fields[name] for name in Preprocessing.__dataclass_fields__})
-
-
-def augmented(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Zoom into, shift and mirror each image at random. images: [B, 3, H, W], float32; returns the same shape."""
-    if config == Augmentation():
-        return images
-    batch = images.shape[0]
-    drawn = torch.rand(4, batch, generator=generator)
-    zoom = config.zoom + (1 - config.zoom) * drawn[0]
-    mirror = torch.where(drawn[1] < config.flip, -1.0, 1.0)
-    shift = (1 - zoom) * (2 * drawn[2:] - 1)
-    zeros = torch.zeros(batch)
-    rows = torch.stack([zoom * mirror, zeros, shift[0], zeros, zoom, shift[1]], dim=1).view(batch, 2, 3)
-    grid = nn.functional.affine_grid(rows.to(images.device), list(images.shape), align_corners=False)
-    return nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -18,7 +18,7 @@ from tokfilter.errors import DataError
 
 __all__ = ["SINGLE_PROCESS", "DistContext", "context_from_torchrun"]
 
-_PATIENCE: Final = timedelta(days=7)
+_TIMEOUT: Final = timedelta(days=7)
 """How long a worker waits for the others: shards differ in time, and torchrun itself ends all when one dies."""
 
 
@@ -80,7 +80,7 @@ def context_from_torchrun() -> Iterator[DistContext]:
     if not dist.is_torchelastic_launched():
         yield SINGLE_PROCESS
         return
-    dist.init_process_group("gloo", timeout=_PATIENCE)  # only flags travel, so the CPU's engine serves GPUs too
+    dist.init_process_group("gloo", timeout=_TIMEOUT)  # only flags travel, so the CPU's engine serves GPUs too
     try:
         yield DistContext(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
     finally:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.errors import DataError
-from tokfilter.train.dataset import Batch, ImageDataset
+from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.labels import LabelConfig
-from tokfilter.train.loop import Plan, RunDir, train
+from tokfilter.train.loop import RunDir, TrainingPlan, train
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["FilterTraining", "Objective", "ranking_loss", "train_filter"]
@@ -31,7 +31,7 @@ class FilterTraining:
         weighted by the square root of its difference in delta loss; ours)
     """
 
-    plan: Plan = field(default_factory=lambda: Plan(steps=400, lr=2e-3, weight_decay=0.01))
+    plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=2e-3, weight_decay=0.01))
     objective: Objective = "threshold"
 
     def __post_init__(self) -> None:
@@ -41,12 +41,12 @@ class FilterTraining:
 
 def train_filter(
     model: FilteredViT,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     delta: Tensor,
     labels: LabelConfig,
     config: FilterTraining,
     seed: int,
-    work: RunDir,
+    run_dir: RunDir,
 ) -> dict[str, Any]:
     """Train ``model.scorer`` in place.
 
@@ -71,7 +71,7 @@ def train_filter(
         return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=_balance(targets).to(device))
 
     identity = f"{dataset.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
-    losses = train("filter", _alone(model.scorer), dataset, loss, config.plan, seed, identity, work)
+    losses = train("filter", _alone(model.scorer), dataset, loss, config.plan, seed, identity, run_dir)
     important = float((delta > rho).float().mean())
     return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError
-from tokfilter.train.dataset import Augmentation, Batch, ImageDataset, augmented
-from tokfilter.train.loop import Plan, RunDir, train
+from tokfilter.train.augmentation import Augmentation, augmented
+from tokfilter.train.dataset import Batch, TrainingData
+from tokfilter.train.loop import RunDir, TrainingPlan, train
 from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["Budgeted", "FineTuning", "initialise", "train_backbone", "train_elastic"]
@@ -40,7 +41,7 @@ class FineTuning:
     distill: weight of the divergence from the start model's full logits; 0 leaves it out
     """
 
-    plan: Plan = field(default_factory=lambda: Plan(steps=400, lr=5e-4))
+    plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=5e-4))
     smoothing: float = 0.1
     low: float = 0.125
     budgets: int = 4
@@ -67,18 +68,18 @@ def initialise(backbone: Any, seed: int) -> None:
 
 
 def train_backbone(
-    model: nn.Module, dataset: ImageDataset, config: FineTuning, seed: int, work: RunDir, name: str = "backbone"
+    model: nn.Module, dataset: TrainingData, config: FineTuning, seed: int, run_dir: RunDir, name: str = "backbone"
 ) -> dict[str, Any]:
     """Train with every token, in place. Returns metrics."""
-    return _run(name, model, dataset, config, seed, work, elastic=False)
+    return _run(name, model, dataset, config, seed, run_dir, elastic=False)
 
 
 def train_elastic(
     model: nn.Module,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     config: FineTuning,
     seed: int,
-    work: RunDir,
+    run_dir: RunDir,
     name: str = "finetune",
     teacher: nn.Module | None = None,
 ) -> dict[str, Any]:
@@ -86,16 +87,16 @@ def train_elastic(
 
     teacher: a model whose full logits are imitated when ``config.distill`` is above 0
     """
-    return _run(name, model, dataset, config, seed, work, elastic=True, teacher=teacher)
+    return _run(name, model, dataset, config, seed, run_dir, elastic=True, teacher=teacher)
 
 
 def _run(
     name: str,
     model: Any,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     config: FineTuning,
     seed: int,
-    work: RunDir,
+    run_dir: RunDir,
     elastic: bool,
     teacher: Any = None,
 ) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _run(
         return value + config.distill * divergence
 
     model.train()
-    losses = train(name, model, dataset, loss, config.plan, seed, identity, work)
+    losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
     model.eval()
     last = losses[-max(1, len(losses) // 10) :]
     return {"first_loss": losses[0], "last_loss": sum(last) / len(last), "steps": len(losses)}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.errors import DataError
-from tokfilter.train.data import ImageList
+from tokfilter.train.dataset import ImageSource
 
 __all__ = ["SHARD_IMAGES", "LabelStore", "Labels", "Shard"]
 
@@ -70,7 +70,7 @@ class LabelStore:
         self.shard_images = self._header["shard_images"]
         self.check(identity)
 
-    def open(self, identity: dict[str, Any], images: ImageList, patches: int) -> None:
+    def open(self, identity: dict[str, Any], images: ImageSource, patches: int) -> None:
         """Begin a store, or go on with one of the same identity. Raises DataError for another's."""
         wanted = {
             "format": _FORMAT,

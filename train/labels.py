@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokfilter.errors import DataError
-from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.dataset import TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.first_order import first_order_loss
 from tokfilter.train.label_store import Labels, LabelStore, Shard
@@ -49,7 +49,7 @@ class LabelConfig:
 
     mask: what masking means
     rho: a token is important when its delta loss is greater, in nats (the paper's rule; its value is not known)
-    share: used when rho is None: rho becomes the quantile above which this share of all tokens lies
+    fraction: used when rho is None: rho becomes the quantile above which this fraction of all tokens lies
     method: exact (the paper's: one forward pass per token), first-order (one gradient per image) or grouped (one
         forward pass per group of tokens); the latter two are ours
     groups: which tokens the method grouped masks together
@@ -58,7 +58,7 @@ class LabelConfig:
 
     mask: MaskConfig = field(default_factory=MaskConfig)
     rho: float | None = None
-    share: float = 0.15
+    fraction: float = 0.15
     method: LabelMethod = "exact"
     groups: Grouping = field(default_factory=Grouping)
     precision: LabelPrecision = "fp32"
@@ -74,14 +74,19 @@ class LabelConfig:
             raise DataError(
                 "first-order labels want a mask that puts something in a token's place: zero or mean, got removed."
             )
-        if not 0 < self.share < 1:
-            raise DataError(f"the share of important tokens wants to lie between 0 and 1, got {self.share}.")
+        if not 0 < self.fraction < 1:
+            raise DataError(f"the fraction of important tokens must lie between 0 and 1, got {self.fraction}.")
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for the training record, which calls the fraction ``share``."""
+        names = {"fraction": "share"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
 
     def threshold(self, delta: Tensor) -> float:
-        """rho, as given or as the wanted share asks for. delta: [n, N]."""
+        """rho as given, or the quantile for ``fraction``. delta: [n, N]."""
         if self.rho is not None:
             return self.rho
-        place = max(0, delta.numel() - 1 - int(self.share * delta.numel()))
+        place = max(0, delta.numel() - 1 - int(self.fraction * delta.numel()))
         # torch.quantile refuses more than 16 million values, and sorting ImageNet's would need 4 GB.
         return float(np.partition(delta.cpu().numpy(), place, axis=None)[place])
 
@@ -147,16 +152,16 @@ def _cost_of_sets(
 
 def label_images(
     model: FilteredViT,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     config: LabelConfig,
     store: LabelStore,
-    work: RunDir,
+    run_dir: RunDir,
     chunk: int = 256,
     dist_context: DistContext = SINGLE_PROCESS,
 ) -> Labels:
     """Delta loss of every image, shard by shard into ``store``; whole shards that lie there already are kept.
 
-    dist_context: each of its processes labels its share of the missing shards; all see the same store
+    dist_context: its processes divide the missing shards among themselves; all use the same store
     Raises DataError when the store belongs to another model, other data or other settings.
     """
     model.eval()
@@ -174,7 +179,7 @@ def label_images(
     for done, batch in enumerate(dataset.batches(plan)):
         images = dataset.normalised(batch.images, device)
         parts.append(delta_loss(model, images, batch.labels.to(device), config, chunk, batch.positions))
-        work.progress("label: delta loss of every token", (done + 1) / len(plan))
+        run_dir.progress("label: delta loss of every token", (done + 1) / len(plan))
         if (stop := int(batch.positions[-1]) + 1) in mine:
             delta, base = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
             store.write(Shard(mine[stop], delta, base))
@@ -185,7 +190,7 @@ def label_images(
     return store.read()
 
 
-def identity_from(model: FilteredViT, dataset: ImageDataset, config: LabelConfig) -> dict[str, Any]:
+def identity_from(model: FilteredViT, dataset: TrainingData, config: LabelConfig) -> dict[str, Any]:
     """What labels depend on: weights, images, preprocessing, what masking means, and the method."""
     return {
         "weights": weights_digest(weights_from_model(model)[0]),

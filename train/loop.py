@@ -7,7 +7,7 @@ the step's number are all that a checkpoint holds.
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.errors import DataError
-from tokfilter.train.data import Progress
-from tokfilter.train.dataset import Batch, ImageDataset
+from tokfilter.train.data import Progress, quiet
+from tokfilter.train.dataset import Batch, TrainingData
 
-__all__ = ["Plan", "RunDir", "batch_plan", "generator_from", "load_plain", "train"]
+__all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "load_plain", "train"]
 
 StepLoss = Callable[[Batch, torch.Generator], Tensor]
 """(batch, the step's source of random numbers) -> loss, a scalar."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long and how fast a stage learns.
 
     steps, batch: optimiser steps, images per step
@@ -55,7 +55,7 @@ class RunDir:
     folder: Path | None = None
     resume: bool = False
     save_seconds: float = 20.0
-    progress: Progress = field(default=lambda what, share: None)
+    progress: Progress = field(default=quiet)
 
     def path(self, name: str) -> Path | None:
         """The checkpoint of a stage, when there is a folder to keep it in."""
@@ -85,12 +85,12 @@ def batch_plan(count: int, batch: int, start: int, stop: int, *seed: object) -> 
 def train(
     name: str,
     module: nn.Module,
-    dataset: ImageDataset,
+    dataset: TrainingData,
     loss: StepLoss,
-    plan: Plan,
+    plan: TrainingPlan,
     seed: int,
     identity: str,
-    work: RunDir,
+    run_dir: RunDir,
 ) -> list[float]:
     """Minimise ``loss`` over the parameters of ``module`` that want gradients.
 
@@ -102,9 +102,9 @@ def train(
     schedule = CosineLRScheduler(
         optimizer, t_initial=max(1, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
     )
-    identity = hashlib.sha256(f"{name}\n{plan}\n{seed}\n{identity}".encode()).hexdigest()
-    path = work.path(name)
-    losses = _resumed(path, identity, module, optimizer) if work.resume and path is not None else []
+    identity = hashlib.sha256(f"{name}\n{_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
+    path = run_dir.path(name)
+    losses = _resumed(path, identity, module, optimizer) if run_dir.resume and path is not None else []
     saved, parameters = time.monotonic(), [p for p in module.parameters() if p.requires_grad]
     order = list(batch_plan(len(dataset), plan.batch, len(losses), plan.steps, seed, name))
     with torch.random.fork_rng():
@@ -118,13 +118,18 @@ def train(
             nn.utils.clip_grad_norm_(parameters, plan.clip)
             optimizer.step()
             losses.append(value.item())
-            work.progress(f"{name}: loss {losses[-1]:.3f}", len(losses) / plan.steps)
-            if path is not None and time.monotonic() - saved >= work.save_seconds and len(losses) < plan.steps:
+            run_dir.progress(f"{name}: loss {losses[-1]:.3f}", len(losses) / plan.steps)
+            if path is not None and time.monotonic() - saved >= run_dir.save_seconds and len(losses) < plan.steps:
                 _save(path, identity, module, optimizer, losses)
                 saved = time.monotonic()
     if path is not None and order:
         _save(path, identity, module, optimizer, losses)
     return losses
+
+
+def _text(plan: TrainingPlan) -> str:
+    """The plan in the form that checkpoints of earlier versions were identified by."""
+    return f"Plan({', '.join(f'{name}={value!r}' for name, value in asdict(plan).items())})"
 
 
 def _save(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:

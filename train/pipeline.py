@@ -1,191 +1,93 @@
-"""The stages from images to model.pt, each recorded in the bundle: backbone, label, filter, finetune."""
+"""From images and start weights to a bundle (model.pt), and to a folder of labels."""
 
-import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from torch import nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import DataError
+from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import ImageList, Progress, Splits
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
-from tokfilter.train.filter_training import FilterTraining, train_filter
-from tokfilter.train.finetune import FineTuning, train_backbone, train_elastic
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
-from tokfilter.train.labels import LabelConfig, identity_from, label_images
-from tokfilter.train.loop import RunDir, generator_from
+from tokfilter.train.labels import label_images
+from tokfilter.train.loop import RunDir
+from tokfilter.train.stages import labelled_positions, run_stages
 from tokfilter.train.start import Start
 from tokfilter.vit.bundle import Bundle, golden_from_model, weights_from_model
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import FilterConfig, TokenFilter
 
-__all__ = ["STAGES", "Recipe", "bundle_from_start", "label_folder", "labelled_dataset"]
-
-STAGES: Final = ("backbone", "label", "filter", "finetune")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is done with data and start weights.
-
-    stages: some of STAGES, in that order
-    keep: the bundle's default budget
-    label_limit: at most so many training images are labelled, drawn at random; None labels all
-    label_chunk: masked variants per forward pass; bounds the memory
-    seed: every random draw depends on it
-    """
-
-    stages: tuple[str, ...] = STAGES
-    keep: Keep = 0.5
-    label_limit: int | None = None
-    label_chunk: int = 256
-    seed: int = 0
-    filter_config: FilterConfig = field(default_factory=FilterConfig)
-    labels: LabelConfig = field(default_factory=LabelConfig)
-    backbone: FineTuning = field(default_factory=FineTuning)
-    filter: FilterTraining = field(default_factory=FilterTraining)
-    finetune: FineTuning = field(default_factory=FineTuning)
-
-    def __post_init__(self) -> None:
-        unknown = [stage for stage in self.stages if stage not in STAGES]
-        if unknown or not self.stages:
-            raise DataError(f"stages are some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}.")
+__all__ = ["bundle_from_start", "label_folder"]
 
 
 def bundle_from_start(
     start: Start,
     splits: Splits,
-    recipe: Recipe,
-    work: RunDir,
+    config: TrainConfig,
+    run_dir: RunDir,
     labels: Path | None = None,
     keeps: Sequence[Keep] = (1.0, 0.5, 0.25),
     datasets: tuple[ImageDataset, ImageDataset] | None = None,
 ) -> Bundle:
-    """Run the recipe's stages and measure the result on the test images.
+    """Run the stages of ``config`` and measure the accuracy on the test images.
 
-    labels: a label store made before, instead of the stage ``label``; refused when it belongs to another model or data
-    dataset: of the training and test images, where somebody has decoded them already
+    labels: a label store made before, in place of the stage ``label``; refused when it belongs to another model or data
+    datasets: of the training and test images, where they are decoded already
     Raises DataError, BudgetError.
     """
+    if "backbone" not in config.stages and not start.trained:
+        raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(recipe.seed)
-    model = FilteredViT(start.backbone, keep=recipe.keep)
-    model.drop.scorer = _scorer(model, start, recipe)
+    torch.manual_seed(config.seed)
+    model = FilteredViT(start.backbone, keep=config.keep)
+    model.drop.scorer = _scorer(model, start, config)
     model.to(device)
-    tokens_from_keep(recipe.keep, model.num_patches)
+    tokens_from_keep(config.keep, model.num_patches)
     train_dataset, tests = datasets or (
-        ImageDataset(part, start.preprocessing, work.progress) for part in (splits.train, splits.test)
+        ImageDataset(part, start.preprocessing, run_dir.progress) for part in (splits.train, splits.test)
     )
-    record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": recipe.seed}
-    if "backbone" in recipe.stages:
-        _freeze_scorer(model)
-        metrics = train_backbone(model, train_dataset, recipe.backbone, recipe.seed, work)
-        record["backbone"] = {**asdict(recipe.backbone), **metrics}
-    elif not start.trained:
-        raise DataError(f"{start.origin} cannot tell the data's classes apart yet: add the stage `backbone`.")
-    if "filter" in recipe.stages:
-        record.update(_filter_stages(model, train_dataset, recipe, work, labels))
-    if "finetune" in recipe.stages:
-        _freeze_scorer(model, but_summary=True)
-        teacher = _teacher(model) if recipe.finetune.distill > 0 else None
-        metrics = train_elastic(model, train_dataset, recipe.finetune, recipe.seed, work, teacher=teacher)
-        record["finetune"] = {**asdict(recipe.finetune), **metrics}
-    model.eval()
-    record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, work.progress)]
-    return _bundle(model.cpu(), start, splits, recipe, tests, record)
+    record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": config.seed}
+    record.update(run_stages(model, train_dataset, config, run_dir, labels))
+    record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, run_dir.progress)]
+    return _bundle(model.cpu(), start, splits, config, tests, record)
 
 
 def label_folder(
-    start: Start, images: ImageList, recipe: Recipe, folder: Path, progress: Progress,
+    start: Start, images: ImageList, config: TrainConfig, folder: Path, progress: Progress,
     shard_images: int = SHARD_IMAGES, dist_context: DistContext = SINGLE_PROCESS,
 ) -> Labels:  # fmt: skip
     """Labels of training images by a start model, kept in ``folder``. Raises DataError.
 
-    shard_images: images whose labels are written at once
+    shard_images: images per file
     """
     if not start.trained:
-        raise DataError(f"{start.origin} cannot tell the data's classes apart yet: train its backbone first.")
+        raise DataError(f"{start.origin} has no head trained for the data's classes: train its backbone first.")
     model = FilteredViT(start.backbone).to(dist_context.device).eval()
-    dataset = ImageDataset(_labelled(images, recipe), start.preprocessing, progress)
-    store, work = LabelStore(folder, shard_images), RunDir(progress=progress)
-    return label_images(model, dataset, recipe.labels, store, work, recipe.label_chunk, dist_context)
+    positions = labelled_positions(len(images), config)
+    chosen = images if positions is None else images.subset(positions)
+    dataset = ImageDataset(chosen, start.preprocessing, progress)
+    store, run_dir = LabelStore(folder, shard_images), RunDir(progress=progress)
+    return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk, dist_context)
 
 
-def _filter_stages(
-    model: FilteredViT, dataset: ImageDataset, recipe: Recipe, work: RunDir, given: Path | None
-) -> dict[str, Any]:
-    subset = labelled_dataset(dataset, recipe, work.progress)
-    labels = _labels(model, subset, recipe, work, given)
-    model.requires_grad_(False)
-    metrics = train_filter(model, subset, labels.delta, recipe.labels, recipe.filter, recipe.seed, work)
-    model.requires_grad_(True)
-    return {
-        "label": {**asdict(recipe.labels), "images": len(subset), "identity": labels.identity, "rho": metrics["rho"]},
-        "filter": {**asdict(recipe.filter), **metrics},
-    }
-
-
-def labelled_dataset(dataset: ImageDataset, recipe: Recipe, progress: Progress) -> ImageDataset:
-    """The training images that get labels: all, or as many as the recipe allows."""
-    chosen = _labelled(dataset.images, recipe)
-    return dataset if chosen is dataset.images else ImageDataset(chosen, dataset.preprocessing, progress)
-
-
-def _labels(model: FilteredViT, dataset: ImageDataset, recipe: Recipe, work: RunDir, given: Path | None) -> Labels:
-    """Labels from a store made before, or made now. Raises DataError."""
-    if given is not None:
-        store = LabelStore(given)
-        store.check(identity_from(model, dataset, recipe.labels))
-        return store.read()
-    if "label" not in recipe.stages:
-        raise DataError("the stage `filter` wants labels: add the stage `label`, or give labels made before.")
-    if work.folder is None:
-        raise DataError("labels want a work directory to be kept in.")
-    store = LabelStore(work.folder / "labels")
-    if not work.resume:
-        store.clear()
-    return label_images(model, dataset, recipe.labels, store, work, recipe.label_chunk)
-
-
-def _labelled(images: ImageList, recipe: Recipe) -> ImageList:
-    if recipe.label_limit is None or recipe.label_limit >= len(images):
-        return images
-    order = torch.randperm(len(images), generator=generator_from(recipe.seed, "labelled"))
-    return images.subset(sorted(order[: recipe.label_limit].tolist()))
-
-
-def _scorer(model: FilteredViT, start: Start, recipe: Recipe) -> TokenFilter:
-    """A new filter, unless the start brought one that is going to stay; with a summary where either asks for one."""
+def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:
+    """A new filter, or the start's own when it is not trained again; with a global context when either has one."""
     old = start.scorer
-    if old is None or "filter" in recipe.stages:
-        there = 0 if old is None else old.config.summary
-        return model.new_filter(replace(recipe.filter_config, summary=recipe.filter_config.summary or there))
-    if recipe.filter_config.summary in (0, old.config.summary):
+    if old is None or "filter" in config.stages:
+        summary = config.filter_config.summary or (0 if old is None else old.config.summary)
+        return model.new_filter(replace(config.filter_config, summary=summary))
+    if config.filter_config.summary in (0, old.config.summary):
         return old
-    scorer = model.new_filter(replace(old.config, summary=recipe.filter_config.summary))
-    deciding = {name: value for name, value in old.state_dict().items() if not name.startswith("summary.")}
-    scorer.load_state_dict(deciding, strict=False)
+    scorer = model.new_filter(replace(old.config, summary=config.filter_config.summary))
+    scoring = {name: value for name, value in old.state_dict().items() if not name.startswith("summary.")}
+    scorer.load_state_dict(scoring, strict=False)
     return scorer
-
-
-def _teacher(model: FilteredViT) -> FilteredViT:
-    """The model as it is now, for good."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def _freeze_scorer(model: FilteredViT, but_summary: bool = False) -> None:
-    """What decides stays as it is; what the class token is told is learned with the backbone."""
-    model.requires_grad_(True)
-    model.scorer.requires_grad_(False)
-    summary = model.scorer.summary
-    if but_summary and isinstance(summary, nn.Module):
-        summary.requires_grad_(True)
 
 
 def _data_record(splits: Splits) -> dict[str, Any]:
@@ -197,21 +99,21 @@ def _data_record(splits: Splits) -> dict[str, Any]:
 
 
 def _bundle(
-    model: FilteredViT, start: Start, splits: Splits, recipe: Recipe, tests: ImageDataset, record: dict[str, Any]
+    model: FilteredViT, start: Start, splits: Splits, config: TrainConfig, tests: ImageDataset, record: dict[str, Any]
 ) -> Bundle:
     examples = next(tests.batches([torch.arange(min(4, len(tests)))]))
     keeps = sorted(
-        {tokens_from_keep(keep, model.num_patches) for keep in (0.7, 0.5, 0.25, recipe.keep)} - {model.num_patches}
+        {tokens_from_keep(keep, model.num_patches) for keep in (0.7, 0.5, 0.25, config.keep)} - {model.num_patches}
     )
     backbone, scorer = weights_from_model(model)
-    config = model.scorer.config
-    assert isinstance(config, FilterConfig)
+    filter_config = model.scorer.config
+    assert isinstance(filter_config, FilterConfig)
     return Bundle(
         architecture=start.architecture,
         backbone=backbone,
-        filter_config=config,
+        filter_config=filter_config,
         filter=scorer,
-        keep=recipe.keep,
+        keep=config.keep,
         preprocessing=start.preprocessing,
         class_names=list(splits.train.class_names),
         golden=golden_from_model(model, tests.normalised(examples.images), keeps),

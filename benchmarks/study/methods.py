@@ -18,6 +18,7 @@ from tokfilter.benchmarks.study.baselines import REDUCING, RIVALS, baseline_from
 from tokfilter.benchmarks.study.setup import Study, Subject
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import write_json
+from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import evaluate
@@ -26,7 +27,8 @@ from tokfilter.train.label_store import LabelStore
 from tokfilter.train.labels import label_images
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig
-from tokfilter.train.pipeline import Recipe, bundle_from_start, labelled_dataset
+from tokfilter.train.pipeline import bundle_from_start
+from tokfilter.train.stages import labelled_dataset
 from tokfilter.train.start import Start, start_from_bundle, start_from_timm
 from tokfilter.train.token_sets import Grouping
 from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
@@ -70,12 +72,12 @@ LONGER: Final = ("longer: filter", "longer: filter with summary", *_LONGER_RIVAL
 """The contenders once more, all distilled, with four times the steps and twice the learning rate."""
 LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
 
-ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
+ABLATIONS: Final[dict[str, Callable[[TrainConfig], TrainConfig]]] = {
     "mask: image's mean": lambda recipe: _labels(recipe, mask=MaskConfig("mean")),
     "mask: token removed": lambda recipe: _labels(recipe, mask=MaskConfig("removed")),
     "mask before the position": lambda recipe: _labels(recipe, mask=MaskConfig("zero", "before")),
-    "rho: 5 % important": lambda recipe: _labels(recipe, share=0.05),
-    "rho: 40 % important": lambda recipe: _labels(recipe, share=0.4),
+    "rho: 5 % important": lambda recipe: _labels(recipe, fraction=0.05),
+    "rho: 40 % important": lambda recipe: _labels(recipe, fraction=0.4),
     "labels: first-order": lambda recipe: _labels(recipe, method="first-order"),
     "labels: grouped": lambda recipe: _labels(recipe, method="grouped"),
     "labels: sets of 24 removed": lambda recipe: _labels(
@@ -90,7 +92,7 @@ ABLATIONS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
 }
 """Name -> what it changes in the filter's recipe."""
 
-_VARIANTS: Final[dict[str, Callable[[Recipe], Recipe]]] = {
+_VARIANTS: Final[dict[str, Callable[[TrainConfig], TrainConfig]]] = {
     FILTER: lambda recipe: recipe,
     DISTILLED: lambda recipe: _distilled(recipe),
     BEST: lambda recipe: _told(_distilled(recipe)),
@@ -112,7 +114,7 @@ class Setting:
     progress: Progress
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainConfig:
         """The filter's recipe, the backbone being there already."""
         return replace(self.study.recipe(self.seed), stages=("label", "filter", "finetune"))
 
@@ -208,7 +210,7 @@ def _before(setting: Setting) -> Rows:
     return [{**row, "macs": macs(model_from_bundle(bundle), 1.0)} for row in bundle.training["accuracy"]]
 
 
-def _filter_bundle(setting: Setting, name: str, recipe: Recipe, keeps: tuple[Keep, ...] | None = None) -> Bundle:
+def _filter_bundle(setting: Setting, name: str, recipe: TrainConfig, keeps: tuple[Keep, ...] | None = None) -> Bundle:
     """The product's own stages on the trained backbone; methods whose labels are the same share them."""
     start = start_from_bundle(setting.backbone, setting.splits.train.class_names)
     work = setting.work(name)
@@ -223,10 +225,10 @@ def _filter_bundle(setting: Setting, name: str, recipe: Recipe, keeps: tuple[Kee
     )
 
 
-def _shared_labels(setting: Setting, recipe: Recipe) -> Path:
+def _shared_labels(setting: Setting, recipe: TrainConfig) -> Path:
     config = recipe.labels
     folder = setting.folder / "labels" / f"{config.method}-{config.mask.value}-{config.mask.point}"
-    chosen = labelled_dataset(setting.datasets[0], recipe, setting.progress)
+    chosen = labelled_dataset(setting.datasets[0], recipe)
     model = model_from_bundle(load_bundle(setting.backbone)).eval()
     label_images(model, chosen, config, LabelStore(folder), RunDir(progress=setting.progress), recipe.label_chunk)
     return folder
@@ -237,14 +239,14 @@ def _filter_rows(bundle: Bundle) -> Rows:
     return [{**found, "macs": macs(model, found["tokens"])} for found in bundle.training["accuracy"]]
 
 
-def _specialist(setting: Setting, name: str, recipe: Recipe, keep: Keep) -> dict[str, Any]:
+def _specialist(setting: Setting, name: str, recipe: TrainConfig, keep: Keep) -> dict[str, Any]:
     """A checkpoint that was fine-tuned for one budget alone, with as many steps as the elastic one."""
     recipe = replace(recipe, keep=keep, finetune=replace(recipe.finetune, fixed=keep))
     (row,) = _filter_rows(_filter_bundle(setting, f"{name} {keep}", recipe, (keep,)))
     return row
 
 
-def _baseline(setting: Setting, name: str, recipe: Recipe) -> Rows:
+def _baseline(setting: Setting, name: str, recipe: TrainConfig) -> Rows:
     bundle, finetune = load_bundle(setting.backbone), recipe.finetune
     weights = copy.deepcopy(dict(bundle.backbone))
     baseline: Any = baseline_from_weights(name, bundle.architecture, weights, setting.seed, recipe.filter_config)
@@ -258,22 +260,22 @@ def _baseline(setting: Setting, name: str, recipe: Recipe) -> Rows:
     return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), baseline, bundle)} for a in found]
 
 
-def _distilled(recipe: Recipe) -> Recipe:
+def _distilled(recipe: TrainConfig) -> TrainConfig:
     return replace(recipe, finetune=replace(recipe.finetune, distill=1.0))
 
 
-def _told(recipe: Recipe) -> Recipe:
+def _told(recipe: TrainConfig) -> TrainConfig:
     """With a summary of 16 channels: 0.5 % of the full model's multiply-accumulates."""
     return replace(recipe, filter_config=replace(recipe.filter_config, summary=16))
 
 
-def _longer(recipe: Recipe) -> Recipe:
+def _longer(recipe: TrainConfig) -> TrainConfig:
     plan = recipe.finetune.plan
     plan = replace(plan, steps=4 * plan.steps, lr=2 * plan.lr)
     return _distilled(replace(recipe, finetune=replace(recipe.finetune, plan=plan)))
 
 
-def _labels(recipe: Recipe, **changes: Any) -> Recipe:
+def _labels(recipe: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(recipe, labels=replace(recipe.labels, **changes))
 
 

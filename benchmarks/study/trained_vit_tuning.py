@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokfilter.benchmarks.study.baseline_models import model_of
+from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.data import ImageList, Progress
-from tokfilter.train.dataset import Augmentation, ImageDataset
+from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.finetune import FineTuning, train_elastic
-from tokfilter.train.loop import Plan, RunDir
+from tokfilter.train.loop import RunDir, TrainingPlan
 from tokfilter.vit.bundle import Bundle
 
 __all__ = ["TUNED", "TUNING", "tuned_model"]
 
 TUNED: Final = ("filter", "random", "centre")
-TUNING: Final = FineTuning(Plan(200, batch=32, lr=5e-5), low=0.2, augmentation=Augmentation(flip=0.5))
+TUNING: Final = FineTuning(TrainingPlan(200, batch=32, lr=5e-5), low=0.2, augmentation=Augmentation(flip=0.5))
 
 
 def tuned_model(method: str, bundle: Bundle, images: ImageList, folder: Path, progress: Progress) -> Any:

@@ -134,13 +134,15 @@ def test_an_unknown_mask_is_refused():
         MaskConfig("blur")
 
 
-def test_rho_is_absolute_or_keeps_the_wanted_share():
+def test_rho_is_absolute_or_gives_the_wanted_fraction():
     delta = torch.arange(100.0).view(10, 10)
     assert LabelConfig(rho=0.5).threshold(delta) == 0.5
-    for share in (0.01, 0.15, 0.5, 0.99):
-        assert float((delta > LabelConfig(share=share).threshold(delta)).float().mean()) == pytest.approx(share)
+    for fraction in (0.01, 0.15, 0.5, 0.99):
+        assert float((delta > LabelConfig(fraction=fraction).threshold(delta)).float().mean()) == pytest.approx(
+            fraction
+        )
     with pytest.raises(DataError, match="between 0 and 1, got 1"):
-        LabelConfig(share=1)
+        LabelConfig(fraction=1)
 
 
 class Files:

@@ -5,13 +5,14 @@ import torch
 
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.errors import BudgetError, DataError
+from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.filter_training import FilterTraining, ranking_loss, train_filter
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.labels import LabelConfig
-from tokfilter.train.loop import Plan, RunDir, batch_plan
-from tokfilter.train.pipeline import Recipe, bundle_from_start, label_folder
+from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan
+from tokfilter.train.pipeline import bundle_from_start, label_folder
 from tokfilter.train.start import start_from_bundle, start_from_timm
 from tokfilter.vit.backbone import Architecture, create_backbone
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
@@ -39,8 +40,8 @@ def start(seed=0, **options):
 
 
 def short(stages=("backbone", "label", "filter", "finetune"), seed=0, steps=6, **options):
-    plan = Plan(steps, batch=16, lr=1e-3)
-    return Recipe(
+    plan = TrainingPlan(steps, batch=16, lr=1e-3)
+    return TrainConfig(
         stages=stages,
         seed=seed,
         backbone=FineTuning(plan),
@@ -127,8 +128,8 @@ def test_the_filter_learns_what_tells_tokens_apart(splits):
         tokens = model.embed(dataset.normalised(next(dataset.in_order(96)).images))
     delta = tokens[:, 1:, 0] - tokens[:, 1:, 1]
     for objective in ("threshold", "regression", "ranking"):
-        config = FilterTraining(Plan(150, batch=32, lr=1e-2), objective)
-        metrics = train_filter(model, dataset, delta, LabelConfig(share=0.25), config, 0, RunDir())
+        config = FilterTraining(TrainingPlan(150, batch=32, lr=1e-2), objective)
+        metrics = train_filter(model, dataset, delta, LabelConfig(fraction=0.25), config, 0, RunDir())
         with torch.no_grad():
             chosen = model.scorer(tokens[:, 1:]).flatten().topk(384).indices
         right = set(chosen.tolist()) & set(delta.flatten().topk(384).indices.tolist())
@@ -163,7 +164,7 @@ def budgets_of_steps(splits, config):
 
 @pytest.mark.parametrize("budgets", [2, 3, 4, 5])
 def test_elastic_steps_share_their_images_among_small_and_large_budgets(splits, budgets):
-    drawn = budgets_of_steps(splits, FineTuning(Plan(40, batch=20), low=0.25, budgets=budgets))
+    drawn = budgets_of_steps(splits, FineTuning(TrainingPlan(40, batch=20), low=0.25, budgets=budgets))
     steps = [drawn[i : i + budgets] for i in range(0, len(drawn), budgets)]
     assert len(steps) == 40
     smaller = []
@@ -180,14 +181,14 @@ def test_elastic_steps_share_their_images_among_small_and_large_budgets(splits, 
 
 
 def test_images_fewer_than_budgets_take_turns(splits):
-    drawn = budgets_of_steps(splits, FineTuning(Plan(60, batch=1), low=0.25))
+    drawn = budgets_of_steps(splits, FineTuning(TrainingPlan(60, batch=1), low=0.25))
     assert len(drawn) == 60 and {images for _, images in drawn} == {1}
     assert 5 < sum(tokens == 16 for tokens, _ in drawn) < 30  # every token: a quarter
     assert min(tokens for tokens, _ in drawn) < 7
 
 
 def test_a_fixed_budget_is_the_only_one(splits):
-    assert set(budgets_of_steps(splits, FineTuning(Plan(5, batch=8), fixed=0.5))) == {(8, 8)}
+    assert set(budgets_of_steps(splits, FineTuning(TrainingPlan(5, batch=8), fixed=0.5))) == {(8, 8)}
 
 
 @pytest.mark.parametrize("options", [{"low": 0.0}, {"low": 1.5}, {"budgets": 1}])
@@ -203,16 +204,16 @@ def test_distillation_changes_what_is_learned(tmp_path, splits):
 
 
 def test_new_weights_cannot_be_labelled_or_filtered(tmp_path, splits):
-    with pytest.raises(DataError, match="cannot tell the data's classes apart yet"):
+    with pytest.raises(DataError, match="has no head trained for the data's classes"):
         bundle_from_start(start(), splits, short(("label", "filter")), RunDir(tmp_path))
     with pytest.raises(DataError, match="train its backbone first"):
-        label_folder(start(), splits.train, Recipe(), tmp_path / "labels", quiet)
+        label_folder(start(), splits.train, TrainConfig(), tmp_path / "labels", quiet)
 
 
 @pytest.mark.parametrize("stages", [(), ("backbone", "export")])
 def test_unknown_stages_are_refused(stages):
     with pytest.raises(DataError, match="stages are some of backbone, label, filter, finetune"):
-        Recipe(stages=stages)
+        TrainConfig(stages=stages)
 
 
 def test_labels_made_before_are_taken_and_anothers_are_refused_by_hash(tmp_path, splits):
@@ -220,7 +221,7 @@ def test_labels_made_before_are_taken_and_anothers_are_refused_by_hash(tmp_path,
     save_bundle(bundle, tmp_path / "model.pt")
     names = splits.train.class_names
     begun = start_from_bundle(tmp_path / "model.pt", names)
-    label_folder(begun, splits.train, Recipe(), tmp_path / "labels", quiet)
+    label_folder(begun, splits.train, TrainConfig(), tmp_path / "labels", quiet)
     recipe = short(("filter", "finetune"))
     begun = start_from_bundle(tmp_path / "model.pt", names)
     found = bundle_from_start(begun, splits, recipe, RunDir(tmp_path / "w2"), tmp_path / "labels")

@@ -20,7 +20,7 @@ from tokfilter.train.data import splits_from_folder
 from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import FineTuning, train_elastic
-from tokfilter.train.loop import Plan, RunDir
+from tokfilter.train.loop import RunDir, TrainingPlan
 from tokfilter.vit.backbone import Architecture, create_backbone
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
@@ -245,7 +245,7 @@ def test_elastic_training_is_repeatable_and_resumes(name, scene_dataset, tmp_pat
 
     def trained(work):
         baseline, _ = baseline_of(name, num_classes=10)
-        train_elastic(baseline, scene_dataset, FineTuning(Plan(8, batch=8)), 0, work, name=name)
+        train_elastic(baseline, scene_dataset, FineTuning(TrainingPlan(8, batch=8)), 0, work, name=name)
         return evaluate(baseline, scene_dataset, [1.0, 0.7], quiet), baseline.state_dict()
 
     whole, weights = trained(RunDir())

@@ -17,7 +17,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.data import images_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.finetune import FineTuning
-from tokfilter.train.loop import Plan
+from tokfilter.train.loop import TrainingPlan
 
 SCHEMA = json.loads((SCHEMAS / "trained_vit.json").read_text())
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -108,7 +108,7 @@ def test_answers_are_kept_and_not_computed_again(bundle, pictures, tmp_path):
 def test_fine_tuning_changes_the_backbone_and_no_scorer(bundle, pictures, tmp_path, monkeypatch, method):
     from tokfilter.benchmarks.study import trained_vit_tuning
 
-    monkeypatch.setattr(trained_vit_tuning, "TUNING", FineTuning(Plan(3, batch=8, lr=1e-3)))
+    monkeypatch.setattr(trained_vit_tuning, "TUNING", FineTuning(TrainingPlan(3, batch=8, lr=1e-3)))
     before = trained_vit._model(method, bundle)
     model = tuned_model(method, bundle, images_from_folder(pictures / "train"), tmp_path, quiet)
     assert not model.training

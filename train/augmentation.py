@@ -1,0 +1,39 @@
+"""Random changes of training images: zoom, shift and mirror, on whole batches, from the step's own random numbers.
+
+Not timm's ``create_transform``: that works on one PIL image at a time and draws from global generators, so the images
+could not be held in memory as tensors, and a resumed run would not repeat an undisturbed one bit for bit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Augmentation", "augmented"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images (ours).
+
+    zoom: smallest fraction of the height and width that is shown
+    flip: probability of mirroring left to right
+    """
+
+    zoom: float = 1.0
+    flip: float = 0.0
+
+
+def augmented(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
+    """Zoom into, shift and mirror each image at random. images: [B, 3, H, W], float32; returns the same shape."""
+    if config == Augmentation():
+        return images
+    batch = images.shape[0]
+    drawn = torch.rand(4, batch, generator=generator)
+    zoom = config.zoom + (1 - config.zoom) * drawn[0]
+    mirror = torch.where(drawn[1] < config.flip, -1.0, 1.0)
+    shift = (1 - zoom) * (2 * drawn[2:] - 1)
+    zeros = torch.zeros(batch)
+    rows = torch.stack([zoom * mirror, zeros, shift[0], zeros, zoom, shift[1]], dim=1).view(batch, 2, 3)
+    grid = nn.functional.affine_grid(rows.to(images.device), list(images.shape), align_corners=False)
+    return nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

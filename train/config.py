@@ -1,0 +1,43 @@
+"""The settings of a training with every length in optimiser steps. ``recipe.py`` makes them from a recipe's epochs."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.errors import DataError
+from tokfilter.train.filter_training import FilterTraining
+from tokfilter.train.finetune import FineTuning
+from tokfilter.train.labels import LabelConfig
+from tokfilter.vit.scorers import FilterConfig
+
+__all__ = ["STAGES", "TrainConfig"]
+
+STAGES: Final = ("backbone", "label", "filter", "finetune")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of all stages.
+
+    stages: some of STAGES; they run in the order of STAGES
+    keep: the model's default budget
+    label_limit: largest number of training images that are labelled, drawn at random; None labels all
+    label_chunk: masked variants per forward pass; bounds the memory
+    seed: of every random draw
+    """
+
+    stages: tuple[str, ...] = STAGES
+    keep: Keep = 0.5
+    label_limit: int | None = None
+    label_chunk: int = 256
+    seed: int = 0
+    filter_config: FilterConfig = field(default_factory=FilterConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    backbone: FineTuning = field(default_factory=FineTuning)
+    filter: FilterTraining = field(default_factory=FilterTraining)
+    finetune: FineTuning = field(default_factory=FineTuning)
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            raise DataError(f"stages are some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}.")

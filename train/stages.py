@@ -1,0 +1,108 @@
+"""The training stages on one model, in place: backbone, label, filter, finetune. Returns what the record keeps."""
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokfilter.errors import DataError
+from tokfilter.train.config import TrainConfig
+from tokfilter.train.dataset import TrainingData
+from tokfilter.train.filter_training import train_filter
+from tokfilter.train.finetune import train_backbone, train_elastic
+from tokfilter.train.label_store import Labels, LabelStore
+from tokfilter.train.labels import identity_from, label_images
+from tokfilter.train.loop import RunDir, generator_from
+from tokfilter.vit.model import FilteredViT
+
+__all__ = ["labelled_dataset", "labelled_positions", "run_stages"]
+
+
+def run_stages(
+    model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_dir: RunDir, labels: Path | None = None
+) -> dict[str, Any]:
+    """Train ``model`` in place by the stages of ``config``. Returns settings and metrics of each stage.
+
+    labels: a label store made before, in place of the stage ``label``
+    Raises DataError when the store belongs to another model or other data.
+    """
+    record: dict[str, Any] = {}
+    if "backbone" in config.stages:
+        _freeze_scorer(model)
+        metrics = train_backbone(model, dataset, config.backbone, config.seed, run_dir)
+        record["backbone"] = {**asdict(config.backbone), **metrics}
+    if "filter" in config.stages:
+        record.update(_filter_stages(model, dataset, config, run_dir, labels))
+    if "finetune" in config.stages:
+        _freeze_scorer(model, but_summary=True)
+        teacher = _teacher(model) if config.finetune.distill > 0 else None
+        metrics = train_elastic(model, dataset, config.finetune, config.seed, run_dir, teacher=teacher)
+        record["finetune"] = {**asdict(config.finetune), **metrics}
+    model.eval()
+    return record
+
+
+def labelled_dataset(dataset: TrainingData, config: TrainConfig) -> TrainingData:
+    """The training images that get labels: all, or as many as ``config.label_limit`` allows."""
+    positions = labelled_positions(len(dataset), config)
+    return dataset if positions is None else dataset.subset(positions)
+
+
+def labelled_positions(count: int, config: TrainConfig) -> list[int] | None:
+    """Which of ``count`` training images get labels; None for all."""
+    if config.label_limit is None or config.label_limit >= count:
+        return None
+    order = torch.randperm(count, generator=generator_from(config.seed, "labelled"))
+    return sorted(order[: config.label_limit].tolist())
+
+
+def _filter_stages(
+    model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_dir: RunDir, given: Path | None
+) -> dict[str, Any]:
+    subset = labelled_dataset(dataset, config)
+    labels = _labels(model, subset, config, run_dir, given)
+    model.requires_grad_(False)
+    metrics = train_filter(model, subset, labels.delta, config.labels, config.filter, config.seed, run_dir)
+    model.requires_grad_(True)
+    settings = config.labels.record()
+    return {
+        "label": {**settings, "images": len(subset), "identity": labels.identity, "rho": metrics["rho"]},
+        "filter": {**asdict(config.filter), **metrics},
+    }
+
+
+def _labels(
+    model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_dir: RunDir, given: Path | None
+) -> Labels:
+    """Labels from a store made before, or made now. Raises DataError."""
+    if given is not None:
+        store = LabelStore(given)
+        store.check(identity_from(model, dataset, config.labels))
+        return store.read()
+    if "label" not in config.stages:
+        raise DataError(
+            "the stage `filter` needs labels: add the stage `label`, or give labels made before (--labels)."
+        )
+    if run_dir.folder is None:
+        raise DataError("the stage `label` writes its labels to a folder, got none: give a run directory.")
+    store = LabelStore(run_dir.folder / "labels")
+    if not run_dir.resume:
+        store.clear()
+    return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk)
+
+
+def _teacher(model: FilteredViT) -> FilteredViT:
+    """A frozen copy of the model as it is now."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _freeze_scorer(model: FilteredViT, but_summary: bool = False) -> None:
+    """Freeze the filter; its global context, which changes the class token and no scores, may train."""
+    model.requires_grad_(True)
+    model.scorer.requires_grad_(False)
+    summary = model.scorer.summary
+    if but_summary and isinstance(summary, nn.Module):
+        summary.requires_grad_(True)
