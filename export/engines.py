@@ -1,7 +1,9 @@
 """Which engines an export builds, and how each is described in the manifest."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +11,9 @@ from tokfilter.artifacts.manifest import Entry, ModelCard, entry_from_file
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
-from tokfilter.trt.build import BuildOptions, EngineKind, engine_from_graph, tensorrt_module
+from tokfilter.trt.build import BuildOptions, build_engine
+from tokfilter.trt.module import EngineKind, tensorrt_module
+from tokfilter.trt.versions import SINCE, supports
 
 __all__ = ["TIMING_CACHE", "engines_from_graphs"]
 
@@ -28,7 +32,7 @@ def engines_from_graphs(
         yield from _built("tensorrt-rtx", folder, graphs, card, options, None, say)
     if not options.trt:
         return
-    tensorrt_module("tensorrt")  # a machine without TensorRT must not be told about the plugin first
+    tensorrt_module("tensorrt")  # where TensorRT is missing, that error comes before the plugin's
     plugin = _plugin(options)
     if plugin is not None and not options.version_compatible:
         shutil.copy2(plugin, folder / plugin.name)
@@ -69,7 +73,8 @@ def _built(
             hardware=options.hardware,
             compute_capabilities=options.compute_capabilities,
         )
-        target = engine_from_graph(kind, folder / graph.path, folder / name, build)
+        with _graph_for_plugin(folder / graph.path, build.plugin) as source:
+            target = build_engine(kind, source, folder / name, build)
         yield entry_from_file(
             folder,
             name,
@@ -81,3 +86,24 @@ def _built(
             budget_range=budget if graph.role == "filtered" and graph.budget is None else None,
             target=target,
         )
+
+
+@contextmanager
+def _graph_for_plugin(graph: Path, plugin: Path | None) -> Iterator[Path]:
+    """``graph``, or a copy without model-local functions where TensorRT would take them instead of the plugin."""
+    if plugin is None or supports(tensorrt_module("tensorrt"), "plugin preferred to function"):
+        yield graph
+        return
+    try:
+        from tokfilter.export.functions import without_functions
+        from tokfilter.export.onnx_file import load_graph, save_graph
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"TensorRT before {'.'.join(map(str, SINCE['plugin preferred to function']))} takes a graph's function "
+            f"instead of the plugin. Removing the function needs the package {error.name}: pip install onnx-ir, or "
+            "build from native ops with --no-plugin."
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+        stripped = Path(scratch) / graph.name
+        save_graph(without_functions(load_graph(graph)), stripped)
+        yield stripped

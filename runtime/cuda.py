@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.trt.bindings import cuda_driver, cuda_runtime, pycuda_driver
+from tokfilter.runtime.cuda_bindings import cuda_driver, cuda_runtime, pycuda_driver
 
 __all__ = ["BACKENDS", "Cuda", "CudaPython", "Pycuda", "cuda_from_name"]
 

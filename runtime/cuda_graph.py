@@ -4,7 +4,7 @@ import ctypes
 from typing import Any, Final
 
 from tokfilter.errors import EngineError
-from tokfilter.trt.bindings import cuda_driver
+from tokfilter.runtime.cuda_bindings import cuda_driver
 
 __all__ = ["Graphs"]
 

@@ -20,19 +20,19 @@ from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec, Timing
-from tokfilter.trt.bindings import tensorrt_module
 from tokfilter.trt.engine import (
     Profile,
     capturable,
     context_from_engine,
     engine_from_plan,
-    logged,
     profiles_from_engine,
     serving_profile,
 )
+from tokfilter.trt.log import logged_errors
+from tokfilter.trt.module import tensorrt_module
 
 if TYPE_CHECKING:
-    import tensorrt as trt
+    from tokfilter.trt.types import Dims, ICudaEngine, IExecutionContext
 
 __all__ = ["TensorRTSession"]
 
@@ -58,7 +58,7 @@ class _Buffer:
 class _Prepared:
     """A context whose shapes are set, with the shapes of its outputs, and its captured graph."""
 
-    context: "trt.IExecutionContext"
+    context: "IExecutionContext"
     outputs: dict[str, tuple[int, ...]]
     graph: int | None
 
@@ -75,7 +75,7 @@ class TensorRTSession(CheckedSession):
     cuda_graph: bool = False
     backend: str | None = None
     _module: Any = field(default=None, init=False, repr=False)
-    _engine: "trt.ICudaEngine | None" = field(default=None, init=False, repr=False)
+    _engine: "ICudaEngine | None" = field(default=None, init=False, repr=False)
     _outlived: Any = field(default=None, init=False, repr=False)
     _cuda: Cuda | None = field(default=None, init=False, repr=False)
     _graphs: Graphs | None = field(default=None, init=False, repr=False)
@@ -101,7 +101,7 @@ class TensorRTSession(CheckedSession):
             raise
         return self._release
 
-    def _describe(self, module: Any, engine: "trt.ICudaEngine") -> None:
+    def _describe(self, module: Any, engine: "ICudaEngine") -> None:
         specs: dict[bool, list[TensorSpec]] = {True: [], False: []}
         for i in range(engine.num_io_tensors):
             name = engine.get_tensor_name(i)
@@ -178,8 +178,8 @@ class TensorRTSession(CheckedSession):
         context = context_from_engine(self._module, self._engine, captured=self._graphs is not None)
         if context is None or not context.set_optimization_profile_async(profile.index, self._stream):
             raise EngineError(
-                f"TensorRT has no context for a batch of {batch} at {k} tokens: {logged(self._module)}. Free device "
-                "memory, or ask for smaller batches."
+                f"TensorRT has no context for a batch of {batch} at {k} tokens: {logged_errors(self._module)}. "
+                "Free device memory, or use smaller batches."
             )
         self._set_inputs(context, {"batch": batch, "k": k})
         outputs = {spec.name: _sizes(context.get_tensor_shape(spec.name)) for spec in self.outputs}
@@ -188,19 +188,21 @@ class TensorRTSession(CheckedSession):
         self._cuda.synchronize(self._stream)
         return _Prepared(context, outputs, self._capture(context))
 
-    def _set_inputs(self, context: "trt.IExecutionContext", sizes: dict[str, int]) -> None:
+    def _set_inputs(self, context: "IExecutionContext", sizes: dict[str, int]) -> None:
         for spec in self.inputs:
             shape = tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape)
             if not context.set_input_shape(spec.name, shape):
                 raise EngineError(
-                    f"TensorRT refuses {spec.name} of shape {list(shape)}: {logged(self._module)}. Export with other "
-                    "ranges."
+                    f"TensorRT refuses {spec.name} of shape {list(shape)}: {logged_errors(self._module)}. "
+                    "Build the engine with other ranges."
                 )
         for spec in (*self.inputs, *self.outputs):
             if not context.set_tensor_address(spec.name, self._buffers[spec.name].address):
-                raise EngineError(f"TensorRT refuses the memory for {spec.name}: {logged(self._module)}. Export again.")
+                raise EngineError(
+                    f"TensorRT refuses the memory for {spec.name}: {logged_errors(self._module)}. Export again."
+                )
 
-    def _capture(self, context: "trt.IExecutionContext") -> int | None:
+    def _capture(self, context: "IExecutionContext") -> int | None:
         if self._graphs is None:
             return None
         if not capturable(context, self._stream):
@@ -214,11 +216,11 @@ class TensorRTSession(CheckedSession):
             raise EngineError(f"{error} It was for a CUDA graph capture: run with cuda_graph=False.") from error
         return self._graphs.end(self._stream)
 
-    def _enqueue(self, context: "trt.IExecutionContext") -> None:
+    def _enqueue(self, context: "IExecutionContext") -> None:
         if not context.execute_async_v3(self._stream):
             raise EngineError(
-                f"TensorRT could not enqueue the inference: {logged(self._module)}. Ask for smaller batches if memory "
-                "is short, else build the plan again on this machine: tokfilter engine."
+                f"TensorRT could not enqueue the inference: {logged_errors(self._module)}. Use smaller batches if "
+                "memory is short, else build the plan again on this machine: `tokfilter engine`."
             )
 
     def _release(self) -> None:
@@ -240,5 +242,5 @@ def _batched(dims: tuple[int, ...]) -> tuple[int | str, ...]:
     return tuple(n if n >= 0 else "batch" if d == 0 else "k" for d, n in enumerate(dims))
 
 
-def _sizes(dims: "trt.Dims") -> tuple[int, ...]:
+def _sizes(dims: "Dims") -> tuple[int, ...]:
     return tuple(int(dims[i]) for i in range(len(dims)))

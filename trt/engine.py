@@ -1,15 +1,16 @@
-"""A plan file in, an engine out, and its refusals in words that say what to do."""
+"""Engines from plans: deserialise, execution contexts, optimization profiles."""
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import EngineError
-from tokfilter.kernels.op import DOMAIN, NAME, VERSION
+from tokfilter.trt.log import error_log, logged_errors
+from tokfilter.trt.module import name_and_version
+from tokfilter.trt.plugins import load_plugins, plugin_is_registered
+from tokfilter.trt.remedies import BUILD_AGAIN, LOAD_REMEDIES, remedy
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -18,31 +19,18 @@ __all__ = [
     "Profile",
     "capturable",
     "context_from_engine",
+    "engine_from_memory",
     "engine_from_plan",
-    "logged",
     "profiles_from_engine",
     "serving_profile",
 ]
 
-# What TensorRT's log says -> what to do about it.
-_REMEDY: Final = "Build it again on this machine: tokfilter engine."
-_REMEDIES: Final = (
-    ("plugin", "The plan holds tokfilter's plugin: tokfilter plugin build, then tokfilter engine."),
-    ("version", f"The plan is of another TensorRT version. {_REMEDY}"),
-    ("outofmemory", "Free device memory: other processes may hold it."),
-    ("incompatible device", f"The plan is for another GPU. {_REMEDY}"),
-    ("compute", f"The plan is for another GPU. {_REMEDY}"),
-)
-
-_ERRORS: Final = 20
-"""Errors kept: a service that goes on after an error must not grow."""
-
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes that one optimization profile of an engine serves, (low, high) both included.
+    """Shapes that one optimization profile of an engine accepts, (low, high) both included.
 
-    budget: None where the plan has a fixed budget or none
+    budget: in tokens; None where the plan has a fixed budget or none
     """
 
     index: int
@@ -56,62 +44,67 @@ class Profile:
 
 
 def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Path]) -> "tuple[trt.ICudaEngine, Any]":
-    """Deserialize a plan. Returns the engine and the runtime, which has to outlive it.
+    """Deserialize a plan file. Returns the engine and the runtime, which has to outlive it.
 
     module: TensorRT's or TensorRT-RTX's Python module
-    plugins: plugin libraries with getCreators, loaded first where the plan wants one
-    Raises EngineError with TensorRT's own words, what the plan was built for, and what to do.
+    entry: the plan in the manifest
+    plugins: plugin libraries with getCreators, loaded first where the plan needs one
+    Raises EngineError with TensorRT's own message, the target of the plan, and the remedy.
     """
-    logger = _logger(module)
-    logger.errors.clear()
-    runtime = _runtime(module, logger)
+    runtime = _new_runtime(module)
     if entry.target.get("version_compatible"):
-        # Such a plan carries host code; its bytes are the ones that the manifest names.
+        # Such a plan contains host code; its checksum is the manifest's.
         runtime.engine_host_code_allowed = True
     if entry.target.get("plugin") not in (None, "serialized"):
-        _load_plugins(module, runtime, logger, entry, plugins)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        said = logged(module)
-        remedy = next((text for word, text in _REMEDIES if word in said.lower()), _REMEDY)
-        built = ", ".join(f"{key} {value}" for key, value in entry.target.items() if value) or "an unknown target"
-        raise EngineError(f"TensorRT {module.__version__} refuses {path}: {said}. It was built for {built}. {remedy}")
-    return engine, runtime
+        registry = runtime.get_plugin_registry()
+        if not plugins and not plugin_is_registered(module, registry):
+            raise EngineError(
+                f"{entry.path} needs the plugin library {entry.target['plugin']}, and manifest.json lists none. "
+                f"{BUILD_AGAIN}"
+            )
+        load_plugins(module, registry, plugins)
+    target = ", ".join(f"{key} {value}" for key, value in entry.target.items() if value) or "an unknown target"
+    return _deserialized(module, runtime, path.read_bytes(), str(path), f" It was built for {target}."), runtime
 
 
-def _runtime(module: Any, logger: Any) -> "trt.Runtime":
+def engine_from_memory(module: Any, plan: "trt.IHostMemory") -> "tuple[trt.ICudaEngine, Any]":
+    """Deserialize a plan that this process built, its plugins loaded. Returns the engine and its runtime."""
+    runtime = _new_runtime(module)
+    return _deserialized(module, runtime, plan, "the plan"), runtime
+
+
+def _new_runtime(module: Any) -> "trt.Runtime":
+    log = error_log(module)
+    log.errors.clear()
     try:
-        runtime: trt.Runtime = module.Runtime(logger)
-    except (TypeError, RuntimeError) as error:  # the binding was given nothing, and says only that
+        runtime: trt.Runtime = module.Runtime(log)
+    except (TypeError, RuntimeError) as error:  # the binding got a null pointer, and reports no more
         raise EngineError(
-            f"TensorRT {module.__version__} does not start: {logged(module)}. It wants an NVIDIA driver for its CUDA "
-            "version: install or update the driver; `tokfilter doctor` shows it."
+            f"{name_and_version(module)} does not start: {logged_errors(module)}. It needs an NVIDIA driver for its "
+            "CUDA version: install or update the driver; `tokfilter doctor` shows it."
         ) from error
     return runtime
 
 
-def _load_plugins(module: Any, runtime: Any, logger: Any, entry: Entry, plugins: Sequence[Path]) -> None:
-    registry = runtime.get_plugin_registry()
-    if registry.get_creator(NAME, VERSION, DOMAIN) is not None:  # loading it twice fails
-        return
-    logger.errors.clear()  # it logs a plugin that is not there yet as an error
-    if not plugins:
+def _deserialized(
+    module: Any, runtime: "trt.Runtime", plan: "bytes | trt.IHostMemory", name: str, built_for: str = ""
+) -> "trt.ICudaEngine":
+    engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        errors = logged_errors(module)
         raise EngineError(
-            f"{entry.path} wants the plugin library {entry.target['plugin']}, and manifest.json lists none. {_REMEDY}"
+            f"{name_and_version(module)} refuses {name}: {errors}.{built_for} "
+            f"{remedy(errors, LOAD_REMEDIES, BUILD_AGAIN)}"
         )
-    for plugin in plugins:
-        if registry.load_library(str(plugin)) is None:
-            raise EngineError(
-                f"TensorRT {module.__version__} cannot load the plugin library {plugin}: {logged(module)}. "
-                "Build it for this machine: tokfilter plugin build, then tokfilter engine."
-            )
+    return engine
 
 
 def context_from_engine(module: Any, engine: Any, captured: bool) -> "trt.IExecutionContext | None":
-    """A new context, None where TensorRT has no memory for it.
+    """A new context, None where device memory does not suffice.
 
-    captured: whether a CUDA graph is to be captured. TensorRT-RTX runs fallback kernels until those of a shape are
-        compiled in the background, and a graph would keep them (pytorch/TensorRT, pull request 4187): then it waits.
+    captured: whether a CUDA graph will be captured. TensorRT-RTX runs fallback kernels until those of a shape are
+        compiled in the background, and a graph would keep the fallbacks (pytorch/TensorRT, pull request 4187): EAGER
+        compiles them first.
     """
     strategies = getattr(module, "DynamicShapesKernelSpecializationStrategy", None)
     context: trt.IExecutionContext | None
@@ -125,9 +118,9 @@ def context_from_engine(module: Any, engine: Any, captured: bool) -> "trt.IExecu
 
 
 def capturable(context: Any, stream: int) -> bool:
-    """Whether a CUDA graph can be captured of a context with its shapes set. Only TensorRT-RTX has some that refuse."""
-    asked = getattr(context, "is_stream_capturable", None)
-    return asked is None or bool(asked(stream))
+    """Whether a CUDA graph can be captured of a context with its shapes set: always in TensorRT."""
+    check = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX only
+    return check is None or bool(check(stream))
 
 
 def profiles_from_engine(engine: "trt.ICudaEngine") -> list[Profile]:
@@ -145,12 +138,12 @@ def profiles_from_engine(engine: "trt.ICudaEngine") -> list[Profile]:
 
 
 def serving_profile(profiles: Sequence[Profile], batch: int, k: int) -> Profile:
-    """The narrowest profile that serves a batch at k tokens. Raises EngineError that says which ranges there are."""
+    """The narrowest profile that accepts a batch at k tokens. Raises EngineError with the ranges of all profiles."""
     serving = [p for p in profiles if p.serves(batch, k)]
     if not serving:
         raise EngineError(
             f"this plan serves {'; '.join(_ranges(p) for p in profiles)}; got a batch of {batch} at {k} tokens. "
-            "Split the batch, or export with other ranges."
+            "Split the batch, or build the engine with other ranges."
         )
     return min(serving, key=lambda p: (p.batch[1] - p.batch[0], p.budget[1] - p.budget[0] if p.budget else 0))
 
@@ -158,28 +151,3 @@ def serving_profile(profiles: Sequence[Profile], batch: int, k: int) -> Profile:
 def _ranges(profile: Profile) -> str:
     budget = "" if profile.budget is None else f" at {profile.budget[0]} to {profile.budget[1]} tokens"
     return f"batches of {profile.batch[0]} to {profile.batch[1]}{budget}"
-
-
-@cache
-def _logger(module: Any) -> Any:
-    """A logger that keeps what goes wrong, because calls return only None. TensorRT takes one per process."""
-
-    class Kept(module.ILogger):  # type: ignore[misc]  # the base class exists only where TensorRT is installed
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=_ERRORS)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Kept()
-
-
-def logged(module: Any) -> str:
-    """What TensorRT has logged as errors since it was last asked."""
-    errors = _logger(module).errors
-    # A copy: sessions in other threads may be logging.
-    said = " / ".join(message.strip().rstrip(".") for message in tuple(errors)) or "no reason given"
-    errors.clear()
-    return said

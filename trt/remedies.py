@@ -1,18 +1,24 @@
-"""What TensorRT's parser and builder complain of, in words that say what to do."""
+"""TensorRT's error messages and the remedy for each: one table for building a plan, one for loading it.
+
+The C++ library has the table for loading as well (``runtime/cpp/src/version.cpp``); a test compares the two.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-__all__ = ["sentence_from_log", "sentences_from_parser"]
+from tokfilter.trt.log import joined
 
-_PLUGIN: Final = (
-    "Build the plugin library (`tokfilter plugin build`), or take native ops with --no-plugin and without "
-    "--strip-functions."
-)
+__all__ = ["BUILD_AGAIN", "BUILD_REMEDIES", "LOAD_REMEDIES", "Remedies", "build_failure", "parser_messages", "remedy"]
 
-# Words in TensorRT's message (lower case) -> what to do. The first match counts.
-_REMEDIES: Final = (
-    (("plugin not found", "no importer", "getplugincreator", "plugin creator"), _PLUGIN),
+Remedies = Sequence[tuple[tuple[str, ...], str]]
+"""(words in TensorRT's message, lower case; the remedy). The first row of which a word is found counts."""
+
+BUILD_REMEDIES: Final[Remedies] = (
+    (
+        ("plugin not found", "no importer", "getplugincreator", "plugin creator"),
+        "Build the plugin library (`tokfilter plugin build`), or take native ops with --no-plugin and without "
+        "--strip-functions.",
+    ),
     (("external", "failed to open", "weights file"), "Keep the .data file beside the graph: it holds the weights."),
     (
         ("strongly typed", "mismatched type", "types of all", "must have the same type", "type mismatch"),
@@ -20,7 +26,7 @@ _REMEDIES: Final = (
     ),
     (
         ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory"),
-        "Free GPU memory, or ask for less: a smaller --batch or --workspace.",
+        "Free GPU memory, or choose a smaller --batch or --workspace.",
     ),
     (
         ("could not find any implementation", "no implementation"),
@@ -29,36 +35,45 @@ _REMEDIES: Final = (
     (("profile", "kmin", "kmax"), "Give --batch and --budget as min:opt:max with min <= opt <= max within the model."),
     (
         ("insufficient driver", "driver version", "error 35", "error: 35"),
-        "Install the NVIDIA driver, or update it: there is none, or it is older than this TensorRT.",
+        "Install the NVIDIA driver, or update it: it is missing, or older than this TensorRT needs.",
     ),
     (
         ("no cuda-capable device", "error 100", "error: 100", "cuda initialization"),
         "Run it on a machine with an NVIDIA GPU.",
     ),
-    (("unsupported sm", "sm version", "compute capability"), "This GPU is not served by this TensorRT version."),
+    (("unsupported sm", "sm version", "compute capability"), "This TensorRT version does not support this GPU."),
     (
         ("cannot open shared object", "undefined symbol", "library"),
         "Build the library for this machine: `tokfilter plugin build`.",
     ),
 )
 
+BUILD_AGAIN: Final = "Build it again on this machine: `tokfilter engine`."
 
-def sentences_from_parser(errors: Iterable[Any]) -> str:
-    """The parser's errors (``ParserError``), each with its node, and what to do about the first."""
-    told = []
+LOAD_REMEDIES: Final[Remedies] = (
+    (("plugin",), "The plan needs tokfilter's plugin: `tokfilter plugin build`, then `tokfilter engine`."),
+    (("version",), f"The plan is of another TensorRT version. {BUILD_AGAIN}"),
+    (("outofmemory", "out of memory"), "Free device memory: other processes may hold it."),
+    (("incompatible device", "compute"), f"The plan is for another GPU. {BUILD_AGAIN}"),
+)
+
+
+def remedy(messages: str, table: Remedies, default: str = "") -> str:
+    """The remedy for TensorRT's messages."""
+    lower = messages.lower()
+    return next((text for words, text in table if any(word in lower for word in words)), default)
+
+
+def build_failure(what: str, messages: Sequence[str]) -> str:
+    """An error message: ``what`` failed, the first three of TensorRT's messages, and the remedy."""
+    distinct = list(dict.fromkeys(message.strip() for message in messages))
+    return f"{what}: {joined(distinct[:3])}. {remedy(joined(distinct), BUILD_REMEDIES)}".strip()
+
+
+def parser_messages(errors: Iterable[Any]) -> list[str]:
+    """The ONNX parser's errors (``ParserError``), each with its node."""
+    messages = []
     for error in errors:
         node = f" at {error.node_operator()} {error.node_name()}".rstrip() if error.node_operator() else ""
-        told.append(f"{error.desc().strip().rstrip('.')}{node}")
-    return _with_remedy(told)
-
-
-def sentence_from_log(messages: Sequence[str], what: str) -> str:
-    """``what`` failed, with the logger's errors, and what to do."""
-    return f"{what}: {_with_remedy(messages)}"
-
-
-def _with_remedy(messages: Sequence[str]) -> str:
-    said = list(dict.fromkeys(message.strip().rstrip(".") for message in messages)) or ["no reason was given"]
-    text = " / ".join(said).lower()
-    remedy = next((remedy for words, remedy in _REMEDIES if any(word in text for word in words)), "")
-    return f"{' / '.join(said[:3])}. {remedy}".strip()
+        messages.append(f"{error.desc().strip().rstrip('.')}{node}")
+    return messages

@@ -3,7 +3,7 @@
 A method is made for one case and gives a function that puts one call on torch's current stream.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,26 +18,27 @@ from tokfilter.benchmarks.micro.native import GpuKernel, arguments_from_tensors,
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.kernels.build import cache_directory, plugin_path
 from tokfilter.kernels.torch_op import token_select
-from tokfilter.trt.bindings import tensorrt_module
+from tokfilter.trt.engine import engine_from_memory
+from tokfilter.trt.log import error_log, logged_errors
+from tokfilter.trt.module import tensorrt_module
+from tokfilter.trt.network import Network, Shapes
+from tokfilter.trt.plugins import load_plugins
+from tokfilter.trt.versions import SINCE
 
 if TYPE_CHECKING:
-    import tensorrt as trt
+    from tokfilter.trt.types import IHostMemory
 
 __all__ = [
     "METHODS",
     "Method",
     "call_from_graph",
-    "engine_from_plan",
     "example",
-    "load_plugin",
     "plan_from_graph",
     "torch_call",
 ]
 
 Call = Callable[[], Tensor]
 """Puts one call on the current stream; returns selected [B, P+k, C], the same tensor every time."""
-
-Shapes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
 
 
 def example(case: Case, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,63 +61,33 @@ def torch_call(case: Case, tokens: Tensor, scores: Tensor) -> Call:
     return call
 
 
-def load_plugin(module: Any, library: Path) -> None:
-    """Put tokfilter's plugin into TensorRT's registry, once. Raises EngineError."""
-    registry = module.get_plugin_registry()
-    known = registry.get_creator("TokenSelect", "1", "tokfilter") is not None
-    if not known and registry.load_library(str(library)) is None:
-        raise EngineError(f"TensorRT {module.__version__} cannot load {library}. Build it: tokfilter plugin build.")
+def plan_from_graph(module: Any, graph: bytes, shapes: Shapes | None = None) -> "IHostMemory":
+    """Build with the graph's own types and TF32 off, so that no method rounds differently from another.
 
-
-def plan_from_graph(module: Any, graph: bytes, logger: Any = None, shapes: Shapes | None = None) -> "trt.IHostMemory":
-    """Parse and build with the graph's own types, TF32 off: what is compared must not round on its own account.
-
-    logger: an ILogger of the module; None takes one that prints warnings
-    shapes: input -> its smallest and largest shape, where the graph leaves them free
-    Raises EngineError with the parser's words.
+    shapes: input -> (min, opt, max) shape, where the graph leaves them free
+    Raises EngineError with the parser's messages.
     """
-    logger = logger or module.Logger(module.Logger.WARNING)
-    builder: trt.Builder = module.Builder(logger)
-    network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser: trt.OnnxParser = module.OnnxParser(network, logger)
-    if not parser.parse(graph):
-        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise EngineError(f"TensorRT {module.__version__} cannot parse the graph: {errors}")
-    config = builder.create_builder_config()
-    config.clear_flag(module.BuilderFlag.TF32)
+    network = Network(module)
+    network.parse(graph)
+    network.config.clear_flag(module.BuilderFlag.TF32)
     if shapes:
-        profile = builder.create_optimization_profile()
-        for name, (low, high) in shapes.items():
-            profile.set_shape(name, *(module.Dims(dims) for dims in (low, high, high)))
-        config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineError(f"TensorRT {module.__version__} built no engine from the graph; its log says why.")
-    return plan
-
-
-def engine_from_plan(module: Any, plan: "trt.IHostMemory", logger: Any = None) -> "tuple[trt.ICudaEngine, trt.Runtime]":
-    """Deserialize on this GPU. The runtime must outlive the engine, so both are returned. Raises EngineError."""
-    runtime: trt.Runtime = module.Runtime(logger or module.Logger(module.Logger.WARNING))
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise EngineError(f"TensorRT {module.__version__} cannot read the engine that it built; its log says why.")
-    return engine, runtime
+        network.add_profile(shapes)
+    return network.build()
 
 
 def call_from_graph(module: Any, graph: onnx.ModelProto, case: Case, tokens: Tensor, scores: Tensor) -> Call:
     """A call of an engine on these tensors. Raises EngineError."""
-    engine, runtime = engine_from_plan(module, plan_from_graph(module, graph.SerializeToString()))
+    engine, runtime = engine_from_memory(module, plan_from_graph(module, graph.SerializeToString()))
     context = engine.create_execution_context()
     if context is None:
-        raise EngineError("TensorRT made no execution context: is device memory full?")
+        raise EngineError(f"no execution context: {logged_errors(module)}. Free device memory.")
     selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
     for name, tensor in {"tokens": tokens, "scores": scores, "selected": selected}.items():
         context.set_tensor_address(name, tensor.data_ptr())
 
     def call(_alive: tuple[Any, ...] = (runtime, engine, tokens, scores)) -> Tensor:
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise EngineError("TensorRT refused to enqueue; its log says why.")
+            raise EngineError(f"TensorRT could not enqueue: {logged_errors(module)}.")
         return selected
 
     return call
@@ -166,7 +137,7 @@ def _kernel(order: str) -> Maker:
 def _plugin(order: str) -> Maker:
     def make(case: Case, tokens: Tensor, scores: Tensor, library: Path | None) -> Call:
         module = tensorrt_module("tensorrt")
-        load_plugin(module, library or plugin_path())
+        load_plugins(module, module.get_plugin_registry(), [library or plugin_path()])
         return call_from_graph(module, plugin_graph(case, order), case, tokens, scores)
 
     return make
@@ -181,9 +152,10 @@ def _native(runtime: str) -> Maker:
 
 def _last_dim(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
     module = tensorrt_module("tensorrt")
-    module.init_libnvinfer_plugins(module.Logger(module.Logger.WARNING), "")
+    module.init_libnvinfer_plugins(error_log(module), "")
     if module.get_plugin_registry().get_creator("TopkLastDim", "1", "") is None:
-        raise MissingDependencyError(f"TensorRT {module.__version__} has no plugin TopkLastDim; 11.0 and later do.")
+        since = ".".join(map(str, SINCE["TopkLastDim"]))
+        raise MissingDependencyError(f"TensorRT {module.__version__} has no plugin TopkLastDim: use {since} or later.")
     return call_from_graph(module, topk_last_dim_graph(case), case, tokens, scores)
 
 

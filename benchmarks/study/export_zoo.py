@@ -63,7 +63,7 @@ def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
     import torch
 
     from tokfilter.export.pipeline import export_bundle
-    from tokfilter.trt.build import BuildOptions, engine_from_graph
+    from tokfilter.trt.build import BuildOptions, build_engine
     from tokfilter.vit.backbone import Architecture, create_backbone
     from tokfilter.vit.bundle import Bundle, Preprocessing, save_bundle
     from tokfilter.vit.golden import golden_from_model
@@ -90,7 +90,7 @@ def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
     clock.say("building")
     patches = manifest.model.num_patches
     options = BuildOptions((1, 8, 32), (1, manifest.model.keep, patches))
-    engine_from_graph("tensorrt-rtx", folder / "out" / "model.onnx", folder / "model.plan", options)
+    build_engine("tensorrt-rtx", folder / "out" / "model.onnx", folder / "model.plan", options)
     clock.say("")
     return {
         "input_size": list(input_size),

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import onnx_ir
 import pytest
 from click.testing import CliRunner
 
@@ -54,7 +56,7 @@ def test_engines_are_built_where_torch_and_onnx_are_not(copied):
     assert sorted(contents(copied)) == sorted([*(entry.path for entry in manifest.files), "manifest.json"])
 
 
-def fake_engines(monkeypatch, fails_at=None):
+def fake_engines(monkeypatch, fails_at=None, version="10.13.0"):
     """Engines whose bytes name their graph: what is tested is where they go, not TensorRT."""
 
     def engine(kind, graph, plan, options):
@@ -66,8 +68,8 @@ def fake_engines(monkeypatch, fails_at=None):
             options.timing_cache.write_bytes(b"timings")
         return {"version": "10.13", "plugin": options.plugin and options.plugin.name}
 
-    monkeypatch.setattr(engines, "engine_from_graph", engine)
-    monkeypatch.setattr(engines, "tensorrt_module", lambda kind: None)
+    monkeypatch.setattr(engines, "build_engine", engine)
+    monkeypatch.setattr(engines, "tensorrt_module", lambda kind: SimpleNamespace(__version__=version))
 
 
 def test_building_again_replaces_engines_and_keeps_the_rest(copied, monkeypatch):
@@ -105,6 +107,32 @@ def test_the_library_of_this_machine_comes_before_the_one_that_was_packed(copied
     assert checked_path(copied, next(e for e in load_manifest(copied).files if e.path == name)).is_file()
 
 
+@pytest.mark.parametrize(("version", "stripped"), [("10.3.0", True), ("10.7.0", False)])
+@pytest.mark.parametrize("plugin", [True, False])
+def test_the_function_is_removed_where_tensorrt_would_take_it_instead_of_the_plugin(
+    copied, tmp_path, monkeypatch, version, stripped, plugin
+):
+    functions = {}
+
+    def engine(kind, graph, plan, options):
+        functions[graph.name] = len(onnx_ir.load(graph).functions)
+        plan.write_bytes(b"plan")
+        options.timing_cache.write_bytes(b"timings")
+        return {}
+
+    fake_engines(monkeypatch, version=version)
+    monkeypatch.setattr(engines, "build_engine", engine)
+    (tmp_path / "lib.so").write_bytes(b"library")
+    build_engines(
+        copied, ExportOptions(trt=True, plugin=plugin, plugin_library=tmp_path / "lib.so" if plugin else None)
+    )
+    assert functions == {
+        "model.onnx": int(not (stripped and plugin)),
+        "model.k8.onnx": functions["model.onnx"],
+        "full.onnx": 0,
+    }
+
+
 def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
     fake_engines(monkeypatch, fails_at="full.onnx")
     before = contents(copied)
@@ -117,8 +145,8 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
     ("arguments", "code", "words"),
     [
         ([], 2, "say which engines: --trt, --rtx or both."),
-        (["--trt"], 4, "an engine wants the package tensorrt, which cannot be imported: pip install 'tokfilter[trt]'"),
-        (["--rtx"], 4, "an engine wants the package tensorrt_rtx, which cannot be imported"),
+        (["--trt"], 4, "the package tensorrt cannot be imported"),
+        (["--rtx"], 4, "the package tensorrt_rtx cannot be imported"),
         (["--trt", "--plugin", "none.so"], 1, "--plugin wants a file, but there is none at none.so"),
         (["--trt", "--precision", "fp16"], 1, "no graph in fp16 to build from; the directory has fp32."),
         (["--rtx", "--batch", "4:2:8"], 1, "got 4:2:8"),

@@ -21,16 +21,22 @@ from paths import ROOT
 from torch import Tensor
 
 from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
-from tokfilter.benchmarks.micro.methods import Shapes, engine_from_plan, load_plugin, plan_from_graph
+from tokfilter.benchmarks.micro.methods import plan_from_graph
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.graph import fixed_graph_from_slots, slots_graph_from_model, without_functions
 from tokfilter.kernels.build import build_plugin
 from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.torch_op import token_select
-from tokfilter.trt.bindings import tensorrt_module
+from tokfilter.trt.engine import engine_from_memory
+from tokfilter.trt.log import error_log
+from tokfilter.trt.module import tensorrt_module
+from tokfilter.trt.plugins import load_plugins
 from tokfilter.vit.bundle import Bundle, model_from_bundle
 
 pytestmark = pytest.mark.gpu
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Input -> its smallest and largest shape."""
 
 DTYPES = {"float": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # (batch, patches, channels, k): one token, all kept, odd rows, the shapes of DeiT-S and ViT-L.
@@ -49,7 +55,7 @@ def module(library: Path) -> Any:
         module = tensorrt_module("tensorrt")
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    load_plugin(module, library)
+    load_plugins(module, module.get_plugin_registry(), [library])
     return module
 
 
@@ -57,20 +63,10 @@ class Engine:
     """An engine of a graph with its own types, TF32 off, run on torch's tensors."""
 
     def __init__(self, module: Any, graph: onnx.ModelProto, shapes: Shapes | None = None) -> None:
-        errors: list[str] = []
-        self.errors = errors
-
-        class Logger(module.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                module.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
-                    errors.append(message)
-
-        self.logger = Logger()
-        self.plan = plan_from_graph(module, graph.SerializeToString(), self.logger, shapes)
-        self.engine, self.runtime = engine_from_plan(module, self.plan, self.logger)
+        self.errors = error_log(module).errors
+        profile = {name: (low, high, high) for name, (low, high) in (shapes or {}).items()}
+        self.plan = plan_from_graph(module, graph.SerializeToString(), profile)
+        self.engine, self.runtime = engine_from_memory(module, self.plan)
         self.context = self.engine.create_execution_context()
         self.tensors: dict[str, Tensor] = {}
 
@@ -242,9 +238,7 @@ def test_model_on_golden_tensors_with_plugin_with_native_ops_and_in_torch(
     golden = bundle.golden
     images, budgets = golden.images.cuda(), sorted(golden.logits)
     for k in budgets if not free else [None]:
-        shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-            "images": ((1, *images.shape[1:]), tuple(images.shape))
-        }
+        shapes: Shapes = {"images": ((1, *images.shape[1:]), tuple(images.shape))}
         if k is None:
             shapes["slots"] = ((min(budgets),), (max(budgets),))
         engines = [Engine(module, graph, shapes) for graph in model_graphs(bundle, k)]

@@ -1,18 +1,17 @@
 """TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, on a GPU, `make test-gpu`."""
 
-import re
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import onnx_ir as ir
 import pytest
+from fake_tensorrt_py import fake_builder_module
 
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, without_functions
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.precision import cast_precision
-from tokfilter.trt.build import BuildOptions, engine_from_graph, tensorrt_module
-from tokfilter.trt.remedies import sentence_from_log, sentences_from_parser
+from tokfilter.trt.build import BuildOptions, build_engine
 
 RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
 OPTIONS = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16))
@@ -33,7 +32,7 @@ def graphs(traced_graph, tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed"])
 def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
-    target = engine_from_graph("tensorrt-rtx", graphs / f"{form}.onnx", tmp_path / "model.plan", OPTIONS)
+    target = build_engine("tensorrt-rtx", graphs / f"{form}.onnx", tmp_path / "model.plan", OPTIONS)
     assert (tmp_path / "model.plan").stat().st_size > 10_000
     assert target["version"] == RTX.__version__
     assert target["plugin"] is None
@@ -42,52 +41,42 @@ def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
 
 def test_rtx_builds_for_the_compute_capabilities_asked_for(graphs, tmp_path):
     options = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("sm86", "SM89"))
-    target = engine_from_graph("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
+    target = build_engine("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
     assert target["compute_capabilities"] == ["sm86", "SM89"]
 
 
 def test_an_unknown_compute_capability_is_refused_with_the_known_ones(graphs, tmp_path):
     options = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("SM12",))
-    with pytest.raises(EngineError, match=r"knows no ComputeCapability SM12; it knows .*SM89"):
-        engine_from_graph("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
+    with pytest.raises(EngineError, match=r"has no ComputeCapability SM12; it has .*SM89"):
+        build_engine("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
     assert not (tmp_path / "model.plan").exists()
 
 
 def test_a_graph_without_the_function_is_refused_with_a_remedy(graphs, tmp_path):
-    with pytest.raises(EngineError, match=r"tensorrt-rtx cannot read stripped.onnx: .*TokenSelect.*--strip-functions"):
-        engine_from_graph("tensorrt-rtx", graphs / "stripped.onnx", tmp_path / "model.plan", OPTIONS)
+    with pytest.raises(
+        EngineError, match=r"TensorRT-RTX [\d.]+ cannot read stripped.onnx: .*TokenSelect.*--strip-functions"
+    ):
+        build_engine("tensorrt-rtx", graphs / "stripped.onnx", tmp_path / "model.plan", OPTIONS)
     assert not (tmp_path / "model.plan").exists()
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x0anot a graph")
     with pytest.raises(EngineError, match=r"cannot read bad.onnx"):
-        engine_from_graph("tensorrt-rtx", tmp_path / "bad.onnx", tmp_path / "model.plan", OPTIONS)
+        build_engine("tensorrt-rtx", tmp_path / "bad.onnx", tmp_path / "model.plan", OPTIONS)
 
 
-def test_an_operator_that_nobody_knows_is_named(tmp_path):
+def test_an_unknown_operator_is_named(tmp_path):
     graph = ir.from_onnx_text(
         '<ir_version: 10, opset_import: ["": 18, "acme": 1]> g (float[N, 4] images) => (float[N, 4] logits)'
         "{ logits = acme.Frobnicate (images) }"
     )
     save_graph(graph, tmp_path / "odd.onnx")
     with pytest.raises(EngineError, match="Frobnicate"):
-        engine_from_graph("tensorrt-rtx", tmp_path / "odd.onnx", tmp_path / "model.plan", OPTIONS)
+        build_engine("tensorrt-rtx", tmp_path / "odd.onnx", tmp_path / "model.plan", OPTIONS)
 
 
-def test_a_missing_tensorrt_is_told_with_the_command_that_brings_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingDependencyError, match=r"wants the package tensorrt.*pip install 'tokfilter\[trt\]'"):
-        tensorrt_module("tensorrt")
-
-
-def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
-    with pytest.raises(MissingDependencyError, match="only its type stubs"):
-        tensorrt_module("tensorrt")
-
-
-def test_a_machine_without_a_gpu_is_told_where_to_build(monkeypatch, graphs, tmp_path):
+def test_without_a_gpu_the_error_names_where_to_build(monkeypatch, graphs, tmp_path):
     """TensorRT's Builder returns a null pointer there, which pybind11 makes a TypeError."""
 
     class Builder:
@@ -96,34 +85,44 @@ def test_a_machine_without_a_gpu_is_told_where_to_build(monkeypatch, graphs, tmp
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     module = ModuleType("tensorrt")
-    module.Builder, module.ILogger, module.__version__ = Builder, RTX.ILogger, "10.13.0"
+    module.Builder, module.Runtime, module.ILogger = Builder, RTX.Runtime, RTX.ILogger
+    module.__version__ = "10.13.0"
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     with pytest.raises(MissingDependencyError, match=r"error: 35.*on that machine.*--rtx builds without a GPU"):
-        engine_from_graph("tensorrt", graphs / "slots.onnx", tmp_path / "model.plan", OPTIONS)
+        build_engine("tensorrt", graphs / "slots.onnx", tmp_path / "model.plan", OPTIONS)
 
 
-@pytest.mark.parametrize(
-    ("message", "remedy"),
-    [
-        ("Plugin not found, are the plugin name, version, and namespace correct?", "tokfilter plugin build"),
-        ("CUDA out of memory", "smaller --batch or --workspace"),
-        ("Could not find any implementation for node {ForeignNode[...]}", "Raise --workspace"),
-        ("Error Code 4: API Usage Error: optimization profile 0 is invalid", "min:opt:max"),
-        ("CUDA initialization failure with error: 35", "Install the NVIDIA driver"),
-        ("Failed to open file: model.onnx.data", r"\.data file beside the graph"),
-    ],
-)
-def test_complaints_come_with_what_to_do(message, remedy):
-    sentence = sentence_from_log([message, message], "TensorRT cannot build model.onnx")
-    assert sentence.startswith(f"TensorRT cannot build model.onnx: {message.rstrip('.')}.")
-    assert sentence.count(message) == 1
-    assert re.search(remedy, sentence)
-
-
-def test_a_parser_error_names_its_node():
-    error = SimpleNamespace(desc=lambda: "Unsupported.", node_name=lambda: "blocks.0/Foo", node_operator=lambda: "Foo")
-    assert sentences_from_parser([error]) == "Unsupported at Foo blocks.0/Foo."
-    assert sentence_from_log([], "It") == "It: no reason was given."
+def test_tensorrt_takes_the_plugin_limits_and_profile(monkeypatch, tmp_path):
+    module = fake_builder_module()
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    (tmp_path / "model.onnx").write_bytes(b"a graph")
+    (tmp_path / "timing.cache").write_bytes(b"of another GPU")
+    options = BuildOptions(
+        (1, 2, 4),
+        (1, 8, 16),
+        plugin=tmp_path / "libtokfilter_plugin.so",
+        workspace=512,
+        timing_cache=tmp_path / "timing.cache",
+        version_compatible=True,
+        hardware="ampere+",
+    )
+    target = build_engine("tensorrt", tmp_path / "model.onnx", tmp_path / "model.plan", options)
+    assert (tmp_path / "model.plan").read_bytes() == b"a graph"
+    assert module.config.shapes == {
+        "images": ((1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 32, 32)),
+        "slots": ((1,), (8,), (16,)),
+    }
+    assert module.libraries == module.config.plugins_to_serialize == [str(options.plugin)]
+    assert module.config.limits == {"workspace": 512 << 20} and module.config.hardware_compatibility_level == 1
+    assert (tmp_path / "timing.cache").read_bytes() == b"timings", "a cache of another GPU is replaced"
+    gpu = target.pop("gpu")
+    assert gpu is None or ", " in gpu
+    assert target == {
+        "version": "10.13.0",
+        "plugin": "serialized",
+        "version_compatible": True,
+        "hardware": "ampere+",
+    }
 
 
 @pytest.mark.gpu
@@ -137,10 +136,10 @@ def test_tensorrt_builds_every_form(graphs, tmp_path, form, plugin):
 
         library = plugin_path()
     options = BuildOptions((1, 2, 4), (1, 8, 16), plugin=library, timing_cache=tmp_path / "timing.cache", workspace=512)
-    first = engine_from_graph("tensorrt", graphs / f"{form}.onnx", tmp_path / "model.plan", options)
+    first = build_engine("tensorrt", graphs / f"{form}.onnx", tmp_path / "model.plan", options)
     assert (tmp_path / "timing.cache").stat().st_size > 0
     assert first["plugin"] == (library.name if library else None)
     again = BuildOptions((1, 2, 4), (1, 8, 16), plugin=library, version_compatible=True, hardware="ampere+")
-    second = engine_from_graph("tensorrt", graphs / f"{form}.onnx", tmp_path / "portable.plan", again)
+    second = build_engine("tensorrt", graphs / f"{form}.onnx", tmp_path / "portable.plan", again)
     assert second["plugin"] == ("serialized" if library else None)
     assert (tmp_path / "portable.plan").stat().st_size > (tmp_path / "model.plan").stat().st_size

@@ -128,9 +128,10 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
         p.runtime->setEngineHostCodeAllowed(found->second == "true");
     for (const auto& plugin : plugins)
         if (p.runtime->getPluginRegistry().loadLibrary(plugin.c_str()) == nullptr)
-            return Status(Code::plugin, text("TensorRT ", version_text(library_version()),
-                                             " cannot load the plugin library ", plugin.string(), ": ",
-                                             p.log.take(), ". Build it for this machine: make plugin."));
+            return Status(Code::plugin,
+                          text("TensorRT ", version_text(library_version()),
+                               " cannot load the plugin library ", plugin.string(), ": ", p.log.take(),
+                               ". Build it for this machine: `tokfilter plugin build`."));
     p.engine.reset(p.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!p.engine) {
         const std::string said = p.log.take();

@@ -11,18 +11,19 @@
 namespace tokfilter {
 namespace {
 
-constexpr auto kBuildAgain = "Build it again on this machine with `tokfilter export`.";
+constexpr auto kBuildAgain = "Build it again on this machine: `tokfilter engine`.";
 
-// What TensorRT's log says -> what to do about it; the first word found counts.
-constexpr std::array<std::pair<const char*, const char*>, 4> kRemedies{{
-    {"plugin",
-     "The plan holds tokfilter's plugin: put its library into the export directory (`tokfilter export` "
-     "does)."},
+// Word in TensorRT's log -> remedy; the first word found counts. The same table as LOAD_REMEDIES in
+// trt/remedies.py: a test compares the two.
+constexpr std::array<std::pair<const char*, const char*>, 6> kRemedies{{
+    {"plugin", "The plan needs tokfilter's plugin: `tokfilter plugin build`, then `tokfilter engine`."},
     {"version",
-     "The plan is of another TensorRT version: build it again on this machine with `tokfilter export`."},
+     "The plan is of another TensorRT version. Build it again on this machine: `tokfilter engine`."},
+    {"outofmemory", "Free device memory: other processes may hold it."},
+    {"out of memory", "Free device memory: other processes may hold it."},
     {"incompatible device",
-     "The plan is for another GPU: build it again on this machine with `tokfilter export`."},
-    {"compute", "The plan is for another GPU: build it again on this machine with `tokfilter export`."},
+     "The plan is for another GPU. Build it again on this machine: `tokfilter engine`."},
+    {"compute", "The plan is for another GPU. Build it again on this machine: `tokfilter engine`."},
 }};
 
 // Major, minor, patch: a fourth number, the build, makes no difference to a plan.

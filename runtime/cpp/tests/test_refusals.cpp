@@ -138,7 +138,7 @@ TEST_CASE("plugins that are missing, changed, no plugins, or not listed") {
                "holds tokfilter's plugin");
     directory.add_plugin(NO_PLUGIN);
     CHECK_SAYS(directory.open().status(), Code::plugin, "cannot load the plugin library",
-               "libplugin.so: loadLibrary", "make plugin");
+               "libplugin.so: loadLibrary", "tokfilter plugin build");
     directory.write();
     directory.put("libplugin.so", "x", false);
     CHECK_SAYS(tokfilter::Engine::open(directory.path()).status(), Code::changed_file,

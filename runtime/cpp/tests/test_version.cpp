@@ -25,7 +25,7 @@ TEST_CASE("a plan of another version or GPU is refused before TensorRT sees it")
     CHECK(check({{"version", "10.3.0.30"}, {"gpu", "Orin, 8.7"}, {"hardware", "none"}}).ok());
     CHECK(check({{"version", "10.3.0"}, {"gpu", "null"}}).ok());
     CHECK_SAYS(check({{"version", "10.14.1.48"}}), Code::version, "built with TensorRT 10.14.1.48",
-               "this machine has 10.3.0", "tokfilter export");
+               "this machine has 10.3.0", "tokfilter engine");
     CHECK_SAYS(check({{"version", "10.2.9"}, {"version_compatible", "false"}}), Code::version, "10.2.9");
     CHECK(check({{"version", "10.2.9"}, {"version_compatible", "true"}}).ok());
     CHECK_SAYS(check({{"version", "10.14.0"}, {"version_compatible", "true"}}), Code::version, "10.14.0");
@@ -39,9 +39,10 @@ TEST_CASE("a plan of another version or GPU is refused before TensorRT sees it")
 }
 
 TEST_CASE("TensorRT's words are translated into what to do") {
-    CHECK(says(tokfilter::remedy("Cannot find plugin: TokenSelect, version: 1"), "holds tokfilter's plugin"));
+    CHECK(says(tokfilter::remedy("Cannot find plugin: TokenSelect, version: 1"), "needs tokfilter's plugin"));
     CHECK(says(tokfilter::remedy("Version tag does not match"), "another TensorRT version"));
     CHECK(says(tokfilter::remedy("The engine plan file is generated on an incompatible device"),
                "another GPU"));
-    CHECK(says(tokfilter::remedy("gibberish"), "Build it again"));
+    CHECK(says(tokfilter::remedy("CUDA out of memory"), "Free device memory"));
+    CHECK(says(tokfilter::remedy("gibberish"), "Build it again on this machine: `tokfilter engine`"));
 }

@@ -1,61 +1,17 @@
-"""CUDA through pycuda and cuda-python, fake: which thread has which context, and what is said when a call fails.
-
-What pycuda does is read in its src/cpp/cuda.hpp (19bed90): each thread has a stack of contexts, a pop takes whatever
-is on top, and a thread that ends with a stack that is not empty aborts the process.
-"""
+"""CUDA through pycuda, cuda-python and the driver: fakes for contexts and failing calls, the real ones on a GPU."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudaRuntime, FakeDriver, FakeGraphDriver, FakePycuda
 
-from tokfilter.errors import EngineError
-from tokfilter.runtime import cuda, cuda_graph
+from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.runtime import cuda, cuda_bindings, cuda_graph
+from tokfilter.trt.gpus import driver_version
 
-
-class FakePycuda:
-    """pycuda.driver with its stack of contexts per thread."""
-
-    class Error(Exception):
-        pass
-
-    def __init__(self):
-        self.stacks, self.streams, self.retained, self.full = {}, [], 0, False
-        self.Device = lambda index: SimpleNamespace(retain_primary_context=self.retain)
-
-    @property
-    def stack(self):
-        return self.stacks.setdefault(threading.get_ident(), [])
-
-    def init(self):
-        pass
-
-    def retain(self):
-        self.retained += 1
-        return SimpleNamespace(push=lambda: self.stack.append("ours"), pop=lambda: self.stack.pop())
-
-    def mem_alloc(self, size):
-        assert self.stack[-1] == "ours"
-        if self.full:
-            raise self.Error("cuMemAlloc failed: out of memory")
-        return Allocation(self)
-
-    def Stream(self, flags=0):  # noqa: N802
-        self.streams.append(flags)
-        return SimpleNamespace(handle=7)
-
-
-class Allocation:
-    def __init__(self, driver):
-        self.driver = driver
-
-    def __int__(self):
-        return 4096
-
-    def free(self):
-        assert self.driver.stack[-1] == "ours"
+NO_DRIVER = driver_version() is None
 
 
 @pytest.fixture
@@ -104,38 +60,8 @@ def test_errors_of_pycuda_are_ours_and_leave_no_context(pycuda):
     assert pycuda.stack == []
 
 
-class FakeRuntime:
-    """cuda.bindings.runtime as far as devices, streams and failing calls go."""
-
-    def __init__(self):
-        self.device, self.flags = 1, []
-        self.ok, self.full = Status(0, "cudaSuccess"), Status(2, "cudaErrorMemoryAllocation")
-
-    def cudaGetDevice(self):  # noqa: N802
-        return self.ok, self.device
-
-    def cudaSetDevice(self, device):  # noqa: N802
-        self.device = device
-        return (self.ok,)
-
-    def cudaMalloc(self, size):  # noqa: N802
-        return self.full, None
-
-    def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
-        self.flags.append(flags)
-        return self.ok, 7
-
-
-class Status:
-    def __init__(self, value, name):
-        self.value, self.name = value, name
-
-    def __int__(self):
-        return self.value
-
-
 def test_cuda_python_gives_a_thread_its_device_back_and_says_what_fails(monkeypatch):
-    runtime = FakeRuntime()
+    runtime = FakeCudaRuntime()
     monkeypatch.setattr(cuda, "cuda_runtime", lambda: runtime)
     device = cuda.CudaPython()
     with device.current():
@@ -147,7 +73,7 @@ def test_cuda_python_gives_a_thread_its_device_back_and_says_what_fails(monkeypa
 
 
 def test_streams_leave_the_legacy_stream_alone_so_that_other_threads_may_capture(pycuda, monkeypatch):
-    runtime = FakeRuntime()
+    runtime = FakeCudaRuntime()
     monkeypatch.setattr(cuda, "cuda_runtime", lambda: runtime)
     for device in (cuda.Pycuda(), cuda.CudaPython()):
         with device.current():
@@ -155,41 +81,8 @@ def test_streams_leave_the_legacy_stream_alone_so_that_other_threads_may_capture
     assert (pycuda.streams, runtime.flags) == ([1], [1])
 
 
-class FakeGraphs:
-    """libcuda as far as graphs go: every capture holds one node."""
-
-    def __init__(self, nodes=1):
-        self.nodes, self.made, self.alive, self.graphs = nodes, 0, set(), 0
-
-    def cuStreamBeginCapture_v2(self, stream, mode):  # noqa: N802
-        assert (stream.value, mode.value) == (7, 1)
-        return 0
-
-    def cuStreamEndCapture(self, stream, graph):  # noqa: N802
-        graph._obj.value, self.graphs = 99, self.graphs + 1
-        return 0
-
-    def cuGraphGetNodes(self, graph, nodes, count):  # noqa: N802
-        count._obj.value = self.nodes
-        return 0
-
-    def cuGraphInstantiateWithFlags(self, instance, graph, flags):  # noqa: N802
-        self.made += 1
-        instance._obj.value = self.made
-        self.alive.add(self.made)
-        return 0
-
-    def cuGraphDestroy(self, graph):  # noqa: N802
-        self.graphs -= 1
-        return 0
-
-    def cuGraphExecDestroy(self, instance):  # noqa: N802
-        self.alive.remove(instance.value)
-        return 0
-
-
 def test_graphs_are_dropped_one_by_one_and_all_at_the_end(monkeypatch):
-    driver = FakeGraphs()
+    driver = FakeGraphDriver()
     monkeypatch.setattr(cuda_graph, "cuda_driver", lambda: driver)
     graphs = cuda_graph.Graphs()
     made = []
@@ -203,13 +96,52 @@ def test_graphs_are_dropped_one_by_one_and_all_at_the_end(monkeypatch):
 
 
 def test_a_capture_that_took_nothing_in_is_an_error_and_leaves_no_graph(monkeypatch):
-    driver = FakeGraphs(nodes=0)
+    driver = FakeGraphDriver(nodes=0)
     monkeypatch.setattr(cuda_graph, "cuda_driver", lambda: driver)
     graphs = cuda_graph.Graphs()
     graphs.begin(7)
     with pytest.raises(EngineError, match="took nothing in"):
         graphs.end(7)
     assert (driver.alive, driver.graphs) == (set(), 0)
+
+
+@pytest.mark.parametrize(
+    ("driver", "kind", "message"),
+    [
+        (FakeDriver(init=100), MissingDependencyError, "no NVIDIA GPU: the driver is installed and finds none"),
+        (FakeDriver(devices=0), MissingDependencyError, "CUDA_VISIBLE_DEVICES"),
+        (FakeDriver(init=803), EngineError, "CUDA error 803"),
+    ],
+)
+def test_driver_without_a_gpu_has_its_sentence(monkeypatch, driver, kind, message):
+    monkeypatch.setattr(cuda_bindings.ctypes, "CDLL", lambda name: driver)
+    with pytest.raises(kind, match=message):
+        cuda_bindings.cuda_driver()
+
+
+def test_missing_bindings_are_named_with_the_command_that_installs_them(monkeypatch):
+    def nothing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(cuda_bindings, "import_module", nothing)
+    with pytest.raises(MissingDependencyError, match="pycuda cannot be imported"):
+        cuda.Pycuda()
+    with pytest.raises(MissingDependencyError, match="pip install cuda-python"):
+        cuda.CudaPython()
+
+
+def test_unknown_backend(monkeypatch):
+    monkeypatch.setattr(cuda, "cuda_driver", lambda: None)
+    with pytest.raises(EngineError, match="one of pycuda, cuda-python, got 'opencl'"):
+        cuda.cuda_from_name("opencl")
+
+
+def test_cuda_calls_that_fail_are_named():
+    pytest.importorskip("cuda.bindings.runtime")
+    if not NO_DRIVER:
+        pytest.skip("this machine has an NVIDIA driver")
+    with pytest.raises(EngineError, match="cudaGetDevice failed: cudaError.*tokfilter doctor"):
+        cuda.CudaPython()
 
 
 @pytest.fixture(params=["pycuda", "cuda-python"])

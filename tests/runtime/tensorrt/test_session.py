@@ -12,7 +12,6 @@ from tokfilter.runtime.model_files import find_model_file
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 from tokfilter.runtime.verification import verify
-from tokfilter.trt.engine import Profile, serving_profile
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -114,15 +113,6 @@ def test_narrowest_profile_is_taken(plan, fake):
         session.run(np.zeros((2, 3, 32, 32), np.float32), 8)
         session.run(np.zeros((1, 3, 32, 32), np.float32), 2)
     assert [context.profile for context in fake.enqueued[::2]] == [1, 0, 0]
-
-
-def test_serving_profile_prefers_the_narrow_one():
-    wide, narrow = Profile(0, (1, 32), (1, 196)), Profile(1, (1, 1), (98, 98))
-    assert serving_profile([wide, narrow], 1, 98) is narrow
-    assert serving_profile([wide, narrow], 2, 98) is wide
-    assert serving_profile([Profile(0, (1, 4), None)], 4, 196).budget is None
-    with pytest.raises(EngineError, match="batches of 1 to 1 at 98 to 98 tokens; got a batch of 1 at 97"):
-        serving_profile([narrow], 1, 97)
 
 
 @pytest.mark.gpu

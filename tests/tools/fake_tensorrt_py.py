@@ -1,0 +1,245 @@
+"""Fake Python module ``tensorrt``: sessions that run by ONNX Runtime on host memory, loading, building.
+
+No TensorRT engine was ever executed, so no real library confirmed contexts, profiles and enqueueing. Names and
+signatures are those of the type stubs (tensorrt-stubs 10.13.0.35.1). TensorRT-RTX 1.7.1 on a CPU confirmed the builder,
+the parser's errors, the plugin registry and the log of a runtime that does not start (``tests/trt``).
+"""
+
+import ctypes
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+from fake_cuda import HostCuda
+
+from tokfilter.errors import EngineError
+
+__all__ = ["FakeLogger", "FakeTensorRT", "fake_builder_module", "fake_runtime_module"]
+
+
+class Dims(list):
+    pass
+
+
+class FakeContext:
+    """An execution context that runs the ONNX graph of the same model on the addresses that it was given."""
+
+    def __init__(self, engine):
+        self.engine, self.shapes, self.addresses, self.enqueued = engine, {}, {}, 0
+
+    def set_optimization_profile_async(self, index, stream):
+        self.profile = index
+        return True
+
+    def set_input_shape(self, name, shape):
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
+        self.shapes[name] = shape
+        return all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def get_tensor_shape(self, name):
+        batch = self.shapes["images"][0]
+        return Dims([batch, 5] if name == "logits" else [batch, self.shapes["slots"][0]])
+
+    def execute_async_v3(self, stream):
+        self.enqueued += 1
+        self.engine.fake.enqueued.append(self)
+        if self.engine.fake.capturing is not None:
+            self.engine.fake.capturing.append(self)
+            return True
+        return self.compute()
+
+    def compute(self):
+        images = self._array("images", self.shapes["images"], np.float32)
+        slots = np.zeros(self.shapes["slots"], np.int32)
+        logits, indices = self.engine.graph.run(None, {"images": images, "slots": slots})
+        self._array("logits", logits.shape, np.float32)[...] = logits
+        self._array("indices", indices.shape, np.int32)[...] = indices
+        return True
+
+    def _array(self, name, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = (ctypes.c_uint8 * size).from_address(self.addresses[name])
+        return np.frombuffer(buffer, dtype).reshape(shape)
+
+
+class FakeEngine:
+    num_io_tensors = 4
+    names = ("images", "slots", "logits", "indices")
+
+    def __init__(self, fake, graph, profiles):
+        self.fake, self.graph, self.profiles = fake, graph, profiles
+        self.num_optimization_profiles, self.configs = len(profiles), []
+
+    def get_tensor_name(self, i):
+        return self.names[i]
+
+    def get_tensor_shape(self, name):
+        shapes = {"images": [-1, 3, 32, 32], "slots": [-1], "logits": [-1, 5], "indices": [-1, -1]}
+        return Dims(shapes[name])
+
+    def get_tensor_mode(self, name):
+        return "input" if name in ("images", "slots") else "output"
+
+    def get_tensor_dtype(self, name):
+        return np.int32 if name in ("slots", "indices") else np.float32
+
+    def get_tensor_profile_shape(self, name, index):
+        batches, budgets = self.profiles[index]
+        return [(n, 3, 32, 32) for n in batches] if name == "images" else [(n,) for n in budgets]
+
+    def create_runtime_config(self):
+        return SimpleNamespace()
+
+    def create_execution_context(self, config=None):
+        self.configs.append(config)
+        return FakeContext(self)
+
+
+class FakeLogger:
+    """TensorRT's ILogger."""
+
+    Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+
+class FakeTensorRT:
+    """The module tensorrt, as far as a session uses it, and the CUDA graphs of its stream."""
+
+    ILogger, Context, Device = FakeLogger, FakeContext, HostCuda
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    nptype = staticmethod(lambda dtype: dtype)
+
+    def __init__(self, path, profiles):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.capturing, self.enqueued, self.graphs, self.captures, self.replayed = None, [], {}, 0, []
+        self.engine = FakeEngine(self, onnxruntime.InferenceSession(str(path), options), profiles)
+
+    def begin(self, stream):
+        self.capturing = []
+
+    def end(self, stream):
+        captured, self.capturing = self.capturing, None
+        if not captured:
+            raise EngineError("CUDA graph capture took nothing in")
+        self.captures += 1
+        self.graphs[self.captures] = captured
+        return self.captures
+
+    def drop(self, graph):
+        del self.graphs[graph]
+
+    def launch(self, graph, stream):
+        self.replayed.append(graph)
+        for context in self.graphs[graph]:
+            context.compute()
+
+    def close(self):
+        self.graphs.clear()
+
+
+def fake_runtime_module(message, version="10.13"):
+    """A module that finds no plugin at first (TensorRT logs that as an error), loads it, and then rejects the plan.
+
+    message: the error that TensorRT logs while it deserialises
+    """
+
+    class Runtime:
+        def __init__(self, logger):
+            self.logger = logger
+
+        def get_plugin_registry(self):
+            return self
+
+        def get_creator(self, name, version, namespace):
+            self.logger.log(1, f"Cannot find plugin: {name}, version: {version}, namespace:{namespace}.")
+
+        def load_library(self, path):
+            return object()
+
+        def deserialize_cuda_engine(self, data):
+            self.logger.log(1, message)
+            self.logger.log(3, "a message of low severity")
+
+    module = ModuleType("tensorrt")
+    module.ILogger, module.Runtime, module.__version__ = FakeLogger, Runtime, version
+    return module
+
+
+def fake_builder_module(version="10.13.0"):
+    """A module whose builder gives the graph's bytes as the plan; ``config`` and ``libraries`` keep what was set."""
+    module = ModuleType("tensorrt")
+    libraries, config = [], FakeBuilderConfig()
+    registry = SimpleNamespace(
+        get_creator=lambda name, version, namespace: libraries[-1] if libraries else None,
+        load_library=lambda path: libraries.append(path) or path,
+    )
+
+    class Builder:
+        def __init__(self, logger):
+            pass
+
+        def create_network(self, flags):
+            tensors = [
+                SimpleNamespace(name="images", shape=(-1, 3, 32, 32)),
+                SimpleNamespace(name="slots", shape=(-1,)),
+            ]
+            return SimpleNamespace(flags=flags, num_inputs=2, get_input=lambda i: tensors[i], graph=None)
+
+        def get_plugin_registry(self):
+            return registry
+
+        def create_builder_config(self):
+            return config
+
+        def create_optimization_profile(self):
+            return SimpleNamespace(set_shape=lambda name, *shapes: config.shapes.update({name: shapes}))
+
+        def build_serialized_network(self, network, config):
+            return network.graph
+
+    class OnnxParser:
+        num_errors = 0
+
+        def __init__(self, network, logger):
+            self.network = network
+
+        def parse_from_file(self, path):
+            self.network.graph = Path(path).read_bytes()
+            return True
+
+    module.Builder, module.OnnxParser, module.ILogger, module.Runtime = Builder, OnnxParser, FakeLogger, object
+    module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
+    module.BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE="version compatible")
+    module.HardwareCompatibilityLevel = SimpleNamespace(__members__={"NONE": 0, "AMPERE_PLUS": 1})
+    module.Dims, module.__version__, module.libraries, module.config = tuple, version, libraries, config
+    return module
+
+
+class FakeBuilderConfig:
+    """A build configuration that rejects every timing cache but an empty one."""
+
+    def __init__(self):
+        self.shapes, self.limits, self.flags, self.profiles, self.cache = {}, {}, [], [], None
+        self.add_optimization_profile = self.profiles.append
+        self.set_flag = self.flags.append
+
+    def set_memory_pool_limit(self, pool, size):
+        self.limits[pool] = size
+
+    def create_timing_cache(self, content):
+        return SimpleNamespace(content=content, serialize=lambda: b"timings")
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        accepted = cache.content == b""
+        self.cache = cache if accepted else self.cache
+        return accepted
+
+    def get_timing_cache(self):
+        return self.cache

@@ -1,0 +1,90 @@
+"""Loading plans: with the real TensorRT-RTX, which rejects files on a CPU, and with a fake TensorRT."""
+
+from dataclasses import replace
+
+import pytest
+from fake_tensorrt_py import fake_runtime_module
+
+from tokfilter.artifacts.manifest import Entry
+from tokfilter.errors import EngineError
+from tokfilter.trt.engine import Profile, engine_from_plan, serving_profile
+
+ENTRY = Entry("model.plan", "filtered", "", 6, "tensorrt", "fp32")
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "model.plan").write_bytes(b"a plan")
+    (tmp_path / "model.onnx").write_bytes(b"no library")
+    return tmp_path / "model.plan"
+
+
+def test_real_tensorrt_rtx_refuses_a_foreign_plan_in_words(plan):
+    """The library itself rejects it, without a GPU; its message and ours must reach the user."""
+    module = pytest.importorskip("tensorrt_rtx")
+    entry = Entry("model.plan", "filtered", "", 6, "tensorrt-rtx", "fp32", target={"gpu": "Orin", "tensorrt": "10.3"})
+    with pytest.raises(EngineError, match=r"refuses .*model.plan: .*for gpu Orin, tensorrt 10.3.*tokfilter engine"):
+        engine_from_plan(module, plan, entry, [])
+
+
+NEEDS_PLUGIN = replace(ENTRY, target={"plugin": "libtokfilter_plugin.so"})
+
+
+def test_real_tensorrt_rtx_refuses_a_library_that_is_none(plan):
+    module = pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(EngineError, match="cannot load the plugin library .*tokfilter plugin build"):
+        engine_from_plan(module, plan, NEEDS_PLUGIN, [plan.with_name("model.onnx")])
+    with pytest.raises(EngineError, match=r"needs the plugin library libtokfilter_plugin.so, and manifest.json"):
+        engine_from_plan(module, plan, NEEDS_PLUGIN, [])
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("Cannot find plugin: TokenSelect, version: 1, namespace:tokfilter.", "tokfilter plugin build"),
+        (
+            "getPluginCreator could not find plugin TokenSelect version 2",
+            "`tokfilter plugin build`, then `tokfilter eng",
+        ),
+        (
+            "The engine plan file is not compatible with this version of TensorRT, please rebuild",
+            "of another TensorRT version. Build it again on this machine: `tokfilter engine`",
+        ),
+        ("generated on an incompatible device, expecting compute 8.7 got compute 9.0, please rebuild", "another GPU"),
+        ("Serialization assertion failed", "Build it again on this machine"),
+    ],
+)
+def test_refusals_come_with_a_remedy(plan, message, remedy):
+    module = fake_runtime_module(message)
+    with pytest.raises(EngineError, match=remedy) as caught:
+        engine_from_plan(module, plan, ENTRY, [])
+    assert "low severity" not in str(caught.value)
+
+
+def test_a_plugin_that_was_loaded_is_not_blamed(plan):
+    module = fake_runtime_module("generated on an incompatible device, expecting compute 8.7 got compute 9.0")
+    library = plan.parent / "libtokfilter_plugin.so"
+    with pytest.raises(EngineError, match="another GPU") as caught:
+        engine_from_plan(module, plan, NEEDS_PLUGIN, [library])
+    assert "Cannot find plugin" not in str(caught.value)
+
+
+def test_a_driver_too_old_for_tensorrt_has_its_sentence(plan):
+    module = fake_runtime_module("")
+
+    def refuse(logger):
+        logger.log(1, "CUDA initialization failure with error: 35.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module.Runtime = refuse
+    with pytest.raises(EngineError, match=r"10.13 does not start: CUDA initialization failure.*update the driver"):
+        engine_from_plan(module, plan, ENTRY, [])
+
+
+def test_serving_profile_prefers_the_narrow_one():
+    wide, narrow = Profile(0, (1, 32), (1, 196)), Profile(1, (1, 1), (98, 98))
+    assert serving_profile([wide, narrow], 1, 98) is narrow
+    assert serving_profile([wide, narrow], 2, 98) is wide
+    assert serving_profile([Profile(0, (1, 4), None)], 4, 196).budget is None
+    with pytest.raises(EngineError, match="batches of 1 to 1 at 98 to 98 tokens; got a batch of 1 at 97"):
+        serving_profile([narrow], 1, 97)

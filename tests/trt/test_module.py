@@ -1,0 +1,60 @@
+"""Import of TensorRT, its log and its version facts."""
+
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+from fake_tensorrt_py import fake_runtime_module
+
+from tokfilter.errors import MissingDependencyError
+from tokfilter.trt.log import error_log, logged_errors
+from tokfilter.trt.module import name_and_version, tensorrt_module
+from tokfilter.trt.versions import creation_flags, supports
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("tensorrt", r"package tensorrt cannot be imported .*pip install 'tokfilter\[trt\]'.*python3-libnvinfer"),
+        ("tensorrt-rtx", r"package tensorrt_rtx cannot be imported .*pip install 'tokfilter\[rtx\]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, kind, message):
+    monkeypatch.setitem(sys.modules, kind.replace("-", "_"), None)
+    with pytest.raises(MissingDependencyError, match=message):
+        tensorrt_module(kind)
+
+
+def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
+    with pytest.raises(MissingDependencyError, match="type stubs only"):
+        tensorrt_module("tensorrt")
+
+
+def test_messages_name_the_library():
+    assert name_and_version(SimpleNamespace(__name__="tensorrt", __version__="10.3.0")) == "TensorRT 10.3.0"
+    assert name_and_version(SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1")) == "TensorRT-RTX 1.7.1"
+
+
+@pytest.mark.parametrize(("version", "expected"), [("10.3.0", False), ("10.7.0", True), ("11.0.1.2", True)])
+def test_a_plugin_goes_before_a_function_since_10_7(version, expected):
+    assert supports(SimpleNamespace(__version__=version), "plugin preferred to function") is expected
+
+
+def test_networks_are_strongly_typed_with_or_without_the_flag():
+    flags = SimpleNamespace(STRONGLY_TYPED=1)
+    assert creation_flags(SimpleNamespace(NetworkDefinitionCreationFlag=flags)) == 2
+    assert creation_flags(SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())) == 0
+
+
+def test_the_log_keeps_errors_once_from_any_thread_and_is_empty_after_reading():
+    module = fake_runtime_module("")
+    log = error_log(module)
+    assert log is error_log(module)
+    for severity, message in ((1, "First."), (1, "First."), (3, "a warning"), (0, " second ")):
+        thread = threading.Thread(target=log.log, args=(severity, message))
+        thread.start()
+        thread.join()
+    assert logged_errors(module) == "First / second"
+    assert logged_errors(module) == "no reason given"

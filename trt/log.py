@@ -1,0 +1,43 @@
+"""TensorRT's error log. Its calls return None or False on failure; the reason is in the log only."""
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+__all__ = ["error_log", "joined", "logged_errors"]
+
+_MOST: Final = 20
+"""Errors kept, so that the log of a long-running service does not grow."""
+
+
+@cache
+def error_log(module: Any) -> Any:
+    """The ``ILogger`` of a TensorRT module, which keeps messages of severity ERROR and above in ``errors``.
+
+    TensorRT takes one logger per process and calls it from its own threads.
+    """
+
+    class ErrorLog(module.ILogger):  # type: ignore[misc]  # the base class exists only where TensorRT is installed
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=_MOST)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return ErrorLog()
+
+
+def logged_errors(module: Any) -> str:
+    """The errors logged since the last call, as one line; clears the log."""
+    errors = error_log(module).errors
+    messages = tuple(errors)  # a copy: other threads may be logging
+    errors.clear()
+    return joined(messages)
+
+
+def joined(messages: Sequence[str]) -> str:
+    """Messages as one line without repetitions and final stops; "no reason given" where there are none."""
+    return " / ".join(dict.fromkeys(message.strip().rstrip(".") for message in messages)) or "no reason given"

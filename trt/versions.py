@@ -1,0 +1,32 @@
+"""What differs between versions of TensorRT. Supported: 10.3 (JetPack 6) to 11.4; TensorRT-RTX from 1.7.
+
+TensorRT-RTX counts its own versions and loads no plugins, so none of these facts applies to it.
+Sources: TensorRT's release notes, and the change log of its ONNX parser (onnx-tensorrt).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+__all__ = ["SINCE", "Feature", "creation_flags", "supports"]
+
+Feature = Literal["plugin preferred to function", "TopkLastDim"]
+
+SINCE: Final[Mapping[Feature, tuple[int, int]]] = {
+    # Before, the ONNX parser takes a model-local function even where a plugin of the same name is loaded.
+    "plugin preferred to function": (10, 7),
+    # A plugin of NVIDIA's own library: TopK along the last axis.
+    "TopkLastDim": (11, 0),
+}
+"""Feature -> first TensorRT version (major, minor) that has it."""
+
+
+def supports(module: Any, feature: Feature) -> bool:
+    """Whether this TensorRT (not TensorRT-RTX) has a feature."""
+    major, minor = module.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= SINCE[feature]
+
+
+def creation_flags(module: Any) -> int:
+    """Flags of a strongly typed network. TensorRT 11 types every network strongly and may drop the flag."""
+    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
