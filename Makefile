@@ -1,6 +1,7 @@
 # `make demo` and `make test` are all that a newcomer needs; each installs what it misses into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH := $(BIN)/python -m tokfilter.benchmarks
 INSTALLED := .venv/.installed
 
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
@@ -40,7 +41,7 @@ plugin: install
 
 test-gpu: install plugin
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m tokfilter.benchmarks.micro.program -o gpu-report.json
+	$(BENCH) micro -o gpu-report.json
 
 # The model repository in a real tritonserver, on the CPU: 55 MB of NVIDIA's wheel, none of its dependencies.
 triton: install
@@ -49,22 +50,19 @@ triton: install
 
 # Hours on two cores; the tables of README and docs are written from what it leaves in benchmarks/results.
 bench: install
-	$(BIN)/python -m tokfilter.benchmarks.study.accuracy build/study --data fashion-mnist \
-		--seeds 0,1,2,3,4 --ablation-seeds 0 --longer
-	$(BIN)/python -m tokfilter.benchmarks.study.accuracy build/study --data digits-in-scenes \
-		--seeds 0,1,2 --ablation-seeds 0 --longer
+	$(BENCH) study build/study --data fashion-mnist --seeds 0,1,2,3,4 --ablation-seeds 0 --longer
+	$(BENCH) study build/study --data digits-in-scenes --seeds 0,1,2 --ablation-seeds 0 --longer
 	for data in fashion-mnist digits-in-scenes; do cp build/study/$$data.json benchmarks/results/accuracy-$$data.json; done
-	$(BIN)/python -m tokfilter.benchmarks.study.label_methods build/study/fashion-mnist/seed-0/backbone.pt \
-		build/study/fashion-mnist/data --name fashion-mnist -o benchmarks/results/label_methods_fashion.json
-	$(BIN)/python -m tokfilter.benchmarks.study.label_methods build/study/digits-in-scenes/seed-0/backbone.pt \
-		build/study/digits-in-scenes/seed-0/data --name digits-in-scenes -o benchmarks/results/label_methods_digits.json
-	$(BIN)/python -m tokfilter.benchmarks.study.label_speed \
-		--model deit_tiny_patch16_224 --model digits-in-scenes --model fashion-mnist
-	$(BIN)/python -m tokfilter.benchmarks.study.trained_vit build/trained-vit
-	$(BIN)/python -m tokfilter.benchmarks.runtime_figures -o benchmarks/results/runtime.json
-	$(BIN)/python -m tokfilter.benchmarks.study.export_zoo
-	$(BIN)/python -m tokfilter.benchmarks.micro.kernel_figures
-	$(BIN)/python -m tokfilter.benchmarks.records.readme
+	$(BENCH) label-methods build/study/fashion-mnist/seed-0/backbone.pt build/study/fashion-mnist/data \
+		--name fashion-mnist -o benchmarks/results/label_methods_fashion.json
+	$(BENCH) label-methods build/study/digits-in-scenes/seed-0/backbone.pt build/study/digits-in-scenes/seed-0/data \
+		--name digits-in-scenes -o benchmarks/results/label_methods_digits.json
+	$(BENCH) label-speed --model deit_tiny_patch16_224 --model digits-in-scenes --model fashion-mnist
+	$(BENCH) trained-vit build/trained-vit
+	$(BENCH) runtime-figures -o benchmarks/results/runtime.json
+	$(BENCH) export-zoo
+	$(BENCH) kernel-figures
+	$(BENCH) readme
 
 clean:
 	rm -rf .venv .typing build demo *.egg-info

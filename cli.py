@@ -1,13 +1,11 @@
-"""The command line. Each verb is one click command in ``commands``: it parses, calls a function, prints the result."""
+"""The command line. Each verb is one click command in ``commands``: parse, call one function, print one result."""
 
 import sys
-from importlib import import_module
-from typing import Any, NoReturn
 
 import click
 
 from tokfilter import __version__
-from tokfilter.errors import TokfilterError
+from tokfilter.commands.group import LazyCommand, LazyGroup
 
 __all__ = ["cli", "main"]
 
@@ -35,73 +33,17 @@ _VERBS = {
 
 _MODULES = {"eval": "evaluate", "triton-repo": "triton_repo"}
 
-_EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "timm", "PIL", "safetensors", "sklearn"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnx_ir"), "export"),
-    **dict.fromkeys(("matplotlib", "jinja2", "jsonschema"), "report"),
-    **dict.fromkeys(("tensorrt", "pycuda"), "trt"),
-    **dict.fromkeys(("tritonclient", "google"), "triton"),
-    "onnxruntime": "runtime",
-    "tensorrt_rtx": "rtx",
-}
+
+def _lazy(verb: str) -> LazyCommand:
+    name = _MODULES.get(verb, verb)
+    return LazyCommand(f"tokfilter.commands.{name}:{name}", _VERBS[verb])
 
 
-class _Failure(click.ClickException):
-    """A user's mistake, told in one sentence."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
-
-
-class _Verbs(click.Group):
-    """Loads a verb's module when it is called, and turns errors into sentences and exit codes."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
-            return None
-        module = import_module(f"tokfilter.commands.{_MODULES.get(cmd_name, cmd_name)}")
-        command: click.Command = getattr(module, _MODULES.get(cmd_name, cmd_name))
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_VERBS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _VERBS and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}. Commands: {', '.join(_VERBS)}.")
-        return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TokfilterError as error:
-            raise _Failure(str(error), error.exit_code) from error
-        except ModuleNotFoundError as error:
-            _missing_package(error)
-        except BrokenPipeError:
-            raise  # click knows that nobody reads any more
-        except OSError as error:
-            raise _Failure(f"The system refuses: {error}", 1) from error
-
-
-def _missing_package(error: ModuleNotFoundError) -> NoReturn:
-    name = (error.name or "").split(".")[0]
-    if name not in _EXTRAS:
-        raise error
-    raise _Failure(
-        f"This command wants the package {name}, which is not installed: pip install 'tokfilter[{_EXTRAS[name]}]'",
-        4,
-    ) from error
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    lazy={verb: _lazy(verb) for verb in _VERBS},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="tokfilter")
 def cli() -> None:
     """Vision Transformers made fast where they are deployed.

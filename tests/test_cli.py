@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tokfilter import cli as module
 from tokfilter.cli import cli
+from tokfilter.commands.group import LazyGroup
 from tokfilter.errors import MissingDependencyError, TokfilterError
 
 
@@ -65,15 +66,15 @@ def raising(error):
     [
         (TokfilterError("wanted a, got b"), 1, "Error: wanted a, got b"),
         (MissingDependencyError("no GPU"), 4, "Error: no GPU"),
-        (OSError(28, "No space left on device"), 1, "The system refuses: .*No space left"),
+        (OSError(28, "No space left on device"), 1, "Operating-system error: .*No space left"),
         (ModuleNotFoundError("No module named 'timm'", name="timm.models"), 4, r"pip install 'tokfilter\[train\]'"),
         (KeyboardInterrupt(), 1, "Aborted"),
     ],
 )
-def test_errors_become_sentences_and_exit_codes(monkeypatch, error, code, words):
+def test_errors_become_messages_and_exit_codes(monkeypatch, error, code, words):
     import re
 
-    monkeypatch.setattr(module._Verbs, "get_command", lambda *_: raising(error))
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: raising(error))
     result = run("doctor")
     assert result.exit_code == code
     assert re.search(words, result.output), result.output
@@ -81,7 +82,7 @@ def test_errors_become_sentences_and_exit_codes(monkeypatch, error, code, words)
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(module._Verbs, "get_command", lambda *_: raising(ModuleNotFoundError("x", name="tokfilter.x")))
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: raising(ModuleNotFoundError("x", name="tokfilter.x")))
     assert isinstance(run("doctor").exception, ModuleNotFoundError)
 
 

@@ -1,12 +1,10 @@
 """The kernel's figures without a GPU: compile matrix, bytes moved, cycles of the selection.
 
-``python -m tokfilter.benchmarks.micro.kernel_figures`` measures them again, writes the JSON and the tables in ``csrc/README.md``. It
+``python -m tokfilter.benchmarks kernel-figures`` measures them again, writes the JSON and the tables in ``csrc/README.md``. It
 needs nvcc, nvdisasm (Triton's will do) and g++, and a few minutes.
 """
 
 import hashlib
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,11 +12,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.micro.compile_matrix import ARCHITECTURES, MAX_PATCHES, compile_matrix, compiler
 from tokfilter.benchmarks.micro.cycles import ORIN, busy_cycles, kernel_code
 from tokfilter.benchmarks.micro.kernel_cases import Case, run_cases
 from tokfilter.benchmarks.micro.native import CSRC, KERNEL, build_check
+from tokfilter.benchmarks.options import PROGRAM, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.errors import VerificationError
 from tokfilter.kernels.op import Order
@@ -29,7 +30,7 @@ RESULT: Final = RESULTS / "kernel-figures.json"
 README: Final = CSRC / "README.md"
 VERSION: Final = 1
 
-_BEGIN: Final = "<!-- figures: python -m tokfilter.benchmarks.micro.kernel_figures -->"
+_BEGIN: Final = f"<!-- figures: {PROGRAM} kernel-figures -->"
 _END: Final = "<!-- end of figures -->"
 _MODELS: Final = {"DeiT-S": (196, 384, 98), "ViT-L": (1024, 1024, 512)}
 _ORDERS: Final[tuple[Order, ...]] = ("position", "score")
@@ -53,7 +54,7 @@ def measure(directory: Path) -> dict[str, Any]:
         "format": "tokfilter-kernel-figures",
         "version": VERSION,
         "date": date.today().isoformat(),
-        "command": "python -m tokfilter.benchmarks.micro.kernel_figures",
+        "command": f"{PROGRAM} kernel-figures",
         "compiler": compiler(),
         "sources": sources_digest(),
         "matrix": [asdict(resources) for resources in matrix],
@@ -166,16 +167,14 @@ def written_into(readme: str, figures: dict[str, Any]) -> str:
     return f"{before}{_BEGIN}\n\n{tables(figures)}\n\n{_END}{rest.split(_END)[1]}"
 
 
-def main() -> None:
-    """Measure, write the JSON and the README's tables."""
+@click.command()
+@output_option(RESULT)
+@json_option
+def main(output: Path, as_json: bool) -> None:
+    """Measure the kernel without a GPU; write the JSON document and the tables of kernels/csrc/README.md."""
     with tempfile.TemporaryDirectory() as directory:
         figures = measure(Path(directory))
     readme = written_into(README.read_text(encoding="utf-8"), figures)
-    for path, text in ((RESULT, json.dumps(figures, indent=1) + "\n"), (README, readme)):
-        with atomic_path(path) as part:
-            part.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{tables(figures)}\n\nwritten: {RESULT}, {README}\n")
-
-
-if __name__ == "__main__":
-    main()
+    with atomic_path(README) as part:
+        part.write_text(readme, encoding="utf-8")
+    publish(figures, output, as_json, [tables(figures)])

@@ -1,12 +1,10 @@
-"""``python -m tokfilter.benchmarks.micro.program``: TokenSelect on this GPU, beside what else could do its work.
+"""``python -m tokfilter.benchmarks micro``: TokenSelect on this GPU, beside what else could do its work.
 
 Microseconds and share of the memory bandwidth, L2 cache cold and warm, of our kernel, alone and as TensorRT's plugin,
 TopK + Gather of TensorRT and of TensorRT-RTX, NVIDIA's plugin TopkLastDim + Gather, and torch. Each method's result is
 compared with the reference before it is timed; one that this machine lacks something for is named with what it lacks.
 """
 
-import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Any, Final
 import click
 import torch
 
-from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.micro.cases import CASES, Case, Measurement, table
 from tokfilter.benchmarks.micro.methods import METHODS, Method, example
 from tokfilter.benchmarks.micro.timer import Timer, same
-from tokfilter.errors import MissingDependencyError, TokfilterError, VerificationError
+from tokfilter.benchmarks.options import PROGRAM, command_line, json_option, output_option, publish
+from tokfilter.errors import MissingDependencyError, VerificationError
 from tokfilter.runtime.measure.machine import conditions, machine, versions
 
 __all__ = ["SCHEMA", "gpu_report", "main"]
@@ -29,7 +27,11 @@ _VERSION: Final = 1
 
 
 def gpu_report(
-    cases: Iterable[Case], library: Path | None, samples: int, say: Callable[[str], None] = lambda _: None
+    cases: Iterable[Case],
+    library: Path | None,
+    samples: int,
+    say: Callable[[str], None] = lambda _: None,
+    command: str = f"{PROGRAM} micro",
 ) -> dict[str, Any]:
     """Measure all methods on the cases and return the report.
 
@@ -48,7 +50,7 @@ def gpu_report(
         ]
         rows.append({"case": case.name, "minimum_bytes": case.minimum_bytes, "methods": entries})
         say(table(rows[-1:]))
-    return _document(rows, peak, timer.floor_us, samples, {"before": before, "after": conditions()})
+    return _document(rows, peak, timer.floor_us, samples, {"before": before, "after": conditions()}, command)
 
 
 def _measured(method: Method, case: Case, library: Path | None, timer: Timer) -> Measurement:
@@ -66,13 +68,13 @@ def _measured(method: Method, case: Case, library: Path | None, timer: Timer) ->
 
 
 def _document(
-    rows: list[dict[str, Any]], peak: float, floor: float, samples: int, state: dict[str, Any]
+    rows: list[dict[str, Any]], peak: float, floor: float, samples: int, state: dict[str, Any], command: str
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": _VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m tokfilter.benchmarks.micro.program", *sys.argv[1:]]),
+        "command": command,
         "machine": machine(),
         "versions": versions(),
         "conditions": state,
@@ -87,25 +89,19 @@ def _document(
     }
 
 
-@click.command(help=__doc__)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("gpu-report.json"), show_default=True)
+@click.command()
 @click.option("--plugin", type=click.Path(path_type=Path), help="Plugin library; default: what plugin build made.")
 @click.option("--samples", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--case", "words", multiple=True, help="Only cases whose name has this, e.g. 'batch 1,'. Repeatable.")
-def main(output: Path, plugin: Path | None, samples: int, words: Sequence[str]) -> None:
-    """Measure, print, write."""
+@output_option("gpu-report.json")
+@json_option
+def main(plugin: Path | None, samples: int, words: Sequence[str], output: Path, as_json: bool) -> None:
+    """Time TokenSelect on this GPU, our kernel and plugin against TensorRT, TensorRT-RTX and PyTorch.
+
+    Each method's result is compared with the reference first. A method whose package is missing is listed as skipped.
+    """
     cases = [case for case in CASES if all(word in case.name for word in words)]
     if not cases:
         raise click.UsageError(f"no case has {' and '.join(words)} in its name; one is {CASES[0].name!r}")
-    try:
-        report = gpu_report(cases, plugin, samples, click.echo)
-    except TokfilterError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    with atomic_path(output) as part:
-        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    click.echo(f"wrote {output}")
-
-
-if __name__ == "__main__":
-    main()
+    report = gpu_report(cases, plugin, samples, lambda text: click.echo(text, err=as_json), command_line())
+    publish(report, output, as_json, ())

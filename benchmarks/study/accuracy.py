@@ -1,12 +1,11 @@
 """accuracy.json: top-1 of the filter and of its baselines at the same budgets, after the same fine-tuning.
 
-``python -m tokfilter.benchmarks.study.accuracy WORK --data fashion-mnist,digits-in-scenes --seeds 0,1,2 --jobs 2`` runs the
+``python -m tokfilter.benchmarks study WORK --data fashion-mnist,digits-in-scenes --seeds 0,1,2 --jobs 2`` runs the
 study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds the contenders, fine-tuned for longer. What is
 measured is kept: an interrupted study goes on, and so does one that gets more seeds or rows. The images per second of
 every row are taken last, when nothing else runs, and stand in ``WORK/<data>-speed.json`` too.
 """
 
-import argparse
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from rich.console import Console
 
 from tokfilter.benchmarks.accuracy_document import interval_name, model_card, row_from_members, with_rates
+from tokfilter.benchmarks.options import PROGRAM
 from tokfilter.benchmarks.study.baseline_speed import Timing
 from tokfilter.benchmarks.study.baseline_speed import document_from_bundle as speed_from_bundle
 from tokfilter.benchmarks.study.baselines import RIVALS
@@ -34,7 +33,7 @@ from tokfilter.benchmarks.study.methods import (
     rows_from_method,
     write_data,
 )  # fmt: skip
-from tokfilter.benchmarks.study.setup import DIGITS, SUBJECTS, Study, Subject
+from tokfilter.benchmarks.study.setup import DIGITS, Study, Subject
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.train.data import Progress
 from tokfilter.vit.bundle import load_bundle
@@ -170,37 +169,10 @@ def _changed(per_seed: Iterable[Rows]) -> Rows:
 
 def _command(subject: Subject, seeds: Sequence[int], ablated: Sequence[int] | None, longer: bool) -> str:
     """What a reader types to have the same rows of this data set."""
-    command = f"python -m tokfilter.benchmarks.study.accuracy WORK --data {subject.name} --seeds {_text(seeds)}"
+    command = f"{PROGRAM} study WORK --data {subject.name} --seeds {_text(seeds)}"
     command += "" if ablated is None else f" --ablation-seeds {_text(ablated)}"
     return f"{command} --longer" if longer else command
 
 
 def _text(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers)) or "''"
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
-
-
-def main() -> None:
-    """Command line of the study."""
-    parser = argparse.ArgumentParser(description="Accuracy of the filter, its baselines and its ablations.")
-    parser.add_argument("folder", type=Path, help="where data, models and results go")
-    parser.add_argument("--data", default=",".join(SUBJECTS), help="data sets, separated by commas")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--jobs", type=int, default=2, help="seeds at once, a core each")
-    parser.add_argument("--ablation-seeds", help="seeds that also run the ablations; all by default, none if empty")
-    parser.add_argument("--longer", action="store_true", help="also fine-tune the contenders four times as long")
-    parser.add_argument("--no-speed", action="store_true", help="leave the images per second out")
-    asked = parser.parse_args()
-    subjects, seeds = [SUBJECTS[name] for name in asked.data.split(",")], _numbers(asked.seeds)
-    ablated = seeds if asked.ablation_seeds is None else _numbers(asked.ablation_seeds)
-    timing = None if asked.no_speed else Timing(rounds=5, seconds=0.25)
-    said = Console(stderr=True, highlight=False).print
-    methods = WITH_LONGER if asked.longer else STUDY
-    run(asked.folder, subjects, seeds, asked.jobs, methods, ablated, timing, said)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,12 @@
 """baseline_speed.json: images per second of the full model, the filter and every baseline, in PyTorch and ONNX Runtime.
 
-``python -m tokfilter.benchmarks.study.baseline_speed model.pt --keep 0.7,0.5,0.35,0.25``. Each method runs in a process of its
+``python -m tokfilter.benchmarks baseline-speed model.pt --keep 0.7,0.5,0.35,0.25``. Each method runs in a process of its
 own, and no two run at once: in every round each row has its turn, in an order drawn anew, so that a ratio to the full
 model compares neighbours in time. No row is timed before its logits equal those that this process computed.
 """
 
-import argparse
 import multiprocessing
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,11 +16,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+import click
 import numpy as np
 import torch
 
 from tokfilter.artifacts.budget import Keep, keeps_from_text, tokens_from_keep
 from tokfilter.artifacts.compare import TOLERANCES, compare_logits
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
 from tokfilter.benchmarks.study.baseline_models import (
     METHODS,
     FixedBudget,
@@ -33,7 +33,7 @@ from tokfilter.benchmarks.study.baseline_models import (
     rows_of,
 )
 from tokfilter.errors import ExportError, VerificationError
-from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 
@@ -236,29 +236,42 @@ def _turn(row: Row, seconds: float) -> float:
     return (perf_counter() - begin) / calls
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Images per second of the filter and its baselines.")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--keep", default="0.7,0.5,0.35,0.25")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    for name, value in asdict(Timing()).items():
-        parser.add_argument(f"--{name}", type=type(value), default=value)
-    parser.add_argument("--out", type=Path, default=Path("baseline_speed.json"))
-    asked = parser.parse_args()
-    timing = Timing(asked.batch, asked.rounds, asked.seconds, asked.threads)
-    command = f"python -m tokfilter.benchmarks.study.baseline_speed {asked.bundle.name} --keep {asked.keep}"
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--keep", default="0.7,0.5,0.35,0.25", show_default=True, help="Budgets: ratios or counts of tokens.")
+@click.option("--methods", default=",".join(METHODS), show_default=True, help="Rows; the full model is always there.")
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images per call.")
+@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Blocks per row.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=0.5, show_default=True, help="Length of a block.")
+@threads_option(1, "Of PyTorch and of ONNX Runtime.")
+@output_option("baseline_speed.json")
+@json_option
+def main(
+    bundle: Path,
+    keep: str,
+    methods: str,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    threads: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Measure images per second of every method on the weights of BUNDLE (model.pt)."""
+    names = methods.split(",")
+    if unknown := [name for name in names if name not in METHODS]:
+        raise click.BadParameter(f"no method {unknown[0]!r}; there are {', '.join(METHODS)}", param_hint="--methods")
     document = document_from_bundle(
-        asked.bundle, keeps_from_text([asked.keep]), timing, command, asked.methods.split(","),
-        say=lambda text: print(text, file=sys.stderr),  # noqa: T201
-    )  # fmt: skip
-    write_json(asked.out, document)
-    for row in document["rows"]:
-        sys.stdout.write(
-            f"{row['runtime']:12} {row['method']:10} {row['tokens']:4} tokens  {row['images_per_s']:8.1f} images/s  "
-            f"{row['speedup']['value']:.2f} ({row['speedup']['low']:.2f} to {row['speedup']['high']:.2f}) of full\n"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        bundle,
+        keeps_from_text([keep]),
+        Timing(batch, rounds, seconds, threads),
+        command_line(),
+        names,
+        say=lambda text: click.echo(text, err=True),
+    )
+    lines = (
+        f"{row['runtime']:12} {row['method']:10} {row['tokens']:4} tokens  {row['images_per_s']:8.1f} images/s  "
+        f"{row['speedup']['value']:.2f} ({row['speedup']['low']:.2f} to {row['speedup']['high']:.2f}) of full"
+        for row in document["rows"]
+    )
+    publish(document, output, as_json, lines)

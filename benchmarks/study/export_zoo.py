@@ -1,6 +1,6 @@
 """Export of many timm models: trace, verify, build with TensorRT-RTX; each in a process of its own, times and memory.
 
-``python -m tokfilter.benchmarks.study.export_zoo`` writes ``benchmarks/results/export_zoo.json``; ``--resume`` goes on with a
+``python -m tokfilter.benchmarks export-zoo`` writes ``benchmarks/results/export_zoo.json``; ``--resume`` goes on with a
 run that was cut off, ``--table`` prints the results as a Markdown table. Weights are random and seeded: what is shown
 is that the path works for the family, and what it costs. No GPU is needed.
 """
@@ -11,10 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
+from tokfilter.benchmarks.options import command_line, json_option, output_option
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.runtime.measure.record import header, write_json
 
@@ -137,7 +140,7 @@ def _row(family: str, name: str, size: int | None) -> dict[str, Any]:
     """Measure in a child process; a failure is a row too, with its reason."""
     row: dict[str, Any] = {"family": family, "model": name, "image_size": size}
     with tempfile.TemporaryDirectory(prefix="tokfilter-zoo-") as folder:
-        command = [sys.executable, "-m", "tokfilter.benchmarks.study.export_zoo", "--one", name, str(size or 0), folder]
+        command = [sys.executable, "-m", "tokfilter.benchmarks", "export-zoo", "--one", name, str(size or 0), folder]
         child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     if child.returncode != 0:
         return {**row, "passed": False, "reason": (child.stderr.strip().splitlines() or ["no reason given"])[-1]}
@@ -180,20 +183,21 @@ def run(models: Iterable[tuple[str, str, int | None]], output: Path, command: st
     return document
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Entry point; see the module's docstring. Returns the exit code."""
-    if arguments and arguments[0] == "--one":
-        name, size, folder = arguments[1:]
-        sys.stdout.write(json.dumps(measure(name, int(size) or None, Path(folder))) + "\n")
-        return 0
-    if list(arguments) == ["--table"]:
-        sys.stdout.write(table_from_document(json.loads(RESULT.read_text(encoding="utf-8"))) + "\n")
-        return 0
-    document = run(
-        ZOO, RESULT, "python -m tokfilter.benchmarks.study.export_zoo", resume=list(arguments) == ["--resume"]
-    )
-    return 0 if all(row["passed"] for row in document["models"]) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+@click.command()
+@click.option("--resume", is_flag=True, help="Keep the models that passed in the output file, measure the others.")
+@click.option("--table", is_flag=True, help="Measure nothing; print the output file as a Markdown table.")
+@click.option("--one", type=(str, int, click.Path(path_type=Path)), hidden=True, help="For the child process.")
+@output_option(RESULT)
+@json_option
+def main(resume: bool, table: bool, one: tuple[str, int, Path] | None, output: Path, as_json: bool) -> None:
+    """Export 30 timm models with random weights and build TensorRT-RTX engines. Exit code 1 if a model failed."""
+    if one is not None:
+        name, size, folder = one
+        click.echo(json.dumps(measure(name, size or None, folder)))
+        return
+    if table:
+        click.echo(table_from_document(json.loads(output.read_text(encoding="utf-8"))))
+        return
+    document = run(ZOO, output, command_line(), resume)
+    click.echo(json.dumps(document, indent=2) if as_json else table_from_document(document))
+    sys.exit(0 if all(row["passed"] for row in document["models"]) else 1)

@@ -1,13 +1,11 @@
 """label_methods.json: how well the cheaper label methods agree with exact labels, and how much faster they are.
 
-    python -m tokfilter.benchmarks.study.label_methods model.pt DATA --images 256 -o label_methods.json
+    python -m tokfilter.benchmarks label-methods model.pt DATA --images 256 -o label_methods.json
 
 Every batch is labelled by every method in turn, so that what the machine does meanwhile meets all of them alike.
 """
 
 import math
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
-from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
+from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import Interval, speedup_from_pairs
 from tokfilter.train.data import checked, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
@@ -183,9 +182,22 @@ def _spearman(one: Any, other: Any) -> float:
 @click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="Training images drawn.")
 @click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
 @click.option("--name", help="What the data are called. Default: as their folder is.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("label_methods.json"), show_default=True)
-def main(bundle: Path, data: Path, images: int, mask: Any, name: str | None, output: Path) -> None:
-    """Compare label methods on BUNDLE (model.pt) and training images of DATA."""
+@threads_option(None, "Of PyTorch. Default: its own choice.")
+@output_option("label_methods.json")
+@json_option
+def main(
+    bundle: Path,
+    data: Path,
+    images: int,
+    mask: Any,
+    name: str | None,
+    threads: int | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Compare label methods with the model BUNDLE (model.pt) on training images of the folder DATA."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     content = load_bundle(bundle)
     model, chosen = model_from_bundle(content), MaskConfig(mask)
     train = splits_from_folder(data, content.class_names or None).train
@@ -195,10 +207,10 @@ def main(bundle: Path, data: Path, images: int, mask: Any, name: str | None, out
     )
     dataset = ImageDataset(part, content.preprocessing)
     rows = compare_methods(model, dataset, methods(chosen))
-    said = shlex.join(text for text in sys.argv[1:] if text not in ("-o", "--output", str(output)))
-    command = f"python -m tokfilter.benchmarks.study.label_methods {said}"  # without a place on this machine
-    write_json(output, document_from_methods(model, dataset, rows, name or data.name, chosen, command))
-
-
-if __name__ == "__main__":
-    main()
+    document = document_from_methods(model, dataset, rows, name or data.name, chosen, command_line())
+    lines = (
+        f"{row['name']:34} rank correlation {row['spearman']['value']:.3f}  {row['images_per_s']:8.1f} images/s  "
+        f"{row['speedup']['value']:.1f} times the exact labels' speed"
+        for row in rows
+    )
+    publish(document, output, as_json, lines)

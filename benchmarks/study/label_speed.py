@@ -1,6 +1,6 @@
 """label_speed.json: masked variants per second against the images per second of the plain backbone.
 
-    python -m tokfilter.benchmarks.study.label_speed --model deit_tiny_patch16_224 --model fashion-mnist --batch 64
+    python -m tokfilter.benchmarks label-speed --model deit_tiny_patch16_224 --model fashion-mnist --batch 64
 
 A model is timm's, or that of a study (``study.py``). Both run in one process with the same threads, in the same
 precision and with as many images or variants per forward pass, in turn: plain, labels, plain, labels... The plain
@@ -9,7 +9,6 @@ The labels are compared first with those of single forward passes. What labels c
 unmasked loss) is in their time.
 """
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,11 +20,12 @@ import click
 import torch
 from torch import Tensor
 
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.setup import SUBJECTS
 from tokfilter.errors import VerificationError
 from tokfilter.runtime.measure.machine import conditions
-from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.train.labels import LabelConfig, LabelPrecision, autocast_from_precision, delta_loss
 from tokfilter.train.masking import MaskConfig
@@ -142,29 +142,39 @@ def _timed(work: Callable[[], Any]) -> float:
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default=("fp32",), multiple=True, help="Repeatable."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+@threads_option(None, "Of PyTorch. Default: its own choice.")
+@output_option(RESULT)
+@json_option
 def main(
-    model: tuple[str, ...], batch: int, images: int | None, rounds: int, mask: Any, precision: Any, output: Path
+    model: tuple[str, ...],
+    batch: int,
+    images: int | None,
+    rounds: int,
+    mask: Any,
+    precision: Any,
+    threads: int | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
-    """Measure labels against the plain backbone."""
+    """Measure the speed of delta-loss labels against the plain backbone. Exit code 1 below the goal."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     before = conditions()
     rows = [
         {"model": name, **measure(_architecture(name), batch, images, rounds, MaskConfig(mask), number)}
         for name in model
         for number in precision
     ]
-    command = f"python -m tokfilter.benchmarks.study.label_speed {shlex.join(sys.argv[1:])}".strip()
-    found = {**header("label-speed", command), "conditions": {"before": before, "after": conditions()}, "rows": rows}
-    write_json(output, found)
-    for row in rows:
-        ratio = row["ratio"]
-        click.echo(
-            f"{row['model']}, {row['precision']}: {row['variants_per_s']:.1f} variants/s, "
-            f"plain {row['images_per_s']:.1f} images/s, "
-            f"ratio {ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
-        )
+    state = {"before": before, "after": conditions()}
+    document = {**header("label-speed", command_line()), "conditions": state, "rows": rows}
+    publish(document, output, as_json, map(_line, rows))
     sys.exit(0 if all(row["reached"] for row in rows) else 1)
 
 
-if __name__ == "__main__":
-    main()
+def _line(row: dict[str, Any]) -> str:
+    ratio = row["ratio"]
+    return (
+        f"{row['model']}, {row['precision']}: {row['variants_per_s']:.1f} variants/s, "
+        f"plain {row['images_per_s']:.1f} images/s, "
+        f"ratio {ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+    )

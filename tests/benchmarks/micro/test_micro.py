@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tokfilter.benchmarks.__main__ import cli
 from tokfilter.benchmarks.micro import program as micro
 from tokfilter.benchmarks.micro.cases import CASES, Case, Measurement, gigabytes_per_second, table, without_floor
 from tokfilter.benchmarks.micro.graphs import native_graph, plugin_graph, topk_last_dim_graph
@@ -139,7 +140,7 @@ def test_tensorrt_rtx_builds_the_native_baseline_and_refuses_a_plugin_that_is_no
 def test_without_a_gpu_the_command_says_so_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match="needs an NVIDIA GPU"):
         micro.gpu_report(CASES, None, 1)
-    result = CliRunner().invoke(micro.main, ["-o", str(tmp_path / "gpu-report.json")])
+    result = CliRunner().invoke(cli, ["micro", "-o", str(tmp_path / "gpu-report.json")])
     assert result.exit_code == MissingDependencyError.exit_code
     assert "needs an NVIDIA GPU" in result.output
     assert not list(tmp_path.iterdir())

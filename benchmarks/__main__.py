@@ -1,0 +1,43 @@
+"""``python -m tokfilter.benchmarks NAME``: the programs whose JSON documents README and docs are written from."""
+
+import sys
+from typing import Final
+
+import click
+
+from tokfilter.commands.group import LazyCommand, LazyGroup
+
+__all__ = ["PROGRAMS", "cli"]
+
+_STUDY: Final = "tokfilter.benchmarks.study"
+_MICRO: Final = "tokfilter.benchmarks.micro"
+
+PROGRAMS: Final = {
+    "study": LazyCommand(f"{_STUDY}.command:main", "accuracy of filter, baselines and ablations, several seeds"),
+    "trained-vit": LazyCommand(f"{_STUDY}.trained_vit:main", "the method on trained weights, with Fashion-MNIST"),
+    "baseline-speed": LazyCommand(f"{_STUDY}.baseline_speed:main", "images per second of the filter and its baselines"),
+    "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),
+    "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),
+    "export-zoo": LazyCommand(f"{_STUDY}.export_zoo:main", "export and TensorRT-RTX build of 30 timm models"),
+    "export-trained": LazyCommand(f"{_STUDY}.export_trained:main", "error of every exported graph, trained weights"),
+    "runtime-figures": LazyCommand(
+        "tokfilter.benchmarks.runtime_figures:main",
+        "speed-up against the MAC ratio, overhead, tuned budgets",
+    ),
+    "service-load": LazyCommand("tokfilter.examples.service.load:main", "load test of examples/service", checkout=True),
+    "micro": LazyCommand(f"{_MICRO}.program:main", "TokenSelect on this GPU against its alternatives", checkout=True),
+    "kernel-figures": LazyCommand(
+        f"{_MICRO}.kernel_figures:main", "kernel on a CPU: registers, bytes moved, cycles", checkout=True
+    ),
+    "readme": LazyCommand("tokfilter.benchmarks.records.readme:main", "rewrite the tables of README and docs"),
+}
+"""Name -> program. A program's module is imported when it is called."""
+
+
+@click.group(cls=LazyGroup, lazy=PROGRAMS, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Measurement programs. Each writes one JSON document (schemas in benchmarks/schemas)."""
+
+
+if __name__ == "__main__":
+    sys.exit(cli(prog_name="python -m tokfilter.benchmarks"))

@@ -1,0 +1,87 @@
+"""Options and output that the measurement programs share."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from tokfilter.runtime.measure.record import write_json
+
+__all__ = ["PROGRAM", "command_line", "json_option", "numbers_from_text", "output_option", "publish", "threads_option"]
+
+PROGRAM: Final = "python -m tokfilter.benchmarks"
+
+_UNRECORDED: Final = ("output", "as_json")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def numbers_from_text(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    """Callback of an option: integers with commas between; an empty text is an empty list."""
+    try:
+        return None if value is None else [int(number) for number in value.split(",") if number.strip()]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of integers such as 0,1,2") from None
+
+
+def output_option(default: str | Path) -> Callable[[Function], Function]:
+    """``-o``, ``--output``: the JSON document."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=default,
+        show_default=isinstance(default, str),
+        help="JSON document to write." if isinstance(default, str) else f"Default: benchmarks/results/{default.name}",
+    )
+
+
+def threads_option(default: int | None, help: str) -> Callable[[Function], Function]:
+    """``--threads``."""
+    return click.option(
+        "--threads", type=click.IntRange(min=1), default=default, show_default=default is not None, help=help
+    )
+
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print the JSON document, not a table.")
+
+
+def command_line() -> str:
+    """The running command without output options; a path argument is recorded as its name in the usage line.
+
+    So that no folder of this machine stands in a published document.
+    """
+    context = click.get_current_context()
+    words = [str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params[str(parameter.name)]
+        if isinstance(parameter, click.Argument):
+            words.append(parameter.make_metavar(context))
+        elif context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _UNRECORDED:
+            words += _words(max(parameter.opts, key=len), parameter, value)
+    return f"{PROGRAM} {shlex.join(words)}"
+
+
+def _words(option: str, parameter: click.Parameter, value: Any) -> Iterable[str]:
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return [option]
+    if isinstance(parameter.type, click.Path):
+        return [option, option.lstrip("-").upper()]
+    if isinstance(value, list):
+        return [option, ",".join(map(str, value))]
+    return [text for one in (value if parameter.multiple else [value]) for text in (option, str(one))]
+
+
+def publish(document: Mapping[str, Any], output: Path, as_json: bool, lines: Iterable[str]) -> None:
+    """Write the document, then print it (``--json``) or ``lines``. Raises OSError."""
+    write_json(output, document)
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+        return
+    for line in lines:
+        click.echo(line)
+    click.echo(f"wrote {output}", err=True)

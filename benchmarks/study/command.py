@@ -1,0 +1,69 @@
+"""``python -m tokfilter.benchmarks study``."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tokfilter.benchmarks.options import json_option, numbers_from_text
+from tokfilter.benchmarks.study.accuracy import STUDY, WITH_LONGER, run
+from tokfilter.benchmarks.study.baseline_speed import Timing
+from tokfilter.benchmarks.study.setup import SUBJECTS
+
+__all__ = ["main"]
+
+_TIMING: Final = Timing(rounds=5, seconds=0.25)
+
+
+def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+    names = value.split(",")
+    if unknown := [name for name in names if name not in SUBJECTS]:
+        raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(SUBJECTS)}")
+    return names
+
+
+@click.command()
+@click.argument("work", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", callback=_data_sets, default=",".join(SUBJECTS), show_default=True, help="Data sets.")
+@click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
+@click.option(
+    "--ablation-seeds", callback=numbers_from_text, help="Seeds that also run the ablations. Default: all; '' is none."
+)
+@click.option("--longer", is_flag=True, help="Also fine-tune the best methods for four times as many steps.")
+@click.option("--speed/--no-speed", default=True, help="Measure images per second of every row.  [default: speed]")
+@json_option
+def main(
+    work: Path,
+    data: list[str],
+    seeds: list[int],
+    jobs: int,
+    ablation_seeds: list[int] | None,
+    longer: bool,
+    speed: bool,
+    as_json: bool,
+) -> None:
+    """Measure accuracy of the filter, its baselines and its ablations.
+
+    Data, models and results go to the folder WORK, results to WORK/<data set>.json. Finished parts are kept: an
+    interrupted study continues, and more seeds or rows can be added.
+    """
+    if not seeds:
+        raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
+    documents = run(
+        work,
+        [SUBJECTS[name] for name in data],
+        seeds,
+        jobs,
+        WITH_LONGER if longer else STUDY,
+        seeds if ablation_seeds is None else ablation_seeds,
+        _TIMING if speed else None,
+        lambda line: click.echo(line, err=True),
+    )
+    if as_json:
+        click.echo(json.dumps(documents, indent=2))
+        return
+    for name, document in documents.items():
+        for row in document["rows"]:
+            click.echo(f"{name}: {row['method']:32} {row['tokens']:3} tokens  top-1 {row['mean']:.1%}")

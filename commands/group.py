@@ -1,0 +1,112 @@
+"""A click group that imports each command when it is called, and turns errors into messages and exit codes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from tokfilter.errors import MissingDependencyError, TokfilterError
+
+__all__ = ["LazyCommand", "LazyGroup"]
+
+_EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "PIL", "safetensors", "sklearn"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnx_ir"), "export"),
+    **dict.fromkeys(("matplotlib", "jinja2", "jsonschema"), "report"),
+    **dict.fromkeys(("tensorrt", "pycuda"), "trt"),
+    **dict.fromkeys(("tritonclient", "google"), "triton"),
+    "onnxruntime": "runtime",
+    "tensorrt_rtx": "rtx",
+}
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """A click command that is not imported yet.
+
+    target: "module:attribute"
+    help: one line
+    checkout: whether its module is in the source checkout only, not in the wheel
+    """
+
+    target: str
+    help: str
+    checkout: bool = False
+
+
+class _Failure(click.ClickException):
+    """An error that the user can fix: a message and an exit code, no traceback."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is called; --help imports none.
+
+    TokfilterError becomes its message and exit code, a missing package the extra that has it (exit code 4).
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command. Raises MissingDependencyError for one of the checkout in an installed package."""
+        if cmd_name not in self.lazy:
+            return None
+        entry = self.lazy[cmd_name]
+        module, _, attribute = entry.target.partition(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if entry.checkout and module.startswith(error.name or "-"):
+                raise MissingDependencyError(
+                    f"{cmd_name} is in the source checkout, not in the installed package: "
+                    "clone the repository, run `make install` and start it there."
+                ) from error
+            raise
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in self.lazy.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a name; an unknown one is refused with the list of names."""
+        if args and args[0] not in self.lazy and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}. Commands: {', '.join(self.lazy)}.")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors become messages and exit codes."""
+        try:
+            return super().invoke(ctx)
+        except TokfilterError as error:
+            raise _Failure(str(error), error.exit_code) from error
+        except ModuleNotFoundError as error:
+            _missing_package(error)
+        except BrokenPipeError:
+            raise  # click handles a closed standard output
+        except OSError as error:
+            raise _Failure(f"Operating-system error: {error}", 1) from error
+
+
+def _missing_package(error: ModuleNotFoundError) -> NoReturn:
+    name = (error.name or "").split(".")[0]
+    if name not in _EXTRAS:
+        raise error
+    raise _Failure(
+        f"This command needs the package {name}, which is not installed: pip install 'tokfilter[{_EXTRAS[name]}]'",
+        4,
+    ) from error
