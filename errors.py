@@ -11,6 +11,7 @@ __all__ = [
     "EngineError",
     "ExportError",
     "MissingDependencyError",
+    "RecipeError",
     "TokfilterError",
     "UnreachableBudgetError",
     "UnsupportedModelError",
@@ -46,6 +47,10 @@ class BundleError(TokfilterError):
 
 class DataError(TokfilterError):
     """Images, labels or folders that cannot be used."""
+
+
+class RecipeError(TokfilterError):
+    """A training recipe with an unknown name, a wrong type or a value out of its range."""
 
 
 class ExportError(TokfilterError):

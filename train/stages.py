@@ -103,6 +103,6 @@ def _freeze_scorer(model: FilteredViT, but_summary: bool = False) -> None:
     """Freeze the filter; its global context, which changes the class token and no scores, may train."""
     model.requires_grad_(True)
     model.scorer.requires_grad_(False)
-    summary = model.scorer.summary
+    summary = getattr(model.scorer, "summary", None)
     if but_summary and isinstance(summary, nn.Module):
         summary.requires_grad_(True)

@@ -1,0 +1,168 @@
+"""fit: a model in memory is trained in place, on a folder, on a DataLoader, on a Dataset."""
+
+import warnings
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
+from tokfilter.errors import DataError, RecipeError, UnsupportedModelError
+from tokfilter.train.fit import fit
+from tokfilter.train.recipe import Recipe
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import NormScorer
+
+QUICK = {"backbone.epochs": 1, "filter.epochs": 1, "finetune.epochs": 1, "filter.batch": 8, "finetune.batch": 8}
+
+
+def small(classes=10, **options):
+    torch.manual_seed(0)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    return FilteredViT(timm.create_model("vit_tiny_patch16_224", num_classes=classes, **shape), **options)
+
+
+def images(count=24, classes=10):
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % classes)
+
+
+def copied(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    return write_scenes(root, 0, train=30, test=20, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
+
+
+def test_a_loader_trains_filter_and_backbone_in_place():
+    model = small()
+    before, random_state = copied(model), torch.get_rng_state()
+    steps = []
+    record = fit(model, DataLoader(images(), 10), overrides=QUICK, progress=lambda step, fraction: steps.append(step))
+    after = copied(model)
+    assert not torch.equal(before["backbone.head.weight"], after["backbone.head.weight"])
+    assert not any(same({n: v}, after) for n, v in before.items() if "scorer" in n and n.endswith("mlp.1.weight"))
+    assert record["data"]["train"]["images"] == 24 and {"label", "filter", "finetune"} < record.keys()
+    assert record["label"]["images"] == 24 and "backbone" not in record and "accuracy" not in record
+    assert not model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert steps[0] == "reading images" and steps[-1].startswith("finetune")
+
+
+def test_a_dataset_and_a_loader_of_it_give_the_same_model():
+    one, other = small(), small()
+    fit(one, images(), overrides=QUICK)
+    fit(other, DataLoader(images(), 5), overrides=QUICK)
+    assert same(copied(one), copied(other))
+
+
+def test_a_folder_is_measured_on_its_test_images(folder):
+    model = small(keep=4)
+    record = fit(model, folder, overrides=QUICK)
+    assert [row["tokens"] for row in record["accuracy"]] == [16, 4]
+    assert record["data"]["test"]["images"] == 20 and record["data"]["class_names"] == list("0123456789")
+
+
+def test_new_weights_are_trained_by_the_stage_backbone(folder, tmp_path):
+    stages = ["backbone", "label", "filter", "finetune"]
+    record = fit(small(), str(folder), overrides={**QUICK, "stages": stages}, folder=tmp_path / "run")
+    assert record["backbone"]["steps"] == 1
+    assert (tmp_path / "run/labels/labels.json").is_file() and (tmp_path / "run/finetune.checkpoint.pt").is_file()
+
+
+def test_an_interrupted_fit_resumes(tmp_path):
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(step, fraction):
+        if step.startswith("finetune") and fraction > 0.5:
+            raise Stop
+
+    whole, halved = small(), small()
+    overrides = {**QUICK, "finetune.epochs": 4, "save_seconds": 0}
+    fit(whole, images(), overrides=overrides)
+    with pytest.raises(Stop):
+        fit(halved, images(), overrides=overrides, folder=tmp_path, progress=stop)
+    again = small()
+    fit(again, images(), overrides=overrides, folder=tmp_path, resume=True)
+    assert same(copied(whole), copied(again))
+
+
+def test_the_recipe_shapes_the_filter_or_leaves_the_models_shape():
+    model = small()
+    fit(model, images(), recipe=Recipe(), overrides={**QUICK, "stages": ["label", "filter"], "filter.width": 8})
+    assert model.scorer.config.width == 8
+    fit(model, images(), overrides={**QUICK, "stages": ["label", "filter"]})
+    assert model.scorer.config.width == 8
+
+
+def test_frozen_backbone_parameters_stay_marked_as_frozen():
+    model = small()
+    model.backbone.patch_embed.requires_grad_(False)
+    fit(model, images(), overrides={**QUICK, "stages": ["label", "filter"]})
+    assert not any(parameter.requires_grad for parameter in model.backbone.patch_embed.parameters())
+    assert model.backbone.head.weight.requires_grad
+
+
+class Photos(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, position):
+        return Image.new("RGB", (32, 32)), position
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (TensorDataset(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4)), "torch.uint8: scale to 0..1"),
+        (TensorDataset(torch.zeros(4, 3, 28, 28), torch.arange(4)), "takes images of [3, 32, 32], got [4, 3, 28, 28]"),
+        (TensorDataset(torch.zeros(4, 3, 32, 32), torch.arange(4) + 7), "10 classes, so labels are 0..9, got 7 to 10"),
+        (TensorDataset(torch.zeros(4, 3, 32, 32), torch.rand(4)), "labels [4] of torch.float32"),
+        (TensorDataset(torch.zeros(4, 3, 32, 32)), "data must yield (images, labels)"),
+        (TensorDataset(torch.zeros(0, 3, 32, 32), torch.arange(0)), "got no batch"),
+        (Photos(), "Give the Dataset a transform"),
+        (7, "a folder of class folders, a torch Dataset or a DataLoader, got int"),
+    ],
+)
+def test_data_that_does_not_fit_the_model_is_refused(data, words):
+    with pytest.raises(DataError) as caught:
+        fit(small(), data, overrides=QUICK)
+    assert words in str(caught.value)
+
+
+def test_a_folder_of_other_classes_is_refused(folder):
+    with pytest.raises(DataError, match="has 10 classes, the model's head has 5"):
+        fit(small(classes=5), folder, overrides=QUICK)
+
+
+def test_a_recipe_is_checked_before_the_data_is_read(tmp_path):
+    with pytest.raises(RecipeError, match="Did you mean finetune.epochs"):
+        fit(small(), tmp_path / "nowhere", overrides={"finetune.epoch": 1})
+
+
+def test_a_scorer_without_parameters_cannot_be_trained():
+    model = small(scorer=NormScorer())
+    with pytest.raises(UnsupportedModelError, match="NormScorer has no parameters to train"):
+        fit(model, images(), overrides=QUICK)
+
+
+def test_undecodable_images_give_a_warning(folder):
+    broken = folder / "train/3/broken.png"
+    broken.write_bytes(b"no image")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(small(), folder, overrides={**QUICK, "stages": ["label", "filter"]})
+    finally:
+        broken.unlink()
+    assert any("broken.png" in str(warning.message) for warning in caught)

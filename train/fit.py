@@ -1,0 +1,150 @@
+"""``tokfilter.fit``: delta-loss labels, filter training and fine-tuning of a model in memory, in place."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokfilter.errors import DataError, UnsupportedModelError
+from tokfilter.train.config import TrainConfig
+from tokfilter.train.data import Progress, Splits, checked, quiet, splits_from_folder
+from tokfilter.train.dataset import ImageDataset, TrainingData, preprocessing_from_backbone
+from tokfilter.train.evaluation import evaluate
+from tokfilter.train.loop import RunDir
+from tokfilter.train.recipe import Recipe, config_from_recipe
+from tokfilter.train.recipe_file import changed_recipe, recipe_from_source
+from tokfilter.train.stages import run_stages
+from tokfilter.train.tensor_dataset import dataset_from_loader
+from tokfilter.vit.bundle import Preprocessing
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import FilterConfig, TokenFilter
+
+__all__ = ["fit"]
+
+_STAGES = ("label", "filter", "finetune")
+
+
+def fit(
+    model: FilteredViT,
+    data: Any,
+    *,
+    recipe: str | Path | Recipe = "default",
+    overrides: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Label tokens by delta loss, train the filter, fine-tune the backbone: ``model`` is changed in place.
+
+    The model's head must be trained for the data's classes already; otherwise add the stage ``backbone``:
+    ``overrides={"stages": ["backbone", "label", "filter", "finetune"]}``. It runs on the device that the model is on.
+
+    data: a folder with one subfolder per class (a ``.tar`` archive, or ``train`` and ``test`` of either); or a torch
+        DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index)
+    recipe: a recipe, the name of a built-in one, or a TOML file (``tokfilter train --print-recipe``)
+    overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``
+    folder: keeps labels and checkpoints; None uses a temporary folder
+    resume: continue from the checkpoints in ``folder``; the model must be the one that the interrupted call began with
+    progress: called with the step's name and the completed fraction
+    Returns the training record: data, seed, settings and metrics of each stage; for a folder also the accuracy on the
+    test images. The model is in evaluation mode afterwards. Raises RecipeError, DataError, UnsupportedModelError.
+    """
+    settings = _recipe(recipe, overrides)
+    with _folder(folder) as run_folder, torch.random.fork_rng():
+        torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
+        run_dir = RunDir(run_folder, resume, settings.save_seconds, progress)
+        backbone: Any = model.backbone
+        preprocessing = preprocessing_from_backbone(backbone, crop_pct=settings.data.crop_pct)
+        tests: ImageDataset | None = None
+        dataset: TrainingData
+        if isinstance(data, str | Path):
+            dataset, tests, facts = _datasets_from_folder(
+                Path(data), settings, preprocessing, backbone.num_classes, progress
+            )
+        else:
+            file = run_folder / "images.f32"
+            dataset = dataset_from_loader(data, preprocessing, backbone.num_classes, file, progress)
+            facts = {"train": _facts(dataset), "classes": backbone.num_classes}
+        config = config_from_recipe(settings, len(dataset), stages=_STAGES)
+        record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
+        record.update(_train(model, dataset, config, run_dir))
+        if tests is not None:
+            record["accuracy"] = [asdict(row) for row in evaluate(model, tests, (1.0, model.keep), progress)]
+    return record
+
+
+def _recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:
+    return (
+        changed_recipe(recipe, overrides or {}) if isinstance(recipe, Recipe) else recipe_from_source(recipe, overrides)
+    )
+
+
+@contextmanager
+def _folder(folder: str | Path | None) -> Iterator[Path]:
+    if folder is None:
+        with TemporaryDirectory(prefix="tokfilter-fit-") as temporary:
+            yield Path(temporary)
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield Path(folder)
+
+
+def _datasets_from_folder(
+    root: Path, recipe: Recipe, preprocessing: Preprocessing, classes: int, progress: Progress
+) -> tuple[ImageDataset, ImageDataset, dict[str, Any]]:
+    """Training and test images with what is recorded of them. Raises DataError."""
+    splits = splits_from_folder(root, holdout=recipe.data.holdout)
+    if len(splits.train.class_names) != classes:
+        raise DataError(
+            f"{root} has {len(splits.train.class_names)} classes, the model's head has {classes}: "
+            "create the model with the data's num_classes."
+        )
+    splits = Splits(*(checked(part, progress, _warn) for part in (splits.train, splits.test)))
+    train, test = (ImageDataset(part, preprocessing, progress) for part in (splits.train, splits.test))
+    facts = {"train": _facts(train), "test": _facts(test), "classes": classes}
+    return train, test, {**facts, "class_names": list(splits.train.class_names)}
+
+
+def _facts(dataset: TrainingData) -> dict[str, Any]:
+    return {"images": len(dataset), "digest": dataset.images.digest()}
+
+
+def _train(model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_dir: RunDir) -> dict[str, Any]:
+    flags = [(parameter, parameter.requires_grad) for parameter in model.backbone.parameters()]
+    if "filter" in config.stages:
+        torch.manual_seed(config.seed)
+        model.drop.scorer = _new_scorer(model, config.filter_config)
+    try:
+        return run_stages(model, dataset, config, run_dir)
+    finally:
+        model.requires_grad_(True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        model.eval()
+
+
+def _new_scorer(model: FilteredViT, config: FilterConfig) -> nn.Module:
+    """A new filter of the recipe's shape, or of the model's own where the recipe has the default shape.
+
+    A scorer of the user's own class is trained as it is. Raises UnsupportedModelError when it has no parameters.
+    """
+    scorer = model.scorer
+    if not isinstance(scorer, TokenFilter):
+        if not any(True for _ in scorer.parameters()):
+            raise UnsupportedModelError(
+                f"the model's scorer {type(scorer).__name__} has no parameters to train: leave out the stage `filter`, "
+                "or patch the model with a trainable scorer."
+            )
+        return scorer
+    shape = scorer.config if config == FilterConfig() else config
+    return model.new_filter(shape).to(next(model.parameters()).device)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)

@@ -1,0 +1,203 @@
+"""A training recipe: every setting that is not an everyday option, by name, with its range and one line of help.
+
+``recipe_file.py`` reads and prints recipes as TOML. The defaults are the built-in recipe "default".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+from tokfilter.artifacts.budget import KEEP_HELP, Keep
+from tokfilter.train.augmentation import Augmentation
+from tokfilter.train.config import STAGES, TrainConfig
+from tokfilter.train.filter_training import FilterTraining, Objective
+from tokfilter.train.finetune import FineTuning
+from tokfilter.train.labels import LabelConfig, LabelMethod, LabelPrecision
+from tokfilter.train.loop import TrainingPlan
+from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
+from tokfilter.train.token_sets import Grouping, GroupShape
+from tokfilter.vit.scorers import FilterConfig
+
+__all__ = ["BUILT_IN", "Recipe", "config_from_recipe"]
+
+
+def _about(text: str, bounds: str | None = None) -> dict[str, str | None]:
+    """What is printed and checked of a setting. bounds: interval of a number, such as ``(0, 1]``."""
+    return {"help": text, "bounds": bounds}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images are held out, and how much of each is shown."""
+
+    holdout: float = field(
+        default=0.1, metadata=_about("fraction of each class held out, where the data has no test folder", "(0, 1)")
+    )
+    crop_pct: float | None = field(
+        default=None, metadata=_about("fraction of the resized image that is cropped; unset: the model's own", "(0, 1]")
+    )
+    zoom: float = field(
+        default=1.0, metadata=_about("augmentation: smallest fraction of height and width that is shown", "(0, 1]")
+    )
+    flip: float = field(default=0.0, metadata=_about("augmentation: probability of mirroring left to right", "[0, 1]"))
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How a token's delta loss is measured, and which tokens count as important."""
+
+    method: LabelMethod = field(
+        default="exact", metadata=_about("one pass per token, one gradient per image, or one pass per group")
+    )
+    mask: MaskValue = field(
+        default="zero", metadata=_about("what replaces a masked token; removed: the token is dropped")
+    )
+    mask_point: MaskPoint = field(
+        default="after", metadata=_about("mask before or after the position embedding is added")
+    )
+    group_shape: GroupShape = field(
+        default="block", metadata=_about("method grouped: squares of neighbours, or random tokens")
+    )
+    group_size: int = field(default=4, metadata=_about("method grouped: tokens that are masked together", "[2, inf)"))
+    group_rounds: int = field(default=2, metadata=_about("method grouped: groups that each token is in", "[1, inf)"))
+    precision: LabelPrecision = field(default="fp32", metadata=_about("of the forward passes"))
+    limit: int | None = field(
+        default=None,
+        metadata=_about("largest number of images that are labelled, drawn at random; unset: all", "[1, inf)"),
+    )
+    chunk: int = field(default=256, metadata=_about("masked variants per forward pass; bounds the memory", "[1, inf)"))
+    rho: float | None = field(
+        default=None, metadata=_about("a token is important above this delta loss, in nats; unset: by labels.fraction")
+    )
+    fraction: float = field(
+        default=0.15, metadata=_about("fraction of tokens that are important when rho is not set", "(0, 1)")
+    )
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """How long and how fast a stage learns."""
+
+    epochs: float = field(default=10.0, metadata=_about("passes over the training images", "(0, inf)"))
+    batch: int = field(default=64, metadata=_about("images per step", "[1, inf)"))
+    lr: float = field(default=1e-3, metadata=_about("learning rate of AdamW", "(0, inf)"))
+    weight_decay: float = field(default=0.05, metadata=_about("of AdamW; norms and biases do not decay", "[0, inf)"))
+    warmup: float = field(
+        default=0.05, metadata=_about("fraction of the steps in which the learning rate rises", "[0, 1)")
+    )
+    clip: float = field(default=1.0, metadata=_about("largest gradient norm", "(0, inf)"))
+
+    def plan(self, images: int) -> TrainingPlan:
+        """The stage in optimiser steps for so many training images."""
+        steps = max(1, round(self.epochs * max(1, images // self.batch)))
+        return TrainingPlan(steps, self.batch, self.lr, self.weight_decay, self.warmup, self.clip)
+
+
+@dataclass(frozen=True)
+class BackboneSettings(StageSettings):
+    """Training of the backbone with every token."""
+
+    smoothing: float = field(default=0.1, metadata=_about("label smoothing", "[0, 1)"))
+
+
+@dataclass(frozen=True)
+class FilterSettings(StageSettings):
+    """Shape and training of the token filter."""
+
+    lr: float = field(default=2e-3, metadata=_about("learning rate of AdamW", "(0, inf)"))
+    weight_decay: float = field(default=0.01, metadata=_about("of AdamW; norms and biases do not decay", "[0, inf)"))
+    objective: Objective = field(
+        default="threshold", metadata=_about("what the filter predicts: delta loss above rho, its value, its order")
+    )
+    width: int = field(default=64, metadata=_about("hidden width of the MLP", "[1, inf)"))
+    depth: int = field(default=2, metadata=_about("hidden layers of the MLP", "[1, inf)"))
+    activation: Literal["gelu", "relu", "silu"] = field(default="gelu", metadata=_about("activation of the MLP"))
+    global_feature: Literal["mean", "none"] = field(
+        default="mean", metadata=_about("mean token of the image as a second input of the MLP")
+    )
+    global_context: int = field(
+        default=0,
+        metadata=_about(
+            "hidden width of an MLP that adds all patch tokens to the class token; 0: none, or as the bundle",
+            "[0, inf)",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(StageSettings):
+    """Fine-tuning of the backbone with dropped tokens, at budgets drawn anew in each step."""
+
+    epochs: float = field(default=5.0, metadata=_about("passes over the training images", "(0, inf)"))
+    lr: float = field(default=3e-4, metadata=_about("learning rate of AdamW", "(0, inf)"))
+    smoothing: float = field(default=0.1, metadata=_about("label smoothing", "[0, 1)"))
+    min_keep: float = field(default=0.125, metadata=_about("smallest ratio of tokens that is drawn", "(0, 1]"))
+    budgets: int = field(
+        default=4, metadata=_about("budgets that divide the images of a step; one is every token", "[2, inf)")
+    )
+    fixed_keep: Keep | None = field(
+        default=None, metadata=_about(f"train at this budget only: {KEEP_HELP}; unset: drawn budgets")
+    )
+    distill: float = field(
+        default=0.0, metadata=_about("weight of the divergence from the full model's logits; 0: none", "[0, inf)")
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training by name; lengths in epochs. ``None``: unset."""
+
+    stages: tuple[str, ...] | None = field(
+        default=None, metadata=_about(f"some of {', '.join(STAGES)}; unset: those that the start lacks")
+    )
+    keep: Keep = field(default=0.5, metadata=_about(f"the model's default budget: {KEEP_HELP}"))
+    seed: int = field(default=0, metadata=_about("of every random draw"))
+    save_seconds: float = field(default=20.0, metadata=_about("time between checkpoints", "[0, inf)"))
+    data: DataSettings = field(default_factory=DataSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+
+BUILT_IN: Final[Mapping[str, Recipe]] = MappingProxyType({"default": Recipe()})
+
+
+def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | None = None) -> TrainConfig:
+    """The recipe for a number of training images, in optimiser steps.
+
+    stages: used when the recipe names none
+    Raises DataError, BudgetError for settings that exclude each other.
+    """
+    labels, augmentation = recipe.labels, Augmentation(recipe.data.zoom, recipe.data.flip)
+    shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
+    return TrainConfig(
+        stages=recipe.stages or stages or STAGES,
+        keep=recipe.keep,
+        label_limit=labels.limit,
+        label_chunk=labels.chunk,
+        seed=recipe.seed,
+        filter_config=FilterConfig(**shape, summary=recipe.filter.global_context),
+        labels=LabelConfig(
+            mask=MaskConfig(labels.mask, labels.mask_point),
+            rho=labels.rho,
+            fraction=labels.fraction,
+            method=labels.method,
+            groups=Grouping(labels.group_shape, labels.group_size, labels.group_rounds),
+            precision=labels.precision,
+        ),
+        backbone=FineTuning(
+            recipe.backbone.plan(images), smoothing=recipe.backbone.smoothing, augmentation=augmentation
+        ),
+        filter=FilterTraining(recipe.filter.plan(min(images, labels.limit or images)), recipe.filter.objective),
+        finetune=FineTuning(
+            recipe.finetune.plan(images),
+            smoothing=recipe.finetune.smoothing,
+            low=recipe.finetune.min_keep,
+            budgets=recipe.finetune.budgets,
+            fixed=recipe.finetune.fixed_keep,
+            distill=recipe.finetune.distill,
+            augmentation=augmentation,
+        ),
+    )

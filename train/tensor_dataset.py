@@ -1,0 +1,150 @@
+"""A user's own images for training: a DataLoader's batches, written once to a file and read from there.
+
+So every epoch sees the same images, labels belong to images by position, and memory stays bounded.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tokfilter.errors import DataError
+from tokfilter.train.data import Progress
+from tokfilter.train.dataset import Batch
+from tokfilter.vit.bundle import Preprocessing
+
+__all__ = ["TensorDataset", "TensorImages", "dataset_from_loader"]
+
+_EXPECTED = (
+    "data must yield (images, labels): float images [B, 3, H, W], normalised as for the model, and class indices [B]"
+)
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images by position.
+
+    files: a name for each, made from its position
+    sha256: over pixels and labels
+    """
+
+    files: tuple[str, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 over pixels and labels."""
+        return self.sha256
+
+
+@dataclass(frozen=True)
+class TensorDataset:
+    """Images as the model takes them (``TrainingData``).
+
+    pixels: [n, 3, H, W], float32
+    labels: [n], int64
+    """
+
+    images: TensorImages
+    preprocessing: Preprocessing
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, positions: Sequence[int]) -> "TensorDataset":
+        """The images at some positions."""
+        chosen = list(positions)
+        digest = hashlib.sha256(f"{self.images.sha256} {chosen}".encode()).hexdigest()
+        images = TensorImages(tuple(self.images.files[i] for i in chosen), digest)
+        return replace(self, images=images, pixels=self.pixels[chosen], labels=self.labels[chosen])
+
+    def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
+        """One batch for each tensor of positions in ``order``."""
+        for positions in order:
+            yield Batch(self.pixels[positions], self.labels[positions], positions)
+
+    def normalised(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """The images of a batch on the device; they are normalised already."""
+        return images.to(device)
+
+
+def dataset_from_loader(
+    data: Any, preprocessing: Preprocessing, classes: int, file: Path, progress: Progress
+) -> TensorDataset:
+    """Read a torch DataLoader, or a Dataset of single images, once.
+
+    preprocessing: the model's own; its input size is checked
+    file: where the pixels are written, 4 bytes each
+    Raises DataError for anything else than images of the model's size with labels in 0..classes-1.
+    """
+    loader = data if isinstance(data, DataLoader) else _loader(data)
+    total, labels, digest = _batch_count(loader), list[Tensor](), hashlib.sha256()
+    with file.open("wb") as out:
+        for done, (images, batch_labels) in enumerate(_batches(loader)):
+            _check(images, batch_labels, preprocessing.input_size, classes)
+            content = images.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+            out.write(content)
+            labels.append(batch_labels.detach().to("cpu", torch.int64))
+            digest.update(content + labels[-1].numpy().tobytes())
+            progress("reading images", (done + 1) / total if total else 0.0)
+    if not labels:
+        raise DataError(f"{_EXPECTED}; got no batch.")
+    joined = torch.cat(labels)
+    pixels = np.memmap(file, dtype=np.float32, mode="c", shape=(len(joined), *preprocessing.input_size))
+    names = TensorImages(tuple(f"{i:09d}" for i in range(len(joined))), digest.hexdigest())
+    return TensorDataset(names, preprocessing, torch.from_numpy(pixels), joined)
+
+
+def _loader(data: Any) -> DataLoader[Any]:
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise DataError(
+            f"data must be a folder of class folders, a torch Dataset or a DataLoader, got {type(data).__name__}."
+        )
+    return DataLoader(data, batch_size=64)
+
+
+def _batch_count(loader: DataLoader[Any]) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:  # an iterable data set without a length
+        return None
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    try:
+        for batch in loader:
+            images, labels = batch
+            if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+                raise DataError(f"{_EXPECTED}; got {type(images).__name__} and {type(labels).__name__}.")
+            yield images, labels
+    except (TypeError, ValueError) as error:  # what torch raises for items that it cannot stack, PIL images for one
+        reason = str(error).splitlines()[0][:200]
+        raise DataError(
+            f"{_EXPECTED}; got items that make no such batch ({reason}). Give the Dataset a transform."
+        ) from error
+
+
+def _check(images: Tensor, labels: Tensor, size: tuple[int, int, int], classes: int) -> None:
+    if not images.is_floating_point():
+        raise DataError(f"{_EXPECTED}; got images of {images.dtype}: scale to 0..1 and normalise them.")
+    if images.ndim != 4 or tuple(images.shape[1:]) != size:
+        raise DataError(
+            f"the model takes images of {list(size)}, got {list(images.shape)}: resize them in the transform."
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise DataError(f"{_EXPECTED}; got labels {list(labels.shape)} of {labels.dtype} for {len(images)} images.")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"the model has {classes} classes, so labels are 0..{classes - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}. Create the model with the data's num_classes."
+        )
