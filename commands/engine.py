@@ -5,19 +5,19 @@ from typing import Any
 
 import click
 
-from tokfilter.commands.building import building_options, options_from
+from tokfilter.commands.build_options import build_options, export_options_from_params
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@building_options
+@build_options
 @click.option(
     "--plugin",
     "plugin_library",
     type=click.Path(path_type=Path),
     help="Plugin library.  [default: that of `tokfilter plugin build`, else the directory's]",
 )
-def engine(directory: Path, plugin_library: Path | None, **asked: Any) -> None:
+def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     """Build engines for this machine from the graphs of an export DIRECTORY; neither torch nor model.pt is needed.
 
     They stand beside the graphs, and the manifest lists them. `tokfilter verify` compares them with torch's outputs.
@@ -25,14 +25,14 @@ def engine(directory: Path, plugin_library: Path | None, **asked: Any) -> None:
     from rich.console import Console
 
     from tokfilter.artifacts.files import existing_file
-    from tokfilter.export.build import build_engines
+    from tokfilter.export.add_engines import add_engines
 
-    if not (asked["trt"] or asked["rtx"]):
+    if not (params["trt"] or params["rtx"]):
         raise click.UsageError("say which engines: --trt, --rtx or both.")
     if plugin_library is not None:
         plugin_library = existing_file(plugin_library, "--plugin")
-    options = options_from(plugin_library=plugin_library, **asked)
+    options = export_options_from_params(plugin_library=plugin_library, **params)
     with Console(stderr=True, highlight=False).status("reading the export") as status:
-        built = build_engines(directory, options, status.update)
+        built = add_engines(directory, options, status.update)
     for entry in built:
         click.echo(f"{entry.bytes / 1e6:9.1f} MB  {directory / entry.path}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
-from tokfilter.commands.building import building_options, options_from
+from tokfilter.commands.build_options import build_options, export_options_from_params
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.manifest import Manifest
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
 @click.option("--keep", multiple=True, help=f"Also write a graph with this fixed budget: {KEEP_HELP}.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
-@building_options
+@build_options
 @click.option("--strip-functions", is_flag=True, help="Leave the op's function body out of the graphs.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; the manifest says so.")
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_verify: bool, **asked: Any) -> None:
+def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_verify: bool, **params: Any) -> None:
     """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
 
     model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch before it
@@ -34,7 +34,7 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.export.pipeline import export_bundle
 
-    options = options_from(keeps=tuple(keeps_from_text(keep)), verify=not no_verify, **asked)
+    options = export_options_from_params(keeps=tuple(keeps_from_text(keep)), verify=not no_verify, **params)
     console = Console(stderr=True, highlight=False)
     checks: list[Check] = []
     try:

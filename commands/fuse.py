@@ -1,4 +1,4 @@
-"""``tokfilter fuse``: gather-after-top-k in a foreign ONNX graph becomes TokenSelect."""
+"""tokfilter fuse."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tokfilter.export.fuse import FuseReport, Site, fuse_graph
+from tokfilter.export.fuse import FusedSite, FuseReport, fuse_graph
 
 __all__ = ["fuse"]
 
@@ -18,16 +18,18 @@ __all__ = ["fuse"]
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
 @click.option("--verify/--no-verify", default=True, help="Compare both graphs in ONNX Runtime, bit for bit.")
 @click.option(
-    "--strip-functions", is_flag=True, help="Leave out the function body: plugin only (TensorRT before 10.7)."
+    "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
 )
-@click.option("--size", "sizes", multiple=True, metavar="NAME=N", help="Free input dimension in the comparison.")
+@click.option(
+    "--size", "sizes", multiple=True, metavar="NAME=N", help="Size of a free input dimension in the comparison."
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def fuse(
     source: Path, output: Path, verify: bool, strip_functions: bool, sizes: tuple[str, ...], as_json: bool
 ) -> None:
-    """Rewrite gather-after-top-k in the ONNX file SOURCE to TokenSelect.
+    """Replace top-k and gather in the ONNX file SOURCE by TokenSelect.
 
-    Says what was replaced and, for every top-k that was left alone, why.
+    Prints the replaced nodes and, for every other top-k, the reason why it was not replaced.
     """
     report = fuse_graph(source, output, verify=verify, functions=not strip_functions, sizes=_numbers(sizes))
     if as_json:
@@ -41,17 +43,17 @@ def _numbers(sizes: tuple[str, ...]) -> dict[str, int]:
     for size in sizes:
         name, _, number = size.rpartition("=")
         if not name or not number.isdecimal() or int(number) < 1:
-            raise click.BadParameter(f"wants NAME=N with N >= 1, got {size!r}.", param_hint="--size")
+            raise click.BadParameter(f"expected NAME=N with N >= 1, got {size!r}.", param_hint="--size")
         numbers[name] = int(number)
     return numbers
 
 
 def _show(report: FuseReport, output: Path) -> None:
-    table = Table("node", "tokens", "k", "prefix", "order", "in place of", caption=f"{output}: {_summary(report)}")
+    table = Table("node", "tokens", "k", "prefix", "order", "replaces", caption=f"{output}: {_summary(report)}")
     for site in report.sites:
         table.add_row(site.node, site.tokens, str(site.k), str(site.prefix_tokens), site.order, _operators(site))
     for miss in report.near_misses:
-        table.add_row(miss.node, "left alone", "", "", "", miss.reason)
+        table.add_row(miss.node, "not replaced", "", "", "", miss.reason)
     Console().print(table)
 
 
@@ -59,11 +61,11 @@ def _summary(report: FuseReport) -> str:
     compared = " and ".join(str(list(shapes.values())) for shapes in report.compared_at)
     checked = f"the same bits as before at inputs {compared}" if compared else "not compared (--no-verify)"
     return (
-        f"{report.matched} matched, {report.replaced} replaced, {len(report.near_misses)} left alone; "
-        f"{report.nodes_before} nodes became {report.nodes_after}; opset {report.opset}; {checked}"
+        f"{report.matched} matched, {report.replaced} replaced, {len(report.near_misses)} not replaced; "
+        f"{report.nodes_before} nodes before, {report.nodes_after} after; opset {report.opset}; {checked}"
     )
 
 
-def _operators(site: Site) -> str:
+def _operators(site: FusedSite) -> str:
     counts = Counter(name for name in site.replaced if name != "Constant")
     return ", ".join(name if count == 1 else f"{count} {name}" for name, count in sorted(counts.items()))

@@ -1,10 +1,10 @@
-"""Foreign graphs: an ONNX file that someone else exported with a top-k and a gather gets the node TokenSelect.
+"""`tokfilter fuse`: TokenSelect in place of top-k and gather in an ONNX file of another project.
 
-What is fused is any part of a graph that takes tokens [B, P+N, C] and scores [B, N] and returns the first P tokens,
-then the k patches with the highest scores, in order of score or of position; whether a part does that is decided by
-running it (``fusion/proof.py``). TokenSelect differs from ONNX's own TopK only on scores that are NaN: it ranks them
-below everything, ONNX leaves them undefined (and ONNX Runtime's CPU kernel then returns rows that are not the highest).
-Ties are the same: both take the lower position.
+Fused is any part of a graph that takes tokens [B, P+N, C] and scores [B, N] and returns the first P tokens, then the k
+patches with the highest scores, in order of score or of position; ``fusion/__init__.py`` shows how it is found.
+TokenSelect differs from ONNX's own TopK only on scores that are NaN: it ranks them below everything, ONNX leaves them
+undefined (and ONNX Runtime's CPU kernel then returns rows that are not the highest). Ties are the same: both take the
+lower position.
 """
 
 from collections import Counter
@@ -18,26 +18,26 @@ import onnx_ir as ir
 
 from tokfilter.errors import ExportError
 from tokfilter.export.fusion.compare import compare_graphs
-from tokfilter.export.fusion.io import read_graph, write_graph
-from tokfilter.export.fusion.rewrite import NearMiss, Site, TokenSelectRewrite
+from tokfilter.export.fusion.io import read_foreign_graph, write_fused_graph
+from tokfilter.export.fusion.rewrite import FusedSite, NearMiss, TokenSelectRewrite
 from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 
-__all__ = ["FuseReport", "NearMiss", "Site", "fuse_graph"]
+__all__ = ["FuseReport", "FusedSite", "NearMiss", "fuse_graph"]
 
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What ``fuse_graph`` did.
+    """Result of ``fuse_graph``.
 
-    matched: top-k sites that were proven to be TokenSelect
-    replaced: TokenSelect nodes in the graph that was written
-    compared_at: input shapes at which both graphs gave the same bits; empty when verification was off
+    matched: number of top-k nodes that are equivalent to TokenSelect
+    replaced: number of TokenSelect nodes in the graph that was written
+    compared_at: input shapes at which both graphs gave the same bits; empty without verification
     """
 
     matched: int
     replaced: int
-    sites: tuple[Site, ...]
+    sites: tuple[FusedSite, ...]
     near_misses: tuple[NearMiss, ...]
     opset: int
     ir_version: int
@@ -46,7 +46,7 @@ class FuseReport:
     compared_at: tuple[Mapping[str, list[int]], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report in types that JSON knows."""
+        """The report as plain values for JSON."""
         return asdict(self)
 
 
@@ -63,13 +63,13 @@ def fuse_graph(
     The opset of the graph is kept; opset 11 becomes 12, the first that can hold the function body. IR version 8 to 10.
 
     verify: run both graphs in ONNX Runtime on random inputs, at two batch sizes where the batch is free
-    functions: keep the function body, so that the file runs everywhere. Without it only a runtime with the plugin takes
-        the file: for TensorRT before 10.7, which prefers the function
+    functions: keep the function body, so that the file runs without the plugin. False is for TensorRT before 10.7,
+        which prefers the function to the plugin
     sizes: numbers for symbolic dimensions of the inputs in that comparison
     Raises ExportError (nothing to fuse, no valid model, target cannot be written), VerificationError, DataError.
     """
     source, target = Path(source), Path(target)
-    model = read_graph(source)
+    model = read_foreign_graph(source)
     nodes_before = len(model.graph)
     rewrite = TokenSelectRewrite()
     rewrite(model)
@@ -97,7 +97,7 @@ def fuse_graph(
 
 
 def _attach_function(model: ir.Model) -> None:
-    """Give the model the body of its TokenSelect nodes, and the nodes what that body asks for."""
+    """Attach the function body of the TokenSelect nodes, and the attribute that it reads to the nodes."""
     opset = model.opset_imports[""]
     nodes = [node for node in model.graph if _is_token_select(node)]
     orders = Counter(node.attributes.get_string("order") for node in nodes)
@@ -114,14 +114,14 @@ def _attach_function(model: ir.Model) -> None:
 
 
 def _write(model: ir.Model, target: Path, accept: Callable[[Path], None], functions: bool) -> None:
-    """Only the graph with the function runs here, so that one is looked at, even where the other is written."""
+    """Verify the graph with the function, which alone runs without the plugin, whichever is written."""
     if functions:
-        write_graph(model, target, accept)
+        write_fused_graph(model, target, accept)
         return
     with TemporaryDirectory() as folder:
-        write_graph(model, Path(folder) / target.name, accept)
+        write_fused_graph(model, Path(folder) / target.name, accept)
     del model.functions[(DOMAIN, NAME, "")]
-    write_graph(model, target, lambda _: None)
+    write_fused_graph(model, target, lambda _: None)
 
 
 def _is_token_select(node: ir.Node) -> bool:
@@ -129,8 +129,10 @@ def _is_token_select(node: ir.Node) -> bool:
 
 
 def _nothing_found(source: Path, near_misses: Sequence[NearMiss], model: ir.Model) -> str:
-    wanted = "Wanted: a TopK of scores [batch, patches] whose indices gather rows of tokens [batch, tokens, channels]."
-    found = [f"  {miss.node or 'a TopK without a name'}: {miss.reason}." for miss in near_misses]
-    seen = f"Of {len(found)} TopK nodes, none is that:" if found else "The graph has no TopK node."
+    expected = (
+        "Expected: TopK of scores [batch, patches] whose indices gather rows of tokens [batch, tokens, channels]."
+    )
+    found = [f"  {mismatch.node or 'a TopK without a name'}: {mismatch.reason}." for mismatch in near_misses]
+    seen = f"Of {len(found)} TopK nodes, none is one:" if found else "The graph has no TopK node."
     hidden = f"Its {len(model.functions)} functions were not searched: inline them first." if model.functions else ""
-    return "\n".join(filter(None, [f"{source.name} has nothing to fuse. {wanted} {seen}", *found, hidden]))
+    return "\n".join(filter(None, [f"{source.name} has nothing to fuse. {expected} {seen}", *found, hidden]))

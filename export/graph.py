@@ -1,4 +1,4 @@
-"""Graphs: a filtered model as ONNX, traced once by torch and then rewritten into its other forms.
+"""ONNX graphs of a filtered model: traced once by torch, then rewritten into the other forms.
 
 Three forms of one model, all with a free batch dimension:
 
@@ -6,12 +6,12 @@ Three forms of one model, all with a free batch dimension:
 slots     images, slots -> logits,      any budget: the length of ``slots`` is the number of kept tokens
           indices
 fixed     images -> logits, indices     one budget, baked in (about 5 % faster in ONNX Runtime on a CPU)
-full      images -> logits              every token, no filter work: what a filtered graph is compared with
+full      images -> logits              every token, no filter: the baseline of a filtered graph
 ========  ============================  ==================================================================
 
-The choice is one node, ``tokfilter::TokenSelect``, with a model-local function of the same name beside it, so that a
-runtime without the plugin inlines standard ops. Tracing costs seconds and rewriting milliseconds, so the fixed and full
-forms are made from the slots form; ``verify`` holds each of them against torch all the same.
+Tokens are selected by one node, ``tokfilter::TokenSelect``, with a model-local function of the same name, which a
+runtime without the plugin inlines. Tracing takes seconds and rewriting milliseconds, so the fixed and full forms are
+made from the slots form; ``verify`` compares each of them with torch.
 """
 
 import onnx_ir as ir
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node, without_functions
 from tokfilter.export.options import DEFAULT_OPSET
-from tokfilter.export.simplify import tidied
+from tokfilter.export.simplify import simplify
 from tokfilter.export.trace import KEPT, traced_from_model
 from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
@@ -47,18 +47,18 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     node.attributes["k"] = ir.AttrInt64("k", k)
     node.resize_inputs(2)
     (slots,) = (value for value in fixed.graph.inputs if value.name == "slots")
-    _write_length_down(fixed.graph, slots, k)
+    _make_length_constant(fixed.graph, slots, k)
     if slots.uses():
         raise ExportError(
             f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be baked in."
         )
     fixed.graph.inputs.remove(slots)
     _bind(fixed.graph, {KEPT: k})
-    return with_function(tidied(fixed), "attribute")
+    return with_function(simplify(fixed), "attribute")
 
 
-def _write_length_down(graph: ir.Graph, slots: ir.Value, k: int) -> None:
-    """Take a constant where the graph asks how many slots there are."""
+def _make_length_constant(graph: ir.Graph, slots: ir.Value, k: int) -> None:
+    """Replace the length of ``slots`` by a constant."""
     for node in [use for use in slots.consumers() if use.op_type == "Shape"]:
         name = f"{node.outputs[0].name}_kept"
         length = ir.Value(name=name, const_value=ir.tensor([k], dtype=ir.DataType.INT64, name=name))
@@ -68,28 +68,28 @@ def _write_length_down(graph: ir.Graph, slots: ir.Value, k: int) -> None:
 
 
 def full_graph_from_slots(slots_graph: ir.Model, patches: int) -> ir.Model:
-    """The same weights with every token. Raises ExportError when kept indices are used in a way that nobody foresaw."""
+    """The same weights with every token. Raises ExportError for an unknown use of kept indices."""
     full = without_functions(slots_graph.clone())
     node = select_node(full)
     tokens, (selected, indices) = node.inputs[0], node.outputs
     assert tokens is not None
     del full.graph.outputs[1]
-    _told(full.graph, selected).replace_all_uses_with(tokens)
+    _block_input(full.graph, selected).replace_all_uses_with(tokens)
     _keep_all_rows(indices)
     full.graph.inputs[:] = [value for value in full.graph.inputs if value.name != "slots"]
     _bind(full.graph, {KEPT: patches})
     full.opset_imports.pop(DOMAIN)
-    return tidied(full)
+    return simplify(full)
 
 
-def _told(graph: ir.Graph, selected: ir.Value) -> ir.Value:
-    """What the blocks read: the selected tokens, or what a summary made of them (``summary.py``)."""
+def _block_input(graph: ir.Graph, selected: ir.Value) -> ir.Value:
+    """Input of the first block: the selected tokens, or the output of ``vit/global_context.py`` for them."""
     ends = (node.outputs[0] for node in graph if node.name and node.name.endswith("scorer.summary/Concat"))
     return next(ends, selected)
 
 
 def _keep_all_rows(indices: ir.Value) -> None:
-    """Take the position embeddings that rotary models gather by kept index as they are: every token is kept."""
+    """Bypass the gathers of rotary position embeddings by kept index: every token is kept."""
     waiting = [indices]
     while waiting:
         for node in waiting.pop().consumers():
@@ -100,8 +100,8 @@ def _keep_all_rows(indices: ir.Value) -> None:
                 node.outputs[0].replace_all_uses_with(data)
             else:
                 raise ExportError(
-                    f"the full graph cannot be made: kept indices go into {node.op_type} ({node.name}), which is "
-                    "unforeseen."
+                    f"the full graph cannot be made: kept indices are read by {node.op_type} ({node.name}), which "
+                    "is not supported. Report this model."
                 )
 
 

@@ -1,4 +1,4 @@
-"""Facts of an ONNX graph, ours or anyone's: operators, parameters, tokens in each attention, multiply-accumulates."""
+"""Statistics of any ONNX graph: operators, parameters, tokens in each attention, multiply-accumulates (MACs)."""
 
 import math
 from collections import Counter
@@ -11,16 +11,26 @@ import onnx_ir.passes.common as passes
 
 from tokfilter.kernels.op import DOMAIN, NAME
 
-__all__ = ["Attention", "Site", "attentions", "lengths_of", "macs", "operators", "parameters", "sites", "with_shapes"]
+__all__ = [
+    "Attention",
+    "TokenSelectNode",
+    "attentions",
+    "lengths_of",
+    "macs",
+    "operators",
+    "parameters",
+    "token_select_nodes",
+    "with_shapes",
+]
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where a TokenSelect node stands. Numbers are None where the graph leaves them open.
+class TokenSelectNode:
+    """A TokenSelect node of a graph. Numbers are None where the graph leaves them open.
 
     attributes: as on the node
-    tokens_in, tokens_out: rows before and after the choice, prefix tokens included
-    has_function: whether the file brings the body that runs without the plugin
+    tokens_in, tokens_out: rows before and after the selection, prefix tokens included
+    has_function: whether the file has the function body that runs without the plugin
     """
 
     node: str
@@ -32,7 +42,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Attention:
-    """Tokens that meet in one softmax; None where the graph leaves the number open."""
+    """Number of queries and keys of one softmax; None where the graph leaves it open."""
 
     node: str
     queries: int | None
@@ -77,14 +87,16 @@ def parameters(graph: ir.Model) -> int:
     )
 
 
-def sites(graph: ir.Model, lengths: Mapping[str, int]) -> list[Site]:
+def token_select_nodes(graph: ir.Model, lengths: Mapping[str, int]) -> list[TokenSelectNode]:
     """The TokenSelect nodes, in order."""
     found = []
     for node in graph.graph:
         if _is_select(node):
             attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
             rows = [_length(value, 1, lengths) for value in (node.inputs[0], node.outputs[0])]
-            found.append(Site(node.name or "", attributes, rows[0], rows[1], node.op_identifier() in graph.functions))
+            found.append(
+                TokenSelectNode(node.name or "", attributes, rows[0], rows[1], node.op_identifier() in graph.functions)
+            )
     return found
 
 

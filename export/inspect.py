@@ -12,7 +12,7 @@ import onnx_ir as ir
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import checked_path, load_manifest
 from tokfilter.errors import DataError, EngineError, ExportError, TokfilterError
-from tokfilter.export import graph_stats as facts
+from tokfilter.export import graph_stats
 from tokfilter.export.onnx_file import load_graph
 
 __all__ = ["inspect_path"]
@@ -77,19 +77,19 @@ def _bundle(path: Path) -> dict[str, Any]:
 def _graph(path: Path) -> dict[str, Any]:
     graph = load_graph(path)
     try:
-        facts.with_shapes(graph)
+        graph_stats.with_shapes(graph)
     except Exception as error:  # onnx raises kinds of its own for graphs that contradict themselves
         raise ExportError(f"{path} is no valid ONNX graph: its shapes contradict each other ({error}).") from error
     metadata = {
         name.removeprefix(_PREFIX): text for name, text in graph.metadata_props.items() if name.startswith(_PREFIX)
     }
     patches, kept = _number(metadata, "patches"), _number(metadata, "keep")
-    lengths = facts.lengths_of(graph, kept)
-    counts = facts.operators(graph)
+    lengths = graph_stats.lengths_of(graph, kept)
+    counts = graph_stats.operators(graph)
     elastic = any(value.name == "slots" for value in graph.graph.inputs)
-    macs = {"kept" if facts.sites(graph, lengths) else "full": facts.macs(graph, lengths)}
+    macs = {"kept" if graph_stats.token_select_nodes(graph, lengths) else "full": graph_stats.macs(graph, lengths)}
     if elastic:
-        macs["all tokens"] = facts.macs(graph, facts.lengths_of(graph, patches))
+        macs["all tokens"] = graph_stats.macs(graph, graph_stats.lengths_of(graph, patches))
     return {
         "kind": "graph",
         "bytes": path.stat().st_size + _external_bytes(graph, path),
@@ -102,10 +102,10 @@ def _graph(path: Path) -> dict[str, Any]:
         "outputs": _signature(graph.graph.outputs),
         "functions": [f"{domain}::{name}" for domain, name, _ in graph.functions],
         "operators": {part: dict(count.most_common()) for part, count in counts.items()},
-        "parameters": facts.parameters(graph),
+        "parameters": graph_stats.parameters(graph),
         "macs": macs,
-        "sites": [vars(site) for site in facts.sites(graph, lengths)],
-        "attentions": [vars(attention) for attention in facts.attentions(graph, lengths)],
+        "sites": [vars(node) for node in graph_stats.token_select_nodes(graph, lengths)],
+        "attentions": [vars(attention) for attention in graph_stats.attentions(graph, lengths)],
     }
 
 

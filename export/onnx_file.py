@@ -1,28 +1,40 @@
-"""ONNX files: written (weights beyond protobuf's 2 GiB go to a file beside the graph), read with a sentence for what is
-no graph, and opened in ONNX Runtime."""
+"""The one reader and writer of ONNX files, and their session in ONNX Runtime.
 
+Neither torch nor onnxscript is needed here, except to emulate bf16: an edge device builds engines from graphs that were
+written elsewhere.
+"""
+
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+import onnx
+import onnx.checker
 import onnx_ir as ir
 
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
 
-__all__ = ["LARGEST_PROTO", "cpu_session", "load_graph", "save_graph"]
+__all__ = ["SINGLE_FILE_BYTES", "check_graph_file", "cpu_session", "load_graph", "save_graph", "weight_bytes"]
 
-LARGEST_PROTO: Final = 2**31 - 2**24  # bytes of weights; the rest of the 2 GiB is for the graph itself
+SINGLE_FILE_BYTES: Final = 2**31 - 2**24
+"""Weights in bytes that fit into the one protobuf message beside the graph; more go to a file of their own."""
 
 
-def save_graph(graph: ir.Model, path: Path, limit: int = LARGEST_PROTO) -> list[Path]:
-    """Write ``graph`` to ``path``. Returns the files written: the graph, and its weights when they exceed ``limit``."""
-    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
-    if size <= limit:
-        ir.save(graph, path)
+def save_graph(
+    graph: ir.Model, path: Path, single_file_bytes: int = SINGLE_FILE_BYTES, hashed: bool = False
+) -> list[Path]:
+    """Write ``graph`` to ``path``. Returns the files written: the graph, and its weights where they are external.
+
+    hashed: put a hash of the weights into the name of their file, so that a graph is never read with other weights
+    """
+    if weight_bytes(graph) <= single_file_bytes:
+        ir.save(graph, path, format="protobuf")
         return [path]
-    weights = path.with_name(f"{path.name}.data")
-    ir.save(graph, path, external_data=weights.name)
+    digest = f".{_weights_hash(graph)}" if hashed else ""
+    weights = path.with_name(f"{path.name}{digest}.data")
+    ir.save(graph, path, format="protobuf", external_data=weights.name)
     return [path, weights]
 
 
@@ -48,20 +60,41 @@ def load_graph(path: str | Path) -> ir.Model:
     return graph
 
 
+def check_graph_file(path: Path) -> None:
+    """Run ONNX's checker on a file and its external weights. Raises ExportError."""
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise ExportError(f"{path.name} is no valid ONNX model: {error}") from error
+
+
+def weight_bytes(graph: ir.Model) -> int:
+    """Bytes of all initializers."""
+    return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+
+
+def _weights_hash(graph: ir.Model) -> str:
+    digest = hashlib.sha256()
+    for value in graph.graph.initializers.values():
+        if value.const_value is not None:
+            digest.update(value.const_value.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def cpu_session(path: Path, precision: str | None) -> Any:
-    """``path`` in ONNX Runtime on the CPU; a bf16 graph as its rounded twin, because no CPU kernels take bf16."""
+    """``path`` in ONNX Runtime on the CPU. A bf16 graph is emulated in fp32: no CPU kernels take bf16."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Spinning threads would starve torch, which computes the reference in the same process.
+    # Spinning threads would slow torch, which computes the reference in the same process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CPUExecutionProvider"]
     if precision != "bf16":
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    from tokfilter.export.precision import emulate_bf16  # a machine that only builds engines lacks onnxscript
+    from tokfilter.export.precision import emulate_bf16  # needs onnxscript
 
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
-        twin = Path(scratch) / path.name
-        save_graph(emulate_bf16(load_graph(path)), twin)
-        return onnxruntime.InferenceSession(str(twin), options, providers=providers)
+        emulated = Path(scratch) / path.name
+        save_graph(emulate_bf16(load_graph(path)), emulated)
+        return onnxruntime.InferenceSession(str(emulated), options, providers=providers)

@@ -1,4 +1,4 @@
-"""What an export was asked for, checked against the model before any work is done."""
+"""Options of an export, checked against the model before any work."""
 
 import re
 from collections.abc import Sequence
@@ -29,15 +29,15 @@ MAX_OPSET: Final = 21  # the last one of IR version 10, which TensorRT 10.3 stil
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to write beside the graph with a free budget and the full graph.
+    """What to write in addition to the graph with a free budget and the full graph.
 
     keeps: budgets that get a graph of their own
     batch_range, budget_range: (min, opt, max) of engines; None for the budget means 1 : default : all patch tokens
     precisions: each gives a set of graphs, and of engines
     plugin: whether TensorRT engines take the fused kernel (else native ops)
     plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
-    strip_functions: leave the function body out of the graphs, for a TensorRT that prefers it to the plugin
-    verify_images: a folder of images that the graphs are held against, beside the golden ones
+    strip_functions: leave the function body out of the graphs, for TensorRT before 10.7, which prefers it to the plugin
+    verify_images: a folder of images for verification, in addition to the golden ones
     workspace, version_compatible, hardware, compute_capabilities: as in ``trt.build.BuildOptions``
     """
 
@@ -60,11 +60,11 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if not DEFAULT_OPSET <= self.opset <= MAX_OPSET:
-            raise ExportError(f"opset wants a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {self.opset}.")
+            raise ExportError(f"opset must be a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {self.opset}.")
         unknown = set(self.precisions) - set(PRECISIONS)
         if unknown or not self.precisions:
             raise ExportError(
-                f"precision wants one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}."
+                f"precision must be one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}."
             )
         _check_range("batch", self.batch_range)
         if self.budget_range is not None:
@@ -79,7 +79,7 @@ class ExportOptions:
         profile = self.budget_range or (1, default, patches)
         if profile[2] > patches:
             raise BudgetError(
-                f"a budget range wants 1 <= min <= opt <= max <= {patches}, this model's patch tokens; got "
+                f"a budget range must be 1 <= min <= opt <= max <= {patches}, this model's patch tokens; got "
                 f"{':'.join(map(str, profile))}."
             )
         return profile
@@ -88,7 +88,7 @@ class ExportOptions:
 def range_from_text(text: str) -> Range:
     """Read ``min:opt:max``; a single number stands for all three. Raises BudgetError."""
     if not re.fullmatch(r"\d+(:\d+:\d+)?", text.strip()):
-        raise BudgetError(f"a range wants min:opt:max or one number, got {text!r}.")
+        raise BudgetError(f"a range must be min:opt:max or one number, got {text!r}.")
     numbers = [int(part) for part in text.split(":")]
     low, best, high = numbers if len(numbers) == 3 else numbers * 3
     return low, best, high
@@ -97,5 +97,5 @@ def range_from_text(text: str) -> Range:
 def _check_range(what: str, value: Sequence[int]) -> Range:
     low, best, high = value
     if not 1 <= low <= best <= high:
-        raise BudgetError(f"a {what} range wants 1 <= min <= opt <= max, got {low}:{best}:{high}.")
+        raise BudgetError(f"a {what} range must be 1 <= min <= opt <= max, got {low}:{best}:{high}.")
     return low, best, high

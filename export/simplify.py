@@ -1,8 +1,8 @@
-"""Tidying a traced graph: constants folded, shapes written down, names that a person can read.
+"""Simplify a traced graph: fold constants, write shapes as constants, name nodes after their modules.
 
-The exporter asks every reshape for the batch and token count at run time, through Shape, Concat and their kind. Every
-engine plans better with a constant: ``0`` (as in the input) for the batch and ``-1`` (what is left) for the tokens. It
-also writes GELU as x * (0.5 * (1 + erf)); engines know the form (x * (1 + erf)) * 0.5 and fuse it.
+The exporter computes the target of every reshape at run time, through Shape, Concat and the like. Engines optimise
+better with a constant: ``0`` (as in the input) for the batch and ``-1`` (inferred) for the tokens. It also writes GELU
+as x * (0.5 * (1 + erf)); engines fuse the form (x * (1 + erf)) * 0.5.
 """
 
 from typing import Any, Final
@@ -13,25 +13,25 @@ import onnx_ir.passes.common as passes
 from onnxscript import optimizer
 from onnxscript.rewriter import pattern
 
-__all__ = ["tidied", "without_dead_code"]
+__all__ = ["simplify", "without_dead_code"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_SHAPE_SIZE = 16  # elements: shapes and scalars are shared, weights that happen to be equal keep their own names
+_SHAPE_SIZE = 16  # elements: shapes and scalars are shared, equal weights keep their own names
 
 
-def tidied(graph: ir.Model) -> ir.Model:
-    """``graph`` itself, rewritten in place without changing what it computes."""
+def simplify(graph: ir.Model) -> ir.Model:
+    """Rewrite ``graph`` in place without changing its results. Returns it."""
     _name_nodes(graph.graph)
     optimizer.fold_constants(graph)
     passes.IdentityEliminationPass()(graph)
-    _write_reshapes_down(graph.graph)
+    _make_reshapes_constant(graph.graph)
     _GELU.apply_to_model(graph)
     without_dead_code(graph)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     passes.CommonSubexpressionEliminationPass()(graph)
     passes.DeduplicateInitializersPass(size_limit=_SHAPE_SIZE)(graph)
     without_dead_code(graph)
-    # The exporter's notes hold stack traces with paths of the machine that it ran on.
+    # The exporter's metadata holds stack traces with local paths.
     passes.ClearMetadataAndDocStringPass()(graph)
     return graph
 
@@ -40,7 +40,7 @@ def _gelu_as_traced(op: Any, x: Any, half: Any, one_plus_erf: Any) -> Any:
     return op.Mul(x, op.Mul(half, one_plus_erf))
 
 
-def _gelu_as_known(op: Any, x: Any, half: Any, one_plus_erf: Any) -> Any:
+def _gelu_to_fuse(op: Any, x: Any, half: Any, one_plus_erf: Any) -> Any:
     return op.Mul(op.Mul(x, one_plus_erf), half)
 
 
@@ -57,16 +57,16 @@ def _comes_from_erf(value: ir.Value | None) -> bool:
     return producer is not None and producer.op_type == "Erf"
 
 
-_GELU: Final = pattern.RewriteRuleSet([pattern.RewriteRule(_gelu_as_traced, _gelu_as_known, _halves_erf)])
+_GELU: Final = pattern.RewriteRuleSet([pattern.RewriteRule(_gelu_as_traced, _gelu_to_fuse, _halves_erf)])
 
 
 def without_dead_code(graph: ir.Model) -> ir.Model:
-    """``graph`` itself without nodes and weights that no output needs."""
+    """Remove nodes and weights that no output depends on, in place. Returns ``graph``."""
     passes.RemoveUnusedNodesPass()(graph)
     return graph
 
 
-def _write_reshapes_down(graph: ir.Graph) -> None:
+def _make_reshapes_constant(graph: ir.Graph) -> None:
     for node in graph:
         if node.op_type != "Reshape" or node.domain or node.inputs[1] is None or node.inputs[1].is_initializer():
             continue
@@ -96,7 +96,7 @@ def _constant_target(source: ir.Value | None, result: ir.Value) -> list[int] | N
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Call nodes after the module that they come from: ``blocks.0.attn.qkv/MatMul``."""
+    """Name nodes after the module that they come from: ``blocks.0.attn.qkv/MatMul``."""
     seen: dict[str, int] = {}
     for node in graph:
         scopes = node.metadata_props.get(_SCOPES)

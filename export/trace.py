@@ -1,7 +1,7 @@
-"""The trace: a filtered model through torch's exporter, once, with its budget as the length of an input.
+"""Trace a filtered model with torch's exporter; the budget is the length of an input.
 
-The choice cannot be traced as torch computes it: its place is taken by a symbolic node, which torch.onnx writes into
-the graph with its attributes. Model and attention are as they were afterwards, also after an error.
+Token selection is traced as one symbolic node, which torch.onnx writes into the graph with its attributes. The model is
+restored afterwards, also after an error.
 """
 
 import logging
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
 from tokfilter.export.options import DEFAULT_OPSET, MAX_OPSET
-from tokfilter.export.simplify import tidied
+from tokfilter.export.simplify import simplify
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.vit.model import FilteredViT
 
@@ -59,14 +59,14 @@ class _Slots(nn.Module):
 
 
 def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """A graph from images and slots to logits and indices; TokenSelect stands in it without a body.
+    """A graph from images and slots to logits and indices; its TokenSelect node has no function body yet.
 
     Raises ExportError.
     """
     if model.num_patches < 2:
-        raise ExportError(f"a filtered graph wants a model of 2 patch tokens or more, got {model.num_patches}.")
+        raise ExportError(f"a filtered graph needs a model of 2 patch tokens or more, got {model.num_patches}.")
     if not DEFAULT_OPSET <= opset <= MAX_OPSET:
-        raise ExportError(f"opset wants a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {opset}.")
+        raise ExportError(f"opset must be a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {opset}.")
     images = torch.zeros(2, 3, *model.backbone.patch_embed.img_size)
     # Half the tokens plus one: no other dimension of the model is likely to have this length.
     slots = torch.zeros(model.num_patches // 2 + 1, dtype=torch.int32)
@@ -80,7 +80,7 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
             raise ExportError(
                 f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
             ) from error
-    graph = tidied(program.model)
+    graph = simplify(program.model)
     graph.ir_version = IR_VERSION
     return graph
 
@@ -88,7 +88,7 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
 def _onnx_program(
     exported: torch.export.ExportedProgram, inputs: tuple[Tensor, ...], dims: tuple[dict[int, Any], ...], opset: int
 ) -> torch.onnx.ONNXProgram:
-    """Translate as it is, which nearly every ViT allows; decomposing first traces everything once more."""
+    """Translate without decompositions first, which works for nearly every ViT; they trace everything again."""
     decompose = exported.run_decompositions
     for attempt in (lambda *_: exported, decompose):
         exported.run_decompositions = attempt
@@ -97,7 +97,7 @@ def _onnx_program(
                 exported,
                 inputs,
                 dynamo=True,
-                optimize=False,  # its rewriter takes longer than the trace; ``tidied`` does what is needed
+                optimize=False,  # its rewriter takes longer than the trace; ``simplify`` is enough
                 opset_version=opset,
                 dynamic_shapes=dims,
                 input_names=["images", "slots"],
@@ -131,7 +131,7 @@ def _replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _plain_attention(module: nn.Module) -> Iterator[None]:
-    """Have timm spell attention as matmul, softmax, matmul: the pattern that engines fuse, and half the nodes."""
+    """Make timm compute attention as matmul, softmax, matmul: engines fuse it, and it has half the nodes."""
     fused: list[Any] = [part for part in module.modules() if getattr(part, "fused_attn", False)]
     for part in fused:
         part.fused_attn = False
@@ -144,7 +144,7 @@ def _plain_attention(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about its own workings from the user, who can do nothing about them."""
+    """Silence the exporter's internal warnings."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

@@ -19,7 +19,7 @@ from tokfilter.benchmarks.study.baselines import (
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
 from tokfilter.export.onnx_file import save_graph
-from tokfilter.export.simplify import tidied
+from tokfilter.export.simplify import simplify
 from tokfilter.export.trace import BATCH, DEFAULT_OPSET, IR_VERSION
 from tokfilter.vit.backbone import Architecture, create_backbone
 from tokfilter.vit.bundle import Bundle, model_from_bundle
@@ -131,6 +131,6 @@ def _graph_from_module(module: FixedBudget) -> Any:
             f"torch could not turn this baseline into ONNX: {reason[0] if reason else error!r}"
         ) from error
     assert program is not None
-    graph = tidied(program.model)
+    graph = simplify(program.model)
     graph.ir_version = IR_VERSION
     return graph

@@ -1,46 +1,50 @@
-"""Putting a TokenSelect node into a graph in the place of what was proven to be one."""
+"""Insert a TokenSelect node in place of nodes that were found equivalent to one."""
 
 from itertools import count
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tokfilter.export.fusion.equivalence import Proof
+from tokfilter.export.fusion.equivalence import Equivalence
 from tokfilter.export.fusion.shapes import Shapes
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 
-__all__ = ["put_in_place"]
+__all__ = ["insert_token_select"]
 
 
-def put_in_place(proof: Proof, model: ir.Model, shapes: Shapes) -> ir.Node:
-    """Insert TokenSelect for ``proof``, lead every reader to it, remove dead nodes. Returns the node."""
-    graph, guess = model.graph, proof.guess
-    after = guess.kept.producer() if not guess.left else next(iter(guess.kept.uses())).node
+def insert_token_select(equivalence: Equivalence, model: ir.Model, shapes: Shapes) -> ir.Node:
+    """Insert TokenSelect, redirect every reader to it, remove dead nodes. Returns the node."""
+    graph, candidate = model.graph, equivalence.candidate
+    after = candidate.kept.producer() if not candidate.left else next(iter(candidate.kept.uses())).node
     assert after is not None
-    flat = _flat_scores(guess.scores, shapes, graph)
-    scores = flat[0].outputs[0] if flat else guess.scores
-    node = ir.node(NAME, [guess.tokens, scores], _attributes(proof), domain=DOMAIN, num_outputs=2)
+    flat = _flat_scores(candidate.scores, shapes, graph)
+    scores = flat[0].outputs[0] if flat else candidate.scores
+    node = ir.node(NAME, [candidate.tokens, scores], _attributes(equivalence), domain=DOMAIN, num_outputs=2)
     graph.insert_before(after, [*flat, node])
     node.name = _fresh_name(graph, NAME)
     selected, indices = node.outputs
-    _replace_rows(selected, after, proof)
+    _replace_rows(selected, after, equivalence)
     if selected.name is None:
         selected.name = f"{node.name}_selected"
     indices.name, indices.dtype = f"{node.name}_indices", ir.DataType.INT32
-    shapes.record(selected, like=guess.tokens, rows=proof.prefix_tokens + proof.k)
+    shapes.record(selected, like=candidate.tokens, rows=equivalence.prefix_tokens + equivalence.k)
     RemoveUnusedNodesPass()(model)
-    _serve_readers(indices, node, proof, shapes)
+    _redirect_index_readers(indices, node, equivalence, shapes)
     RemoveUnusedNodesPass()(model)
     return node
 
 
-def _attributes(proof: Proof) -> dict[str, int | str]:
-    own: dict[str, int | str] = {"k": proof.k, "prefix_tokens": proof.prefix_tokens, "order": proof.order}
+def _attributes(equivalence: Equivalence) -> dict[str, int | str]:
+    own: dict[str, int | str] = {
+        "k": equivalence.k,
+        "prefix_tokens": equivalence.prefix_tokens,
+        "order": equivalence.order,
+    }
     return own | {"plugin_namespace": DOMAIN, "plugin_version": VERSION}
 
 
 def _flat_scores(scores: ir.Value, shapes: Shapes, graph: ir.Graph) -> list[ir.Node]:
-    """A node that brings scores such as [B, N, 1] to [B, N], or none. Flatten means the same in every opset."""
+    """A node that reshapes scores such as [B, N, 1] to [B, N], or none. Flatten is the same in every opset."""
     if len(shapes.dims(scores) or ()) == 2:
         return []
     node = ir.node("Flatten", [scores], {"axis": 1})
@@ -49,25 +53,25 @@ def _flat_scores(scores: ir.Value, shapes: Shapes, graph: ir.Graph) -> list[ir.N
     return [node]
 
 
-def _replace_rows(selected: ir.Value, after: ir.Node, proof: Proof) -> None:
-    """Lead the readers of the kept rows to ``selected``; a Concat keeps only what follows them."""
-    old = after.outputs[0] if proof.guess.left else proof.guess.kept
-    taken = len(proof.guess.left) + 1
-    if proof.guess.left and len(after.inputs) > taken:
+def _replace_rows(selected: ir.Value, after: ir.Node, equivalence: Equivalence) -> None:
+    """Redirect the readers of the kept rows to ``selected``; a Concat keeps only the inputs after them."""
+    old = after.outputs[0] if equivalence.candidate.left else equivalence.candidate.kept
+    taken = len(equivalence.candidate.left) + 1
+    if equivalence.candidate.left and len(after.inputs) > taken:
         rest = list(after.inputs[taken:])
         for position, value in enumerate([selected, *rest]):
             after.replace_input_with(position, value)
         after.resize_inputs(1 + len(rest))
-        selected.type = proof.guess.tokens.type
+        selected.type = equivalence.candidate.tokens.type
         return
     selected.name, old.name = old.name, None
     selected.type, selected.shape = old.type, old.shape
     old.replace_all_uses_with(selected, replace_graph_outputs=True)
 
 
-def _serve_readers(indices: ir.Value, node: ir.Node, proof: Proof, shapes: Shapes) -> None:
-    """Lead who else reads the kept positions to the op's second output."""
-    for old in proof.indices:
+def _redirect_index_readers(indices: ir.Value, node: ir.Node, equivalence: Equivalence, shapes: Shapes) -> None:
+    """Redirect other readers of the kept positions to the op's second output."""
+    for old in equivalence.indices:
         producer = old.producer()
         if producer is None or producer.graph is None or not (old.uses() or old.is_graph_output()):
             continue
@@ -79,7 +83,7 @@ def _serve_readers(indices: ir.Value, node: ir.Node, proof: Proof, shapes: Shape
         kept.name, old.name = old.name, None
         kept.type, kept.shape = old.type, old.shape
         old.replace_all_uses_with(kept, replace_graph_outputs=True)
-        node.graph.sort()  # a reader may stand before the node that serves it now
+        node.graph.sort()  # a reader may come before the node that it reads now
 
 
 def _fresh_name(graph: ir.Graph, stem: str) -> str:

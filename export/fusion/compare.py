@@ -1,4 +1,8 @@
-"""Two graphs in ONNX Runtime on the same random inputs, output by output and bit by bit."""
+"""Run two graphs in ONNX Runtime on the same random inputs and compare every output bit for bit.
+
+No tolerance applies (``artifacts.compare``): a selection moves rows and computes nothing, so the rest of the graph gets
+the same bits.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +21,13 @@ _TYPES: Final = {"float": "float32", "double": "float64"}
 
 
 def compare_graphs(original: Path, fused: Path, sizes: Mapping[str, int]) -> list[dict[str, list[int]]]:
-    """Run both graphs and hold every output of ``fused`` against ``original``'s, bit for bit.
+    """Run both graphs and compare every output of ``fused`` with ``original``'s, bit for bit.
 
     sizes: numbers for symbolic dimensions. Without one, the first dimension of an input is tried at 2 and 3, and all
         others at the first common size at which the original runs.
-    Returns the input shapes of each comparison. ONNX Runtime's optimizer is off: it may treat the unchanged rest of two
-    graphs differently once shapes are better known, and the graphs are compared here, not its choices.
-    Raises VerificationError with the first output that differs, ExportError when the original does not run.
+    Returns the input shapes of each comparison. ONNX Runtime's optimizer is off: it may rewrite the unchanged rest of
+    two graphs differently once shapes are better known.
+    Raises VerificationError for the first output that differs, ExportError when the original does not run.
     """
     reference = _session(original)
     symbols = _batch_symbols(reference) - set(sizes)
@@ -31,7 +35,7 @@ def compare_graphs(original: Path, fused: Path, sizes: Mapping[str, int]) -> lis
     shapes = []
     feeds_and_outputs = [_first_run(reference, {**batch, **sizes}, seed) for seed, batch in enumerate(batches)]
     names = [output.name for output in reference.get_outputs()]
-    del reference  # two large models need not be in memory at once
+    del reference  # never two large models in memory at once
     candidate = _session(fused)
     for feeds, wanted in feeds_and_outputs:
         shape = {name: list(value.shape) for name, value in feeds.items()}
@@ -65,12 +69,12 @@ def _first_run(session: Any, sizes: Mapping[str, int], seed: int) -> tuple[dict[
         try:
             feeds = _random_inputs(session, {**dict.fromkeys(symbols, other), **sizes}, seed)
             return feeds, session.run(None, feeds)
-        except Exception as error:  # of ONNX Runtime, or of numpy about a type that it lacks
+        except Exception as error:  # of ONNX Runtime, or of numpy for a type that it lacks
             errors.append(str(error).splitlines()[0])
     free = ", ".join(sorted(map(str, symbols))) or "none"
     raise ExportError(
         f"the input graph itself does not run in ONNX Runtime: {errors[0]} Give the sizes of its free dimensions "
-        f"(free and not given: {free}), or compare by other means and switch verification off."
+        f"(free and not given: {free}), or compare by other means and pass --no-verify."
     )
 
 
@@ -88,12 +92,12 @@ def _random_inputs(session: Any, sizes: Mapping[Any, int], seed: int) -> dict[st
 
 def _check_same(name: str, wanted: NDArray[Any], found: NDArray[Any], shape: Mapping[str, list[int]]) -> None:
     if wanted.shape != found.shape or wanted.dtype != found.dtype:
-        what = f"is {found.dtype} {list(found.shape)}, wanted {wanted.dtype} {list(wanted.shape)}"
+        difference = f"is {found.dtype} {list(found.shape)}, expected {wanted.dtype} {list(wanted.shape)}"
     elif wanted.tobytes() != found.tobytes():
-        what = f"differs in {int((wanted != found).sum())} of {wanted.size} elements"
+        difference = f"differs in {int((wanted != found).sum())} of {wanted.size} elements"
     else:
         return
     raise VerificationError(
-        f"the fused graph is not the input graph: at inputs {dict(shape)}, output {name!r} {what}. "
-        "Nothing was written. Please report this graph: a rewrite that passed its own proof must not differ."
+        f"the fused graph differs from the input graph: at inputs {dict(shape)}, output {name!r} {difference}. "
+        "Nothing was written. Please report this graph: after its equivalence check it must not differ."
     )

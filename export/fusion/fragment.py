@@ -1,4 +1,4 @@
-"""A piece of a foreign graph, cut out so that it can be run alone on tokens and scores of our choosing."""
+"""A part of a foreign graph, cut out so that it can be run alone on given tokens and scores."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ __all__ = ["Fragment", "FragmentError"]
 
 
 class FragmentError(Exception):
-    """ONNX Runtime refuses the fragment at the sizes tried; never leaves this package."""
+    """ONNX Runtime rejects the fragment at the sizes tried; never raised outside this package."""
 
 
 class Fragment:
     """The nodes that compute ``outputs`` from ``tokens`` and ``scores``.
 
-    Other tensors may be read for their shape only: there the cut runs behind the Shape node, and its result is fed.
-    ``nodes`` are the nodes inside; ``outside`` are graph inputs that the outputs depend on besides: when there are any,
-    the fragment cannot be run.
+    Other tensors may be read for their shape only: there the cut is behind the Shape node, and its result is fed.
+
+    nodes: the nodes inside
+    outside: other graph inputs that the outputs depend on; with any, the fragment cannot be run
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Fragment:
                 waiting += [read for read in node.inputs if read is not None]
 
     def computed(self) -> list[ir.Value]:
-        """Every tensor that is computed inside."""
+        """Every value that is computed inside."""
         return [value for node in self.nodes for value in node.outputs if value not in self._lengths]
 
     def session(self, model: ir.Model) -> Any:
@@ -68,7 +69,7 @@ class Fragment:
         try:
             graph = ir.convenience.extract(model.graph, inputs, self.outputs)
             for value in (value for node in graph for value in node.outputs):
-                value.type, value.shape = None, None  # tried in fp32 whatever the graph's type: rows are only moved
+                value.type, value.shape = None, None  # run in fp32 whatever the graph's type: rows are only moved
             for value, original in zip(graph.inputs, inputs, strict=True):
                 # A type of its own: a clone shares the type objects of the model.
                 value.type = ir.TensorType(ir.DataType.INT64 if original in self._lengths else ir.DataType.FLOAT)
@@ -81,7 +82,7 @@ class Fragment:
     def run(
         self, session: Any, tokens: NDArray[np.float32], scores: NDArray[np.float32], sizes: Sizes
     ) -> dict[ir.Value, NDArray[Any]]:
-        """What the outputs are for ``tokens`` and ``scores`` at ``sizes``. Raises FragmentError."""
+        """Outputs for ``tokens`` and ``scores`` at ``sizes``. Raises FragmentError."""
         feeds = {self.tokens.name: tokens, self.scores.name: scores}
         feeds |= {value.name: self._length(value, sizes) for value in self._lengths}
         try:

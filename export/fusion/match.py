@@ -1,4 +1,4 @@
-"""Where a graph may choose tokens: what a TopK reads, which gathers it reaches, what could be tokens and output."""
+"""Candidates for TokenSelect: the scores of a TopK, the gathers of its indices, possible tokens and outputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ import onnx_ir as ir
 from tokfilter.export.fusion.shapes import Shapes
 
 __all__ = [
+    "EQUIVALENT",
     "FLOATS",
-    "PROVEN",
     "RAN",
-    "Guess",
-    "Miss",
+    "Candidate",
+    "Mismatch",
+    "candidates",
     "downstream",
-    "fetches",
-    "guesses",
+    "gathers",
     "rows_before",
     "scores_of",
     "sorts_positions",
-    "whole_of",
+    "source_of",
 ]
 
 FLOATS: Final = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 _GATHERS: Final = ("Gather", "GatherElements", "GatherND")
-# Operators that only cut rows out of a tensor or fold its first two dimensions: behind them lie the whole tokens.
+# Operators that only slice rows of a tensor or merge its first two dimensions: their input may be the whole tokens.
 _CUTS: Final = ("Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze")
 _FOLDS: Final = ("Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 
 
 RAN: Final = 2
-PROVEN: Final = 4
+EQUIVALENT: Final = 4
 
 
-class Miss(Exception):  # noqa: N818 - no error: the reason why a look-alike stays as it is
-    """Why a TopK is left alone, in words; ``closeness`` ranks the reasons of several readings of one TopK.
+class Mismatch(Exception):  # noqa: N818 - no error: the reason why a TopK is not replaced
+    """Why a TopK is not replaced; ``closeness`` ranks the reasons of several candidates of one TopK.
 
-    0: it is something else. 1: it could not be run alone. RAN: it ran, plus the share of rows as wanted. PROVEN: it is
-    a selection, and something else stands in the way.
+    0: it is something else. 1: its nodes could not be run alone. RAN: they ran; plus the fraction of right rows.
+    EQUIVALENT: it is a selection, but cannot be replaced for another reason.
     """
 
     def __init__(self, reason: str, closeness: float = 0) -> None:
@@ -48,12 +48,12 @@ class Miss(Exception):  # noqa: N818 - no error: the reason why a look-alike sta
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A reading of the graph to be tried: rows of ``tokens``, chosen by ``scores``, become ``left`` and then ``kept``.
+class Candidate:
+    """Values that may be those of a TokenSelect: rows of ``tokens``, ranked by ``scores``, are ``left`` and ``kept``.
 
     tokens: [B, R, C]
     scores: [B, N], or that with dimensions of 1
-    left: row tensors that a Concat puts before ``kept``, none when there is no such Concat
+    left: row tensors that a Concat puts before ``kept``; none without such a Concat
     kept: [B, M, C]
     """
 
@@ -64,7 +64,7 @@ class Guess:
 
 
 def sorts_positions(topk: ir.Node) -> bool:
-    """Whether ``topk`` only puts another TopK's indices in order of position."""
+    """Whether ``topk`` only sorts another TopK's indices by position."""
     value = topk.inputs[0]
     while value is not None and (node := value.producer()) is not None:
         if node.op_type == "TopK":
@@ -76,28 +76,28 @@ def sorts_positions(topk: ir.Node) -> bool:
 
 
 def scores_of(topk: ir.Node, shapes: Shapes) -> ir.Value:
-    """The scores of which ``topk`` keeps the highest. Raises Miss."""
+    """The scores of which ``topk`` keeps the highest. Raises Mismatch."""
     scores = topk.inputs[0]
     assert scores is not None
     dims = shapes.dims(scores)
     if dims is None:
-        raise Miss(f"the shape of its scores {scores.name!r} is unknown")
+        raise Mismatch(f"the shape of its scores {scores.name!r} is unknown")
     axis = topk.attributes.get_int("axis", -1) % len(dims)
     if axis == 0 or any(dim != 1 for i, dim in enumerate(dims) if i not in (0, axis)):
-        raise Miss(f"it runs along axis {axis} of scores {_text(dims)}; wanted the patches of [batch, patches]")
+        raise Mismatch(f"it runs along axis {axis} of scores {_text(dims)}; expected the patches of [batch, patches]")
     if not topk.attributes.get_int("largest", 1):
         # The largest of x are the smallest of -x, ties included; nothing else turns smallest into largest.
         negation = scores.producer()
         if negation is None or negation.op_type != "Neg" or negation.inputs[0] is None:
-            raise Miss("it keeps the smallest scores (largest=0), TokenSelect keeps the highest")
+            raise Mismatch("it keeps the smallest scores (largest=0), TokenSelect keeps the highest")
         scores = negation.inputs[0]
     if (dtype := shapes.dtype(scores)) not in FLOATS:
-        raise Miss(f"its scores are {dtype}; TokenSelect takes FLOAT, FLOAT16 or BFLOAT16")
+        raise Mismatch(f"its scores are {dtype}; TokenSelect takes FLOAT, FLOAT16 or BFLOAT16")
     return scores
 
 
 def downstream(value: ir.Value) -> set[ir.Value]:
-    """``value`` and all that is computed from it."""
+    """``value`` and every value that is computed from it."""
     found, waiting = {value}, [value]
     while waiting:
         for node, _ in waiting.pop().uses():
@@ -107,59 +107,61 @@ def downstream(value: ir.Value) -> set[ir.Value]:
     return found
 
 
-def fetches(topk: ir.Node, cone: set[ir.Value], shapes: Shapes) -> list[ir.Node]:
-    """Gathers that read ``topk``'s indices, and rows that do not depend on them; the widest rows first.
+def gathers(topk: ir.Node, dependents: set[ir.Value], shapes: Shapes) -> list[ir.Node]:
+    """Gathers that take ``topk``'s indices and rows that do not depend on them; the widest rows first.
 
-    cone: all that is computed from the indices
-    Raises Miss when there is none.
+    dependents: every value that is computed from the indices
+    Raises Mismatch when there is none.
     """
-    readers = {node for value in cone for node, _ in value.uses() if node.op_type in _GATHERS}
-    found = [n for n in topk.graph or () if n in readers and n.inputs[1] in cone and n.inputs[0] not in cone]
+    readers = {node for value in dependents for node, _ in value.uses() if node.op_type in _GATHERS}
+    found = [
+        n for n in topk.graph or () if n in readers and n.inputs[1] in dependents and n.inputs[0] not in dependents
+    ]
     if not found:
-        raise Miss("its indices reach no gather of other rows")
+        raise Mismatch("its indices reach no gather of other rows")
     return sorted(found, key=lambda node: (not _token_rows(node.inputs[0], shapes), -_width(node, shapes)))
 
 
-def guesses(fetch: ir.Node, scores: ir.Value, shapes: Shapes) -> Iterator[Guess]:
-    """Readings of ``fetch`` worth a trial, the most complete first. Raises Miss when it cannot move token rows."""
-    data = fetch.inputs[0]
+def candidates(gather: ir.Node, scores: ir.Value, shapes: Shapes) -> Iterator[Candidate]:
+    """Candidates around ``gather``, the most complete first. Raises Mismatch when it cannot move token rows."""
+    data = gather.inputs[0]
     assert data is not None
     tokens = _token_rows(data, shapes)
-    dims, axis = shapes.dims(data), fetch.attributes.get_int("axis", 0)
+    dims, axis = shapes.dims(data), gather.attributes.get_int("axis", 0)
     if not tokens:
-        where = f"{fetch.op_type} reads {data.name!r} of shape {_text(dims)}"
-        raise Miss(f"{where}; TokenSelect takes [batch, tokens, channels]")
+        where = f"{gather.op_type} reads {data.name!r} of shape {_text(dims)}"
+        raise Mismatch(f"{where}; TokenSelect takes [batch, tokens, channels]")
     if (dtype := shapes.dtype(data)) not in FLOATS:
-        raise Miss(f"the gathered rows are {dtype}; TokenSelect takes FLOAT, FLOAT16 or BFLOAT16")
-    if fetch.op_type == "GatherElements" and axis % len(dims or (0, 0, 0)) != 1:
-        raise Miss(f"{fetch.op_type} gathers along axis {axis}; tokens lie along axis 1")
-    for kept in reversed(list(_outlets(fetch.outputs[0]))):
+        raise Mismatch(f"the gathered rows are {dtype}; TokenSelect takes FLOAT, FLOAT16 or BFLOAT16")
+    if gather.op_type == "GatherElements" and axis % len(dims or (0, 0, 0)) != 1:
+        raise Mismatch(f"{gather.op_type} gathers along axis {axis}; tokens lie along axis 1")
+    for kept in reversed(list(_outlets(gather.outputs[0]))):
         if left := rows_before(kept):
-            yield from (Guess(whole, scores, left, kept) for whole in reversed(tokens))
-        yield from (Guess(whole, scores, (), kept) for whole in reversed(tokens))
+            yield from (Candidate(whole, scores, left, kept) for whole in reversed(tokens))
+        yield from (Candidate(whole, scores, (), kept) for whole in reversed(tokens))
 
 
 def rows_before(kept: ir.Value) -> tuple[ir.Value, ...]:
-    """What a Concat along axis 1 puts before ``kept``, when nothing else reads ``kept``."""
+    """Values that a Concat along axis 1 puts before ``kept``, when nothing else reads ``kept``."""
     reader = _only_reader(kept)
     if reader is None or reader[0].op_type != "Concat" or reader[0].attributes.get_int("axis", 1) not in (1, -2):
         return ()
     return tuple(read for read in reader[0].inputs[: reader[1]] if read is not None)
 
 
-def whole_of(value: ir.Value, shapes: Shapes) -> ir.Value | None:
-    """The tensor [batch, rows, channels] that ``value`` is cut out of, as a prefix is cut out of tokens, or None."""
+def source_of(value: ir.Value, shapes: Shapes) -> ir.Value | None:
+    """The tensor [batch, rows, channels] that ``value`` is a slice of, as a prefix is of tokens, or None."""
     found = [whole for whole in _token_rows(value, shapes) if whole is not value]
     return found[-1] if found else None
 
 
 def _token_rows(value: ir.Value | None, shapes: Shapes) -> list[ir.Value]:
-    """Tensors [batch, rows, channels] among ``value`` and what it was cut out of."""
+    """Tensors [batch, rows, channels] among ``value`` and those that it is a slice of."""
     return [whole for whole in _uncut(value) if len(shapes.dims(whole) or ()) == 3]
 
 
 def _uncut(value: ir.Value | None) -> Iterator[ir.Value]:
-    """``value``, what it was cut out of, what that was cut out of, and so on."""
+    """``value``, the value that it is a slice of, and so on."""
     while value is not None:
         yield value
         node = value.producer()
@@ -167,7 +169,7 @@ def _uncut(value: ir.Value | None) -> Iterator[ir.Value]:
 
 
 def _outlets(value: ir.Value) -> Iterator[ir.Value]:
-    """``value`` and what folds or cuts it, as long as nothing else reads it."""
+    """``value`` and its reshaped or sliced forms, as long as each has one reader."""
     yield value
     while (reader := _only_reader(value)) is not None and reader[0].op_type in _FOLDS and reader[1] == 0:
         value = reader[0].outputs[0]

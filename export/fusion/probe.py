@@ -1,4 +1,4 @@
-"""One run of a fragment: inputs that tell every row and rank apart, and what the reference says to the results."""
+"""One run of a fragment: inputs that distinguish every row and rank, and the reference's results for them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tokfilter.export.fusion.match import Miss
+from tokfilter.export.fusion.match import Mismatch
 from tokfilter.kernels.reference import token_select
 
-__all__ = ["Trial", "tried_scores", "tried_tokens"]
+__all__ = ["Probe", "probe_scores", "probe_tokens"]
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Trial:
+class Probe:
     """Inputs and results of one run.
 
     tied: many scores are equal
     tokens: [B, R, C]
     scores: [B, N], or that with dimensions of 1
     parts: tensors whose concatenation along axis 1 should be ``selected`` [B, P+k, C]
-    results: every tensor that was asked for
+    results: every requested tensor
     """
 
     tied: bool
@@ -40,14 +40,14 @@ class Trial:
 
     @property
     def kept(self) -> int:
-        """Patches among the rows that came out. Raises Miss when the rows cannot be a prefix and patches."""
+        """Patches among the rows that came out. Raises Mismatch when the rows cannot be a prefix and patches."""
         shapes = [list(part.shape) for part in self.parts]
         (batch, rows, channels), scored = self.tokens.shape, self._ranked.shape
         if any(len(shape) != 3 or (shape[0], shape[2]) != (batch, channels) for shape in shapes) or scored[0] != batch:
-            raise Miss(f"rows {shapes} and scores {list(scored)} do not fit tokens {[batch, rows, channels]}")
+            raise Mismatch(f"rows {shapes} and scores {list(scored)} do not fit tokens {[batch, rows, channels]}")
         kept = sum(shape[1] for shape in shapes) - self.prefix
         if self.prefix < 0 or not 1 <= kept <= scored[1]:
-            raise Miss(f"rows {shapes} of {rows} tokens with {scored[1]} scores are no prefix and some patches")
+            raise Mismatch(f"rows {shapes} of {rows} tokens with {scored[1]} scores are no prefix and some patches")
         return int(kept)
 
     def gives_rows(self, k: int, prefix: int, order: str) -> bool:
@@ -55,11 +55,11 @@ class Trial:
         return _same(np.concatenate(self.parts, axis=1), self._expected(k, prefix, order)[0])
 
     def gives_indices(self, value: ir.Value, k: int, prefix: int, order: str) -> bool:
-        """Whether ``value`` was the reference's indices."""
+        """Whether ``value`` equals the reference's indices."""
         return _same(self.results[value], self._expected(k, prefix, order)[1])
 
     def first_difference(self, k: int, prefix: int) -> str:
-        """The first row that is not as the reference says, in words."""
+        """The first row that differs from the reference's, as a message."""
         found, wanted = np.concatenate(self.parts, axis=1), self._expected(k, prefix, "score")[0]
         image, row = np.argwhere((found != wanted).any(axis=2))[0]
         return (
@@ -67,8 +67,8 @@ class Trial:
             f"but is {self._place(found[image, row])}"
         )
 
-    def share_of_right_rows(self, k: int, prefix: int) -> float:
-        """How many rows are as the reference says, from 0 to 1."""
+    def fraction_of_right_rows(self, k: int, prefix: int) -> float:
+        """Fraction of rows that equal the reference's, 0 to 1."""
         right = np.concatenate(self.parts, axis=1) == self._expected(k, prefix, "score")[0]
         return float(right.all(axis=2).mean())
 
@@ -84,15 +84,15 @@ class Trial:
         return f"token {found[0][1]} of image {found[0][0]}" if len(found) else "none of the tokens"
 
 
-def tried_tokens(shape: tuple[int, ...] | None) -> Floats:
-    """Rows that are all different. Raises Miss when ``shape`` is unknown."""
+def probe_tokens(shape: tuple[int, ...] | None) -> Floats:
+    """Rows that are all different. Raises Mismatch when ``shape`` is unknown."""
     return np.random.default_rng(0).standard_normal(_known(shape, "tokens")).astype(np.float32)
 
 
-def tried_scores(shape: tuple[int, ...] | None, kept: Callable[[], int]) -> Iterator[tuple[bool, Floats]]:
-    """Scores full of ties (True), then distinct ones (False) until every position was among the highest of some image.
+def probe_scores(shape: tuple[int, ...] | None, kept: Callable[[], int]) -> Iterator[tuple[bool, Floats]]:
+    """Scores with many ties (True), then distinct ones (False) until every position was among the highest of an image.
 
-    kept: says after the first run how many positions are kept
+    kept: returns the number of kept positions, after the first run
     """
     shape = _known(shape, "scores")
     batch, patches = shape[0], int(np.prod(shape[1:]))
@@ -108,7 +108,7 @@ def tried_scores(shape: tuple[int, ...] | None, kept: Callable[[], int]) -> Iter
 
 def _known(shape: tuple[int, ...] | None, what: str) -> tuple[int, ...]:
     if shape is None or len(shape) < 2 or min(shape) < 1:
-        raise Miss(f"the shape of the {what} is not known well enough to try them ({shape})")
+        raise Mismatch(f"the shape of the {what} is not known well enough to run them ({shape})")
     return shape
 
 

@@ -1,8 +1,8 @@
-"""The rewrite: pattern, check (with a reason), rewrite. It runs as an onnx-ir pass and keeps its count.
+"""The rewrite as an onnx-ir pass: pattern, check (with a reason), rewrite, and lists of both.
 
-Why onnx-ir's passes and not onnxscript's pattern rewriter: a pattern there names every node between TopK and the
-gather, and exporters disagree about those (the TorchScript exporter writes up to forty, mostly shape arithmetic); and
-it replaces one output, while other readers of the indices must be led to the op's second one.
+Why an onnx-ir pass and not onnxscript's pattern rewriter: a pattern there names every node between TopK and the gather,
+and exporters disagree about those (the TorchScript exporter writes up to forty, mostly shape arithmetic); and it
+replaces one output, while other readers of the indices need the op's second one.
 """
 
 from collections.abc import Iterator
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tokfilter.export.fusion.apply import put_in_place
-from tokfilter.export.fusion.equivalence import Proof, prove
+from tokfilter.export.fusion.apply import insert_token_select
+from tokfilter.export.fusion.equivalence import Equivalence, check_equivalence
 from tokfilter.export.fusion.match import (
-    PROVEN,
+    EQUIVALENT,
     RAN,
-    Guess,
-    Miss,
+    Candidate,
+    Mismatch,
+    candidates,
     downstream,
-    fetches,
-    guesses,
+    gathers,
     rows_before,
     scores_of,
     sorts_positions,
-    whole_of,
+    source_of,
 )
 from tokfilter.export.fusion.shapes import Shapes
 
-__all__ = ["NearMiss", "Site", "TokenSelectRewrite"]
+__all__ = ["FusedSite", "NearMiss", "TokenSelectRewrite"]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A TokenSelect put in: its node, the tensors it reads and writes, its attributes, the operators that went away."""
+class FusedSite:
+    """A TokenSelect that was inserted: its node, its tensors, its attributes, the operators that it replaced."""
 
     node: str
     tokens: str
@@ -47,21 +47,21 @@ class Site:
 
 @dataclass(frozen=True)
 class NearMiss:
-    """A TopK that was left alone, and why."""
+    """A TopK that was not replaced, and the reason."""
 
     node: str
     reason: str
 
 
 class TokenSelectRewrite(ir.passes.InPlacePass):
-    """Put TokenSelect in the place of every gather-after-top-k that is proven to be one.
+    """Replace every gather-after-top-k that is equivalent to TokenSelect.
 
-    After the call, ``sites`` says what was replaced, and ``near_misses`` what was left alone and why. Sites inside
-    functions and subgraphs are not rewritten. The function body and the opset import are the caller's to add.
+    After the call, ``sites`` lists the inserted nodes, and ``near_misses`` each TopK that was not replaced, with the
+    reason. Functions and subgraphs are not rewritten. The caller adds the function body and the opset import.
     """
 
     def __init__(self) -> None:
-        self.sites: list[Site] = []
+        self.sites: list[FusedSite] = []
         self.near_misses: list[NearMiss] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -69,99 +69,107 @@ class TokenSelectRewrite(ir.passes.InPlacePass):
         RemoveUnusedNodesPass()(model)
         shapes = Shapes(model)
         for topk in list(self.pattern(model.graph)):
-            if topk.graph is None:  # went away with another site
+            if topk.graph is None:  # removed with another site
                 continue
             try:
-                proof = self.check(topk, model, shapes)
-            except Miss as miss:
-                self.near_misses.append(NearMiss(topk.name or str(topk.outputs[1].name), str(miss)))
+                equivalence = self.check(topk, model, shapes)
+            except Mismatch as mismatch:
+                self.near_misses.append(NearMiss(topk.name or str(topk.outputs[1].name), str(mismatch)))
             else:
-                self.sites.append(self.rewrite(proof, model, shapes))
+                self.sites.append(self.rewrite(equivalence, model, shapes))
         return ir.passes.PassResult(model, modified=bool(self.sites))
 
     def pattern(self, graph: ir.Graph) -> Iterator[ir.Node]:
-        """Every TopK that could choose tokens."""
+        """Every TopK that may select tokens."""
         for node in ir.traversal.RecursiveGraphIterator(graph):
             if node.op_type == "TopK" and node.domain == "" and not sorts_positions(node):
                 yield node
 
-    def check(self, topk: ir.Node, model: ir.Model, shapes: Shapes) -> Proof:
-        """The most complete reading of ``topk`` that is proven. Raises Miss with the reason when there is none."""
+    def check(self, topk: ir.Node, model: ir.Model, shapes: Shapes) -> Equivalence:
+        """The most complete candidate of ``topk`` that is equivalent. Raises Mismatch when there is none."""
         if topk.graph is not model.graph:
-            raise Miss("it stands in a subgraph; only the main graph is rewritten")
+            raise Mismatch("it is in a subgraph; only the main graph is rewritten")
         scores = scores_of(topk, shapes)
-        cone = downstream(topk.outputs[1])
-        misses = []
-        for fetch in fetches(topk, cone, shapes):
+        dependents = downstream(topk.outputs[1])
+        mismatches = []
+        for gather in gathers(topk, dependents, shapes):
             try:
-                proof = _proof(guesses(fetch, scores, shapes), topk, cone, model, shapes)
-                _check_readers(topk, proof)
-            except Miss as miss:
-                misses.append(miss)
+                equivalence = _equivalence(candidates(gather, scores, shapes), topk, dependents, model, shapes)
+                _check_readers(topk, equivalence)
+            except Mismatch as mismatch:
+                mismatches.append(mismatch)
             else:
-                return proof
-        raise max(misses, key=lambda miss: miss.closeness)
+                return equivalence
+        raise max(mismatches, key=lambda mismatch: mismatch.closeness)
 
-    def rewrite(self, proof: Proof, model: ir.Model, shapes: Shapes) -> Site:
-        """Replace what ``proof`` is about, and remove what nobody reads any more."""
+    def rewrite(self, equivalence: Equivalence, model: ir.Model, shapes: Shapes) -> FusedSite:
+        """Insert the node and remove the nodes that have no readers left."""
         before = list(model.graph)
-        node = put_in_place(proof, model, shapes)
-        gone = tuple(old.op_type for old in before if old.graph is None)
-        tensors = (str(proof.guess.tokens.name), str(proof.guess.scores.name), str(node.outputs[0].name))
-        return Site(str(node.name), *tensors, proof.k, proof.prefix_tokens, proof.order, gone)
+        node = insert_token_select(equivalence, model, shapes)
+        removed = tuple(old.op_type for old in before if old.graph is None)
+        tensors = (
+            str(equivalence.candidate.tokens.name),
+            str(equivalence.candidate.scores.name),
+            str(node.outputs[0].name),
+        )
+        return FusedSite(str(node.name), *tensors, equivalence.k, equivalence.prefix_tokens, equivalence.order, removed)
 
 
-def _proof(readings: Iterator[Guess], topk: ir.Node, cone: set[ir.Value], model: ir.Model, shapes: Shapes) -> Proof:
-    """The first reading that is proven. Raises the Miss that came closest."""
-    misses: list[Miss] = []
-    prefix_misses: list[Miss] = []
-    for guess in readings:
+def _equivalence(
+    found: Iterator[Candidate], topk: ir.Node, dependents: set[ir.Value], model: ir.Model, shapes: Shapes
+) -> Equivalence:
+    """The first candidate that is equivalent. Raises the closest Mismatch."""
+    mismatches: list[Mismatch] = []
+    prefix_mismatches: list[Mismatch] = []
+    for candidate in found:
         try:
-            proof = prove(guess, topk, cone, model, shapes)
-        except Miss as miss:
-            (prefix_misses if guess.left else misses).append(miss)
+            equivalence = check_equivalence(candidate, topk, dependents, model, shapes)
+        except Mismatch as mismatch:
+            (prefix_mismatches if candidate.left else mismatches).append(mismatch)
             continue
-        _check_defined(topk, proof.order == "position" and proof.width == proof.k)
-        if not proof.prefix_tokens:
-            _check_prefix(proof.guess, prefix_misses, shapes)
-        return proof
-    closest = max(misses + prefix_misses, key=lambda miss: miss.closeness)
+        _check_defined(topk, equivalence.order == "position" and equivalence.width == equivalence.k)
+        if not equivalence.prefix_tokens:
+            _check_prefix(equivalence.candidate, prefix_mismatches, shapes)
+        return equivalence
+    closest = max(mismatches + prefix_mismatches, key=lambda mismatch: mismatch.closeness)
     _check_defined(topk, closest.closeness < RAN)
     raise closest
 
 
 def _check_defined(topk: ir.Node, order_does_not_matter: bool) -> None:
-    """Without sorted=1, a TopK says which indices it returns but not where. Raises Miss."""
+    """Without sorted=1, the order of a TopK's indices is undefined. Raises Mismatch where it matters."""
     if not topk.attributes.get_int("sorted", 1) and not order_does_not_matter:
-        raise Miss(
-            "it has sorted=0, so the order of its indices is undefined, and the rows are kept in that order", PROVEN
+        raise Mismatch(
+            "it has sorted=0, so the order of its indices is undefined, and the rows are kept in that order", EQUIVALENT
         )
 
 
-def _check_prefix(guess: Guess, misses: list[Miss], shapes: Shapes) -> None:
-    """Rows that a Concat puts before kept patches are either no slice of tokens, or the prefix. Raises Miss."""
-    wholes = {whole for value in rows_before(guess.kept) if (whole := whole_of(value, shapes))}
-    if wholes and misses:
-        ours = whole_of(guess.tokens, shapes) or guess.tokens
+def _check_prefix(candidate: Candidate, mismatches: list[Mismatch], shapes: Shapes) -> None:
+    """Rows that a Concat puts before the kept ones must be no slice of tokens, or the prefix. Raises Mismatch."""
+    wholes = {whole for value in rows_before(candidate.kept) if (whole := source_of(value, shapes))}
+    if wholes and mismatches:
+        ours = source_of(candidate.tokens, shapes) or candidate.tokens
         names = ", ".join(sorted(repr(whole.name) for whole in wholes))
         apart = f"they come from {names}, the kept rows from {ours.name!r}"
-        reason = max(misses, key=lambda miss: miss.closeness) if ours in wholes else apart
-        raise Miss(f"the rows put before the kept ones are not the first rows of the same tokens: {reason}", PROVEN)
+        reason = max(mismatches, key=lambda mismatch: mismatch.closeness) if ours in wholes else apart
+        raise Mismatch(
+            f"the rows put before the kept ones are not the first rows of the same tokens: {reason}", EQUIVALENT
+        )
 
 
-def _check_readers(topk: ir.Node, proof: Proof) -> None:
-    """Nothing may read TopK's results but through what the op replaces. Raises Miss that names the reader."""
-    seen = {proof.guess.kept, *proof.indices}
+def _check_readers(topk: ir.Node, equivalence: Equivalence) -> None:
+    """Nothing else may read TopK's results, but for the op's outputs. Raises Mismatch that names the reader."""
+    seen = {equivalence.candidate.kept, *equivalence.indices}
     waiting = [value for value in topk.outputs if value not in seen]
     while waiting:
         value = waiting.pop()
         if value.is_graph_output():
-            raise Miss(f"{value.name!r} is an output of the graph, and not the op's indices", PROVEN)
+            raise Mismatch(f"{value.name!r} is an output of the graph, and not the op's indices", EQUIVALENT)
         for node, _ in value.uses():
-            if node not in proof.nodes:
+            if node not in equivalence.nodes:
                 what = "scores" if value is topk.outputs[0] else f"{value.name!r}"
-                raise Miss(
-                    f"{node.op_type} {node.name!r} reads {what} too, which the op's indices cannot serve", PROVEN
+                raise Mismatch(
+                    f"{node.op_type} {node.name!r} reads {what} too, which the op's indices cannot serve", EQUIVALENT
                 )
             fresh = [output for output in node.outputs if output not in seen]
             seen.update(fresh)

@@ -1,4 +1,4 @@
-"""Types and shapes of a foreign graph, symbols included, and the sizes at which its fragments are tried."""
+"""Types and shapes of a foreign graph, symbols included, and the sizes at which its fragments are run."""
 
 import logging
 import math
@@ -25,10 +25,10 @@ _OTHER_SIZES: Final = (8, 16, 32, 64, 96, 128, 192, 224, 256, 384, 448, 512)
 
 
 class Shapes:
-    """What inference knows of a model's tensors, without changing the model.
+    """Inferred types and shapes of a model's tensors; the model is not changed.
 
-    ONNX's own inference gives up at the shape arithmetic that the TorchScript exporter writes (Expand by a Where over
-    ConstantOfShape); ONNX Runtime's symbolic inference computes it, so it goes first.
+    ONNX's own inference cannot compute the shape arithmetic of the TorchScript exporter (Expand by a Where over
+    ConstantOfShape); ONNX Runtime's symbolic inference can, so it is tried first.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -46,7 +46,7 @@ class Shapes:
         return self._known.get(value.name or "", value).dtype or value.dtype
 
     def record(self, value: ir.Value, like: ir.Value, rows: int) -> None:
-        """Remember for the new ``value`` the type and shape of ``like`` [B, R, C], with R = ``rows``."""
+        """Record for the new ``value`` the type and shape of ``like`` [B, R, C], with R = ``rows``."""
         dims = self.dims(like)
         shape = None if dims is None else ir.Shape([dims[0], rows, *dims[2:]])
         type_ = self._known.get(like.name or "", like).type
@@ -57,8 +57,8 @@ class Shapes:
         numbers = [_evaluated(dim, sizes) for dim in self.dims(value) or (None,)]
         return None if None in numbers else tuple(number for number in numbers if number is not None)
 
-    def trials(self, tokens: ir.Value, scores: ir.Value, least: int) -> list[dict[str, int]]:
-        """Sizes to try at: batches of 2 and 3 where the batch is free, two values of at least ``least`` where N is.
+    def probe_sizes(self, tokens: ir.Value, scores: ir.Value, least: int) -> list[dict[str, int]]:
+        """Sizes for probes: batches of 2 and 3 where the batch is free, two values of at least ``least`` where N is.
 
         tokens: [B, R, C]
         scores: [B, N], or that with dimensions of 1
@@ -93,20 +93,22 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         known: onnx.ModelProto = symbolic.SymbolicShapeInference.infer_shapes(proto)
     except Exception:
-        # It raises whatever comes on operators that it has not heard of. ONNX's own knows less and never fails.
+        # It raises all kinds of errors for unknown operators. ONNX's own infers less and never fails.
         known = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     return known
 
 
 @cache
 def _symbolic_shape_infer() -> Any:
-    """onnxruntime.tools.symbolic_shape_infer, loaded past its package, which would import torch for seconds."""
+    """onnxruntime.tools.symbolic_shape_infer, loaded without its package, which would import torch for seconds."""
     import onnxruntime
 
     folder = Path(onnxruntime.__file__).parent / "tools"
     spec = PathFinder.find_spec("symbolic_shape_infer", [str(folder)])
     if spec is None or spec.loader is None:
-        raise MissingDependencyError(f"fuse wants onnxruntime's symbolic shape inference; there is none in {folder}.")
+        raise MissingDependencyError(
+            f"fuse needs onnxruntime's symbolic shape inference; none in {folder}. Install another onnxruntime."
+        )
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -15,7 +15,7 @@ from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_man
 from tokfilter.cli import cli
 from tokfilter.errors import EngineError
 from tokfilter.export import build, engines
-from tokfilter.export.build import build_engines
+from tokfilter.export.add_engines import add_engines
 from tokfilter.export.options import ExportOptions
 
 ABSENT = ("torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "PIL", "jinja2")
@@ -78,7 +78,7 @@ def test_building_again_replaces_engines_and_keeps_the_rest(copied, monkeypatch)
     save_manifest(copied, replace(manifest, choice={"tokens": 5}))
     (copied / "notes.txt").write_text("mine")
     for _ in range(2):
-        build_engines(copied, ExportOptions(trt=True, plugin=False))
+        add_engines(copied, ExportOptions(trt=True, plugin=False))
         manifest = load_manifest(copied)
         names = [entry.path for entry in manifest.files]
         assert names[:4] == ["model.onnx", "model.k8.onnx", "full.onnx", "golden.npz"]
@@ -99,7 +99,7 @@ def test_the_library_of_this_machine_comes_before_the_one_that_was_packed(copied
     if built_here:
         (tmp_path / "libhere.so").write_bytes(b"here")
         monkeypatch.setattr(build, "plugin_path", lambda: tmp_path / "libhere.so")
-    build_engines(copied, ExportOptions(trt=True))
+    add_engines(copied, ExportOptions(trt=True))
     name = "libhere.so" if built_here else "libpacked.so"
     (plan,) = (entry for entry in load_manifest(copied).files if entry.path == "model.plan")
     assert plan.target["plugin"] == name and (copied / "model.plan").read_bytes().endswith(name.encode())
@@ -137,7 +137,7 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
     fake_engines(monkeypatch, fails_at="full.onnx")
     before = contents(copied)
     with pytest.raises(EngineError, match=r"tensorrt cannot build full.onnx: out of memory"):
-        build_engines(copied, ExportOptions(trt=True, plugin=False))
+        add_engines(copied, ExportOptions(trt=True, plugin=False))
     assert contents(copied) == before
 
 

@@ -123,7 +123,7 @@ def test_tracing_restores_the_model(model):
 
 @pytest.mark.parametrize("opset", [17, 22])
 def test_an_opset_that_is_not_served_is_refused(model, opset):
-    with pytest.raises(ExportError, match="opset wants a version from 18 to 21"):
+    with pytest.raises(ExportError, match="opset must be a version from 18 to 21"):
         slots_graph_from_model(model, opset)
 
 
@@ -167,7 +167,7 @@ def test_families_of_models(architecture, tmp_path):
 
 
 def test_weights_beyond_the_limit_lie_beside_the_graph(traced_graph, model, tmp_path):
-    written = save_graph(traced_graph.clone(), tmp_path / "big.onnx", limit=1000)
+    written = save_graph(traced_graph.clone(), tmp_path / "big.onnx", single_file_bytes=1000)
     assert [path.name for path in written] == ["big.onnx", "big.onnx.data"]
     assert written[0].stat().st_size < written[1].stat().st_size
     assert_equal_to_torch(cpu_session(written[0], "fp32"), model, [8])

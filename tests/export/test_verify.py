@@ -234,9 +234,9 @@ def test_stripped_graphs_are_verified_before_they_are_stripped(quick, bundle_fil
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"opset": 17}, ExportError, "opset wants a version from 18"),
-        ({"precisions": ("fp8",)}, ExportError, "precision wants one of fp32, fp16, bf16, got fp8"),
-        ({"batch_range": (0, 1, 2)}, BudgetError, "batch range wants 1 <= min"),
+        ({"opset": 17}, ExportError, "opset must be a version from 18"),
+        ({"precisions": ("fp8",)}, ExportError, "precision must be one of fp32, fp16, bf16, got fp8"),
+        ({"batch_range": (0, 1, 2)}, BudgetError, "batch range must be 1 <= min"),
         ({"batch_range": (4, 2, 8)}, BudgetError, "got 4:2:8"),
         ({"budget_range": (1, 8, 17)}, BudgetError, "max <= 16, this model's patch tokens; got 1:8:17"),
         ({"keeps": (17,)}, BudgetError, "between 1 and this model's 16 patch tokens, got 17"),

@@ -18,7 +18,7 @@ from tokfilter.cli import cli
 from tokfilter.errors import DataError, ExportError, VerificationError
 from tokfilter.export.fuse import fuse_graph
 from tokfilter.export.fusion.compare import compare_graphs
-from tokfilter.export.fusion.io import write_graph
+from tokfilter.export.fusion.io import write_fused_graph
 
 
 def select(x, scores):
@@ -65,7 +65,7 @@ def test_an_opset_before_topk_had_indices_in_int64(source, tmp_path):
     model.graph.ClearField("node")
     model.graph.node.append(onnx.helper.make_node("Identity", ["x"], [model.graph.output[0].name]))
     onnx.save(model, source)
-    with pytest.raises(ExportError, match="wants ONNX opset 11 or later, foreign.onnx has 9"):
+    with pytest.raises(ExportError, match="needs ONNX opset 11 or later, foreign.onnx has 9"):
         fuse_graph(source, tmp_path / "out.onnx")
 
 
@@ -108,17 +108,17 @@ def test_external_data_comes_along(source, tmp_path):
 def test_weights_beyond_one_file_stand_beside_it_under_their_hash(source, tmp_path):
     model = ir.load(source)
     target, seen = tmp_path / "large.onnx", []
-    write_graph(model, target, seen.append, single_file_bytes=10)
+    write_fused_graph(model, target, seen.append, single_file_bytes=10)
     (data,) = tmp_path.glob("large.onnx.*.data")
     compare_graphs(source, target, {})
     before = data.read_bytes()
-    write_graph(model, target, seen.append, single_file_bytes=10)
+    write_fused_graph(model, target, seen.append, single_file_bytes=10)
     assert (data.read_bytes(), len(seen)) == (before, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, target.name, data.name])
 
 
 def test_the_output_is_a_folder(source, tmp_path):
-    with pytest.raises(ExportError, match="wants the name of a file to write, got the folder"):
+    with pytest.raises(ExportError, match="needs the name of a file to write, got the folder"):
         fuse_graph(source, tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_old_file(source, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
-        with pytest.raises(ExportError, match=r"could not be written: .*An older file there is as it was"):
+        with pytest.raises(ExportError, match=r"could not be written: .*An older file there is unchanged"):
             fuse_graph(source, folder / "out.onnx")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -146,7 +146,7 @@ def test_a_difference_is_an_error_and_nothing_is_written(source, tmp_path):
     bias = next(value for value in model.graph.initializers.values() if value.const_value.shape == [3])
     bias.const_value = ir.tensor(np.nextafter(bias.const_value.numpy(), np.float32(9)), name=bias.name)
     with pytest.raises(VerificationError, match=r"at inputs {'x': \[2, 17, 8\]}, output '\d+' differs in \d+ of 42"):
-        write_graph(model, tmp_path / "out.onnx", lambda part: compare_graphs(source, part, {}) and None)
+        write_fused_graph(model, tmp_path / "out.onnx", lambda part: compare_graphs(source, part, {}) and None)
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 

@@ -139,7 +139,7 @@ def double_scores(x, scores):
 )
 def test_look_alikes(select, reason, exporter, foreign_graph, tmp_path):
     source, target = foreign_graph(select, exporter, 18), tmp_path / "fused.onnx"
-    with pytest.raises(ExportError, match=f"(?s)has nothing to fuse. Wanted: a TopK .* Of 1 TopK nodes.*{reason}"):
+    with pytest.raises(ExportError, match=f"(?s)has nothing to fuse. Expected: TopK .* Of 1 TopK nodes.*{reason}"):
         fuse_graph(source, target)
     assert not target.exists()
 
@@ -150,7 +150,7 @@ def test_a_budget_that_follows_the_number_of_tokens(foreign_graph, tmp_path):
 
     source = foreign_graph(half, "torchscript", 17, free=(0, 1))
     with pytest.raises(
-        ExportError, match=r"its budget follows the shape: k is \d+ or \d+; TokenSelect wants a constant"
+        ExportError, match=r"its budget follows the shape: k is \d+ or \d+; TokenSelect needs a constant"
     ):
         fuse_graph(source, tmp_path / "fused.onnx")
 
@@ -206,7 +206,7 @@ def test_a_selection_in_a_subgraph_is_named_and_left_alone(tmp_path):
             >
         }"""
     onnx.save(onnx.parser.parse_model(text), source)
-    with pytest.raises(ExportError, match="it stands in a subgraph; only the main graph is rewritten"):
+    with pytest.raises(ExportError, match="it is in a subgraph; only the main graph is rewritten"):
         fuse_graph(source, tmp_path / "fused.onnx")
 
 

@@ -16,10 +16,10 @@ from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
 
-__all__ = ["build_engines"]
+__all__ = ["add_engines"]
 
 
-def build_engines(
+def add_engines(
     directory: str | Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
 ) -> list[Entry]:
     """Build engines of each graph in ``options.precisions`` and list them in the manifest; returns their entries.

@@ -1,4 +1,4 @@
-"""Options that say how engines are built, shared by `export` and `engine`."""
+"""Command-line options of engine builds, shared by `export` and `engine`."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,11 @@ import click
 if TYPE_CHECKING:
     from tokfilter.export.options import ExportOptions
 
-__all__ = ["building_options", "options_from"]
+__all__ = ["build_options", "export_options_from_params"]
 
 
-def building_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command; ``options_from`` reads them."""
+def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command; ``export_options_from_params`` reads them."""
     for option in (
         click.option(
             "--hardware-compatibility",
@@ -20,10 +20,12 @@ def building_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["none", "ampere+", "same-cc"]),
             default="none",
             show_default=True,
-            help="Other GPUs that a TensorRT plan shall run on.",
+            help="Other GPUs that a TensorRT plan runs on.",
         ),
         click.option(
-            "--version-compatible", is_flag=True, help="TensorRT plans that later versions run too, plugin inside."
+            "--version-compatible",
+            is_flag=True,
+            help="TensorRT plans that later versions run too, with the plugin inside.",
         ),
         click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory that TensorRT may use, in MiB."),
         click.option(
@@ -40,7 +42,7 @@ def building_options(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             default=["fp32"],
             show_default=True,
-            help="Type of the weights and matrix products; give it twice for two sets.",
+            help="Type of weights and matrix products; repeat it for more than one set.",
         ),
         click.option("--budget", help="Budgets of engines in tokens, min:opt:max.  [default: 1:the model's own:all]"),
         click.option("--batch", default="1:8:32", show_default=True, help="Batch sizes of engines, min:opt:max."),
@@ -49,7 +51,7 @@ def building_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def options_from(
+def export_options_from_params(
     batch: str,
     budget: str | None,
     precision: tuple[str, ...],
@@ -57,7 +59,7 @@ def options_from(
     compute_capability: tuple[str, ...],
     **rest: Any,
 ) -> "ExportOptions":
-    """What was asked on the command line. Raises BudgetError, ExportError."""
+    """ExportOptions from the parameters of a command. Raises BudgetError, ExportError."""
     from tokfilter.export.options import ExportOptions, range_from_text
 
     return ExportOptions(
