@@ -123,7 +123,7 @@ def test_the_function_is_removed_where_tensorrt_would_take_it_instead_of_the_plu
     fake_engines(monkeypatch, version=version)
     monkeypatch.setattr(engines, "build_engine", engine)
     (tmp_path / "lib.so").write_bytes(b"library")
-    build_engines(
+    add_engines(
         copied, ExportOptions(trt=True, plugin=plugin, plugin_library=tmp_path / "lib.so" if plugin else None)
     )
     assert functions == {
