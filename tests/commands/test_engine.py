@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
 from tokfilter.errors import EngineError
-from tokfilter.export import build, engines
+from tokfilter.export import add_engines as add_engines_module
+from tokfilter.export import engines
 from tokfilter.export.add_engines import add_engines
 from tokfilter.export.options import ExportOptions
 
@@ -98,7 +99,7 @@ def test_the_library_of_this_machine_comes_before_the_one_that_was_packed(copied
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if built_here:
         (tmp_path / "libhere.so").write_bytes(b"here")
-        monkeypatch.setattr(build, "plugin_path", lambda: tmp_path / "libhere.so")
+        monkeypatch.setattr(add_engines_module, "plugin_path", lambda: tmp_path / "libhere.so")
     add_engines(copied, ExportOptions(trt=True))
     name = "libhere.so" if built_here else "libpacked.so"
     (plan,) = (entry for entry in load_manifest(copied).files if entry.path == "model.plan")
@@ -123,9 +124,7 @@ def test_the_function_is_removed_where_tensorrt_would_take_it_instead_of_the_plu
     fake_engines(monkeypatch, version=version)
     monkeypatch.setattr(engines, "build_engine", engine)
     (tmp_path / "lib.so").write_bytes(b"library")
-    add_engines(
-        copied, ExportOptions(trt=True, plugin=plugin, plugin_library=tmp_path / "lib.so" if plugin else None)
-    )
+    add_engines(copied, ExportOptions(trt=True, plugin=plugin, plugin_library=tmp_path / "lib.so" if plugin else None))
     assert functions == {
         "model.onnx": int(not (stripped and plugin)),
         "model.k8.onnx": functions["model.onnx"],
