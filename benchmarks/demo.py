@@ -1,4 +1,4 @@
-"""The whole path on real data and a CPU: scenes, backbone, labels, filter, fine-tuning, export, measurement, report."""
+"""The demo: every step on real data and a CPU, from scenes and training to export, benchmark and report."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_fr
 from tokfilter.benchmarks.report.render import render_report
 from tokfilter.benchmarks.study.accuracy import BUDGETS, demo_study
 from tokfilter.export.pipeline import export_bundle
-from tokfilter.runtime.comparison.compare import QUICK, compare
+from tokfilter.runtime.comparison.compare import compare
+from tokfilter.runtime.comparison.rounds import QUICK
 from tokfilter.runtime.measure.record import write_json
 from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.vit.bundle import load_bundle
@@ -27,10 +28,10 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo left in its folder.
+    """Results of the demo.
 
     seconds: wall time per stage
-    accuracy, bench: the documents that were written
+    accuracy, bench: the written documents
     """
 
     folder: Path
@@ -41,12 +42,12 @@ class Demo:
 
 
 def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command: str) -> Demo:
-    """Fill ``folder`` with data, model.pt, export/, accuracy.json, bench.json, report.html and report.json.
+    """Write data, model.pt, export/, accuracy.json, bench.json, report.html and report.json into ``folder``.
 
-    threads: of ONNX Runtime while it is measured
-    Interrupted and called again with the same seed, it goes on where it stopped. Raises TokfilterError.
+    threads: of ONNX Runtime during the benchmark
+    Resumes after an interruption when called with the same seed. Raises TokfilterError.
     """
-    clock = _Clock()
+    clock = _Stopwatch()
     accuracy = demo_study(folder, seed, progress)
     clock.lap("data, training, baselines")
     export_bundle(folder / "model.pt", folder / "export", say=lambda what: progress(f"export: {what}", 0.0))
@@ -65,7 +66,7 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     return Demo(folder, report, clock.seconds, accuracy, bench)
 
 
-class _Clock:
+class _Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = perf_counter()

@@ -1,9 +1,7 @@
-"""The figures that this project promises of its runtime, taken in one command on a quiet machine:
+"""Targets of the runtime, measured on an otherwise idle machine: ``python -m tokfilter.benchmarks runtime-figures``.
 
-    python -m tokfilter.benchmarks.runtime_figures [--threads 2] [--duration 10] [--part tune] [-o figures.json]
-
-``deit_small_patch16_224`` with random weights, half the tokens, ONNX Runtime on the CPU: measured speed-up against what
-multiply-accumulates predict, agreement of two comparisons, cost of the harness, and `tokfilter tune` against a fresh
+``deit_small_patch16_224`` with random weights, half the tokens, ONNX Runtime on the CPU: efficiency (measured speed-up
+over the MAC ratio), agreement of two comparisons, overhead of a session, and `tokfilter tune` against a second
 measurement.
 """
 
@@ -22,10 +20,12 @@ import numpy as np
 import torch
 
 from tokfilter.artifacts.golden import golden_of
+from tokfilter.benchmarks.documents import with_current_keys
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
-from tokfilter.runtime.comparison.compare import QUICK, Plan, compare
+from tokfilter.runtime.comparison.compare import compare
+from tokfilter.runtime.comparison.rounds import QUICK, BenchConfig
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.runtime.measure.statistics import Interval
@@ -41,27 +41,27 @@ from tokfilter.vit.scorers import FilterConfig
 
 ARCHITECTURE: Final = "deit_small_patch16_224"
 _KEEP: Final = 0.5
-_REACHED: Final = {8: 0.97, 1: 0.92}
-"""Batch -> least share of the multiply-accumulate ratio that the measured speed-up reaches."""
+_MIN_EFFICIENCY: Final = {8: 0.97, 1: 0.92}
+"""Batch size -> smallest accepted ratio of the measured speed-up to the MAC ratio."""
 
 PARTS: Final = ("speed", "harness", "tune")
 _GOALS: Final = (0.85, 0.7, 0.55)
-"""Latency goals of `tune`, as shares of the full model's latency."""
+"""Latency goals of `tune`, as fractions of the full model's latency."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One promise: what was measured, what was wanted, whether it was reached."""
+    """One target: the measured value, the accepted range, and whether the value lies within it."""
 
     name: str
     measured: float
     wanted: str
-    reached: bool
+    met: bool
     note: str = ""
 
 
 def random_bundle(architecture: str, path: Path, seed: int = 0) -> None:
-    """Write a bundle with random weights: speed does not depend on what a model knows."""
+    """Write a bundle with random weights: speed does not depend on their values."""
     torch.manual_seed(seed)
     model = FilteredViT(create_backbone(Architecture(architecture)), keep=_KEEP).eval()
     height, width = model.backbone.patch_embed.img_size
@@ -76,23 +76,23 @@ def random_bundle(architecture: str, path: Path, seed: int = 0) -> None:
     )
 
 
-def speed(directory: Path, options: SessionOptions, plan: Plan) -> tuple[list[Figure], list[dict[str, Any]]]:
-    """Speed-up at half the tokens against the multiply-accumulate ratio, twice, and whether the two agree."""
-    documents = [compare(directory, sorted(_REACHED), [_KEEP], options, plan) for _ in range(2)]
+def speed(directory: Path, options: SessionOptions, config: BenchConfig) -> tuple[list[Figure], list[dict[str, Any]]]:
+    """Efficiency at half the tokens in two comparisons, and whether the intervals of the two overlap."""
+    documents = [compare(directory, sorted(_MIN_EFFICIENCY), [_KEEP], options, config) for _ in range(2)]
     runs = [{row["batch"]: row for row in d["rows"] if row["role"] == "filtered"} for d in documents]
     figures = []
-    for batch, least in _REACHED.items():
-        shares = [run[batch]["reached"] for run in runs]
+    for batch, least in _MIN_EFFICIENCY.items():
+        lower = min(run[batch]["efficiency"] for run in runs)
         one, two = (Interval(**run[batch]["speedup"]) for run in runs)
         name = f"batch {batch}: measured speed-up over the multiply-accumulate ratio"
-        figures.append(Figure(f"{name}, lower of two runs", min(shares), f">= {least}", min(shares) >= least))
+        figures.append(Figure(f"{name}, lower of two runs", lower, f">= {least}", lower >= least))
         gap = max(one.low, two.low) - min(one.high, two.high)
         figures.append(Figure(f"batch {batch}: gap between two runs' intervals", gap, "<= 0", one.overlaps(two)))
     return figures, documents
 
 
-def harness(directory: Path, options: SessionOptions, queries: int = 400) -> Figure:
-    """What a session adds to the engine's own call at batch 1, as a share of 20 ms: pairs of calls, in turn first."""
+def session_overhead(directory: Path, options: SessionOptions, queries: int = 400) -> Figure:
+    """Time that a session adds to the engine's own call at batch 1, as a fraction of 20 ms, from paired calls."""
     with open_session(directory, options=options) as session:
         assert isinstance(session, OnnxRuntimeSession)
         images, engine = golden_of(session.model_file.directory, session.model_file.manifest).tiled(1), session._session
@@ -107,40 +107,42 @@ def harness(directory: Path, options: SessionOptions, queries: int = 400) -> Fig
                 calls[which]()
                 seconds[query, which] = perf_counter() - start
     added = float(np.median(seconds[:, 1] - seconds[:, 0]))
-    return Figure("harness at batch 1, as a share of 20 ms", added / 0.02, "<= 0.01", added <= 0.0002)
+    return Figure("session overhead at batch 1, as a fraction of 20 ms", added / 0.02, "<= 0.01", added <= 0.0002)
 
 
-def tuned(directory: Path, options: SessionOptions, plan: Plan) -> list[Figure]:
-    """Whether the budget chosen for a latency keeps it within 5 % when measured in new processes."""
+def tuned(directory: Path, options: SessionOptions, config: BenchConfig) -> list[Figure]:
+    """Whether the budget selected for a latency keeps it within 5 % when measured in new processes."""
     figures = []
-    for share in _GOALS:
+    for fraction in _GOALS:
         (full,) = compare(directory, [1], [1.0], options, QUICK)["rows"]
-        goal = share * full["latency_ms"]["median"]
+        goal = fraction * full["latency_ms"]["median"]
         try:
             document = tune(directory, Goal("latency", goal), 1, options)
-        except BudgetError as error:  # a figure that was not reached
+        except BudgetError as error:  # a missed target
             figures.append(Figure(f"tune --latency-ms {goal:.1f}: {error}", 0.0, "0.95 to 1.05", False))
             continue
-        figures.append(_held(directory, options, plan, goal, document))
+        figures.append(_second_measurement(directory, options, config, goal, document))
     return figures
 
 
-def _held(directory: Path, options: SessionOptions, plan: Plan, goal: float, document: dict[str, Any]) -> Figure:
-    """A tuned budget measured afresh."""
-    chosen, tuning_ms = document["choice"]["tokens"], document["pace"]["last_ms"]
-    rows = compare(directory, [1], [chosen], options, plan)["rows"]
+def _second_measurement(
+    directory: Path, options: SessionOptions, config: BenchConfig, goal: float, document: dict[str, Any]
+) -> Figure:
+    """Latency of a tuned budget in new processes, over the goal."""
+    chosen, tuning_ms = document["choice"]["tokens"], document["clock_drift"]["last_ms"]
+    rows = compare(directory, [1], [chosen], options, config)["rows"]
     medians = {row["tokens"]: row["latency_ms"]["median"] for row in rows}
     ratio, full_ms = medians[chosen] / goal, medians[max(medians)]
-    name = f"tune --latency-ms {goal:.1f}: {chosen} tokens, fresh latency over the goal"
-    note = f"the full model took {tuning_ms:.1f} ms at the end of tuning and {full_ms:.1f} ms afresh"
+    name = f"tune --latency-ms {goal:.1f}: {chosen} tokens, second latency over the goal"
+    note = f"the full model took {tuning_ms:.1f} ms at the end of tuning and {full_ms:.1f} ms in the second measurement"
     return Figure(name, ratio, "0.95 to 1.05", 0.95 <= ratio <= 1.05, note)
 
 
-def take(
-    architecture: str, threads: int, duration: float, parts: Sequence[str], said: Callable[[Sequence[Figure]], None]
+def measure_figures(
+    architecture: str, threads: int, duration: float, parts: Sequence[str], report: Callable[[Sequence[Figure]], None]
 ) -> dict[str, Any]:
-    """Take figures part by part; each part is told as soon as it is known."""
-    options, plan = SessionOptions(threads=threads), Plan(duration)
+    """Measure part by part. ``report`` is called with the figures of each part."""
+    options, config = SessionOptions(threads=threads), BenchConfig(duration)
     taken: dict[str, Any] = {"figures": [], "comparisons": [], "conditions": {}}
     with tempfile.TemporaryDirectory(prefix="tokfilter-figures-") as folder:
         bundle, directory = Path(folder) / "model.pt", Path(folder) / "out"
@@ -150,24 +152,25 @@ def take(
             before = conditions()
             found: list[Figure] = []
             if part == "speed":
-                found, taken["comparisons"] = speed(directory, options, plan)
+                found, taken["comparisons"] = speed(directory, options, config)
             elif part == "harness":
-                found = [harness(directory, options)]
+                found = [session_overhead(directory, options)]
             else:
-                found = tuned(directory, options, plan)
-            said(found)
+                found = tuned(directory, options, config)
+            report(found)
             taken["figures"] += [{"part": part, **asdict(figure)} for figure in found]
             taken["conditions"][part] = {"before": before, "after": conditions()}
-    command = shlex.join(["python", "-m", "tokfilter.benchmarks.runtime_figures", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "tokfilter.benchmarks", *sys.argv[1:]])
     return {**header("figures", command), "architecture": architecture, "threads": threads, **taken}
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """A document with the parts that a later one has not taken. Raises DataError for another machine or model."""
+    """The new document with the old one's other parts. Raises DataError for another machine or model."""
+    old = with_current_keys(old)
     for name in ("schema", "machine", "versions", "architecture", "threads"):
         if old.get(name) != new[name]:
             raise DataError(
-                f"the parts that are there differ in {name}: choose another file with -o, or take all parts."
+                f"the parts in the file differ in {name}: choose another file with -o, or measure all parts."
             )
     kept = [figure for figure in old["figures"] if figure["part"] not in new["conditions"]]
     return {
@@ -178,33 +181,35 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command("runtime-figures")
 @click.option(
-    "--architecture", default=ARCHITECTURE, show_default=True, help="Any that can be filtered, by timm's name."
+    "--architecture", default=ARCHITECTURE, show_default=True, help="Name in timm of a model that can be filtered."
 )
-@click.option("--threads", default=2, show_default=True)
+@click.option("--threads", default=2, show_default=True, help="Threads of ONNX Runtime.")
 @click.option("--duration", default=10.0, show_default=True, help="Measured seconds per row.")
-@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Take these, keep the file's others.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="figures.json", show_default=True)
+@click.option(
+    "--part", "parts", type=click.Choice(PARTS), multiple=True, help="Measure these, keep the others in the file."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="figures.json", show_default=True, help="JSON file."
+)
 def main(architecture: str, threads: int, duration: float, parts: Sequence[str], output: Path) -> None:
-    """Take the runtime's figures; leave the machine alone meanwhile."""
+    """Measure the targets of the runtime. Run nothing else on the machine meanwhile."""
 
-    def say(figures: Sequence[Figure]) -> None:
+    def report(figures: Sequence[Figure]) -> None:
         for figure in figures:
-            mark = "✓" if figure.reached else "✗"
-            click.echo(f"{mark} {figure.measured:8.4f}  wanted {figure.wanted:<14} {figure.name}")
+            mark = "✓" if figure.met else "✗"
+            click.echo(f"{mark} {figure.measured:8.4f}  accepted {figure.wanted:<14} {figure.name}")
             if figure.note:
-                click.echo(f"{'':35}{figure.note}")
+                click.echo(f"{'':37}{figure.note}")
 
-    document = take(architecture, threads, duration, parts or PARTS, say)
+    document = measure_figures(architecture, threads, duration, parts or PARTS, report)
     if parts and output.exists():
         try:
             document = joined(json.loads(output.read_text(encoding="utf-8")), document)
         except DataError as error:
-            write_json(output.with_suffix(".part.json"), document)  # minutes of a quiet machine are not thrown away
-            raise click.ClickException(f"{error} These stand in {output.with_suffix('.part.json')}.") from error
+            write_json(output.with_suffix(".part.json"), document)  # the measurement took minutes: do not lose it
+            raise click.ClickException(
+                f"{error} The measured parts were written to {output.with_suffix('.part.json')}."
+            ) from error
     write_json(output, document)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokfilter.commands.bench import command_line, progress_bar
+from tokfilter.commands.progress import command_line, progress_bar
 
 if TYPE_CHECKING:
     from tokfilter.benchmarks.demo import Demo
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to fill."
+    "-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Output folder."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of ONNX Runtime.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of data and training.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of ONNX Runtime.")
 def demo(output: Path, seed: int, threads: int) -> None:
-    """Walk the whole path on real handwritten digits in photographs, on a CPU, in minutes.
+    """Run every step on handwritten digits in photographs: training, export, benchmark, report. Minutes on a CPU.
 
-    Interrupted, it goes on where it stopped when it is called again.
+    After an interruption, run it again: it resumes.
     """
     from tokfilter.benchmarks.demo import run_demo
 
@@ -43,6 +43,4 @@ def _print(done: "Demo") -> None:
     print_comparison(done.bench)
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in done.seconds.items())
     console.print(f"\n{times}", highlight=False)
-    console.print(
-        f"Open {done.report} ; the model is {done.folder / 'model.pt'}, its graphs are in {done.folder / 'export'}"
-    )
+    console.print(f"Report: {done.report} ; model: {done.folder / 'model.pt'} ; graphs: {done.folder / 'export'}")

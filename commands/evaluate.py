@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
-from tokfilter.commands.bench import command_line, progress_bar
+from tokfilter.commands.progress import command_line, progress_bar
 
 
 @click.command(name="eval")
@@ -17,7 +17,7 @@ from tokfilter.commands.bench import command_line, progress_bar
     multiple=True,
     default=["1.0,0.7,0.5,0.35,0.25"],
     show_default=True,
-    help=f"Budgets with commas between: {KEEP_HELP}.",
+    help=f"Budgets, separated by commas: {KEEP_HELP}.",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, help="Images per batch.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json here.")
@@ -25,13 +25,13 @@ from tokfilter.commands.bench import command_line, progress_bar
 def evaluate(bundle: Path, data: Path, keeps: tuple[str, ...], batch: int, output: Path | None, as_json: bool) -> None:
     """Accuracy of BUNDLE (model.pt) at several budgets on DATA, a folder with one subfolder per class.
 
-    When DATA is divided into train and test folders, the test images count.
+    Where DATA has train and test folders, the test images are used.
     """
     import json
 
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.benchmarks.accuracy_document import document_from_bundle
-    from tokfilter.commands.accuracy_table import print_accuracy
+    from tokfilter.commands.tables import print_accuracy
     from tokfilter.runtime.measure.record import write_json
 
     with progress_bar() as progress:

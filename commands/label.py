@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tokfilter.commands.bench import progress_bar
+from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
     label_config,
     label_options,

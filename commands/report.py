@@ -12,18 +12,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
 @click.option("--bench", type=click.Path(path_type=Path), help="bench.json, from `tokfilter bench`.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="model.pt: show which tokens it keeps.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="model.pt: draw the tokens that it keeps.")
 @click.option(
-    "--images", type=click.Path(path_type=Path), help="Folder with a subfolder per class. Default: the bundle's own."
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder with a subfolder per class.  [default: the images in the bundle]",
 )
 @click.option("--keep", multiple=True, default=("0.5,0.25,0.1",), show_default=True, help="Budgets of the pictures.")
-@click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="How many images to show.")
+@click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Number of images.")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0, max=100),
     default=1.0,
     show_default=True,
-    help="Points of top-1 that the budget on the first line may lose.",
+    help="Largest loss of top-1 of the budget in the headline, in percentage points.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="report.html", show_default=True)
 def report(
@@ -36,11 +38,12 @@ def report(
     max_drop: float,
     output: Path,
 ) -> None:
-    """Write a self-contained page, and report.json beside it, from what was measured."""
-    from tokfilter.benchmarks.report.render import document_from_file, render_report
+    """Write a self-contained HTML page from measured documents, and a JSON file of the same name beside it."""
+    from tokfilter.benchmarks.documents import document_from_file
+    from tokfilter.benchmarks.report.render import render_report
 
     if images is not None and bundle is None:
-        raise click.UsageError("--images wants --bundle: a model has to say which tokens it keeps.")
+        raise click.UsageError("--images requires --bundle: the kept tokens are computed by a model.")
     tested = None if accuracy is None else document_from_file(accuracy, "tokfilter/accuracy")
     measured = None if bench is None else document_from_file(bench, "tokfilter/bench")
     pictures = [] if bundle is None else _pictures(bundle, images, keep, count)

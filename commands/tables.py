@@ -1,10 +1,9 @@
-"""Tables of measurements in the terminal."""
+"""Tables of measurements and accuracies in the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["print_comparison", "print_curve", "print_scenarios"]
-
+__all__ = ["print_accuracy", "print_comparison", "print_curve", "print_scenarios"]
 
 _FIGURES: Final = {
     "SingleStream": "ms at p90",
@@ -12,19 +11,19 @@ _FIGURES: Final = {
     "Offline": "images/s",
     "Server": "images/s",
 }
-"""Scenario -> unit of the figure that MLPerf reports for it."""
+"""Scenario -> unit of the metric that MLPerf reports for it."""
 
 _WIDE: Final = 96
-"""Columns of a terminal from which on p90 and p95 fit; JSON holds them in any case."""
+"""Width of a terminal from which on p90 and p95 are shown; JSON always has them."""
 
 
 def print_comparison(document: Mapping[str, Any]) -> None:
-    """Print bench.json's rows, where filtering pays, and its notes."""
+    """Print the rows of bench.json, the break-even budgets and the notes."""
     console, rows = _console(), document["rows"]
     percentiles = ["median", "p90", "p95", "p99"] if console.width >= _WIDE else ["median", "p99"]
     has_power = any(row["power"] for row in rows)
     power = ["J/image"] if has_power else []
-    table = _table("batch", "tokens", *percentiles, "cv", "images/s", "speed-up", "MACs say", "reached", *power)
+    table = _table("batch", "tokens", *percentiles, "cv", "images/s", "speed-up", "MAC ratio", "efficiency", *power)
     for i, row in enumerate(rows):
         if i and row["batch"] != rows[i - 1]["batch"]:
             table.add_section()
@@ -38,7 +37,7 @@ def print_comparison(document: Mapping[str, Any]) -> None:
 
 
 def _conditions(settings: Mapping[str, Any]) -> str:
-    """What the numbers were measured with, in one line."""
+    """Settings of the measurement in one line."""
     engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
     threads = f", {settings['threads']} threads" if settings["threads"] else ""
     graph = "on" if settings["cuda_graph"] else "off"
@@ -49,14 +48,14 @@ def _conditions(settings: Mapping[str, Any]) -> str:
 
 
 def print_scenarios(document: Mapping[str, Any]) -> None:
-    """Print scenario.json's rows: the scenario's own figure first, then what else was seen."""
-    table = _table("scenario", "tokens", "figure", "median ms", "p99 ms", "images/s", "valid")
+    """Print the rows of scenario.json: MLPerf's metric first, then latency and throughput."""
+    table = _table("scenario", "tokens", "metric", "median ms", "p99 ms", "images/s", "valid")
     for row in document["rows"]:
         latency = row["latency"]
         unit = _FIGURES[row["scenario"]]
         valid = "" if row["valid"] is None else "yes" if row["valid"] else "no"
-        seen = (f"{latency['median']:.2f}", f"{latency['p99']:.2f}", f"{row['images_per_s']:.1f}")
-        table.add_row(row["scenario"], str(row["tokens"]), f"{row['value']:.2f} {unit}", *seen, valid)
+        others = (f"{latency['median']:.2f}", f"{latency['p99']:.2f}", f"{row['images_per_s']:.1f}")
+        table.add_row(row["scenario"], str(row["tokens"]), f"{row['value']:.2f} {unit}", *others, valid)
     console = _console()
     console.print(table)
     sources = sorted({row["source"] for row in document["rows"]})
@@ -66,14 +65,14 @@ def print_scenarios(document: Mapping[str, Any]) -> None:
 
 
 def print_curve(document: Mapping[str, Any]) -> None:
-    """Print tune.json's curve as bars, the chosen budget marked, and the reason of the choice."""
+    """Print the curve of tune.json as bars, the selected budget marked, and the reason of the choice."""
     table = _table("tokens", "median ms", "speed-up", "")
     points, choice = document["curve"], document["choice"]
     slowest = max(point["latency_ms"] for point in points)
     for point in points:
         chosen = point["tokens"] == choice["tokens"]
         bar = "━" * max(1, round(40 * point["latency_ms"] / slowest))
-        style = "bold green" if chosen else "" if point["fresh"] else "dim"
+        style = "bold green" if chosen else "" if point["remeasured"] else "dim"
         table.add_row(
             f"{point['tokens']}{' <' if chosen else ''}",
             f"{point['latency_ms']:.2f}",
@@ -86,11 +85,22 @@ def print_curve(document: Mapping[str, Any]) -> None:
     console.print(choice["reason"])
 
 
+def print_accuracy(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of accuracy.json, or of a bundle's training record."""
+    table = _table("method", "tokens", "top-1", "interval")
+    for row in rows:
+        mean = row["mean"] if "mean" in row else row["top1"]
+        table.add_row(
+            row.get("method", "filter"), str(row["tokens"]), f"{mean:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"
+        )
+    _console().print(table)
+
+
 def _cells(row: Mapping[str, Any], percentiles: Sequence[str]) -> list[str]:
     latency, speedup = row["latency_ms"], row["speedup"]
     interval = "" if speedup is None else f"{speedup['value']:.2f}× [{speedup['low']:.2f} {speedup['high']:.2f}]"
-    predicted = "" if row["predicted_speedup"] is None else f"{row['predicted_speedup']:.2f}×"
-    reached = "" if row["reached"] is None else f"{row['reached']:.0%}"
+    mac_ratio = "" if row["mac_ratio"] is None else f"{row['mac_ratio']:.2f}×"
+    efficiency = "" if row["efficiency"] is None else f"{row['efficiency']:.0%}"
     times = [f"{latency[name]:.2f}" for name in percentiles]
     cv = f"{latency['cv']:.1%}{'!' if row['warnings'] else ''}"
     return [
@@ -100,8 +110,8 @@ def _cells(row: Mapping[str, Any], percentiles: Sequence[str]) -> list[str]:
         cv,
         f"{row['images_per_s']:.1f}",
         interval,
-        predicted,
-        reached,
+        mac_ratio,
+        efficiency,
     ]
 
 
@@ -115,8 +125,8 @@ def _table(*names: str) -> Any:
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for name in names:
-        left = name in ("", "scenario")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "MACs say")
+        left = name in ("", "scenario", "method")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "MAC ratio")
     return table
 
 

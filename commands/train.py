@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
-from tokfilter.commands.bench import progress_bar
+from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
     label_config,
     label_options,
@@ -87,7 +87,7 @@ def train(data: Path, output: Path, as_json: bool, **asked: Any) -> None:
     if as_json:
         click.echo(json.dumps({"schema": "tokfilter/training", "version": 1, "training": bundle.training}, indent=2))
         return
-    from tokfilter.commands.accuracy_table import print_accuracy
+    from tokfilter.commands.tables import print_accuracy
 
     print_accuracy(bundle.training["accuracy"])
     click.echo(f"{output} written", err=True)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokfilter.commands.bench import command_line, engine_options, options_from, progress_bar
+from tokfilter.commands.progress import command_line, progress_bar
+from tokfilter.commands.session_options import session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
@@ -20,23 +21,23 @@ if TYPE_CHECKING:
 @click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
 @click.option("--images", type=click.Path(path_type=Path), help="Labelled images, one subfolder per class.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per batch.")
-@engine_options
+@session_options
 @click.option("--duration", type=float, default=1.0, show_default=True, help="Measured seconds per budget.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the curve.")
-def tune(directory: Path, batch: int, as_json: bool, duration: float, **asked: Any) -> None:
-    """Choose the budget of an export DIRECTORY for one goal, by measuring this machine.
+def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: Any) -> None:
+    """Select the budget of an export DIRECTORY that meets one goal, by measurements on this machine.
 
-    The choice is written into the manifest, where sessions take it as their default budget.
+    The budget is written into the manifest and becomes the default of every session.
     """
-    from tokfilter.runtime.comparison.compare import Plan
+    from tokfilter.runtime.comparison.rounds import BenchConfig
     from tokfilter.runtime.measure.record import write_json
     from tokfilter.runtime.tuning.tune import tune as run
 
-    options = options_from(asked)
+    options = session_options_from(params)
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
-    goal = _goal(directory, options, **{name: asked[name] for name in names})
+    goal = _goal(directory, options, **{name: params[name] for name in names})
     with progress_bar() as progress:
-        document = run(directory, goal, batch, options, Plan(duration, 0.2, 0.1), progress, command_line())
+        document = run(directory, goal, batch, options, BenchConfig(duration, 0.2, 0.1), progress, command_line())
     write_json(directory / "tune.json", document)
     if as_json:
         import json
@@ -66,7 +67,7 @@ def _goal(
     if speedup is not None:
         return Goal("speedup", speedup)
     if (accuracy is None) == (images is None):
-        raise click.UsageError("--max-drop wants one of --accuracy and --images.")
+        raise click.UsageError("--max-drop requires one of --accuracy and --images.")
     return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, accuracy, images))
 
 
@@ -78,7 +79,7 @@ def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, im
 
     manifest = load_manifest(directory)
     if accuracy is not None:
-        from tokfilter.benchmarks.report.render import document_from_file
+        from tokfilter.benchmarks.documents import document_from_file
 
         return drops_from_accuracy(document_from_file(accuracy, "tokfilter/accuracy"), manifest)
     assert images is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokfilter.commands.bench import engine_options, options_from
+from tokfilter.commands.session_options import session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.verification import Verdict
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--batch", type=click.IntRange(min=1), multiple=True, help="Batch size; give it several times.")
-@engine_options
+@click.option("--batch", type=click.IntRange(min=1), multiple=True, help="Batch size; may be repeated.")
+@session_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(directory: Path, batch: tuple[int, ...], as_json: bool, **asked: Any) -> None:
-    """Hold the files of an export DIRECTORY against its manifest, and its models against torch's golden outputs.
+def verify(directory: Path, batch: tuple[int, ...], as_json: bool, **params: Any) -> None:
+    """Check the files of an export DIRECTORY against its manifest, and its models against PyTorch's golden outputs.
 
-    Every model of --runtime and --precision runs, those made for one budget too. Exit code 3 when an output differs by
-    more than its precision explains.
+    Runs every model of --runtime and --precision, including those for one budget. Exit code 3 when an output differs
+    by more than the tolerance of its precision.
     """
     from tokfilter.runtime.verification import checked_files, verdicts
 
     files = checked_files(directory).files
-    found = verdicts(directory, options_from(asked), batch)
+    found = verdicts(directory, session_options_from(params), batch)
     if as_json:
         click.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
         return
-    click.echo(f"{len(files)} files are the ones that the manifest names")
+    click.echo(f"{len(files)} files match the manifest")
     for verdict in found:
         click.echo(_line(verdict))
 
 
 def _line(verdict: "Verdict") -> str:
-    parts = [f"{verdict.path}, batch {verdict.batch}, {verdict.tokens} tokens: {verdict.compared} as torch's"]
+    parts = [f"{verdict.path}, batch {verdict.batch}, {verdict.tokens} tokens: {verdict.compared} match PyTorch's"]
     if verdict.largest_difference is not None:
         parts.append(f"largest difference {verdict.largest_difference:.1e} of at most {verdict.tolerance:g}")
     if verdict.same_indices is not None:
-        parts.append(f"{verdict.same_indices:.1%} of the kept tokens in common")
+        parts.append(f"{verdict.same_indices:.1%} of the kept tokens equal")
     return "; ".join(parts)

@@ -1,6 +1,6 @@
-"""Tables of README.md and docs/, from the JSON in ``results``: ``python -m tokfilter.benchmarks.records.readme``.
+"""Tables of README.md and docs/, from the JSON in ``results``: ``python -m tokfilter.benchmarks readme``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test holds the pages to the results.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. A test compares pages and results.
 """
 
 import json
@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import click
+
 from tokfilter.artifacts.files import atomic_path
+from tokfilter.benchmarks.documents import with_current_keys
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
@@ -46,7 +49,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
 }
-"""Name of a table -> (file of results, how it is written)."""
+"""Name of a table -> (file in results, function that writes the table)."""
 
 
 def pages() -> list[Path]:
@@ -55,24 +58,21 @@ def pages() -> list[Path]:
 
 
 def page_with_tables(text: str, results: Path = RESULTS) -> str:
-    """``text`` with every table written anew. Raises KeyError for a table that nobody writes."""
+    """``text`` with every table rewritten. Raises KeyError for an unknown table."""
 
     def written(match: re.Match[str]) -> str:
         file, write = TABLES[match["name"]]
         document = json.loads((results / file).read_text(encoding="utf-8"))
-        return f"{match['start']}\n\n{write(document)}\n\n{match['end']}"
+        return f"{match['start']}\n\n{write(with_current_keys(document))}\n\n{match['end']}"
 
     pattern = r"(?P<start><!-- table: (?P<name>\w+) -->).*?(?P<end><!-- end of table -->)"
     return re.sub(pattern, written, text, flags=re.DOTALL)
 
 
+@click.command("readme")
 def main() -> None:
-    """Rewrite the pages."""
+    """Rewrite the tables of README.md and docs/ from benchmarks/results."""
     for page in pages():
         text = page_with_tables(page.read_text(encoding="utf-8"))
         with atomic_path(page) as part:
             part.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

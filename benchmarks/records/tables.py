@@ -67,16 +67,16 @@ def rate_table(document: Document) -> str:
 
 
 def speed_table(document: Document) -> str:
-    """Latency of full and filtered, the speed-up with its interval, and what multiply-accumulates predict."""
+    """Latency of full and filtered, the speed-up with its interval, MAC ratio and efficiency."""
     comparison = document["comparisons"][0]
-    lines = [line("batch", "tokens", "median ms", "speed-up", "predicted", "reached"), rule(6)]
+    lines = [line("batch", "tokens", "median ms", "speed-up", "MAC ratio", "efficiency"), rule(6)]
     for row in comparison["rows"]:
         filtered = row["speedup"] is not None and row["role"] == "filtered"
         speedup = "{value:.2f} ({low:.2f} to {high:.2f})".format(**row["speedup"]) if filtered else ""
-        predicted = f"{row['predicted_speedup']:.2f}" if filtered else ""
-        reached = f"{row['reached']:.2f}" if filtered else ""
+        mac_ratio = f"{row['mac_ratio']:.2f}" if filtered else ""
+        efficiency = f"{row['efficiency']:.2f}" if filtered else ""
         latency = f"{row['latency_ms']['median']:.1f}"
-        lines.append(line(str(row["batch"]), str(row["tokens"]), latency, speedup, predicted, reached))
+        lines.append(line(str(row["batch"]), str(row["tokens"]), latency, speedup, mac_ratio, efficiency))
     name, threads = comparison["model"]["architecture"], comparison["settings"]["threads"]
     what = f"`{name}`, random weights, ONNX Runtime on {threads} CPU threads, fp32, 95 % intervals."
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])

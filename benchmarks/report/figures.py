@@ -1,4 +1,4 @@
-"""Which plots the page shows, and what each draws from the documents."""
+"""The plots of the page, and the data that each shows."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,17 +33,17 @@ METHODS: Final = {
     "tome": _Look("token merging", "series-6", "X"),
     FULL: _Look("full model", "ink", "*"),
 }
-"""Methods in the order of the page. One that is not named here shows under its own name."""
+"""Methods in the order of the page. A method that is not listed here is shown under its own name."""
 
 _OTHERS: Final = ("series-7", "series-5", "series-6")
 _BATCHES: Final = ("series-0", "series-2", "series-3", "series-4", "series-5", "series-6", "series-7")
 
-_KEPT: Final = Axis("patch tokens kept", STYLES["share"], measured=True)
+_KEPT: Final = Axis("patch tokens kept", STYLES["fraction"], measured=True)
 _TOP1: Final = Axis("top-1 accuracy", STYLES["level"])
 
 
 def method_name(method: str) -> str:
-    """What a reader calls a method."""
+    """Display name of a method."""
     return METHODS[method].name if method in METHODS else method
 
 
@@ -54,12 +54,14 @@ def accuracy_plots(rows: Sequence[Row]) -> dict[str, str]:
     groups = _by_method(rows)
     budgets = [_tested(look, group, "keep") for look, group in groups if look.name != METHODS[FULL].name]
     unit, name = (1e9, "G") if max(row["macs"] for row in rows) >= 1e9 else (1e6, "M")
-    alone = len(groups) == 2  # only then is there room for a word at each point
+    alone = len(groups) == 2  # only then is there room for a label at each point
     work = [_tested(look, group, "macs", 1 / unit, budgets=look.strong and alone) for look, group in groups]
     work = [replace(item, name="") if item.name == METHODS[FULL].name and level else item for item in work]
     axis = Axis(f"multiply-accumulates per image ({name})", STYLES["tick"])
     return {
-        "budget": line_plot("budget", "Top-1 accuracy against the share of tokens kept", budgets, _KEPT, _TOP1, level),
+        "budget": line_plot(
+            "budget", "Top-1 accuracy against the fraction of tokens kept", budgets, _KEPT, _TOP1, level
+        ),
         "macs": line_plot("macs", "Top-1 accuracy against multiply-accumulates per image", work, axis, _TOP1, level),
     }
 
@@ -78,7 +80,7 @@ def combined_plots(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def speed_plots(rows: Sequence[Row]) -> dict[str, str]:
-    """Latency per batch, throughput, and the speed-up beside its prediction, against budget. Returns name -> SVG."""
+    """Latency per batch size, throughput, speed-up and MAC ratio, against budget. Returns name -> SVG."""
     batches = _by(rows, "batch")
     plots = {f"latency-{batch}": _latency_plot(batch, group) for batch, group in batches}
     rates = [
@@ -87,7 +89,7 @@ def speed_plots(rows: Sequence[Row]) -> dict[str, str]:
     ]
     plots["throughput"] = line_plot(
         "throughput",
-        "Throughput against the share of tokens kept",
+        "Throughput against the fraction of tokens kept",
         rates,
         _KEPT,
         Axis("images per second", STYLES["tick"], zero=True),
@@ -108,7 +110,7 @@ def _latency_plot(batch: int, rows: Sequence[Row]) -> str:
             low=[item["median"] for item in latencies], high=[item["p99"] for item in latencies],
         ),
     ]  # fmt: skip
-    title = f"Latency at batch {batch} against the share of tokens kept"
+    title = f"Latency at batch {batch} against the fraction of tokens kept"
     return line_plot(
         f"latency-{batch}",
         title,
@@ -125,14 +127,14 @@ def _speedup_plot(batches: Sequence[tuple[int, Sequence[Row]]]) -> str:
         measured = [row for row in group if row["speedup"] is not None]
         ends = [[row["speedup"][key] for row in measured] for key in ("value", "low", "high")]
         series.append(Series(f"batch {batch}", _column(measured, "keep"), ends[0], colour, ends[1], ends[2]))
-    known = {row["keep"]: row["predicted_speedup"] for _, group in batches for row in group if row["predicted_speedup"]}
+    known = {row["keep"]: row["mac_ratio"] for _, group in batches for row in group if row["mac_ratio"]}
     if known:
         keeps = sorted(known)
-        predicted = [known[keep] for keep in keeps]
-        series.insert(0, Series("predicted", keeps, predicted, "muted", marker="", dashed=True))
+        ratios = [known[keep] for keep in keeps]
+        series.insert(0, Series("MAC ratio", keeps, ratios, "muted", marker="", dashed=True))
     return line_plot(
         "speedup",
-        "Measured speed-up over the full model beside the one that multiply-accumulates predict",
+        "Measured speed-up over the full model, and the ratio of multiply-accumulates",
         [item for item in series if item.x],
         _KEPT,
         Axis("speed-up over the full model", lambda value: f"{value:g}×"),
@@ -141,10 +143,10 @@ def _speedup_plot(batches: Sequence[tuple[int, Sequence[Row]]]) -> str:
 
 
 def _tested(look: _Look, rows: Sequence[Row], key: str, factor: float = 1.0, budgets: bool = False) -> Series:
-    """Top-1 of one method with its intervals, over one column; ``budgets`` writes the share kept at each point."""
+    """Top-1 of one method with its intervals, over one column; ``budgets`` writes the kept fraction at each point."""
     ordered = sorted(rows, key=lambda row: row[key])
     mean, low, high = (_column(ordered, name) for name in ("mean", "low", "high"))
-    notes = [STYLES["share"](row["keep"]) for row in ordered] if budgets else []
+    notes = [STYLES["fraction"](row["keep"]) for row in ordered] if budgets else []
     places = [row[key] * factor for row in ordered]
     return Series(look.name, places, mean, look.colour, low, high, look.marker, strong=look.strong, notes=notes)
 

@@ -1,4 +1,4 @@
-"""Numbers on the page come from report.json and from nowhere else: each is an element that names its place there."""
+"""Numbers on the page: each is an HTML element with its value and its place in report.json."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ def _distance(points: str) -> str:
 
 STYLES: Final[Mapping[str, Callable[[float], str]]] = {
     "count": lambda value: _grouped(value, 0),
-    "share": lambda value: f"{100 * value:.{1 if value < 0.0995 else 0}f}".removesuffix(".0") + f"{NARROW}%",
+    "fraction": lambda value: f"{100 * value:.{1 if value < 0.0995 else 0}f}".removesuffix(".0") + f"{NARROW}%",
     "level": lambda value: f"{100 * value:.3g}{NARROW}%",
     "tick": lambda value: f"{value:,.10g}".replace(",", NARROW),
     "percent": lambda value: f"{100 * value:.1f}{NARROW}%",
@@ -52,7 +52,7 @@ STYLES: Final[Mapping[str, Callable[[float], str]]] = {
     "macs": _scaled,
     "bytes": _bytes,
 }
-"""Name of a style -> how it writes a number. Shares of one are written as per cent or as percentage points."""
+"""Name of a style -> format of a number. Fractions of 1 are written as per cent or percentage points."""
 
 
 class Numbers:
@@ -72,14 +72,14 @@ class Numbers:
 
 
 def resolve(document: Any, pointer: str) -> Any:
-    """What stands at a JSON pointer without escapes, such as ``/rows/3/mean``. Raises KeyError, IndexError."""
+    """The value at a JSON pointer without escapes, such as ``/rows/3/mean``. Raises KeyError, IndexError."""
     for part in pointer.split("/")[1:]:
         document = document[int(part)] if isinstance(document, list) else document[part]
     return document
 
 
 def plain(value: Any) -> str:
-    """A setting as text for people: lists with commas, mappings as name and value, digits in threes."""
+    """A setting as text: lists with commas, mappings as name and value, digits in groups of three."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
@@ -92,7 +92,7 @@ def plain(value: Any) -> str:
 
 
 def fact(key: str, value: Any) -> tuple[str, str]:
-    """A setting's name and value for people; units that stand at the end of a name move to the value."""
+    """Display name and value of a setting; a unit at the end of a name moves to the value."""
     label = key.replace("_", " ")
     if key.endswith("_bytes") and isinstance(value, int):
         return label.removesuffix(" bytes"), _bytes(value)

@@ -1,48 +1,51 @@
-"""bench.json: what a comparison measured, with everything that a reader needs to believe it."""
+"""bench.json: the measurements of a comparison with the settings, machine and verification they depend on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tokfilter.artifacts.manifest import Manifest
-from tokfilter.runtime.comparison.compare import Cell, Comparison, Plan
-from tokfilter.runtime.measure.metrics import transfer_warnings
-from tokfilter.runtime.measure.record import header
-from tokfilter.runtime.measure.statistics import (
-    CONFIDENCE,
+from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Measurements
+from tokfilter.runtime.measure.metrics import (
     PERCENTILE_RULE,
-    Interval,
-    break_even,
     latency_from_samples,
-    macs_at,
-    speedup_from_pairs,
     stability,
+    transfer_warnings,
 )
+from tokfilter.runtime.measure.record import header
+from tokfilter.runtime.measure.statistics import CONFIDENCE, Interval, break_even, macs_at, speedup_from_pairs
 from tokfilter.runtime.session import Timing
 from tokfilter.runtime.sessions import SessionOptions
 
-__all__ = ["document_from_comparison"]
+__all__ = ["document_from_measurements"]
 
 
-def document_from_comparison(
-    comparison: Comparison, manifest: Manifest, options: SessionOptions, plan: Plan, command: str, torch: bool = False
+def document_from_measurements(
+    measured: Measurements,
+    manifest: Manifest,
+    options: SessionOptions,
+    config: BenchConfig,
+    command: str,
+    torch: bool = False,
 ) -> dict[str, Any]:
     """The document (``schemas/bench.json``).
 
-    torch: PyTorch was measured, not the engine that ``options`` names
+    torch: PyTorch was measured instead of the engine in ``options``
     """
     card = manifest.model
     rows: list[dict[str, Any]] = []
     points = []
-    for batch in sorted({cell.batch for cell in comparison.cells}):
-        cells = [cell for cell in comparison.cells if cell.batch == batch]
+    for batch in sorted({cell.batch for cell in measured.cells}):
+        cells = [cell for cell in measured.cells if cell.batch == batch]
         full = next(cell for cell in cells if cell.spec.role == "full")
         speedups = {
-            cell.tokens: speedup_from_pairs(full.medians, cell.medians, plan.seed) for cell in cells if cell is not full
+            cell.tokens: speedup_from_pairs(full.medians, cell.medians, config.seed)
+            for cell in cells
+            if cell is not full
         }
         rows += [_row(cell, manifest, speedups.get(cell.tokens)) for cell in cells]
         points.append(asdict(break_even(batch, speedups, card.num_patches)))
-    before, after = comparison.before, comparison.after
+    before, after = measured.before, measured.after
     return {
         **header("bench", command),
         "conditions": {"before": before, "after": after},
@@ -53,11 +56,11 @@ def document_from_comparison(
             "prefix_tokens": card.prefix_tokens,
             "classes": card.classes,
         },
-        "settings": _settings(options, plan, torch),
-        "verification": comparison.verdicts,
+        "settings": _settings(options, config, torch),
+        "verification": measured.verdicts,
         "rows": rows,
         "break_even": points,
-        "notes": _notes(comparison, rows),
+        "notes": _notes(measured, rows),
     }
 
 
@@ -66,7 +69,7 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
     latency = latency_from_samples(cell.samples)
     timings = [Timing(*t) for block in cell.blocks for t in block.timings or ()]
     macs, full_macs = macs_at(card, cell.tokens), macs_at(card, card.num_patches)
-    predicted = full_macs / macs if macs and full_macs and speedup is not None else None
+    mac_ratio = full_macs / macs if macs and full_macs and speedup is not None else None
     return {
         "batch": cell.batch,
         "role": cell.spec.role,
@@ -78,8 +81,8 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
         "images_per_s": cell.batch / latency.median * 1e3,
         "speedup": None if speedup is None else asdict(speedup),
         "macs": macs,
-        "predicted_speedup": predicted,
-        "reached": None if speedup is None or predicted is None else speedup.value / predicted,
+        "mac_ratio": mac_ratio,
+        "efficiency": None if speedup is None or mac_ratio is None else speedup.value / mac_ratio,
         "warnings": stability(latency, gpu=bool(timings)) + transfer_warnings(timings),
         "memory": dict(cell.memory),
         "power": cell.power,
@@ -87,7 +90,7 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
 
 
 def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
-    """trtexec's metrics, by its names."""
+    """Metrics under the names that trtexec uses."""
     if not timings:
         return None
     samples = {
@@ -100,7 +103,7 @@ def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
     return {name: asdict(latency_from_samples(values)) for name, values in samples.items()}
 
 
-def _settings(options: SessionOptions, plan: Plan, torch: bool) -> dict[str, Any]:
+def _settings(options: SessionOptions, config: BenchConfig, torch: bool) -> dict[str, Any]:
     onnx = options.runtime == "onnx" and not torch
     on_host = (torch or onnx) and options.provider == "cpu"
     return {
@@ -110,10 +113,10 @@ def _settings(options: SessionOptions, plan: Plan, torch: bool) -> dict[str, Any
         "threads": options.threads,
         "spinning": options.spinning if onnx else None,
         "huge_pages": options.huge_pages if onnx else None,
-        "duration_s": plan.duration_s,
-        "warm_up_s": plan.warm_up_s,
-        "block_s": plan.block_s,
-        "order": "rounds of full and every budget, forward and backward in turn; one process each, one runs at a time",
+        "duration_s": config.duration_s,
+        "warm_up_s": config.warm_up_s,
+        "block_s": config.block_s,
+        "order": "rounds of full and every budget, in alternating order; one process per engine, one runs at a time",
         "transfers": "none: host memory" if on_host else "included: host to device and device to host",
         "cuda_graph": options.cuda_graph and not onnx,
         "spin_wait": "none: CPU" if on_host else "the driver's default",
@@ -121,23 +124,23 @@ def _settings(options: SessionOptions, plan: Plan, torch: bool) -> dict[str, Any
         "clocks": "as found (conditions)",
         "percentile_rule": PERCENTILE_RULE,
         "confidence": CONFIDENCE,
-        "seed": plan.seed,
+        "seed": config.seed,
     }
 
 
-def _notes(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(measured: Measurements, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
-    if comparison.absent_sensors:
-        notes.append(f"absent power sensors: {', '.join(comparison.absent_sensors)}")
+    if measured.absent_sensors:
+        notes.append(f"absent power sensors: {', '.join(measured.absent_sensors)}")
     unstable = sum(1 for row in rows if row["warnings"])
     if unstable:
-        notes.append(f"warnings stand at {unstable} of {len(rows)} rows, marked ! in the table")
-    if comparison.after["throttled"]:
-        notes.append("the machine was throttling: " + ", ".join(comparison.after["throttle_reasons"]))
-    load = comparison.before["load_average"]
+        notes.append(f"{unstable} of {len(rows)} rows have warnings, marked ! in the table")
+    if measured.after["throttled"]:
+        notes.append("the machine was throttled: " + ", ".join(measured.after["throttle_reasons"]))
+    load = measured.before["load_average"]
     if load is not None and load > 0.5:
-        notes.append(f"something else was running: load average {load:.1f} before the measurement")
-    without = sorted({v["tokens"] for v in comparison.verdicts if v["compared"] == "indices"})
+        notes.append(f"other processes were running: load average {load:.1f} before the measurement")
+    without = sorted({v["tokens"] for v in measured.verdicts if v["compared"] == "indices"})
     if without:
-        notes.append(f"torch computed no golden logits at {without} tokens: the kept tokens were compared there")
+        notes.append(f"there are no golden logits at {without} tokens: the kept indices were compared there")
     return notes

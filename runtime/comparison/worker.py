@@ -1,14 +1,14 @@
-"""One engine in a process of its own: reads JSON lines from its standard input, answers each with one JSON line.
+"""Worker process of one engine: one JSON line in (request), one JSON line out (reply).
 
-Started by ``benchmarks.engines``, never by hand. A request names what to ``do``; the answer is the reply's fields, or
-``error`` and ``message`` for an error of ours. Whatever a library prints goes to standard error.
+Started by ``comparison.processes``. The field ``do`` of a request is its kind. A reply holds the result's fields, or
+``error`` (a class of ``tokfilter.errors``) and ``message``. Output of libraries is sent to standard error.
 """
 
 import gc
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -28,12 +28,12 @@ from tokfilter.runtime.verification import verify
 __all__ = ["main", "run_block", "serve"]
 
 _LONG_MS: Final = 50.0
-"""A query that takes longer than this is timed from the first: refilling the caches is lost in it."""
+"""A first query longer than this is counted: refilling the caches is a small part of it."""
 
 
 @dataclass
 class _Engine:
-    """An open session with what it is verified with and fed."""
+    """An open session with its golden tensors and input batches."""
 
     session: CheckedSession
     model_file: ModelFile
@@ -46,28 +46,35 @@ class _Engine:
         return self.batches[batch]
 
 
-def run_block(session: CheckedSession, images: Array, tokens: int, seconds: float) -> dict[str, Any]:
-    """Query for ``seconds``, at least once. The first query brings caches and threads back, and counts only if long.
+def run_block(
+    session: CheckedSession,
+    images: Array,
+    tokens: int,
+    seconds: float,
+    clock: Callable[[], float] = perf_counter,
+) -> dict[str, Any]:
+    """Run queries for ``seconds``, at least one. The first one refills caches, so it is counted only if it is long.
 
     images: [B, 3, H, W]
-    Returns samples_ms, end to end on the host's steady clock, and timings (host to device, compute, device to host,
-    enqueue; milliseconds) where the engine tells them.
+    clock: seconds, monotonic
+    Returns samples_ms, end to end on the host, and timings (host to device, compute, device to host, enqueue;
+    milliseconds) where the engine provides them.
     """
     samples: list[float] = []
     timings: list[tuple[float, ...]] = []
     gc.collect()
     gc.disable()
     try:
-        start = perf_counter()
+        start = clock()
         session.run(images, tokens)
-        now = perf_counter()
+        now = clock()
         first = (now - start) * 1e3
         if first > _LONG_MS:
             samples.append(first)
         while not samples or now - start < seconds:
             before = now
             result = session.run(images, tokens)
-            now = perf_counter()
+            now = clock()
             samples.append((now - before) * 1e3)
             if result.timing is not None:
                 t = result.timing
@@ -78,7 +85,7 @@ def run_block(session: CheckedSession, images: Array, tokens: int, seconds: floa
 
 
 def serve(requests: Iterable[str], replies: IO[str]) -> None:
-    """Answer requests until they end or one says ``close``."""
+    """Reply to requests until the input ends or a request is ``close``."""
     engine: _Engine | None = None
     try:
         for line in requests:
@@ -87,11 +94,11 @@ def serve(requests: Iterable[str], replies: IO[str]) -> None:
                 if request["do"] == "close":
                     break
                 if request["do"] == "open":
-                    engine = _opened(request)
+                    engine = _open(request)
                     reply: dict[str, Any] = {"pid": os.getpid()}
                 else:
                     assert engine is not None
-                    reply = _answer(engine, request)
+                    reply = _reply(engine, request)
             except TokfilterError as error:
                 reply = {"error": type(error).__name__, "message": str(error)}
             replies.write(json.dumps(reply) + "\n")
@@ -101,7 +108,7 @@ def serve(requests: Iterable[str], replies: IO[str]) -> None:
             engine.session.__exit__(None, None, None)
 
 
-def _opened(request: dict[str, Any]) -> _Engine:
+def _open(request: dict[str, Any]) -> _Engine:
     directory = Path(request["directory"])
     manifest = load_manifest(directory)
     if request["bundle"] is not None:
@@ -115,7 +122,7 @@ def _opened(request: dict[str, Any]) -> _Engine:
 
 
 def _torch_session(request: dict[str, Any], manifest: Manifest) -> tuple[CheckedSession, ModelFile]:
-    """torch is imported in the one process that runs it: its threads and ONNX Runtime's disturb each other."""
+    """PyTorch is imported only in the process that runs it: its threads and ONNX Runtime's slow each other down."""
     from tokfilter.runtime.torch_session import TorchSession
 
     chosen = {name: request["options"][name] for name in ("threads", "provider", "precision", "cuda_graph")}
@@ -123,7 +130,7 @@ def _torch_session(request: dict[str, Any], manifest: Manifest) -> tuple[Checked
     return session, ModelFile(Path(request["directory"]), manifest, session.entry)
 
 
-def _answer(engine: _Engine, request: dict[str, Any]) -> dict[str, Any]:
+def _reply(engine: _Engine, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "memory":
         return {"host_peak_bytes": host_peak_bytes(), "device_bytes": device_bytes(os.getpid())}
     batch, tokens = request["batch"], request["tokens"]
@@ -135,7 +142,7 @@ def _answer(engine: _Engine, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve standard input, with standard output kept for the answers alone."""
+    """Serve requests on standard input; standard output holds replies only."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     np.seterr(all="ignore")

@@ -1,6 +1,6 @@
-"""What machine a number was measured on, and in what state it was: read from Linux and NVML, nothing guessed.
+"""Description and state of the machine, read from Linux and NVML.
 
-Everything that this machine does not tell is None or empty. ``root`` lets tests read a recorded tree instead of "/".
+A value that cannot be read is None or empty. ``root`` replaces "/" in tests.
 """
 
 import os
@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from tokfilter.runtime.measure.sysfs import number_from_file, text_from_file
 from tokfilter.trt.gpus import driver_version, gpus, handles, nvml, query
 
 __all__ = ["conditions", "machine", "versions"]
@@ -29,7 +30,7 @@ _PACKAGES: Final = (
     "mlcommons-loadgen",
 )
 
-# nvml.h, nvmlClocksEventReasons: what slows a GPU down against its will.
+# nvml.h, nvmlClocksEventReasons: reasons for reduced clocks, other than idle and user settings.
 _THROTTLE: Final = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -43,8 +44,8 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
     """System, board, CPU, cores, governor, memory, and every NVIDIA GPU."""
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "board": _text(root / "proc/device-tree/model"),
-        "power_mode": _text(root / "var/lib/nvpmodel/status"),
+        "board": text_from_file(root / "proc/device-tree/model"),
+        "power_mode": text_from_file(root / "var/lib/nvpmodel/status"),
         "cpu": _cpu(root) or platform.processor() or platform.machine(),
         "cores": _cores(),
         "governor": _governor(root),
@@ -54,7 +55,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the installed packages that decide about speed; the NVIDIA driver where there is one."""
+    """Versions of Python, of the installed packages that affect speed, and of the NVIDIA driver."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -91,15 +92,8 @@ def conditions(root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip().strip("\x00") or None
-    except OSError:
-        return None
-
-
 def _cpu(root: Path) -> str | None:
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
+    for line in (text_from_file(root / "proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Model", "Hardware"):
             return value.strip()
@@ -115,12 +109,12 @@ def _cores() -> int:
 
 def _governor(root: Path) -> str | None:
     paths = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"))
-    names = sorted({text for path in paths if (text := _text(path))})
+    names = sorted({text for path in paths if (text := text_from_file(path))})
     return ", ".join(names) or None
 
 
 def _memory(root: Path) -> int:
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
+    for line in (text_from_file(root / "proc/meminfo") or "").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     return 0
@@ -129,18 +123,18 @@ def _memory(root: Path) -> int:
 def _temperatures(root: Path) -> dict[str, float]:
     found = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        value = _text(zone / "temp")
-        if value is not None and value.lstrip("-").isdigit():
-            found[_text(zone / "type") or zone.name] = int(value) / 1000
+        value = number_from_file(zone / "temp")
+        if value is not None:
+            found[text_from_file(zone / "type") or zone.name] = value / 1000
     return found
 
 
 def _cpu_clocks(root: Path) -> dict[str, float]:
     found = {}
     for path in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")):
-        value = _text(path)
-        if value is not None and value.isdigit():
-            found[path.parent.parent.name] = int(value) / 1000
+        value = number_from_file(path)
+        if value is not None:
+            found[path.parent.parent.name] = value / 1000
     return found
 
 

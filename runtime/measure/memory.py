@@ -17,7 +17,7 @@ _STATUS: Final = Path("/proc/self/status")
 def host_peak_bytes() -> int:
     """High-water mark of this process's resident memory since it started.
 
-    Linux hands a parent's mark on to the programs that it starts, in getrusage but not in VmHWM.
+    VmHWM starts at zero in a new program; getrusage would include the parent's mark.
     """
     with suppress(OSError):
         for line in _STATUS.read_text(encoding="utf-8").splitlines():
@@ -28,7 +28,7 @@ def host_peak_bytes() -> int:
 
 
 def device_bytes(pid: int) -> int | None:
-    """Device memory that a process holds on all NVIDIA GPUs, None where NVML does not tell (no GPU, a Jetson)."""
+    """Device memory that a process holds on all NVIDIA GPUs, None where NVML does not report it (no GPU, a Jetson)."""
     found: int | None = None
     with nvml() as library:
         for _, handle in handles(library):

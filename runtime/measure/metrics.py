@@ -50,7 +50,7 @@ def percentile(ascending: Sequence[float] | np.ndarray, p: float) -> float:
     """
     n = len(ascending)
     if n == 0 or not 0 <= p <= 100:
-        raise ValueError(f"a percentile wants samples and a p in 0..100, got {n} samples and {p}")
+        raise ValueError(f"a percentile requires samples and 0 <= p <= 100, got {n} samples and {p}")
     dropped = math.floor((100 - Fraction(str(p))) * n / 100)
     return float(ascending[max(n - 1 - dropped, 0)])
 
@@ -59,7 +59,7 @@ def latency_from_samples(samples: Sequence[float] | np.ndarray) -> Latency:
     """Summarise samples in milliseconds. Raises ValueError when there are none."""
     ascending = np.sort(np.asarray(samples, dtype=np.float64))
     if ascending.size == 0:
-        raise ValueError("a latency wants at least one sample")
+        raise ValueError("a latency requires at least one sample")
     mean = float(ascending.mean())
     return Latency(
         count=int(ascending.size),
@@ -75,10 +75,10 @@ def latency_from_samples(samples: Sequence[float] | np.ndarray) -> Latency:
 
 
 def stability(latency: Latency, gpu: bool = False) -> list[str]:
-    """trtexec's warning for samples that scatter, in words for a GPU or a CPU."""
+    """trtexec's warning for a high coefficient of variation, with the remedy for a GPU or a CPU."""
     if latency.cv <= UNSTABLE_CV:
         return []
-    remedy = "lock the GPU's clocks" if gpu else "leave the machine to the measurement and fix its clocks"
+    remedy = "lock the GPU's clocks" if gpu else "stop other programs and fix the clock frequency"
     return [f"unstable: coefficient of variation {latency.cv:.1%} is above {UNSTABLE_CV:.1%}; {remedy}"]
 
 

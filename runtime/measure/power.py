@@ -1,4 +1,4 @@
-"""Joules over a stretch of time, from whatever sensors this machine has."""
+"""Energy over a period of time, from the power sensors of this machine."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ from tokfilter.runtime.measure.sensors import EnergyCounter, PowerRails, hwmon, 
 __all__ = ["Energy", "PowerMeter", "power_meter"]
 
 _PERIOD_S: Final = 0.02
-"""Between samples of a power rail: hwmon's INA3221 refreshes every few milliseconds, tegrastats only every 1000."""
+"""Seconds between samples of a power rail. hwmon's INA3221 refreshes every few ms, tegrastats only every 1000."""
 
 
 @dataclass
 class Energy:
-    """What was used while the meter ran.
+    """Energy used while the meter ran.
 
-    seconds: how long it ran
+    seconds: duration
     joules: rail -> joules
     """
 
@@ -35,7 +35,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class PowerMeter:
-    """All sensors that were found, and what is missing in words."""
+    """All sensors that were found, and the names of the missing ones."""
 
     counters: Sequence[EnergyCounter]
     rails: Sequence[PowerRails]
@@ -43,12 +43,12 @@ class PowerMeter:
 
     @property
     def present(self) -> bool:
-        """Whether there is anything to measure with."""
+        """Whether there is any sensor."""
         return bool(self.counters or self.rails)
 
     @contextmanager
     def measure(self) -> Iterator[Energy]:
-        """Measure the block; the Energy that it yields is filled in when the block ends."""
+        """Measure the block; the yielded Energy is filled in when the block ends."""
         energy = Energy()
         before = [counter.read() for counter in self.counters]
         sampler = _Sampler(self.rails)
@@ -65,7 +65,7 @@ class PowerMeter:
 
 
 def power_meter(root: Path = Path("/")) -> PowerMeter:
-    """Look for sensors: NVML on discrete GPUs, RAPL, and on a Jetson hwmon, or jtop where hwmon shows nothing."""
+    """Look for sensors: NVML on discrete GPUs, RAPL, and on a Jetson hwmon, or jtop where hwmon has no rails."""
     counters = {"NVML (discrete GPU)": nvml_counters(), "RAPL (CPU package, readable by root)": rapl(root)}
     monitors = hwmon(root)
     rails = {"hwmon (Jetson)": monitors}
@@ -78,16 +78,18 @@ def power_meter(root: Path = Path("/")) -> PowerMeter:
 def _difference(counter: EnergyCounter, before: dict[str, float]) -> dict[str, float]:
     after = counter.read()
     used = {name: after[name] - before[name] for name in before if name in after}
-    mended = {name: joules + counter.wraps_at.get(name, 0.0) if joules < 0 else joules for name, joules in used.items()}
-    # What is still negative started again at an unknown limit, as when a driver was loaded anew.
-    return {name: joules for name, joules in mended.items() if joules >= 0}
+    unwrapped = {
+        name: joules + counter.wraps_at.get(name, 0.0) if joules < 0 else joules for name, joules in used.items()
+    }
+    # Still negative: the counter was reset, for example by reloading the driver.
+    return {name: joules for name, joules in unwrapped.items() if joules >= 0}
 
 
 class _Sampler:
     """Integrates power rails in a thread of its own, by the trapezoid rule.
 
-    A rail that misses a reading is integrated across the gap; one that misses the first or the last is left out: its
-    joules would stand for a part of the time only.
+    A rail with a missing reading is integrated across the gap. A rail without a first or last reading is left out: its
+    energy would cover only a part of the time.
     """
 
     def __init__(self, rails: Sequence[PowerRails]) -> None:
@@ -114,7 +116,7 @@ class _Sampler:
         self.joules = {name: joules for name, joules in self.joules.items() if name in whole}
 
     def _take(self) -> set[str]:
-        """Read the rails once. Returns the names of those that answered."""
+        """Read the rails once. Returns the names of those that gave a value."""
         now, watts = perf_counter(), self._read()
         for name, value in watts.items():
             then, old = self._last.get(name, (now, value))

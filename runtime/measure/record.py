@@ -1,4 +1,4 @@
-"""What every measurement's JSON document begins with, and how it is written."""
+"""Common header of every measurement's JSON document, and its writer."""
 
 import json
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""Power sensors: energy counters (RAPL, NVML) and power rails (hwmon, jtop), each by the name that the machine gives.
+"""Power sensors: energy counters (RAPL, NVML) and power rails (hwmon, jtop), under the names that the machine gives.
 
-A meter that counts energy is read twice; one that shows power is sampled and integrated by ``runtime.power``. Sources:
+An energy counter is read twice; a power rail is sampled and integrated by ``measure.power``. Sources:
 Linux, Documentation/power/powercap/powercap.rst and Documentation/hwmon/sysfs-interface.rst; NVIDIA's NVML reference.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tokfilter.runtime.measure.sysfs import number_from_file, text_from_file
 from tokfilter.trt.gpus import handles, query, start_nvml
 
 __all__ = ["EnergyCounter", "PowerRails", "Sensor", "hwmon", "jtop_rails", "nvml_counters", "rapl"]
@@ -36,7 +37,7 @@ class EnergyCounter:
 
 @dataclass(frozen=True)
 class PowerRails:
-    """Shows power now. read: rail name -> watts."""
+    """Measures present power. read: rail name -> watts."""
 
     name: str
     read: Callable[[], dict[str, float]]
@@ -45,7 +46,7 @@ class PowerRails:
 def nvml_counters() -> EnergyCounter | None:
     """Energy of every discrete NVIDIA GPU since its driver was loaded (Volta and later), None where there is none.
 
-    NVML stays started: to start it takes as long as a short measurement, and the energy of that time would be counted.
+    NVML stays initialised: initialisation takes as long as a short measurement, and its energy would be counted.
     """
     library = start_nvml()
     if library is None:
@@ -63,20 +64,20 @@ def nvml_counters() -> EnergyCounter | None:
 
 
 def rapl(root: Path = Path("/")) -> EnergyCounter | None:
-    """Energy of CPU packages and memory by Intel's and AMD's RAPL, None where it cannot be read (it wants root)."""
+    """Energy of CPU packages and memory by Intel's and AMD's RAPL, None where it cannot be read (root only)."""
     zones: dict[str, Path] = {}
     for zone in sorted((root / "sys/class/powercap").glob("*-rapl:*")):
-        if _number(zone / "energy_uj") is not None:
-            label = _read(zone / "name") or zone.name
-            zones[_own_name(label, zone, zones)] = zone
+        if number_from_file(zone / "energy_uj") is not None:
+            label = text_from_file(zone / "name") or zone.name
+            zones[_unique_name(label, zone, zones)] = zone
     if not zones:
         return None
 
     def read() -> dict[str, float]:
-        values = {name: _number(zone / "energy_uj") for name, zone in zones.items()}
+        values = {name: number_from_file(zone / "energy_uj") for name, zone in zones.items()}
         return {name: value / 1e6 for name, value in values.items() if value is not None}
 
-    limits = {name: _number(zone / "max_energy_range_uj") for name, zone in zones.items()}
+    limits = {name: number_from_file(zone / "max_energy_range_uj") for name, zone in zones.items()}
     return EnergyCounter("rapl", read, {name: limit / 1e6 for name, limit in limits.items() if limit})
 
 
@@ -85,14 +86,14 @@ def hwmon(root: Path = Path("/")) -> PowerRails | None:
     rails: dict[str, Callable[[], float | None]] = {}
     for device in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         for label in sorted(device.glob("in[0-9]*_label")):
-            name, index = _read(label), label.name.removeprefix("in").removesuffix("_label")
+            name, index = text_from_file(label), label.name.removeprefix("in").removesuffix("_label")
             current, voltage = device / f"curr{index}_input", device / f"in{index}_input"
-            if name and _number(current) is not None and _number(voltage) is not None:
-                rails[_own_name(name, device, rails)] = _product(voltage, current)
+            if name and number_from_file(current) is not None and number_from_file(voltage) is not None:
+                rails[_unique_name(name, device, rails)] = _product(voltage, current)
         for power in sorted(device.glob("power[0-9]*_input")):
-            name = _read(power.with_name(power.name.replace("_input", "_label")))
+            name = text_from_file(power.with_name(power.name.replace("_input", "_label")))
             if name:
-                rails[_own_name(name, device, rails)] = _scaled(power, 1e6)
+                rails[_unique_name(name, device, rails)] = _scaled(power, 1e6)
     if not rails:
         return None
 
@@ -106,7 +107,7 @@ def hwmon(root: Path = Path("/")) -> PowerRails | None:
 def jtop_rails() -> PowerRails | None:
     """Rails of a Jetson through jetson-stats' service, None where it is not installed or does not run.
 
-    The service keeps the rail that feeds the whole board (VDD_IN) apart from the others, or adds all up.
+    The total is the rail of the whole board (VDD_IN) where there is one, else the sum of the rails.
     """
     try:
         from jtop import jtop
@@ -118,7 +119,7 @@ def jtop_rails() -> PowerRails | None:
 
     def read() -> dict[str, float]:
         with suppress(Exception):
-            client.ok(spin=True)  # raises what ended the client, whose last reading stays for ever
+            client.ok(spin=True)  # raises after the client has stopped; its last reading would stay unchanged
             power = client.power
             rails = {**power["rail"], power["tot"].get("name", "total"): power["tot"]}
             return {name: rail["power"] / 1000 for name, rail in rails.items()}
@@ -131,13 +132,13 @@ def jtop_rails() -> PowerRails | None:
     return None
 
 
-def _own_name(label: str, device: Path, taken: Container[str]) -> str:
+def _unique_name(label: str, device: Path, taken: Container[str]) -> str:
     return label if label not in taken else f"{label} {device.name}"
 
 
 def _product(voltage: Path, current: Path) -> Callable[[], float | None]:
     def watts() -> float | None:
-        millivolts, milliamperes = _number(voltage), _number(current)
+        millivolts, milliamperes = number_from_file(voltage), number_from_file(current)
         return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
 
     return watts
@@ -145,22 +146,7 @@ def _product(voltage: Path, current: Path) -> Callable[[], float | None]:
 
 def _scaled(path: Path, divisor: float) -> Callable[[], float | None]:
     def watts() -> float | None:
-        value = _number(path)
+        value = number_from_file(path)
         return None if value is None else value / divisor
 
     return watts
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
-    except OSError:
-        return None
-
-
-def _number(path: Path) -> float | None:
-    text = _read(path)
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

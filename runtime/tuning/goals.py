@@ -1,4 +1,4 @@
-"""What a budget shall achieve: a goal, what one measurement of a budget says about it, and the choice that is made."""
+"""The goal of `tokfilter tune`, the measurement of one budget, and the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,51 +7,52 @@ from typing import Literal
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.statistics import Interval
 
-__all__ = ["Choice", "Goal", "Pace", "Point"]
+__all__ = ["ClockDrift", "Goal", "TunedBudget", "TuningPoint"]
 
 
 @dataclass(frozen=True)
-class Point:
-    """One measured budget.
+class TuningPoint:
+    """Measurement of one budget.
 
-    latency_ms, full_ms: medians of this budget and of the full model, taken in turn in the same rounds
-    speedup: of this budget over full, pair by pair
-    fresh: whether it was measured after the choice was made
+    latency_ms, full_ms: medians of this budget and of the full model, from the same interleaved rounds
+    speedup: of this budget over full, from pairs of blocks
+    remeasured: whether it was measured again after it had been selected
     """
 
     tokens: int
     latency_ms: float
     full_ms: float
     speedup: Interval
-    fresh: bool = False
+    remeasured: bool = False
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast the machine was while a budget was sought: the full model's latency, first, last and between."""
+class ClockDrift:
+    """Latency of the full model in the first and last measurement, and its range."""
 
     first_ms: float
     last_ms: float
-    least_ms: float
-    most_ms: float
+    min_ms: float
+    max_ms: float
 
     @property
     def change(self) -> float:
-        """Of the last over the first, as a share: 0.1 is ten percent slower."""
+        """Last over first, minus 1: 0.1 is ten percent slower."""
         return self.last_ms / self.first_ms - 1
 
     @property
     def spread(self) -> float:
-        """Of the slowest over the fastest, as a share."""
-        return self.most_ms / self.least_ms - 1
+        """Slowest over fastest, minus 1."""
+        return self.max_ms / self.min_ms - 1
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted.
+    """The requirement that a budget has to meet.
 
-    kind, value: latency (at most, milliseconds per batch), speedup (at least), or drop (at most, as a share of one)
+    kind, value: latency (at most, milliseconds per batch), speedup (at least), or drop (at most, a fraction of 1)
     drops: budget -> loss of top-1 against the full model, for a goal of kind drop
+    Raises DataError.
     """
 
     kind: Literal["latency", "speedup", "drop"]
@@ -60,16 +61,16 @@ class Goal:
 
     def __post_init__(self) -> None:
         if not (self.value > 0 or (self.kind == "drop" and self.value >= 0)) or self.value == float("inf"):
-            raise DataError(f"a goal of {self.kind} wants a positive number, got {self.value}.")
+            raise DataError(f"a goal of {self.kind} requires a positive number, got {self.value}.")
         if self.kind == "drop" and not self.drops:
-            raise DataError("a goal of drop wants accuracies: give --accuracy accuracy.json or --images.")
+            raise DataError("a goal of drop requires accuracies: give --accuracy accuracy.json or --images.")
 
-    def met_by(self, point: Point) -> bool:
-        """Whether a measured budget achieves it (latency and speed-up; a drop is known without measuring)."""
+    def met_by(self, point: TuningPoint) -> bool:
+        """Whether a measured budget meets the goal (latency and speed-up; a drop needs no measurement of time)."""
         return point.latency_ms <= self.value if self.kind == "latency" else point.speedup.value >= self.value
 
-    def least_speedup(self, full_ms: float) -> float:
-        """The speed-up over full that achieves it while the full model takes ``full_ms``."""
+    def min_speedup(self, full_ms: float) -> float:
+        """The smallest speed-up over full that meets the goal when the full model takes ``full_ms``."""
         return full_ms / self.value if self.kind == "latency" else self.value
 
     def __str__(self) -> str:
@@ -78,11 +79,11 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The budget that was found, every measurement on the way (the last one of a budget counts), and the pace."""
+class TunedBudget:
+    """The selected budget, the measured curve (the last measurement of each budget), and the clock drift."""
 
     tokens: int
-    point: Point
-    curve: list[Point]
+    point: TuningPoint
+    curve: list[TuningPoint]
     reason: str
-    pace: Pace
+    drift: ClockDrift

@@ -1,4 +1,4 @@
-"""`tokfilter tune`: measure the latency-against-budget curve of this machine, choose a budget, write it down."""
+"""`tokfilter tune`: measure latency against budget on this machine, select a budget, write it into the manifest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -8,16 +8,17 @@ from typing import Any
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.manifest import NAME, Manifest, load_manifest
 from tokfilter.errors import DataError
-from tokfilter.runtime.comparison.compare import Cell, Plan, Progress, run_rounds
-from tokfilter.runtime.comparison.workers import Engine, EngineSpec, engines_open
+from tokfilter.runtime.comparison.processes import EngineProcess, EngineSpec, engines_open
+from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Progress, run_rounds
 from tokfilter.runtime.measure.machine import conditions
+from tokfilter.runtime.measure.metrics import latency_from_samples
 from tokfilter.runtime.measure.record import header
-from tokfilter.runtime.measure.statistics import latency_from_samples, speedup_from_pairs
+from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.runtime.model_files import find_entry
 from tokfilter.runtime.session import Budgets
 from tokfilter.runtime.sessions import SessionOptions
-from tokfilter.runtime.tuning.goals import Choice, Goal, Point
-from tokfilter.runtime.tuning.search import choose
+from tokfilter.runtime.tuning.goals import Goal, TunedBudget, TuningPoint
+from tokfilter.runtime.tuning.search import select_budget
 
 __all__ = ["drops_from_accuracy", "measured_points", "save_choice", "tested_budgets", "tune"]
 
@@ -27,62 +28,62 @@ def tune(
     goal: Goal,
     batch: int = 1,
     options: SessionOptions | None = None,
-    plan: Plan | None = None,
+    config: BenchConfig | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Choose a budget, write it into the manifest, and return ``schemas/tune.json``'s content.
+    """Select a budget, write it into the manifest, and return the content of ``schemas/tune.json``.
 
     Raises BudgetError when no budget meets the goal (the manifest stays as it is), VerificationError, EngineError.
     """
-    directory, options, plan = Path(directory), options or SessionOptions(), plan or Plan(1.0, 0.2, 0.1)
+    directory, options, config = Path(directory), options or SessionOptions(), config or BenchConfig(1.0, 0.2, 0.1)
     if batch < 1:
-        raise DataError(f"a batch wants at least one image, got {batch}.")
+        raise DataError(f"a batch requires at least one image, got {batch}.")
     manifest, before = load_manifest(directory), conditions()
     full, filtered = _specs(directory, manifest, options)
-    say = progress or (lambda what, share: None)
+    report = progress or (lambda what, fraction: None)
     with engines_open([full, *filtered.values()]) as engines:
         verdicts = [engines[full.path].verify(batch, manifest.model.num_patches)]
         verdicts += [engines[filtered[k].path].verify(batch, k) for k in _verified(manifest, filtered)]
 
-        def measure(budgets: Sequence[int]) -> list[Point]:
+        def measure(budgets: Sequence[int]) -> list[TuningPoint]:
             specs = {k: filtered[k] for k in budgets}
-            return measured_points(full, specs, engines, batch, manifest.model.num_patches, plan, say)
+            return measured_points(full, specs, engines, batch, manifest.model.num_patches, config, report)
 
-        choice = choose(goal, measure, sorted(filtered), manifest.model.prefix_tokens)
+        tuned = select_budget(goal, measure, sorted(filtered), manifest.model.prefix_tokens)
     document = {
         **header("tune", command),
         "conditions": {"before": before, "after": conditions()},
-        "settings": {**asdict(options), **asdict(plan), "batch": batch, "goal": str(goal)},
+        "settings": {**asdict(options), **asdict(config), "batch": batch, "goal": str(goal)},
         "verification": verdicts,
-        "curve": [asdict(point) for point in choice.curve],
-        "choice": _chosen(choice, manifest, batch),
-        "pace": {**asdict(choice.pace), "change": choice.pace.change, "spread": choice.pace.spread},
+        "curve": [asdict(point) for point in tuned.curve],
+        "choice": _choice(tuned, manifest, batch),
+        "clock_drift": {**asdict(tuned.drift), "change": tuned.drift.change, "spread": tuned.drift.spread},
     }
-    save_choice(directory, _note(document, options))
+    save_choice(directory, _manifest_choice(document, options))
     return document
 
 
 def measured_points(
     full: EngineSpec,
     filtered: Mapping[int, EngineSpec],
-    engines: Mapping[str, Engine],
+    engines: Mapping[str, EngineProcess],
     batch: int,
     patches: int,
-    plan: Plan,
+    config: BenchConfig,
     progress: Progress,
-) -> list[Point]:
+) -> list[TuningPoint]:
     """Measure budgets in rounds with the full model, in the order given."""
     reference = Cell(full, batch, patches)
     cells = [Cell(spec, batch, tokens) for tokens, spec in filtered.items()]
     what = f"{len(cells)} budgets from {min(filtered)} to {max(filtered)} tokens"
-    run_rounds([reference, *cells], engines, plan, lambda share: progress(what, share))
+    run_rounds([reference, *cells], engines, config, lambda fraction: progress(what, fraction))
     return [
-        Point(
+        TuningPoint(
             cell.tokens,
             latency_from_samples(cell.samples).median,
             latency_from_samples(reference.samples).median,
-            speedup_from_pairs(reference.medians, cell.medians, plan.seed),
+            speedup_from_pairs(reference.medians, cell.medians, config.seed),
         )
         for cell in cells
     ]
@@ -104,13 +105,13 @@ def drops_from_accuracy(document: Mapping[str, Any], manifest: Manifest) -> dict
 
 
 def tested_budgets(manifest: Manifest, served: Budgets) -> list[int]:
-    """Budgets whose accuracy is worth a run over the images: tenths of the patches, and the ends that are served."""
+    """Budgets whose accuracy is evaluated: tenths of the patches that the engine serves, and its smallest budget."""
     tenths = {manifest.model.num_patches * i // 10 for i in range(1, 10)}
     return sorted({k for k in tenths if served.low <= k <= served.high} | {served.low})
 
 
 def save_choice(directory: Path, choice: Mapping[str, Any]) -> None:
-    """Write the choice into the manifest, atomically: sessions take it as their default budget."""
+    """Write the choice into the manifest, atomically. It becomes the default budget of sessions."""
     manifest = replace(load_manifest(directory), choice=dict(choice))
     with atomic_path(directory / NAME) as part:
         part.write_text(manifest.text(), encoding="utf-8")
@@ -130,7 +131,7 @@ def _specs(directory: Path, manifest: Manifest, options: SessionOptions) -> tupl
 
 
 def _verified(manifest: Manifest, filtered: Mapping[int, EngineSpec]) -> list[int]:
-    """Budgets to compare with golden tensors before any time is taken: the model's own, or all fixed ones."""
+    """Budgets that are compared with the golden tensors: all fixed ones, or the default, smallest and largest."""
     paths = {spec.path for spec in filtered.values()}
     if len(paths) > 1:
         return sorted(filtered)
@@ -138,19 +139,19 @@ def _verified(manifest: Manifest, filtered: Mapping[int, EngineSpec]) -> list[in
     return sorted({min(max(manifest.model.keep, budgets[0]), budgets[-1]), budgets[0], budgets[-1]})
 
 
-def _chosen(choice: Choice, manifest: Manifest, batch: int) -> dict[str, Any]:
+def _choice(tuned: TunedBudget, manifest: Manifest, batch: int) -> dict[str, Any]:
     return {
-        "tokens": choice.tokens,
-        "keep": choice.tokens / manifest.model.num_patches,
+        "tokens": tuned.tokens,
+        "keep": tuned.tokens / manifest.model.num_patches,
         "batch": batch,
-        "latency_ms": choice.point.latency_ms,
-        "speedup": asdict(choice.point.speedup),
-        "reason": choice.reason,
+        "latency_ms": tuned.point.latency_ms,
+        "speedup": asdict(tuned.point.speedup),
+        "reason": tuned.reason,
     }
 
 
-def _note(document: Mapping[str, Any], options: SessionOptions) -> dict[str, Any]:
-    """What the manifest keeps of a choice: enough to know what it rests on."""
+def _manifest_choice(document: Mapping[str, Any], options: SessionOptions) -> dict[str, Any]:
+    """The choice with its goal, engine and machine, for the manifest."""
     machine = document["machine"]
     return {
         **document["choice"],

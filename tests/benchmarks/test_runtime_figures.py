@@ -1,8 +1,13 @@
-"""Figures that are taken part by part end in one document."""
+"""Figures measured part by part are joined into one document."""
+
+import json
 
 import pytest
+from click.testing import CliRunner
 
-from tokfilter.benchmarks.runtime_figures import joined
+from tokfilter.benchmarks.documents import with_current_keys
+from tokfilter.benchmarks.records.paths import RESULTS
+from tokfilter.benchmarks.runtime_figures import joined, main
 from tokfilter.errors import DataError
 
 
@@ -28,5 +33,18 @@ def test_a_part_replaces_its_own_and_keeps_the_others():
 
 
 def test_parts_of_two_machines_are_not_joined():
-    with pytest.raises(DataError, match="the parts that are there differ in machine: choose another file"):
+    with pytest.raises(DataError, match="the parts in the file differ in machine: choose another file"):
         joined(document("tune", 1.0), document("speed", 2.0, cores=16))
+
+
+def test_former_keys_have_their_present_names():
+    old = json.loads((RESULTS / "runtime.json").read_text())
+    found = with_current_keys(old)
+    assert [figure["met"] for figure in found["figures"]] == [figure["reached"] for figure in old["figures"]]
+    rows = [row for comparison in found["comparisons"] for row in comparison["rows"]]
+    assert rows and all({"mac_ratio", "efficiency"} <= row.keys() for row in rows)
+
+
+def test_program_is_a_click_command():
+    done = CliRunner().invoke(main, ["--help"])
+    assert done.exit_code == 0 and main.name == "runtime-figures" and "--part" in done.output

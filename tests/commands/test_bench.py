@@ -28,7 +28,7 @@ def copied(export_directory, tmp_path):
 def test_bench_prints_a_table_and_writes_json(copied):
     done = run("bench", copied, "--batch", "1,2", "--keep", "1.0,0.5", *QUICK)
     assert done.exit_code == 0, done.output
-    for word in ("median", "p99", "speed-up", "reached", "Batch 2:", "transfers none", "95% interval"):
+    for word in ("median", "p99", "speed-up", "MAC ratio", "efficiency", "Batch 2:", "transfers none", "95% interval"):
         assert word in done.stdout
     document = json.loads((copied / "bench.json").read_text())
     assert [row["tokens"] for row in document["rows"]] == [16, 8, 16, 8]
@@ -62,7 +62,7 @@ def test_bench_runs_scenarios(copied):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch", "1,x"), "--batch wants whole numbers"),
+        (("--batch", "1,x"), "--batch requires whole numbers"),
         (("--batch", "0"), "sizes of 1 or more"),
         (("--keep", "1.5"), "keep must be a ratio"),
         (("--keep", "17"), "between 1 and this model's 16"),
@@ -72,7 +72,7 @@ def test_bench_runs_scenarios(copied):
         (("--provider", "cuda", "--batch", "1"), "CUDAExecutionProvider"),
     ],
 )
-def test_bench_says_what_is_wrong(export_directory, arguments, message):
+def test_bench_refuses_bad_input(export_directory, arguments, message):
     done = run("bench", export_directory, *arguments)
     assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
 
@@ -108,12 +108,12 @@ def test_tune_by_labelled_images(copied, tmp_path):
         ((), "exactly one goal"),
         (("--latency-ms", "5", "--speedup", "2"), "exactly one goal"),
         (("--max-drop", "1"), "one of --accuracy and --images"),
-        (("--latency-ms", "-5"), "wants a positive number"),
+        (("--latency-ms", "-5"), "requires a positive number"),
         (("--max-drop", "1", "--images", "nowhere"), "one subfolder per class"),
         (("--max-drop", "1", "--accuracy", "nowhere.json"), "nowhere.json"),
     ],
 )
-def test_tune_says_what_is_wrong(export_directory, arguments, message):
+def test_tune_refuses_bad_input(export_directory, arguments, message):
     done = run("tune", export_directory, *arguments)
     assert done.exit_code != 0 and message in done.output and "Traceback" not in done.output
 
@@ -155,4 +155,4 @@ def _wait_for(condition, seconds):
         if (found := condition()) is not None:
             return found
         time.sleep(0.1)
-    pytest.fail("waited in vain")
+    pytest.fail(f"no change within {seconds} s")

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from paths import DATA
 from PIL import Image
 
-from tokfilter.benchmarks.report.render import document_from_file
+from tokfilter.benchmarks.documents import document_from_file
+from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.cli import cli
 from tokfilter.errors import DataError
 
@@ -24,21 +25,29 @@ def write(path, content):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("no JSON", "wants to be JSON"),
-        ('{"schema": "tokfilter/bench", "version": NaN}', "NaN is no number of JSON"),
-        ([], "wants schema 'tokfilter/bench', got None"),
+        ("no JSON", "expected JSON"),
+        ('{"schema": "tokfilter/bench", "version": NaN}', "NaN is not a number of JSON"),
+        ([], "expected schema 'tokfilter/bench', got None"),
         ({"schema": "tokfilter/accuracy"}, "mixed up"),
         ({"schema": "tokfilter/bench", "version": 2}, "has version 2"),
-        (document("bench", rows=[{"batch": "one"}]), r"breaks its schema at \$\.rows\[0\]"),
+        (document("bench", rows=[{"batch": "one"}]), r"does not match its schema at \$\.rows\[0\]"),
     ],
 )
-def test_what_is_no_document_is_refused(tmp_path, content, words):
+def test_invalid_documents_are_refused(tmp_path, content, words):
     with pytest.raises(DataError, match=words):
         document_from_file(write(tmp_path / "bench.json", content), "tokfilter/bench")
 
 
+def test_former_keys_of_bench_are_read_under_their_present_names():
+    path = RESULTS / "gpu-onnx-fp16.json"
+    written, read = json.loads(path.read_text())["rows"], document_from_file(path, "tokfilter/bench")["rows"]
+    for old, new in zip(written, read, strict=True):
+        assert (new["mac_ratio"], new["efficiency"]) == (old["predicted_speedup"], old["reached"])
+        assert {"predicted_speedup", "reached"}.isdisjoint(new) and len(new) == len(old)
+
+
 @pytest.mark.parametrize("name", ["accuracy", "bench"])
-def test_a_sound_document_is_read(name):
+def test_a_valid_document_is_read(name):
     assert document_from_file(DATA / f"{name}.json", f"tokfilter/{name}") == document(name)
 
 
@@ -70,12 +79,12 @@ def test_command_draws_images_from_a_folder(tmp_path, bundle_file):
     assert {picture["truth"] for picture in report["pictures"]} == {"bee", "cat"}
 
 
-def test_command_refuses_with_a_sentence(tmp_path, bundle_file):
+def test_command_refuses_bad_input(tmp_path, bundle_file):
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         ((), "got none of them"),
         (("--accuracy", tmp_path / "none.json"), "there is none at"),
-        (("--images", tmp_path), "--images wants --bundle"),
+        (("--images", tmp_path), "--images requires --bundle"),
         (("--bundle", bundle_file, "--images", tmp_path / "empty"), "there are none"),
         (("--bundle", bundle_file, "--images", tmp_path / "none"), "one subfolder per class"),
     ):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tokfilter.benchmarks.report.render import document_from_file
+from tokfilter.benchmarks.documents import document_from_file
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.cli import cli
 from tokfilter.vit.bundle import load_bundle

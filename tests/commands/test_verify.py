@@ -44,12 +44,12 @@ def test_every_model_file_runs_at_each_budget_that_torch_computed(export_directo
     done = run(export_directory, "--threads", "1")
     assert done.exit_code == 0, done.output
     first, *lines = done.stdout.splitlines()
-    assert first == "4 files are the ones that the manifest names"
+    assert first == "4 files match the manifest"
     assert list(dict.fromkeys(line.split(",")[0] for line in lines)) == GRAPHS
     for batch in (1, 2):
         for k in (4, 8, 11):
-            assert f"model.onnx, batch {batch}, {k} tokens: logits and indices as torch's; largest" in done.stdout
-        assert f"full.onnx, batch {batch}, 16 tokens: logits as torch's; largest difference" in done.stdout
+            assert f"model.onnx, batch {batch}, {k} tokens: logits and indices match PyTorch's; largest" in done.stdout
+        assert f"full.onnx, batch {batch}, 16 tokens: logits match PyTorch's; largest difference" in done.stdout
     assert len(lines) == 2 * (1 + 3 + 1)
 
 

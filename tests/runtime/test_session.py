@@ -242,8 +242,9 @@ def test_works_where_torch_is_not_installed(export_directory):
     program = BLOCKER + (
         "import numpy as np\n"
         "from tokfilter.runtime.sessions import open_session\n"
-        "import tokfilter.runtime.measure.loadgen, tokfilter.runtime.measure.throughput, tokfilter.runtime.measure.power\n"
-        "import tokfilter.runtime.comparison.compare, tokfilter.runtime.measure.scenarios, tokfilter.runtime.tuning.tune\n"
+        "from tokfilter.runtime.measure import loadgen, power, throughput\n"
+        "from tokfilter.runtime.comparison import compare, scenarios\n"
+        "from tokfilter.runtime.tuning import tune\n"
         f"with open_session({str(export_directory)!r}) as s:\n"
         "    print(s.run(np.zeros((2, 3, 32, 32), np.float32), keep=0.5).indices.shape)\n"
     )

@@ -8,7 +8,7 @@ from tokfilter.benchmarks.records.readme import TABLES, page_with_tables, pages
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_pages_show_what_was_measured(page):
     text = page.read_text(encoding="utf-8")
-    assert page_with_tables(text) == text, "run `python -m tokfilter.benchmarks.records.readme`"
+    assert page_with_tables(text) == text, "run `python -m tokfilter.benchmarks readme`"
 
 
 def test_every_table_stands_somewhere():

@@ -47,7 +47,7 @@ def test_written_numbers_are_near_their_values(value):
 
 @given(st.floats(0, 1))
 def test_written_shares_are_near_their_values(value):
-    assert as_number(STYLES["share"](value)) == pytest.approx(value, abs=0.0051)
+    assert as_number(STYLES["fraction"](value)) == pytest.approx(value, abs=0.0051)
     assert as_number(STYLES["percent"](value)) == pytest.approx(value, abs=0.00051)
 
 
@@ -55,7 +55,7 @@ def test_written_shares_are_near_their_values(value):
     ("style", "value", "text"),
     [
         ("ms", 5.9732, "5.97"), ("ms", 1234.5, "1 234"), ("ms", 0, "0"), ("ms", 0.0456, "0.0456"),
-        ("share", 0.25, "25 %"), ("share", 14 / 144, "9.7 %"), ("share", 1.0, "100 %"),
+        ("fraction", 0.25, "25 %"), ("fraction", 14 / 144, "9.7 %"), ("fraction", 1.0, "100 %"),
         ("points", -0.0032, "−0.3"), ("points", 0.012, "+1.2"), ("distance", -0.01, "1 point"),
         ("distance", 0.003, "0.3 points"), ("macs", 46_170_000, "46.2 M"), ("ratio", 2.768, "2.77×"),
         ("bytes", 200 << 20, "200 MiB"), ("bytes", 8 << 30, "8.00 GiB"), ("count", 10_000, "10 000"),
@@ -95,7 +95,7 @@ def test_settings_are_written_for_people(key, value, shown):
 def test_any_series_can_be_drawn(points, reference):
     x, y = zip(*sorted(points), strict=True)
     series = [Series("a name", x, y, "series-0", notes=[str(i) for i in range(len(x))]), Series("", x, y, "ink")]
-    axes = Axis("share kept", STYLES["share"], measured=True), Axis("top-1", STYLES["percent"])
+    axes = Axis("share kept", STYLES["fraction"], measured=True), Axis("top-1", STYLES["percent"])
     svg = line_plot("plot", "a title", series, *axes, reference)
     assert "a name" in svg and 'aria-label="a title"' in svg
     assert "nan" not in svg

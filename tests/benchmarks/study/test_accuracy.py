@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from tokfilter.benchmarks.report.render import document_from_file
+from tokfilter.benchmarks.documents import document_from_file
 from tokfilter.benchmarks.study.accuracy import demo_study, run
 from tokfilter.benchmarks.study.methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS, Setting
 from tokfilter.benchmarks.study.setup import DIGITS, Study

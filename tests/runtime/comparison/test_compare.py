@@ -2,29 +2,31 @@ import io
 import json
 import shutil
 import signal
-import time
 from dataclasses import asdict, replace
 from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
+from fake_clock import FakeClock, FakeSession
 from jsonschema import Draft202012Validator
 
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import load_manifest
-from tokfilter.benchmarks.runtime_figures import harness
+from tokfilter.benchmarks.runtime_figures import session_overhead
 from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError, VerificationError
 from tokfilter.runtime.comparison import worker
-from tokfilter.runtime.comparison.compare import Plan, _worst, compare
-from tokfilter.runtime.comparison.workers import Engine, EngineSpec, engines_open, specs_for
+from tokfilter.runtime.comparison.compare import compare
+from tokfilter.runtime.comparison.processes import EngineProcess, EngineSpec, engines_open, specs_for
+from tokfilter.runtime.comparison.rounds import BenchConfig, _worst
+from tokfilter.runtime.comparison.scenarios import run_scenarios
 from tokfilter.runtime.measure.record import write_json
-from tokfilter.runtime.measure.scenarios import Setting, scenarios
+from tokfilter.runtime.measure.scenario import ScenarioConfig
 from tokfilter.runtime.session import Result, Timing
 from tokfilter.runtime.sessions import SessionOptions
 
 OPTIONS = SessionOptions(threads=1)
-QUICK = Plan(duration_s=0.1, warm_up_s=0.02, block_s=0.01)
+QUICK = BenchConfig(duration_s=0.1, warm_up_s=0.02, block_s=0.01)
 
 
 def valid(document):
@@ -37,11 +39,18 @@ def valid(document):
 
 @pytest.fixture(scope="module")
 def document(export_directory):
-    told = []
+    fractions = []
     found = compare(
-        export_directory, [2, 1], [1.0, 0.5, 0.3], OPTIONS, QUICK, None, lambda what, share: told.append(share), "typed"
+        export_directory,
+        [2, 1],
+        [1.0, 0.5, 0.3],
+        OPTIONS,
+        QUICK,
+        None,
+        lambda what, fraction: fractions.append(fraction),
+        "typed",
     )
-    assert told == sorted(told) and told[-1] <= 1.0
+    assert fractions == sorted(fractions) and fractions[-1] <= 1.0
     return valid(found)
 
 
@@ -53,20 +62,20 @@ def test_document_holds_every_batch_and_budget(document):
     assert document["model"]["patches"] == 16
 
 
-def test_every_row_was_verified_before(document):
+def test_every_row_was_verified(document):
     checked = {(v["path"], v["batch"], v["tokens"]) for v in document["verification"]}
     assert checked == {(row["path"], row["batch"], row["tokens"]) for row in document["rows"]}
     assert all(v["same_indices"] in (None, 1.0) for v in document["verification"])
 
 
-def test_speedups_stand_beside_what_macs_predict(document):
+def test_rows_hold_speedup_mac_ratio_and_efficiency(document):
     for row in document["rows"]:
         if row["role"] == "full":
-            assert row["speedup"] is row["predicted_speedup"] is row["reached"] is None
+            assert row["speedup"] is row["mac_ratio"] is row["efficiency"] is None
         else:
             assert row["speedup"]["low"] <= row["speedup"]["value"] <= row["speedup"]["high"]
-            assert row["predicted_speedup"] > 1
-            assert row["reached"] == pytest.approx(row["speedup"]["value"] / row["predicted_speedup"])
+            assert row["mac_ratio"] > 1
+            assert row["efficiency"] == pytest.approx(row["speedup"]["value"] / row["mac_ratio"])
         assert row["latency_ms"]["count"] >= 5
         assert row["memory"]["host_peak_bytes"] > 1e6
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["latency_ms"]["median"] * 1e3)
@@ -79,7 +88,7 @@ def test_conditions_are_stated(document):
     assert [point["batch"] for point in document["break_even"]] == [1, 2]
 
 
-def test_throttling_under_load_is_kept_after_it_has_ended():
+def test_throttling_under_load_is_recorded_after_it_has_ended():
     calm = {"throttled": False, "throttle_reasons": [], "load_average": 1.0}
     hot = {"throttled": True, "throttle_reasons": ["gpu0: hardware thermal slowdown"], "load_average": 2.0}
     found = _worst([hot, calm])
@@ -88,13 +97,13 @@ def test_throttling_under_load_is_kept_after_it_has_ended():
     assert _worst([{**calm, "throttled": None}])["throttled"] is None
 
 
-def test_absent_power_sensors_are_said_to_be_absent(document):
+def test_absent_power_sensors_are_listed(document):
     if all(row["power"] is None for row in document["rows"]):
         assert any(note.startswith("absent power sensors:") for note in document["notes"])
 
 
-def test_no_time_is_taken_from_outputs_that_differ(export_directory, tmp_path, monkeypatch):
-    """The golden logits are changed, manifest and all: the engine is then the one that differs."""
+def test_outputs_that_differ_are_not_timed(export_directory, tmp_path, monkeypatch):
+    """The golden logits and the manifest are changed, so that the engine differs from them."""
     out = tmp_path / "out"
     shutil.copytree(export_directory, out)
     with np.load(out / "golden.npz") as arrays:
@@ -106,7 +115,7 @@ def test_no_time_is_taken_from_outputs_that_differ(export_directory, tmp_path, m
         for e in manifest.files
     ]
     (out / "manifest.json").write_text(replace(manifest, files=entries).text())
-    monkeypatch.setattr(Engine, "block", lambda *_: pytest.fail("a time was taken"))
+    monkeypatch.setattr(EngineProcess, "block", lambda *_: pytest.fail("an engine was timed"))
     with pytest.raises(VerificationError, match="differs from the golden tensors .* No time was taken"):
         compare(out, [1], [0.5], OPTIONS, QUICK)
 
@@ -126,19 +135,19 @@ def test_torch_can_be_compared_too(export_directory, bundle_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         ({"provider": "tensorrt"}, "PyTorch runs on the provider cpu or cuda, got tensorrt"),
         ({"cuda_graph": True}, "a CUDA graph of PyTorch wants the provider cuda"),
     ],
 )
-def test_torch_takes_no_option_that_it_would_ignore(export_directory, bundle_file, options, sentence):
-    with pytest.raises(EngineError, match=sentence):
+def test_torch_refuses_options_without_effect(export_directory, bundle_file, options, message):
+    with pytest.raises(EngineError, match=message):
         compare(export_directory, [1], [0.5], replace(OPTIONS, **options), QUICK, bundle_file)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_torch_without_a_gpu_says_so(export_directory, bundle_file):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the error without a GPU")
+def test_torch_on_cuda_without_a_gpu_is_refused(export_directory, bundle_file):
     with pytest.raises(MissingDependencyError, match="PyTorch sees no GPU"):
         compare(export_directory, [1], [0.5], replace(OPTIONS, provider="cuda"), QUICK, bundle_file)
 
@@ -160,9 +169,9 @@ def test_batches_are_checked(export_directory, batches):
 
 
 @pytest.mark.parametrize("wrong", [{"duration_s": 0}, {"block_s": -1}, {"warm_up_s": -0.1}])
-def test_plan_is_checked(wrong):
+def test_config_is_checked(wrong):
     with pytest.raises(DataError, match="positive seconds"):
-        Plan(**wrong)
+        BenchConfig(**wrong)
 
 
 def test_budgets_are_checked(export_directory):
@@ -170,7 +179,7 @@ def test_budgets_are_checked(export_directory):
         compare(export_directory, [1], [17], OPTIONS, QUICK)
 
 
-def test_full_is_measured_even_if_nobody_asks(export_directory):
+def test_full_is_always_measured(export_directory):
     specs = specs_for(export_directory, load_manifest(export_directory), [0.5, 8, 0.5], OPTIONS)
     assert {k: spec.role for k, spec in specs.items()} == {16: "full", 8: "filtered"}
 
@@ -186,9 +195,9 @@ def test_engines_live_in_processes_of_their_own_and_end(export_directory):
         engines["full.onnx"].block(1, 16, 0.01)
 
 
-def test_a_process_that_dies_is_told_with_its_last_words(export_directory):
+def test_error_of_a_dead_process_has_its_status(export_directory):
     spec = EngineSpec(export_directory, "full", "full.onnx", OPTIONS)
-    with Engine(spec) as engine:
+    with EngineProcess(spec) as engine:
         engine._process.send_signal(signal.SIGTERM)
         engine._process.wait(10)
         with pytest.raises(EngineError, match="full.onnx ended with status -15"):
@@ -197,57 +206,46 @@ def test_a_process_that_dies_is_told_with_its_last_words(export_directory):
 
 def test_an_engine_that_does_not_open_leaves_no_process(export_directory):
     spec = EngineSpec(export_directory, "full", "full.onnx", replace(OPTIONS, provider="cuda"))
-    engine = Engine(spec)
+    engine = EngineProcess(spec)
     with pytest.raises(Exception, match="CUDAExecutionProvider"), engine:
         pass
     assert engine._process is None
 
 
-class Waiting:
-    """A session that takes a known time."""
-
-    def __init__(self, *seconds):
-        self.seconds, self.calls = list(seconds), 0
-
-    def run(self, images, keep=None):
-        wait = self.seconds[min(self.calls, len(self.seconds) - 1)]
-        self.calls += 1
-        time.sleep(wait)
-        return Result(np.zeros(1), timing=Timing(1.0, 2.0, 3.0, 0.5))
+def timed_session(clock, *seconds):
+    return FakeSession(clock, *seconds, result=Result(np.zeros(1), timing=Timing(1.0, 2.0, 3.0, 0.5)))
 
 
-def test_block_leaves_the_first_short_query_out():
-    session = Waiting(0.02, 0.001)
-    found = worker.run_block(session, np.zeros(1), 8, 0.05)
-    assert len(found["samples_ms"]) == session.calls - 1 == len(found["timings"])
-    assert np.median(found["samples_ms"]) < 10
+def test_block_leaves_out_a_short_first_query():
+    clock = FakeClock()
+    session = timed_session(clock, 0.02, 0.001)
+    found = worker.run_block(session, np.zeros(1), 8, 0.05, clock)
+    assert found["samples_ms"] == pytest.approx([1.0] * 30, rel=1e-6)
+    assert len(session.sizes) - 1 == len(found["timings"]) == 30
     assert found["timings"][0] == (1.0, 2.0, 3.0, 0.5)
 
 
-def test_block_keeps_a_first_query_that_is_long_in_itself():
-    session = Waiting(0.06)
-    assert len(worker.run_block(session, np.zeros(1), 8, 0.01)["samples_ms"]) == session.calls == 1
+def test_block_counts_a_long_first_query():
+    clock = FakeClock()
+    session = timed_session(clock, 0.06)
+    assert worker.run_block(session, np.zeros(1), 8, 0.01, clock)["samples_ms"] == pytest.approx([60.0])
+    assert len(session.sizes) == 1
 
 
-def test_block_costs_at_most_one_percent_of_20_ms():
-    """Clock, list and result handling around a query, with the session's own check of the images."""
-
-    class Instant:
-        def run(self, images, keep=None):
-            return Result(np.zeros(1))
-
-    samples = worker.run_block(Instant(), np.zeros(1), 8, 0.05)["samples_ms"]
-    assert np.median(samples) < 0.2
+def test_block_reads_the_clock_once_per_query():
+    """Clock, list and result handling around a query stay constant, whatever the number of queries."""
+    clock = FakeClock(tick=0.001)
+    samples = worker.run_block(timed_session(clock, 0.0), np.zeros(1), 8, 0.5, clock)["samples_ms"]
+    assert clock.readings == 2 + len(samples)
 
 
-def test_session_adds_microseconds_to_its_engine(export_directory):
-    """The median over 50 calls, so that what else the machine does costs no verdict; 1 % is 200 microseconds."""
-    found = harness(export_directory, OPTIONS, queries=50)
-    assert found.wanted == "<= 0.01" and 0 < found.measured < 0.05
-    assert found.reached == (found.measured <= 0.01)
+def test_session_overhead_is_measured_against_its_target(export_directory):
+    found = session_overhead(export_directory, OPTIONS, queries=50)
+    assert found.wanted == "<= 0.01" and np.isfinite(found.measured)
+    assert found.met == (found.measured <= 0.01)
 
 
-def test_worker_answers_errors_of_ours_and_goes_on(export_directory):
+def test_worker_replies_with_our_errors_and_continues(export_directory):
     opening = {
         "do": "open",
         "directory": str(export_directory),
@@ -256,17 +254,23 @@ def test_worker_answers_errors_of_ours_and_goes_on(export_directory):
         "options": asdict(OPTIONS),
         "bundle": None,
     }
-    asked = [opening, {"do": "verify", "batch": 1, "tokens": 99}, {"do": "memory"}, {"do": "close"}, {"do": "memory"}]
+    requests = [
+        opening,
+        {"do": "verify", "batch": 1, "tokens": 99},
+        {"do": "memory"},
+        {"do": "close"},
+        {"do": "memory"},
+    ]
     replies = io.StringIO()
-    worker.serve([json.dumps(request) for request in asked], replies)
+    worker.serve([json.dumps(request) for request in requests], replies)
     opened, failed, memory = [json.loads(line) for line in replies.getvalue().splitlines()]
     assert "pid" in opened and failed["error"] == "BudgetError" and memory["host_peak_bytes"] > 0
 
 
 def test_scenarios_cover_full_and_filtered(export_directory):
-    setting = Setting(duration_s=0.05, warm_up_s=0.0, batch=2, qps=100)
+    config = ScenarioConfig(duration_s=0.05, warm_up_s=0.0, batch=2, qps=100)
     names = ["single-stream", "multi-stream", "offline", "server"]
-    found = valid(scenarios(export_directory, names, [0.5], OPTIONS, setting))
+    found = valid(run_scenarios(export_directory, names, [0.5], OPTIONS, config))
     assert [(row["tokens"], row["scenario"]) for row in found["rows"]][:2] == [
         (16, "SingleStream"),
         (16, "MultiStream"),
@@ -276,7 +280,7 @@ def test_scenarios_cover_full_and_filtered(export_directory):
 
 def test_unknown_scenario(export_directory):
     with pytest.raises(DataError, match="one of single-stream, multi-stream, offline, server, got chaos"):
-        scenarios(export_directory, ["chaos"], [0.5])
+        run_scenarios(export_directory, ["chaos"], [0.5])
 
 
 def test_write_json_refuses_nan_and_keeps_the_old_file(tmp_path):

@@ -37,7 +37,7 @@ def test_cv_is_the_population_deviation_over_the_mean():
 
 @pytest.mark.parametrize(("samples", "p"), [([], 90), ([1.0], -1), ([1.0], 100.5)])
 def test_percentile_refuses(samples, p):
-    with pytest.raises(ValueError, match="wants samples and a p"):
+    with pytest.raises(ValueError, match="requires samples and 0"):
         percentile(samples, p)
 
 

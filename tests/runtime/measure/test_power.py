@@ -1,7 +1,9 @@
 import os
+import threading
 import time
 
 import pytest
+from fake_clock import FakeClock
 from fake_jtop import install_fake_jtop
 from fake_nvml import install_fake_nvml
 
@@ -93,12 +95,35 @@ def test_a_rail_that_vanishes_is_left_out(tmp_path):
     assert set(rails.read()) == {"VDD_CPU_GPU_CV", "VDD_SOC"}
 
 
-def test_sampled_power_integrates_to_joules():
-    meter = PowerMeter([], [PowerRails("bench", lambda: {"VDD_IN": 6.0})], [])
-    with meter.measure() as energy:
-        time.sleep(0.1)
-    assert energy.joules["VDD_IN"] == pytest.approx(6.0 * energy.seconds, rel=0.3)
-    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.3)
+def measured(monkeypatch, readings):
+    """Energy of rails with these ``readings`` in sequence, one second apart, of which the last may repeat.
+
+    Returns it with the number of readings taken.
+    """
+    clock, left, taken, finished = FakeClock(tick=1.0), list(readings), [], threading.Event()
+
+    def read():
+        taken.append(left.pop(0) if len(left) > 1 else left[0])
+        if len(left) == 1 and taken[-1] is left[0]:
+            finished.set()
+        return taken[-1]
+
+    monkeypatch.setattr("tokfilter.runtime.measure.power.perf_counter", clock)
+    with PowerMeter([], [PowerRails("bench", read)], []).measure() as energy:
+        assert finished.wait(60)
+    return energy, len(taken)
+
+
+def test_sampled_power_integrates_to_joules(monkeypatch):
+    energy, readings = measured(monkeypatch, [{"VDD_IN": 6.0}, {"VDD_IN": 6.0}, {"VDD_IN": 6.0}])
+    assert energy.joules == {"VDD_IN": pytest.approx(6.0 * (readings - 1))}
+    assert energy.seconds == readings + 1
+    assert energy.watts == {"VDD_IN": pytest.approx(6.0 * (readings - 1) / (readings + 1))}
+
+
+def test_changing_power_is_integrated_by_the_trapezoid_rule(monkeypatch):
+    energy, readings = measured(monkeypatch, [{"VDD_IN": 2.0}, {"VDD_IN": 6.0}, {"VDD_IN": 0.0}])
+    assert readings >= 3 and energy.joules == {"VDD_IN": pytest.approx(4.0 + 3.0)}
 
 
 def test_counted_energy_is_a_difference():
@@ -118,22 +143,14 @@ def test_a_counter_that_starts_again_at_an_unknown_limit_is_left_out(tmp_path):
     assert energy.joules == {"dram": 0.0, "package-1": 0.0}
 
 
-def measured(readings, seconds=0.15):
-    """Joules of rails that show ``readings`` one after another, and the last one from then on."""
-    left = list(readings)
-    meter = PowerMeter([], [PowerRails("bench", lambda: left.pop(0) if len(left) > 1 else left[0])], [])
-    with meter.measure() as energy:
-        time.sleep(seconds)
-    return energy
+def test_a_missing_reading_is_integrated_across_the_gap(monkeypatch):
+    energy, readings = measured(monkeypatch, [{"VDD_IN": 6.0}, {"VDD_IN": 6.0}, {}, {}, {"VDD_IN": 6.0}])
+    assert energy.joules == {"VDD_IN": pytest.approx(6.0 * (readings - 1))}
 
 
-def test_a_rail_that_misses_readings_is_integrated_across_the_gap():
-    energy = measured([{"VDD_IN": 6.0}, {"VDD_IN": 6.0}, {}, {}, {"VDD_IN": 6.0}])
-    assert energy.watts["VDD_IN"] == pytest.approx(6.0, rel=0.3)
-
-
-def test_joules_of_a_part_of_the_time_are_left_out():
-    energy = measured([{"A": 1.0, "gone": 1.0}, {"A": 1.0, "gone": 1.0, "late": 1.0}, {"A": 1.0, "late": 1.0}])
+def test_joules_of_a_part_of_the_time_are_left_out(monkeypatch):
+    readings = [{"A": 1.0, "gone": 1.0}, {"A": 1.0, "gone": 1.0, "late": 1.0}, {"A": 1.0, "late": 1.0}]
+    energy, _ = measured(monkeypatch, readings)
     assert set(energy.joules) == {"A"}
 
 

@@ -38,8 +38,8 @@ def test_interval_holds_its_value_and_is_reproducible(pairs):
 @pytest.mark.parametrize(
     ("full", "filtered", "message"),
     [
-        ([], [], "wants pairs"),
-        ([1.0], [1.0, 2.0], "wants pairs"),
+        ([], [], "requires pairs"),
+        ([1.0], [1.0, 2.0], "requires pairs"),
         ([0.0], [1.0], "positive"),
         ([1.0], [float("nan")], "positive"),
     ],

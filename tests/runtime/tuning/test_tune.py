@@ -7,13 +7,13 @@ from jsonschema import Draft202012Validator
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import BudgetError, DataError
-from tokfilter.runtime.comparison.compare import Plan
+from tokfilter.runtime.comparison.rounds import BenchConfig
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.tuning.goals import Goal
 from tokfilter.runtime.tuning.tune import drops_from_accuracy, tune
 
 OPTIONS = SessionOptions(threads=1)
-QUICK = Plan(0.05, 0.0, 0.005)
+QUICK = BenchConfig(0.05, 0.0, 0.005)
 
 
 @pytest.fixture

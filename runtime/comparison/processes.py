@@ -1,4 +1,4 @@
-"""Engines as child processes that wait in silence until it is their turn."""
+"""One subprocess per engine; JSON lines over a pipe (``comparison.worker`` is the other end)."""
 
 import json
 import select
@@ -21,18 +21,18 @@ from tokfilter.runtime.sessions import SessionOptions
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Block", "Engine", "EngineSpec", "engines_open", "specs_for"]
+__all__ = ["Block", "EngineProcess", "EngineSpec", "engines_open", "specs_for"]
 
-_PATIENCE_S: Final = 600.0
-"""How long an engine may take beyond what was asked of it, before it counts as hung."""
+_TIMEOUT_S: Final = 600.0
+"""Time limit of a request, beyond the duration that the request itself takes."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine to start.
+    """An engine to be started.
 
-    path: model file of the export directory, or of the bundle when torch runs it
-    bundle: model.pt when torch runs it
+    path: model file of the export directory, or a name for the bundle when PyTorch runs it
+    bundle: model.pt when PyTorch runs it, else None
     """
 
     directory: Path
@@ -44,7 +44,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Block:
-    """One turn of an engine.
+    """Latencies of one uninterrupted run of queries.
 
     samples_ms: per query, end to end on the host
     timings: per query (host to device, compute, device to host, enqueue) in milliseconds; None on a CPU
@@ -54,8 +54,8 @@ class Block:
     timings: list[tuple[float, float, float, float]] | None
 
 
-class Engine:
-    """A child process that runs one engine (``benchmarks.worker``). Use in a ``with`` block."""
+class EngineProcess:
+    """A subprocess that runs one engine. Use in a ``with`` block."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
@@ -72,7 +72,7 @@ class Engine:
         )
         try:
             spec = self.spec
-            self.pid = self._ask(
+            self.pid = self._request(
                 "open",
                 directory=str(spec.directory),
                 path=spec.path,
@@ -101,38 +101,40 @@ class Engine:
 
     def verify(self, batch: int, tokens: int) -> dict[str, Any]:
         """Compare with the golden tensors. Raises VerificationError."""
-        return self._ask("verify", batch=batch, tokens=tokens)
+        return self._request("verify", batch=batch, tokens=tokens)
 
     def block(self, batch: int, tokens: int, seconds: float) -> Block:
-        """Query for some seconds."""
-        reply = self._ask("block", seconds, batch=batch, tokens=tokens, seconds=seconds)
+        """Run queries for ``seconds``."""
+        reply = self._request("block", seconds, batch=batch, tokens=tokens, seconds=seconds)
         return Block(reply["samples_ms"], reply["timings"])
 
     def memory(self) -> dict[str, int | None]:
         """Peak host memory, and device memory now, in bytes."""
-        return self._ask("memory")
+        return self._request("memory")
 
-    def _ask(self, do: str, patience: float = 0.0, **fields: Any) -> dict[str, Any]:
+    def _request(self, do: str, expected_s: float = 0.0, **fields: Any) -> dict[str, Any]:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
-            raise EngineError("this engine is closed: use it inside its `with` block.")
+            raise EngineError("this engine process is closed: use it inside its `with` block.")
         try:
             process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
             process.stdin.flush()
         except OSError:
-            raise self._died() from None
-        if not select.select([process.stdout], [], [], _PATIENCE_S + 20 * patience)[0]:
-            raise EngineError(f"{self.spec.path} gave no answer to {do} within {_PATIENCE_S:.0f} s: it hangs.")
+            raise self._exit_error() from None
+        if not select.select([process.stdout], [], [], _TIMEOUT_S + 20 * expected_s)[0]:
+            raise EngineError(
+                f"{self.spec.path}: no reply to {do!r} within {_TIMEOUT_S:.0f} s; the process was stopped."
+            )
         line = process.stdout.readline()
         if not line:
-            raise self._died()
+            raise self._exit_error()
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             kind: type[TokfilterError] = getattr(errors, reply["error"])
             raise kind(reply["message"])
         return reply
 
-    def _died(self) -> EngineError:
+    def _exit_error(self) -> EngineError:
         process = self._process
         status: int | str | None = None
         if process is not None:
@@ -143,26 +145,26 @@ class Engine:
         self._log.seek(0)
         tail = self._log.read().decode(errors="replace").strip().splitlines()[-3:]
         return EngineError(
-            f"the process that ran {self.spec.path} ended with status {status}; its last words: "
-            f"{' | '.join(tail) or 'none'}. Is memory short (dmesg), or a library damaged (`tokfilter doctor`)?"
+            f"the process that ran {self.spec.path} ended with status {status}; its last output: "
+            f"{' | '.join(tail) or 'none'}. Check free memory (dmesg) and the installed libraries (`tokfilter doctor`)."
         )
 
 
 @contextmanager
-def engines_open(specs: Sequence[EngineSpec]) -> Iterator[dict[str, Engine]]:
-    """Start one process per distinct model file; the engines by their path."""
+def engines_open(specs: Sequence[EngineSpec]) -> Iterator[dict[str, EngineProcess]]:
+    """Start one process per distinct model file. Yields path -> process."""
     with ExitStack() as stack:
-        engines: dict[str, Engine] = {}
+        engines: dict[str, EngineProcess] = {}
         for spec in specs:
             if spec.path not in engines:
-                engines[spec.path] = stack.enter_context(Engine(spec))
+                engines[spec.path] = stack.enter_context(EngineProcess(spec))
         yield engines
 
 
 def specs_for(
     directory: Path, manifest: Manifest, keeps: Sequence[Keep], options: SessionOptions, bundle: Path | None = None
 ) -> dict[int, EngineSpec]:
-    """Budget in tokens -> the engine that serves it; the full model, the measure of all others, is always there.
+    """Budget in tokens -> the engine for it. The full model, the baseline of every ratio, is always included.
 
     Raises BudgetError, EngineError.
     """

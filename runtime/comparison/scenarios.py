@@ -1,0 +1,91 @@
+"""MLPerf's scenarios on an export directory: the full model and every budget, one engine open at a time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.golden import golden_of
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.errors import DataError
+from tokfilter.runtime.comparison.processes import specs_for
+from tokfilter.runtime.measure.latency import multi_stream, single_stream
+from tokfilter.runtime.measure.loadgen import run_loadgen
+from tokfilter.runtime.measure.machine import conditions
+from tokfilter.runtime.measure.metrics import PERCENTILE_RULE
+from tokfilter.runtime.measure.record import header
+from tokfilter.runtime.measure.scenario import SCENARIOS, ScenarioConfig, ScenarioResult
+from tokfilter.runtime.measure.throughput import offline, server
+from tokfilter.runtime.model_files import ModelFile
+from tokfilter.runtime.session import Array, CheckedSession
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
+from tokfilter.runtime.verification import verify
+
+__all__ = ["run_scenarios"]
+
+_LIBRARY: Final = 64
+"""Number of images that queries are taken from."""
+
+
+def run_scenarios(
+    directory: str | Path,
+    names: Sequence[str],
+    keeps: Sequence[Keep],
+    options: SessionOptions | None = None,
+    config: ScenarioConfig | None = None,
+    command: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run scenarios (keys of SCENARIOS) and return the content of ``schemas/scenario.json``.
+
+    Raises VerificationError before anything is timed when outputs differ from the golden tensors, DataError,
+    BudgetError, EngineError, MissingDependencyError.
+    """
+    options, config, directory = options or SessionOptions(), config or ScenarioConfig(), Path(directory)
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown or not names:
+        raise DataError(f"a scenario is one of {', '.join(SCENARIOS)}, got {', '.join(unknown) or 'none'}.")
+    manifest = load_manifest(directory)
+    before, verdicts, rows = conditions(), [], []
+    for tokens, spec in specs_for(directory, manifest, keeps, options).items():
+        entry = next(e for e in manifest.files if e.path == spec.path)
+        model_file = ModelFile(directory, manifest, entry)
+        golden = golden_of(directory, manifest)
+        with ExitStack() as stack:
+            sessions = [
+                stack.enter_context(session_from_model_file(model_file, options)) for _ in range(config.streams)
+            ]
+            verdicts.append(asdict(verify(sessions[0], model_file, golden, 1, tokens)))
+            images = golden.tiled(_LIBRARY, sessions[0].inputs[0].dtype)
+            for name in names:
+                progress(f"{SCENARIOS[name]}, {tokens} tokens")
+                result = _run(SCENARIOS[name], sessions, images, tokens, config)
+                rows.append(
+                    {
+                        "role": spec.role,
+                        "tokens": tokens,
+                        "path": spec.path,
+                        **asdict(result),
+                        "notes": list(result.notes),
+                    }
+                )
+    return {
+        **header("scenario", command),
+        "conditions": {"before": before, "after": conditions()},
+        "settings": {**asdict(options), **asdict(config), "percentile_rule": PERCENTILE_RULE},
+        "verification": verdicts,
+        "rows": rows,
+    }
+
+
+def _run(
+    name: str, sessions: Sequence[CheckedSession], images: Array, keep: int, config: ScenarioConfig
+) -> ScenarioResult:
+    if config.loadgen:
+        return run_loadgen(sessions[0], images, name, config, keep)
+    if name == "Offline":
+        return offline(sessions, images, config, keep)
+    loop = {"SingleStream": single_stream, "MultiStream": multi_stream, "Server": server}[name]
+    return loop(sessions[0], images, config, keep)
