@@ -1,6 +1,6 @@
 """Tables of measurements and accuracies in the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 __all__ = ["print_accuracy", "print_comparison", "print_curve", "print_scenarios"]
@@ -14,20 +14,18 @@ _FIGURES: Final = {
 """Scenario -> unit of the metric that MLPerf reports for it."""
 
 _WIDE: Final = 96
-"""Width of a terminal from which on p90 and p95 are shown; JSON always has them."""
+"""Width of a terminal from which on all columns are shown; JSON always has them."""
 
 
 def print_comparison(document: Mapping[str, Any]) -> None:
     """Print the rows of bench.json, the break-even budgets and the notes."""
     console, rows = _console(), document["rows"]
-    percentiles = ["median", "p90", "p95", "p99"] if console.width >= _WIDE else ["median", "p99"]
-    has_power = any(row["power"] for row in rows)
-    power = ["J/image"] if has_power else []
-    table = _table("batch", "tokens", *percentiles, "cv", "images/s", "speed-up", "MAC ratio", "efficiency", *power)
+    columns = _columns(has_power=any(row["power"] for row in rows), wide=console.width >= _WIDE)
+    table = _table(*columns)
     for i, row in enumerate(rows):
         if i and row["batch"] != rows[i - 1]["batch"]:
             table.add_section()
-        table.add_row(*_cells(row, percentiles), *([_joules(row)] if has_power else []))
+        table.add_row(*(text(row) for text in columns.values()))
     console.print(table)
     console.print(_conditions(document["settings"]), style="dim")
     for point in document["break_even"]:
@@ -96,28 +94,38 @@ def print_accuracy(rows: Sequence[Mapping[str, Any]]) -> None:
     _console().print(table)
 
 
-def _cells(row: Mapping[str, Any], percentiles: Sequence[str]) -> list[str]:
-    latency, speedup = row["latency_ms"], row["speedup"]
-    interval = "" if speedup is None else f"{speedup['value']:.2f}× [{speedup['low']:.2f} {speedup['high']:.2f}]"
-    mac_ratio = "" if row["mac_ratio"] is None else f"{row['mac_ratio']:.2f}×"
-    efficiency = "" if row["efficiency"] is None else f"{row['efficiency']:.0%}"
-    times = [f"{latency[name]:.2f}" for name in percentiles]
-    cv = f"{latency['cv']:.1%}{'!' if row['warnings'] else ''}"
-    return [
-        str(row["batch"]),
-        str(row["tokens"]),
-        *times,
-        cv,
-        f"{row['images_per_s']:.1f}",
-        interval,
-        mac_ratio,
-        efficiency,
-    ]
+def _columns(has_power: bool, wide: bool) -> dict[str, Callable[[Mapping[str, Any]], str]]:
+    """Heading -> text of a cell, for a row of bench.json."""
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "batch": lambda row: str(row["batch"]),
+        "tokens": lambda row: str(row["tokens"]),
+        "median": lambda row: f"{row['latency_ms']['median']:.2f}",
+        "p90": lambda row: f"{row['latency_ms']['p90']:.2f}",
+        "p95": lambda row: f"{row['latency_ms']['p95']:.2f}",
+        "p99": lambda row: f"{row['latency_ms']['p99']:.2f}",
+        "cv": lambda row: f"{row['latency_ms']['cv']:.1%}{'!' if row['warnings'] else ''}",
+        "images/s": lambda row: f"{row['images_per_s']:.1f}",
+        "speed-up": _speedup,
+        "MAC\nratio": lambda row: "" if row["mac_ratio"] is None else f"{row['mac_ratio']:.2f}×",
+        "efficiency": lambda row: "" if row["efficiency"] is None else f"{row['efficiency']:.0%}",
+        "J/image": _joules,
+    }
+    hidden = set() if wide else {"p90", "p95"}
+    if not has_power:
+        hidden.add("J/image")
+    elif not wide:
+        hidden |= {"p99", "images/s"}
+    return {name: text for name, text in columns.items() if name not in hidden}
+
+
+def _speedup(row: Mapping[str, Any]) -> str:
+    speedup = row["speedup"]
+    return "" if speedup is None else f"{speedup['value']:.2f}× [{speedup['low']:.2f} {speedup['high']:.2f}]"
 
 
 def _joules(row: Mapping[str, Any]) -> str:
     joules = (row["power"] or {}).get("joules_per_image", {})
-    return ", ".join(f"{name} {value:.3f}" for name, value in joules.items())
+    return "\n".join(f"{name} {value:.3f}" for name, value in joules.items())
 
 
 def _table(*names: str) -> Any:
@@ -126,7 +134,7 @@ def _table(*names: str) -> Any:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for name in names:
         left = name in ("", "scenario", "method")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "MAC ratio")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     return table
 
 

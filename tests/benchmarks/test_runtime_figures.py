@@ -25,10 +25,10 @@ def document(part, value, cores=2, comparisons=()):
 
 
 def test_a_part_replaces_its_own_and_keeps_the_others():
-    old = joined(document("tune", 1.0), document("speed", 2.0, comparisons=["pairs"]))
+    old = joined(document("tune", 1.0), document("speed", 2.0, comparisons=[{"rows": []}]))
     new = joined(old, document("tune", 3.0))
     assert [(figure["part"], figure["measured"]) for figure in new["figures"]] == [("speed", 2.0), ("tune", 3.0)]
-    assert new["comparisons"] == ["pairs"]
+    assert new["comparisons"] == [{"rows": []}]
     assert new["conditions"] == {"tune": {"before": 3.0}, "speed": {"before": 2.0}}
 
 

@@ -28,7 +28,17 @@ def copied(export_directory, tmp_path):
 def test_bench_prints_a_table_and_writes_json(copied):
     done = run("bench", copied, "--batch", "1,2", "--keep", "1.0,0.5", *QUICK)
     assert done.exit_code == 0, done.output
-    for word in ("median", "p99", "speed-up", "MAC ratio", "efficiency", "Batch 2:", "transfers none", "95% interval"):
+    for word in (
+        "median",
+        "p99",
+        "speed-up",
+        "MAC",
+        "ratio",
+        "efficiency",
+        "Batch 2:",
+        "transfers none",
+        "95% interval",
+    ):
         assert word in done.stdout
     document = json.loads((copied / "bench.json").read_text())
     assert [row["tokens"] for row in document["rows"]] == [16, 8, 16, 8]
