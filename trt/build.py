@@ -86,6 +86,8 @@ def _add_profile(network: Network, options: BuildOptions) -> None:
 
 def _configure(network: Network, options: BuildOptions, plugin: Path | None) -> None:
     module, config = network.module, network.config
+    # TensorRT's default for fp32 is TF32, which has as few digits as fp16: scores would differ, and so the kept tokens.
+    config.clear_flag(module.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.version_compatible:

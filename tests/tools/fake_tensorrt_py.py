@@ -216,7 +216,7 @@ def fake_builder_module(version="10.13.0"):
     module.Builder, module.OnnxParser, module.ILogger, module.Runtime = Builder, OnnxParser, FakeLogger, object
     module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
-    module.BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE="version compatible")
+    module.BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE="version compatible", TF32="TF32")
     module.HardwareCompatibilityLevel = SimpleNamespace(__members__={"NONE": 0, "AMPERE_PLUS": 1})
     module.Dims, module.__version__, module.libraries, module.config = tuple, version, libraries, config
     return module
@@ -226,9 +226,9 @@ class FakeBuilderConfig:
     """A build configuration that rejects every timing cache but an empty one."""
 
     def __init__(self):
-        self.shapes, self.limits, self.flags, self.profiles, self.cache = {}, {}, [], [], None
+        self.shapes, self.limits, self.flags, self.profiles, self.cache = {}, {}, ["TF32"], [], None
         self.add_optimization_profile = self.profiles.append
-        self.set_flag = self.flags.append
+        self.set_flag, self.clear_flag = self.flags.append, self.flags.remove
 
     def set_memory_pool_limit(self, pool, size):
         self.limits[pool] = size

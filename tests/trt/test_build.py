@@ -112,6 +112,7 @@ def test_tensorrt_takes_the_plugin_limits_and_profile(monkeypatch, tmp_path):
         "images": ((1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 32, 32)),
         "slots": ((1,), (8,), (16,)),
     }
+    assert module.config.flags == ["version compatible"], "TF32, TensorRT's default for fp32, is off"
     assert module.libraries == module.config.plugins_to_serialize == [str(options.plugin)]
     assert module.config.limits == {"workspace": 512 << 20} and module.config.hardware_compatibility_level == 1
     assert (tmp_path / "timing.cache").read_bytes() == b"timings", "a cache of another GPU is replaced"
