@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokfilter import __version__
+from tokfilter.errors import TokfilterError
 
 __all__ = ["Ability", "Finding", "examine"]
 
@@ -135,16 +136,17 @@ def _version_line(path: str) -> str:
 
 
 def _gpu() -> Finding:
-    """Ask the driver itself: neither torch nor a package has to be installed."""
+    """From the driver's C library, so that it is found where neither nvidia-ml-py nor torch is installed."""
     remedy = "install the NVIDIA driver on a machine with an NVIDIA GPU"
     return Finding("NVIDIA GPU", _guarded(_gpu_name), remedy)
 
 
 def _gpu_name() -> str | None:
-    driver = ctypes.CDLL("libcuda.so.1")
+    from tokfilter.runtime.cuda_bindings import cuda_driver
+
+    driver = cuda_driver()
     count, name, release = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
+    driver.cuDeviceGetCount(ctypes.byref(count))
     driver.cuDeviceGetName(name, len(name), 0)
     driver.cuDriverGetVersion(ctypes.byref(release))
     more = f" and {count.value - 1} more" if count.value > 1 else ""
@@ -163,8 +165,8 @@ def _provider_names() -> str | None:
 
 
 def _guarded(look: Callable[[], str | None]) -> str | None:
-    """What ``look`` finds; a library that is absent or does not load finds nothing."""
+    """The result of ``look``; None where a library is absent, does not load or finds no device."""
     try:
         return look()
-    except (ImportError, OSError, AttributeError):
+    except (ImportError, OSError, AttributeError, TokfilterError):
         return None

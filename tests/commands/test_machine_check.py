@@ -1,4 +1,7 @@
+from fake_cuda import FakeDriver
+
 from tokfilter.commands import machine_check as doctor
+from tokfilter.runtime import cuda_bindings
 
 
 def test_what_is_missing_has_a_remedy():
@@ -38,3 +41,17 @@ def test_a_library_that_does_not_load_is_missing():
 
     assert doctor._guarded(broken) is None
     assert doctor._program("x", ["no-such-program-anywhere"], "get it").found is None
+
+
+def test_a_gpu_is_found_through_the_driver_alone(monkeypatch):
+    class Driver(FakeDriver):
+        def cuDeviceGetName(self, name, size, device):  # noqa: N802
+            name.value = b"Fake GPU"
+
+        def cuDriverGetVersion(self, release):  # noqa: N802
+            release._obj.value = 12060
+
+    monkeypatch.setattr(cuda_bindings.ctypes, "CDLL", lambda name: Driver(devices=2))
+    assert doctor._gpu().found == "Fake GPU and 1 more, driver for CUDA 12.6"
+    monkeypatch.setattr(cuda_bindings.ctypes, "CDLL", lambda name: Driver(devices=0))
+    assert doctor._gpu().found is None and "NVIDIA driver" in doctor._gpu().remedy

@@ -135,7 +135,7 @@ TEST_CASE("plugins that are missing, changed, no plugins, or not listed") {
     Directory directory;
     directory.set_plan("/plugin", "true");
     CHECK_SAYS(directory.open().status(), Code::version, "Cannot find plugin: TokenSelect",
-               "holds tokfilter's plugin");
+               "needs tokfilter's plugin");
     directory.add_plugin(NO_PLUGIN);
     CHECK_SAYS(directory.open().status(), Code::plugin, "cannot load the plugin library",
                "libplugin.so: loadLibrary", "tokfilter plugin build");
