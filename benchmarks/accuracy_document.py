@@ -1,11 +1,11 @@
-"""accuracy.json: top-1 by method and budget, with the interval that images and seeds allow."""
+"""accuracy.json: top-1 by method and budget, with intervals over seeds, or over images for a single model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
+from scipy import stats
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.runtime.measure.record import header
@@ -15,7 +15,14 @@ from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
 from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle
 from tokfilter.vit.macs import macs
 
-__all__ = ["document_from_bundle", "interval_name", "mean_and_half", "model_card", "row_from_members", "with_rates"]
+__all__ = [
+    "document_from_bundle",
+    "interval_name",
+    "mean_and_half_width",
+    "model_card",
+    "row_from_members",
+    "with_rates",
+]
 
 
 def document_from_bundle(
@@ -52,7 +59,7 @@ def document_from_bundle(
 
 
 def interval_name(models: int) -> str:
-    """What ``low`` and ``high`` of a row are when it stands for so many trained models."""
+    """Description of ``low`` and ``high`` of a row with so many trained models."""
     if models > 1:
         return f"Student's t over {models} seeds, {CONFIDENCE:.0%}"
     return f"Wilson, {CONFIDENCE:.0%}, for one model on these images"
@@ -63,7 +70,7 @@ def row_from_members(
 ) -> dict[str, Any]:
     """One row from the models of every seed: each with top1, correct and images."""
     top1 = [member["top1"] for member in members]
-    mean, half = mean_and_half(top1)
+    mean, half = mean_and_half_width(top1)
     if half is None:
         low, high = wilson(members[0]["correct"], members[0]["images"])
     else:
@@ -74,17 +81,19 @@ def row_from_members(
     }  # fmt: skip
 
 
-def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of some seeds' values, and half of its interval (Student's t, 95 %); None for a single one."""
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean over seeds, and the half width of its interval (Student's t, 95 %); None for a single seed.
+
+    scipy's ``t.interval`` and ``ttest_1samp`` give NaN where all seeds are equal; this gives a width of 0.
+    """
     mean = sum(values) / len(values)
     if len(values) == 1:
         return mean, None
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return mean, float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+    return mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
 
 
 def model_card(bundle: Bundle) -> dict[str, Any]:
-    """What a document says of the model."""
+    """Description of the model in a document."""
     model = model_from_bundle(bundle)
     return {
         "architecture": bundle.architecture.name,
@@ -96,7 +105,7 @@ def model_card(bundle: Bundle) -> dict[str, Any]:
 
 
 def with_rates(document: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the images per second of baseline_speed.json beside every row that was timed there."""
+    """The document with the images per second of baseline_speed.json in every row that was timed there."""
     rates: dict[tuple[str, int], dict[str, float]] = {}
     for row in speed["rows"]:
         rates.setdefault((row["method"], row["tokens"]), {})[row["runtime"]] = row["images_per_s"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from tokfilter.benchmarks.accuracy_document import mean_and_half
+from tokfilter.benchmarks.accuracy_document import mean_and_half_width
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
 from tokfilter.benchmarks.report.figures import method_name
 
@@ -92,7 +92,7 @@ def _lost(row: Row, whole: Row) -> Row:
 
 
 def _points(row: Row) -> str:
-    mean, half = mean_and_half(row["drops"])
+    mean, half = mean_and_half_width(row["drops"])
     return f"{100 * mean:.1f}" + ("" if half is None else f" ({100 * (mean - half):.1f} to {100 * (mean + half):.1f})")
 
 

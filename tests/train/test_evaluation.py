@@ -16,9 +16,9 @@ def test_wilson_agrees_with_a_textbook_and_stays_in_range():
 
 def test_evaluation_counts_right_answers(scene_dataset, ten_classes):
     model = FilteredViT(create_backbone(ten_classes), RandomScorer(1))
-    one = evaluate(model, scene_dataset, [1.0, 0.5], lambda what, share: None, batch=7, seed=4)
+    one = evaluate(model, scene_dataset, [1.0, 0.5], lambda what, fraction: None, batch=7, seed=4)
     with torch.no_grad():
         images = scene_dataset.normalised(next(scene_dataset.in_order(40)).images)
         expected = model(images, 1.0).argmax(1) == scene_dataset.labels
     assert one[0].correct == int(expected.sum()) and one[0].images == 40
-    assert evaluate(model, scene_dataset, [0.5, 1.0], lambda what, share: None, batch=7, seed=4) == one
+    assert evaluate(model, scene_dataset, [0.5, 1.0], lambda what, fraction: None, batch=7, seed=4) == one

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from tokfilter.artifacts.manifest import ModelCard
 from tokfilter.runtime.measure.statistics import Interval, break_even, macs_at, speedup_from_pairs
@@ -25,6 +26,16 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         found = speedup_from_pairs(full, filtered, seed=trial)
         covered += found.low <= 2.0 <= found.high
     assert covered >= 180
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interval_equals_scipys(seed):
+    generator = np.random.default_rng(10 + seed)
+    full, filtered = generator.lognormal(3, 0.1, 25), generator.lognormal(2, 0.2, 25)
+    found = speedup_from_pairs(full, filtered, seed)
+    resampled = {"n_resamples": 5000, "method": "percentile", "rng": np.random.default_rng(seed)}
+    expected = bootstrap((full / filtered,), np.median, **resampled).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=1, max_size=30))
