@@ -1,6 +1,6 @@
-"""`tokfilter engine`: engines for this machine from the graphs of an export directory, without bundle and torch.
+"""`tokfilter engine`: add engines for this machine to an export directory; neither model.pt nor torch is needed.
 
-An engine belongs to the GPU that it was built on, so a kit carries graphs and is built where it runs.
+An engine runs on the GPU that it was built on, so an edge bundle holds graphs, and its engines are built on the device.
 """
 
 import shutil
@@ -36,10 +36,10 @@ def add_engines(
         checked_path(directory, graph)
     if options.plugin and options.plugin_library is None:
         options = replace(options, plugin_library=_plugin(directory, manifest))
-    # Beside the graphs, so that the finished files move into their places in one step each.
+    # On the same file system as the graphs, so that each finished file is moved in one step.
     with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
         staging = Path(name)
-        _bring(directory, graphs, staging)
+        _link_graphs(directory, graphs, staging)
         built = list(engines_from_graphs(staging, graphs, manifest.model, options, say))
         for entry in built:
             (staging / entry.path).replace(directory / entry.path)
@@ -55,7 +55,7 @@ def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:
     if not graphs:
         known = ", ".join(sorted({str(entry.precision) for entry in there})) or "no graphs at all"
         raise ExportError(
-            f"there is no graph in {', '.join(options.precisions)} to build from; the directory has {known}. Choose "
+            f"expected a graph in {', '.join(options.precisions)} to build from; this export has {known}. Choose "
             "another --precision, or export with this one."
         )
     return graphs
@@ -68,8 +68,8 @@ def _plugin(directory: Path, manifest: Manifest) -> Path | None:
     return next((checked_path(directory, entry) for entry in manifest.entries("plugin", "tensorrt")), None)
 
 
-def _bring(directory: Path, graphs: list[Entry], staging: Path) -> None:
+def _link_graphs(directory: Path, graphs: list[Entry], staging: Path) -> None:
     for name in (name for graph in graphs for name in (graph.path, *graph.external)):
         (staging / name).symlink_to((directory / name).resolve())
-    if (directory / TIMING_CACHE).is_file():  # it is written again
+    if (directory / TIMING_CACHE).is_file():  # the build rewrites it
         shutil.copyfile(directory / TIMING_CACHE, staging / TIMING_CACHE)

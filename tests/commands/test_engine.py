@@ -147,7 +147,7 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
         (["--trt"], 4, "the package tensorrt cannot be imported"),
         (["--rtx"], 4, "the package tensorrt_rtx cannot be imported"),
         (["--trt", "--plugin", "none.so"], 1, "--plugin wants a file, but there is none at none.so"),
-        (["--trt", "--precision", "fp16"], 1, "no graph in fp16 to build from; the directory has fp32."),
+        (["--trt", "--precision", "fp16"], 1, "expected a graph in fp16 to build from; this export has fp32."),
         (["--rtx", "--batch", "4:2:8"], 1, "got 4:2:8"),
         (["--rtx", "--batch", "eight"], 1, "eight"),
         (["--rtx", "--budget", "1:8:17"], 1, "max <= 16"),
@@ -186,4 +186,7 @@ def test_a_directory_without_graphs_has_nothing_to_build_from(copied):
     manifest = load_manifest(copied)
     save_manifest(copied, replace(manifest, files=[entry for entry in manifest.files if entry.role == "golden"]))
     done = run(copied, "--rtx")
-    assert done.exit_code == 1 and "no graph in fp32 to build from; the directory has no graphs at all" in done.stderr
+    assert (
+        done.exit_code == 1
+        and "expected a graph in fp32 to build from; this export has no graphs at all" in done.stderr
+    )

@@ -1,1 +1,1 @@
-"""The kit for the edge: an export, what builds its engines, what measures them, in one file, without torch."""
+"""The edge bundle: one tar file with an export, tokfilter and its native sources, for a device without torch."""

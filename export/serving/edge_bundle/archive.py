@@ -1,4 +1,4 @@
-"""Tar files that say nothing of who wrote them, when and in which order, and that cannot reach outside their folder."""
+"""Reproducible tar files: sorted members with fixed owner, mode and time, all beneath one folder."""
 
 import io
 import os
@@ -13,25 +13,27 @@ from tokfilter.errors import ExportError
 __all__ = ["Content", "write_tar"]
 
 Content = Path | bytes
-"""What a member holds: the bytes of a file, or these."""
+"""Content of a member: that of a file, or these bytes."""
 
 _OLDEST: Final = 315532800
-"""1980-01-01: the same as in the wheel, and no tool finds it implausibly old."""
+"""1980-01-01, as in the wheel: tools warn of older times."""
 
 
 def write_tar(output: Path, folder: str, contents: Mapping[str, Content], programs: Collection[str] = ()) -> None:
-    """Write ``output`` with every member beneath ``folder``: regular files only, sorted, owned by nobody.
+    """Write ``output`` with every member beneath ``folder``: regular files only, sorted, owner 0.
 
     contents: relative path -> content
     programs: members that are executable
-    Raises ExportError when ``output`` has come into being meanwhile.
+    Raises ExportError when ``output`` was created meanwhile.
     """
     with atomic_path(output) as part:
         with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
             for name in sorted(contents):
                 _add(archive, f"{folder}/{name}", contents[name], 0o755 if name in programs else 0o644)
         if os.path.lexists(output):
-            raise ExportError(f"{output} has come into being meanwhile and is not overwritten.")
+            raise ExportError(
+                f"{output} was created meanwhile and is not overwritten: choose another name, or remove it."
+            )
 
 
 def _add(archive: tarfile.TarFile, name: str, content: Content, mode: int) -> None:

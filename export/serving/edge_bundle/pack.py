@@ -1,4 +1,4 @@
-"""`tokfilter pack`: one tar file with all that a machine without torch needs to run and measure an export."""
+"""`tokfilter pack`: write an edge bundle, a tar file with which a device without torch runs and measures an export."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,15 +15,18 @@ from tokfilter.export.serving.edge_bundle.pages import readme, run_script
 from tokfilter.export.serving.edge_bundle.source import native_sources, own_package
 from tokfilter.export.serving.edge_bundle.wheel import wheel_bytes, wheel_name
 
-__all__ = ["Kit", "pack"]
+__all__ = ["EdgeBundle", "pack"]
 
 _SUMS: Final = "SHA256SUMS"
 _ELF: Final = b"\x7fELF"
 
 
 @dataclass(frozen=True)
-class Kit:
-    """What was packed. left_out: files of the export that stay behind, because they belong to another machine."""
+class EdgeBundle:
+    """A bundle that was written.
+
+    left_out: files of the export that are not in it, because they run on the machine that built them only
+    """
 
     path: Path
     files: list[str]
@@ -32,21 +35,21 @@ class Kit:
     left_out: list[str]
 
 
-def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, engines: bool = False) -> Kit:
-    """Write the kit of an export directory to ``output``: the same bytes whenever the same is packed.
+def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, engines: bool = False) -> EdgeBundle:
+    """Write the edge bundle of an export directory to ``output``; equal exports give equal bytes.
 
-    plugin: a plugin library built for the machine that the kit is for
-    engines: take engines and timing caches along, for machines like the one that built them
-    Raises DataError, EngineError when the manifest does not hold, ExportError when ``output`` exists.
+    plugin: a plugin library built for the device
+    engines: include engines and timing caches, for devices like the one that built them
+    Raises DataError, EngineError for a file that is not the manifest's, ExportError when ``output`` exists.
     """
     directory, output = Path(directory), Path(output)
     if output.suffix != ".tar":
-        raise DataError(f"a kit is a .tar file, got -o {output}.")
+        raise DataError(f"an edge bundle is a .tar file, got -o {output}.")
     if output.exists():
         raise ExportError(f"{output} exists already and is not overwritten: choose another name, or remove it.")
     manifest = load_manifest(directory)
-    _require_whole(directory, manifest)
-    kept = [entry for entry in manifest.files if engines or _travels(entry)]
+    _check_files(directory, manifest)
+    kept = [entry for entry in manifest.files if engines or _is_portable(entry)]
     left_out = [entry.path for entry in manifest.files if entry not in kept]
     if plugin is not None:
         kept = [entry for entry in kept if entry.role != "plugin"]
@@ -54,28 +57,28 @@ def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, 
     if plugin is not None:
         kept.append(_plugin(plugin))
         contents[f"out/{plugin.name}"] = plugin
-    # What `tokfilter tune` chose holds for the machine that it measured.
-    contents |= _around(replace(manifest, files=kept, choice={}))
+    # The choice of `tokfilter tune` is valid on the machine that it measured only.
+    contents |= _own_files(replace(manifest, files=kept, choice={}))
     sums = {name: _digest(content) for name, content in contents.items()}
     contents[_SUMS] = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
     write_tar(output, output.stem, contents, programs={"run.sh"})
-    return Kit(output, sorted(contents), output.stat().st_size, sha256(output), left_out)
+    return EdgeBundle(output, sorted(contents), output.stat().st_size, sha256(output), left_out)
 
 
-def _require_whole(directory: Path, manifest: Manifest) -> None:
+def _check_files(directory: Path, manifest: Manifest) -> None:
     for entry in manifest.files:
         checked_path(directory, entry)
     if not manifest.entries("golden"):
         raise DataError(f"{directory} holds no golden tensors to verify engines with. Export again.")
 
 
-def _travels(entry: Entry) -> bool:
-    """Graphs, golden tensors and the plugin; an engine runs on the GPU that built it."""
+def _is_portable(entry: Entry) -> bool:
+    """Whether the file may run elsewhere: graphs, golden tensors, the plugin. An engine runs on its own GPU only."""
     return entry.role in ("golden", "plugin") or entry.runtime == "onnx"
 
 
 def _contents(directory: Path, entries: Iterable[Entry]) -> dict[str, Content]:
-    """Files of the export, each the one that the manifest names, weights beside their graphs."""
+    """Files of the export, checked against the manifest, with external weights."""
     contents: dict[str, Content] = {}
     for entry in entries:
         path = checked_path(directory, entry)
@@ -87,12 +90,12 @@ def _contents(directory: Path, entries: Iterable[Entry]) -> dict[str, Content]:
 def _plugin(path: Path) -> Entry:
     with existing_file(path, "--plugin").open("rb") as file:
         if file.read(4) != _ELF:
-            raise DataError(f"--plugin wants a shared library (.so), and {path} is none.")
+            raise DataError(f"--plugin must be a shared library (.so), and {path} is none.")
     return entry_from_file(path.parent, path.name, "plugin", runtime="tensorrt")
 
 
-def _around(manifest: Manifest) -> dict[str, Content]:
-    """Everything beside the export: the package, native sources, what to do."""
+def _own_files(manifest: Manifest) -> dict[str, Content]:
+    """Everything but the export: the package, native sources, README and script."""
     package = own_package()
     wheel = wheel_name(package)
     own: dict[str, Content] = {f"src/{name}": path for name, path in native_sources().items()}

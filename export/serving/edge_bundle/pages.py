@@ -1,11 +1,11 @@
-"""README.md and run.sh of a kit."""
+"""README.md and run.sh of an edge bundle."""
 
 from importlib.resources import files
 from string import Template
 from typing import Final
 
 from tokfilter.artifacts.manifest import Manifest
-from tokfilter.export.serving.edge_bundle.steps import Step, kit_steps, plugin_of, trtexec_line
+from tokfilter.export.serving.edge_bundle.steps import Step, edge_steps, plugin_of, trtexec_line
 
 __all__ = ["readme", "run_script"]
 
@@ -23,18 +23,18 @@ $functions
 for step in "$$@"; do
   case "$$step" in
     $cases) echo "== $$step"; "$$step" ;;
-    *) echo "run.sh takes $names, got $$step" >&2; exit 2 ;;
+    *) echo "run.sh: expected $names, got $$step" >&2; exit 2 ;;
   esac
 done
 """)
 
 
 def readme(manifest: Manifest, wheel: str, version: str) -> str:
-    """The page that tells what a kit holds and what to do with it.
+    """README.md: the contents of the bundle and its steps.
 
-    manifest: of the files in the kit
+    manifest: of the files in the bundle
     """
-    card, plugin, steps = manifest.model, plugin_of(manifest), kit_steps(manifest, wheel)
+    card, plugin, steps = manifest.model, plugin_of(manifest), edge_steps(manifest, wheel)
     graphs = [entry for entry in manifest.files if entry.runtime == "onnx"]
     text = files("tokfilter.export.serving.edge_bundle").joinpath("README.template").read_text(encoding="utf-8")
     return Template(text).substitute(
@@ -53,8 +53,8 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
 
 
 def run_script(manifest: Manifest, wheel: str) -> str:
-    """The same steps for a shell."""
-    steps = kit_steps(manifest, wheel)
+    """run.sh: the same steps."""
+    steps = edge_steps(manifest, wheel)
     return _SCRIPT.substitute(
         names=", ".join(step.name for step in steps),
         cases=" | ".join(step.name for step in steps),

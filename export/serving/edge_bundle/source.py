@@ -1,4 +1,4 @@
-"""This very package as files: what an installed or an editable tokfilter consists of, the same list for both."""
+"""The files of the running tokfilter package, installed or editable: the same list for both."""
 
 import sys
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ __all__ = ["Package", "native_sources", "own_package"]
 _NAME: Final = "tokfilter"
 _ROOT: Final = Path(tokfilter.__file__).resolve().parent
 _NATIVE: Final = ("CMakeLists.txt", "kernels/csrc", "runtime/cpp")
-"""What builds the plugin and the C++ library, beneath the package."""
+"""Sources of the plugin and the C++ library, relative to the package."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """Everything that a wheel of this tokfilter holds.
+    """Contents of a wheel of this tokfilter.
 
-    files: path inside the wheel -> file on disk, generated ones excepted
+    files: path inside the wheel -> file on disk, without generated ones
     metadata, entry_points, licence: texts of its dist-info folder
     """
 
@@ -34,10 +34,12 @@ class Package:
 
 
 def own_package() -> Package:
-    """The package that is running. Raises MissingDependencyError where it is not installed at all."""
+    """The running package. Raises MissingDependencyError where it is not installed."""
     found = [d for d in distributions(name=_NAME) if d.read_text("METADATA")]
     if not found:
-        raise MissingDependencyError("a kit wants tokfilter itself installed: pip install, or make install.")
+        raise MissingDependencyError(
+            "an edge bundle includes tokfilter, which must be installed for that: pip install it, or run make install."
+        )
     about = found[0]
     installed = dict(_installed(about))
     files = installed or dict(_editable())
@@ -62,14 +64,14 @@ def native_sources() -> dict[str, Path]:
 
 
 def _installed(about: Distribution) -> Iterator[tuple[str, Path]]:
-    """What pip recorded; an editable install records none of the package's files."""
+    """The files that pip recorded; an editable install records none of the package."""
     for file in about.files or ():
         if file.parts[0] == _NAME and _ships(Path(file)):
             yield file.as_posix(), Path(str(about.locate_file(file)))
 
 
 def _editable() -> Iterator[tuple[str, Path]]:
-    """What setuptools would put into a wheel, by the same settings."""
+    """The files that setuptools puts into a wheel, by the same settings."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

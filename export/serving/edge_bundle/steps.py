@@ -1,4 +1,4 @@
-"""What is done with a kit, in exact commands: README.md shows them, run.sh runs them."""
+"""The steps on the device, as commands: README.md shows them, run.sh runs them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Final
 
 from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard
 
-__all__ = ["Step", "kit_steps", "plugin_of", "trtexec_line"]
+__all__ = ["Step", "edge_steps", "plugin_of", "trtexec_line"]
 
 _TOKFILTER: Final = ".venv/bin/tokfilter"
 _ON_CPU: Final = ("fp32", "fp16")
@@ -16,7 +16,7 @@ _ON_GPU: Final = ("fp16", "bf16", "fp32")
 
 @dataclass(frozen=True)
 class Step:
-    """One step, by a name that run.sh takes."""
+    """One step; ``name`` is an argument of run.sh."""
 
     name: str
     title: str
@@ -24,11 +24,11 @@ class Step:
     commands: tuple[str, ...]
 
 
-def kit_steps(manifest: Manifest, wheel: str) -> list[Step]:
+def edge_steps(manifest: Manifest, wheel: str) -> list[Step]:
     """The steps in their order.
 
-    manifest: of the files in the kit
-    wheel: file name of tokfilter in the kit
+    manifest: of the files in the bundle
+    wheel: file name of tokfilter in the bundle
     """
     steps = [_files(), _install(wheel)]
     if precision := _precision(manifest, _ON_CPU):
@@ -37,15 +37,15 @@ def kit_steps(manifest: Manifest, wheel: str) -> list[Step]:
 
 
 def plugin_of(manifest: Manifest) -> str | None:
-    """File name of the plugin library, where the kit holds one."""
+    """File name of the plugin library, where the bundle has one."""
     return next((entry.path for entry in manifest.entries("plugin")), None)
 
 
 def _files() -> Step:
     return Step(
         "files",
-        "Are these the files that were packed?",
-        "Prints nothing when every byte is as it was. `engine` and `tune` write into `out/` later.",
+        "Check the files",
+        "Prints nothing when every file has its checksum. `engine` and `tune` change `out/` later.",
         ("sha256sum --check --quiet --strict SHA256SUMS",),
     )
 
@@ -54,8 +54,7 @@ def _install(wheel: str) -> Step:
     return Step(
         "install",
         "Install",
-        "Python 3.11 or later, no torch. JetPack 7 brings 3.12; on JetPack 6, whose TensorRT is bound to 3.10, engines "
-        "go without Python (below).",
+        "Python 3.10 or later, no torch. JetPack 6 has Python 3.10, JetPack 7 has 3.12.",
         (
             "python3 -m venv .venv",
             f".venv/bin/pip install './{wheel}[runtime]'",
@@ -68,7 +67,7 @@ def _cpu(precision: str) -> Step:
     return Step(
         "cpu",
         "Verify and measure on the CPU",
-        "ONNX Runtime. Outputs are compared with those that torch computed before any time is taken.",
+        "ONNX Runtime. Outputs are compared with torch's golden tensors before anything is measured.",
         (
             f"{_TOKFILTER} verify out{precision}",
             f"{_TOKFILTER} bench out{precision} --batch 1,8 --keep 1.0,0.7,0.5 -o cpu.json",
@@ -78,7 +77,7 @@ def _cpu(precision: str) -> Step:
 
 def _tensorrt(precision: str, plugin: str | None) -> Step:
     compiled = (
-        f"The plugin library is `out/{plugin}`; one that `{_TOKFILTER} plugin build` compiles here comes before it."
+        f"The plugin library is `out/{plugin}`; one that `{_TOKFILTER} plugin build` compiles here takes precedence."
         if plugin
         else "The plugin is compiled by nvcc and g++; pip brings CMake."
     )
@@ -86,7 +85,7 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
     return Step(
         "tensorrt",
         "Build, verify and measure TensorRT engines",
-        "JetPack installs TensorRT among the system's packages, which are let in; elsewhere `pip install tensorrt`. "
+        "JetPack installs TensorRT as a system package, which the environment includes; elsewhere `pip install tensorrt`. "
         f"{compiled} pip compiles pycuda; cuda-python of the driver's CUDA version does as well. An engine runs on the "
         "GPU and the TensorRT that built it. On a Jetson set power mode and clocks before: "
         "`sudo nvpmodel -m 0 && sudo jetson_clocks`.",
@@ -102,13 +101,13 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
 
 
 def _precision(manifest: Manifest, preferred: Sequence[str]) -> str:
-    """The option that names the first precision that the kit has graphs in; empty when there is none of them."""
+    """The option for the first precision that the bundle has graphs in; empty without one."""
     there = {entry.precision for entry in manifest.files if entry.runtime == "onnx"}
     return next((f" --precision {name}" for name in preferred if name in there), "")
 
 
 def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
-    """The same engine by TensorRT's own program, for who wants no Python."""
+    """The command that builds the same engine without Python, with TensorRT's own program."""
     pixels = "x".join(map(str, card.input_size))
     shapes = {"min": (1, 1), "opt": (1, card.keep), "max": (8, card.num_patches)}
     elastic = graph.role == "filtered" and graph.budget is None

@@ -1,4 +1,4 @@
-"""`tokfilter pack`: what a kit holds, what it refuses, and that it works where torch is not."""
+"""`tokfilter pack`: what an edge bundle holds, what it refuses, and that it works where torch is not."""
 
 import hashlib
 import io
@@ -35,8 +35,8 @@ def copied(export_directory, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def kit(export_directory, tmp_path_factory):
-    path = tmp_path_factory.mktemp("kit") / "kit.tar"
+def edge_tar(export_directory, tmp_path_factory):
+    path = tmp_path_factory.mktemp("edge") / "edge.tar"
     pack(export_directory, path)
     return path
 
@@ -46,8 +46,8 @@ def members(path):
         return {item.name.partition("/")[2]: (item, tar.extractfile(item).read()) for item in tar}
 
 
-def test_a_kit_holds_what_the_edge_needs(kit, export_directory):
-    found = members(kit)
+def test_an_edge_bundle_holds_what_the_edge_needs(edge_tar, export_directory):
+    found = members(edge_tar)
     for name in ("model.onnx", "full.onnx", "golden.npz"):
         assert found[f"out/{name}"][1] == (export_directory / name).read_bytes()
     for name in ("CMakeLists.txt", "kernels/csrc/token_select.cu", "runtime/cpp/include/tokfilter/tokfilter.h"):
@@ -64,31 +64,31 @@ def test_a_kit_holds_what_the_edge_needs(kit, export_directory):
     assert not [name for name in names if "test_" in Path(name).name and name.endswith(".py")]
 
 
-def test_every_member_has_its_sum(kit):
-    found = members(kit)
+def test_every_member_has_its_sum(edge_tar):
+    found = members(edge_tar)
     lines = found.pop("SHA256SUMS")[1].decode().splitlines()
     sums = dict(reversed(line.split("  ")) for line in lines)
     assert sums == {name: hashlib.sha256(data).hexdigest() for name, (_, data) in found.items()}
 
 
-def test_unpacking_stays_in_one_folder_and_tells_nothing_of_the_packer(kit, tmp_path):
-    with tarfile.open(kit) as tar:
+def test_unpacking_stays_in_one_folder_and_tells_nothing_of_the_packer(edge_tar, tmp_path):
+    with tarfile.open(edge_tar) as tar:
         items = tar.getmembers()
         tar.extractall(tmp_path, filter="data")
-    assert all(item.isreg() and item.name.startswith("kit/") and ".." not in item.name.split("/") for item in items)
+    assert all(item.isreg() and item.name.startswith("edge/") and ".." not in item.name.split("/") for item in items)
     assert {(item.uid, item.gid, item.uname, item.gname, item.mtime) for item in items} == {(0, 0, "", "", 315532800)}
     assert {item.mode for item in items} == {0o644, 0o755}
     assert [item.name for item in items] == sorted(item.name for item in items)
-    assert [path.name for path in tmp_path.iterdir()] == ["kit"]
+    assert [path.name for path in tmp_path.iterdir()] == ["edge"]
 
 
-def test_the_same_export_gives_the_same_bytes(kit, copied, tmp_path, monkeypatch):
+def test_the_same_export_gives_the_same_bytes(edge_tar, copied, tmp_path, monkeypatch):
     for path in copied.iterdir():
         os.utime(path, (1e9, 1e9))
         path.chmod(0o600)
     monkeypatch.chdir(copied.parent)
-    pack("out", "kit.tar")
-    assert (tmp_path / "kit.tar").read_bytes() == kit.read_bytes()
+    pack("out", "edge.tar")
+    assert (tmp_path / "edge.tar").read_bytes() == edge_tar.read_bytes()
 
 
 def with_files(directory, *entries, **changes):
@@ -111,7 +111,7 @@ def with_engine(directory):
 
 def test_engines_of_this_machine_and_its_choice_stay_behind(copied, tmp_path):
     with_engine(copied)
-    made = pack(copied, tmp_path / "kit.tar")
+    made = pack(copied, tmp_path / "edge.tar")
     assert made.left_out == ["model.plan", "timing.cache"]
     found = members(made.path)
     assert "out/model.plan" not in found and "out/libtokfilter_plugin.so" in found
@@ -125,7 +125,7 @@ def test_engines_of_this_machine_and_its_choice_stay_behind(copied, tmp_path):
 def test_a_plugin_of_the_other_machine_takes_the_place_of_ours(copied, tmp_path):
     with_engine(copied)
     (tmp_path / "libother.so").write_bytes(b"\x7fELF for aarch64")
-    found = members(pack(copied, tmp_path / "kit.tar", tmp_path / "libother.so").path)
+    found = members(pack(copied, tmp_path / "edge.tar", tmp_path / "libother.so").path)
     assert found["out/libother.so"][1] == b"\x7fELF for aarch64" and "out/libtokfilter_plugin.so" not in found
     plugins = [e for e in json.loads(found["out/manifest.json"][1])["files"] if e["role"] == "plugin"]
     assert [entry["path"] for entry in plugins] == ["libother.so"]
@@ -138,24 +138,24 @@ def test_weights_beside_a_graph_come_along(copied, tmp_path):
     digest = hashlib.sha256(b"weights").hexdigest()
     entry = entry_from_file(copied, "big.onnx", "full", runtime="onnx", precision="bf16")
     with_files(copied, replace(entry, external={"big.onnx.data": digest}))
-    assert members(pack(copied, tmp_path / "kit.tar").path)["out/big.onnx.data"][1] == b"weights"
+    assert members(pack(copied, tmp_path / "edge.tar").path)["out/big.onnx.data"][1] == b"weights"
     (copied / "big.onnx.data").write_bytes(b"Weights")
     with pytest.raises(EngineError, match=r"big.onnx is not the file that manifest.json describes"):
         pack(copied, tmp_path / "other.tar")
 
 
-def test_commands_of_readme_and_script_are_the_same(kit):
-    found = members(kit)
+def test_commands_of_readme_and_script_are_the_same(edge_tar):
+    found = members(edge_tar)
     page, script = found["README.md"][1].decode(), found["run.sh"][1].decode()
     shown = re.findall(r"^    (.+)$", page.split("## Without Python")[0], re.MULTILINE)
     ran = re.findall(r"^  (\S.+)$", script.split('[ "$#"')[0], re.MULTILINE)
     assert shown == ran and len(shown) > 8
 
 
-def test_precision_of_the_commands_is_one_that_the_kit_has(copied, tmp_path):
+def test_precision_of_the_commands_is_one_that_the_bundle_has(copied, tmp_path):
     (copied / "model.fp16.onnx").write_bytes(b"graph")
     with_files(copied, entry_from_file(copied, "model.fp16.onnx", "filtered", runtime="onnx", precision="fp16"))
-    page = members(pack(copied, tmp_path / "kit.tar").path)["README.md"][1].decode()
+    page = members(pack(copied, tmp_path / "edge.tar").path)["README.md"][1].decode()
     assert "verify out --precision fp32" in page and "engine out --trt --precision fp16" in page
 
 
@@ -164,15 +164,15 @@ def test_refusals_write_nothing(copied, tmp_path):
     taken.write_text("mine")
     with pytest.raises(ExportError, match="exists already and is not overwritten"):
         pack(copied, taken)
-    with pytest.raises(DataError, match=r"a kit is a \.tar file, got -o .*kit.zip"):
-        pack(copied, tmp_path / "kit.zip")
+    with pytest.raises(DataError, match=r"an edge bundle is a \.tar file, got -o .*edge.zip"):
+        pack(copied, tmp_path / "edge.zip")
     (tmp_path / "notes.txt").write_text("no library")
-    with pytest.raises(DataError, match="--plugin wants a shared library"):
-        pack(copied, tmp_path / "kit.tar", tmp_path / "notes.txt")
+    with pytest.raises(DataError, match="--plugin must be a shared library"):
+        pack(copied, tmp_path / "edge.tar", tmp_path / "notes.txt")
     with pytest.raises(DataError, match="--plugin wants a file, but there is none"):
-        pack(copied, tmp_path / "kit.tar", tmp_path / "nowhere.so")
+        pack(copied, tmp_path / "edge.tar", tmp_path / "nowhere.so")
     with pytest.raises(DataError, match="manifest"):
-        pack(tmp_path, tmp_path / "kit.tar")
+        pack(tmp_path, tmp_path / "edge.tar")
     assert taken.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "out", "taken.tar"]
 
@@ -181,19 +181,19 @@ def test_an_export_whose_manifest_does_not_hold_is_refused(copied, tmp_path):
     data = bytearray((copied / "model.onnx").read_bytes())
     data[100] ^= 1
     (copied / "model.onnx").write_bytes(data)
-    done = CliRunner().invoke(cli, ["pack", str(copied), "-o", str(tmp_path / "kit.tar")])
+    done = CliRunner().invoke(cli, ["pack", str(copied), "-o", str(tmp_path / "edge.tar")])
     assert done.exit_code == 1 and "model.onnx is not the file that manifest.json describes" in done.output
     (copied / "model.onnx").unlink()
     with pytest.raises(EngineError, match="missing, though manifest.json lists it"):
-        pack(copied, tmp_path / "kit.tar")
-    assert not (tmp_path / "kit.tar").exists()
+        pack(copied, tmp_path / "edge.tar")
+    assert not (tmp_path / "edge.tar").exists()
 
 
 def test_an_export_without_golden_tensors_is_refused(copied, tmp_path):
     manifest = load_manifest(copied)
     save_manifest(copied, replace(manifest, files=[e for e in manifest.files if e.role != "golden"]))
     with pytest.raises(DataError, match="no golden tensors"):
-        pack(copied, tmp_path / "kit.tar")
+        pack(copied, tmp_path / "edge.tar")
 
 
 def test_a_disk_that_fills_leaves_nothing(export_directory, tmp_path, monkeypatch):
@@ -201,16 +201,16 @@ def test_a_disk_that_fills_leaves_nothing(export_directory, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(archive, "_add", full)
-    done = CliRunner().invoke(cli, ["pack", str(export_directory), "-o", str(tmp_path / "kit.tar")])
+    done = CliRunner().invoke(cli, ["pack", str(export_directory), "-o", str(tmp_path / "edge.tar")])
     assert done.exit_code == 1 and "No space left on device" in done.output and list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_comes_meanwhile_is_kept(tmp_path, monkeypatch):
     add = archive._add
-    monkeypatch.setattr(archive, "_add", lambda *a: ((tmp_path / "kit.tar").write_text("mine"), add(*a)))
-    with pytest.raises(ExportError, match="come into being meanwhile"):
-        write_tar(tmp_path / "kit.tar", "kit", {"a": b"1"})
-    assert (tmp_path / "kit.tar").read_text() == "mine"
+    monkeypatch.setattr(archive, "_add", lambda *a: ((tmp_path / "edge.tar").write_text("mine"), add(*a)))
+    with pytest.raises(ExportError, match="created meanwhile"):
+        write_tar(tmp_path / "edge.tar", "edge", {"a": b"1"})
+    assert (tmp_path / "edge.tar").read_text() == "mine"
 
 
 def test_native_sources_are_those_of_git():
@@ -249,9 +249,9 @@ def test_the_wheel_is_what_setuptools_makes(tmp_path):
     assert found == wanted
 
 
-def test_builds_without_python_name_folders_of_the_kit(kit):
+def test_builds_without_python_name_folders_of_the_bundle(edge_tar):
     """CMake's projects, the pages that explain them, and graphs for trtexec: all of it is there."""
-    found = members(kit)
+    found = members(edge_tar)
     page = found["README.md"][1].decode().split("## Without Python")[1]
     for folder in re.findall(r"cmake -S (\S+)", page):
         assert f"{folder}/CMakeLists.txt" in found
@@ -268,11 +268,11 @@ def steps_of(page):
 
 
 @pytest.mark.slow
-def test_the_commands_of_readme_work_in_a_bare_environment(kit, tmp_path):
-    """A virtual environment of its own, with nothing but what the kit asks for: no torch, no onnx, no jinja2."""
-    with tarfile.open(kit) as tar:
+def test_the_commands_of_readme_work_in_a_bare_environment(edge_tar, tmp_path):
+    """A virtual environment of its own, with the bundle's requirements only: no torch, no onnx, no jinja2."""
+    with tarfile.open(edge_tar) as tar:
         tar.extractall(tmp_path, filter="data")
-    place = tmp_path / "kit"
+    place = tmp_path / "edge"
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment = kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "OMP_NUM_THREADS": "1"}
 
@@ -293,7 +293,7 @@ def test_the_commands_of_readme_work_in_a_bare_environment(kit, tmp_path):
     Draft202012Validator(schema).validate(document)
     assert {(row["batch"], row["tokens"]) for row in document["rows"]} >= {(1, 16), (1, 8), (8, 16), (8, 8)}
     assert "torch" not in document["versions"] and document["versions"]["tokfilter"]
-    # What was installed from the kit packs the very same wheel again.
+    # What was installed from the edge bundle packs the very same wheel again.
     shell(".venv/bin/tokfilter pack out -o again.tar")
     wheel = wheel_name(own_package())
     assert members(place / "again.tar")[wheel][1] == (place / wheel).read_bytes()
