@@ -1,19 +1,16 @@
-"""An export directory that is either the old one or the new one, whatever happens while it is written.
+"""Write an export directory so that a failure or a kill never loses the old one.
 
-Files are written into a folder beside the target. One system call then swaps the two: Linux's renameat2 with
-RENAME_EXCHANGE (man 2 renameat2). Where the kernel or the file system lacks it, the old directory is moved aside first;
-a kill between those two moves leaves the old export under ``.NAME.PID.old``, from where the next export puts it back.
+Files are written into a folder beside the target. No rename replaces a directory that holds files, so the old directory
+is moved aside and the new one into its place. A kill between the two renames leaves the old export under
+``.NAME.PID.old``; the next export moves it back.
 """
 
-import ctypes
-import errno
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from tokfilter.artifacts.files import sync_folder
 from tokfilter.artifacts.manifest import NAME as MANIFEST
@@ -22,36 +19,33 @@ from tokfilter.errors import ExportError
 
 __all__ = ["new_directory"]
 
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2
-
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
     """Yield a folder to write an export to; it becomes ``target`` when the block ends without an error.
 
-    Files of an old export that its manifest does not list (measurements, notes) are taken along.
+    Files of an old export that its manifest does not list (measurements, notes) are copied.
     Raises ExportError when ``target`` cannot be an export directory.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100  (a link stays a link until it is looked at below)
+    target = Path(os.path.abspath(target))  # noqa: PTH100  (resolve() would follow a link, which is done below)
     if target.is_symlink():
         target = target.resolve()
     staging = target.parent / f".{target.name}.{os.getpid()}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_after_killed(target)
+        _clean_up_killed(target)
         _check_replaceable(target)
         staging.mkdir()
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}. Choose another -o.") from error
     try:
         yield staging
-        _carry_unlisted(target, staging)
+        _copy_unlisted(target, staging)
         sync_folder(staging)
         _swap(staging, target)
     except OSError as error:
         raise ExportError(
-            f"writing {target} failed: {error.strerror or error}. What stood there before is unchanged."
+            f"writing {target} failed: {error.strerror or error}. The old export is unchanged."
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -59,14 +53,14 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 def _check_replaceable(target: Path) -> None:
     if target.is_file():
-        raise ExportError(f"-o wants a directory, but {target} is a file.")
+        raise ExportError(f"-o must be a directory, but {target} is a file. Choose another -o.")
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise ExportError(
-            f"{target} holds files and no {MANIFEST}, so it is no export that may be replaced. Choose another -o."
+            f"{target} holds files and no {MANIFEST}, so it is no export and is not replaced. Choose another -o."
         )
 
 
-def _carry_unlisted(target: Path, staging: Path) -> None:
+def _copy_unlisted(target: Path, staging: Path) -> None:
     if not (target / MANIFEST).is_file():
         return
     files = load_manifest(target).files
@@ -81,11 +75,9 @@ def _carry_unlisted(target: Path, staging: Path) -> None:
 
 
 def _swap(staging: Path, target: Path) -> None:
-    """Put ``staging`` in the place of ``target``, and what was there in the place of ``staging``."""
+    """Rename ``staging`` to ``target``; an old export there is moved aside and then removed."""
     if not target.exists():
         staging.rename(target)
-        return
-    if _exchange(staging, target):
         return
     aside = target.parent / f".{target.name}.{os.getpid()}.old"
     target.rename(aside)
@@ -97,21 +89,8 @@ def _swap(staging: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two paths in one step. False where kernel, C library or file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(b))
-
-
-def _clear_after_killed(target: Path) -> None:
-    """Remove what exports that were killed left behind, and put back what one of them had moved aside."""
+def _clean_up_killed(target: Path) -> None:
+    """Remove the folders of killed exports, and move back an old export that one of them had moved aside."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(part|old)")
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)

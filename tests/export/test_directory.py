@@ -20,7 +20,7 @@ CARD = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, {})
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from tokfilter.export import directory as write
+from tokfilter.export import directory
 from tokfilter.artifacts.manifest import Manifest, ModelCard, NAME, entry_from_file
 
 def kill(*_, **__):
@@ -28,18 +28,16 @@ def kill(*_, **__):
 
 point, target, text = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 if point == "before the swap":
-    write._swap = kill
-if point.startswith("fallback"):
-    write._exchange = lambda a, b: False
-if point == "after the swap" or point == "fallback, after the swap":
-    write.shutil.rmtree = kill
-if point == "fallback, between the moves":
+    directory._swap = kill
+if point == "after the swap":
+    directory.shutil.rmtree = kill
+if point == "between the renames":
     rename = Path.rename
     def once(self, to):
         rename(self, to)
         kill()
     Path.rename = once
-with write.new_directory(target) as folder:
+with directory.new_directory(target) as folder:
     (folder / "graph.onnx").write_text(text)
     if point == "while writing":
         kill()
@@ -83,10 +81,8 @@ def test_a_killed_export_leaves_one_whole_export(tmp_path, point):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(
-    ("point", "left"), [("fallback, between the moves", None), ("fallback, after the swap", "new")]
-)
-def test_where_paths_cannot_be_exchanged_the_next_export_puts_the_old_one_back(tmp_path, point, left):
+@pytest.mark.parametrize(("point", "left"), [("between the renames", None), ("after the swap", "new")])
+def test_the_next_export_moves_the_old_one_back(tmp_path, point, left):
     write_export(tmp_path / "out", "old")
     killed_export(point, tmp_path / "out", "new")
     if left is None:
@@ -129,7 +125,7 @@ def test_what_the_manifest_does_not_list_is_taken_along(tmp_path):
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(ExportError, match="wants a directory, but .*out is a file"):
+    with pytest.raises(ExportError, match="must be a directory, but .*out is a file"):
         write_export(tmp_path / "out", "new")
     assert (tmp_path / "out").read_text() == "precious"
 
@@ -187,6 +183,6 @@ def test_a_full_disk_leaves_the_old_export(tmp_path):
         """
     )
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "failed: File too large. What stood there before is unchanged" in child.stdout
+    assert "failed: File too large. The old export is unchanged" in child.stdout
     assert content(tmp_path / "out") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -85,7 +85,7 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
     return Step(
         "tensorrt",
         "Build, verify and measure TensorRT engines",
-        "JetPack installs TensorRT as a system package, which the environment includes; elsewhere `pip install tensorrt`. "
+        "JetPack installs TensorRT as a system package, visible here; elsewhere `pip install tensorrt`. "
         f"{compiled} pip compiles pycuda; cuda-python of the driver's CUDA version does as well. An engine runs on the "
         "GPU and the TensorRT that built it. On a Jetson set power mode and clocks before: "
         "`sudo nvpmodel -m 0 && sudo jetson_clocks`.",
