@@ -7,10 +7,10 @@ import click
 
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
-    label_config,
-    label_options,
     model_options,
     read_splits,
+    recipe_from_options,
+    recipe_options,
     start_from_options,
 )
 
@@ -20,8 +20,8 @@ from tokfilter.commands.training_options import (
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the labels.")
 @model_options
-@label_options
-@click.option("--shard", type=click.IntRange(min=1), default=128, show_default=True, help="Images written at once.")
+@recipe_options
+@click.option("--shard", type=click.IntRange(min=1), default=128, show_default=True, help="Images per file of labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def label(
     data: Path,
@@ -29,39 +29,41 @@ def label(
     output: Path,
     arch: str | None,
     arch_arg: tuple[str, ...],
-    seed: int,
-    holdout: float,
+    shard: int,
     as_json: bool,
-    **asked: Any,
+    **params: Any,
 ) -> None:
-    """Delta loss of every patch token of the training images of DATA.
+    """Measure the delta loss of every patch token of the training images in DATA.
 
-    MODEL is a bundle, or with --arch a checkpoint of that timm model. A run that was interrupted goes on when it is
-    called again. `tokfilter train --labels` takes the result. Several processes share the work when torchrun starts
-    them: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
+    MODEL is a bundle, or with --arch a checkpoint of that timm model. An interrupted run continues when the command is
+    run again. `tokfilter train --labels` reads the result. Settings: `labels` in the recipe.
+
+    Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
     """
-    import json
-
-    from tokfilter.train.config import TrainConfig
     from tokfilter.train.distributed import context_from_torchrun
     from tokfilter.train.pipeline import label_folder
+    from tokfilter.train.recipe import config_from_recipe
 
-    recipe = TrainConfig(
-        labels=label_config(asked), label_limit=asked["label_limit"], label_chunk=asked["chunk"], seed=seed
-    )
+    recipe = recipe_from_options(params["recipe"], params["settings"], {"seed": params["seed"]})
+    config = config_from_recipe(recipe, images=1)
     with context_from_torchrun() as dist_context, progress_bar() as progress:
-        splits = read_splits(data, holdout, progress, class_map=asked["class_map"], dist_context=dist_context)
-        start = start_from_options(arch, arch_arg, model, splits.train.class_names)
-        labels = label_folder(start, splits.train, recipe, output, progress, asked["shard"], dist_context)
-    if not dist_context.is_main:
-        return
-    positive = float((labels.delta > 0).float().mean())
-    facts = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
-    facts["mean_loss"] = float(labels.base.mean())
+        splits = read_splits(data, recipe.data.holdout, progress, params["class_map"], dist_context)
+        crop = {"crop_pct": recipe.data.crop_pct}
+        start = start_from_options(arch, arch_arg, model, splits.train.class_names, preprocessing=crop)
+        labels = label_folder(start, splits.train, config, output, progress, shard, dist_context)
+    if dist_context.is_main:
+        positive = float((labels.delta > 0).float().mean())
+        facts = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
+        _print(output, {**facts, "mean_loss": float(labels.base.mean())}, as_json)
+
+
+def _print(output: Path, facts: dict[str, Any], as_json: bool) -> None:
+    import json
+
     if as_json:
         click.echo(json.dumps({"schema": "tokfilter/labels", "version": 1, "labels": str(output), **facts}, indent=2))
         return
     click.echo(
-        f"{output}: {facts['images']} images, {facts['tokens']} tokens each; mean loss {facts['mean_loss']:.3f}; "
-        f"masking raises it at {positive:.1%} of the tokens"
+        f"{output}: {facts['images']} images of {facts['tokens']} tokens; mean loss {facts['mean_loss']:.3f}; "
+        f"masking raises the loss at {facts['positive']:.1%} of the tokens"
     )

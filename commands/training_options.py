@@ -1,4 +1,4 @@
-"""Options that `tokfilter train` and `tokfilter label` share, and what they mean."""
+"""Options that `tokfilter train` and `tokfilter label` share, and the functions that read them."""
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
@@ -10,60 +10,64 @@ import click
 if TYPE_CHECKING:
     from tokfilter.train.data import Progress, Splits
     from tokfilter.train.distributed import DistContext
-    from tokfilter.train.labels import LabelConfig
+    from tokfilter.train.recipe import Recipe
     from tokfilter.train.start import Start
 
-__all__ = ["arguments_from_text", "label_config", "label_options", "model_options", "read_splits", "start_from_options"]
+__all__ = [
+    "arguments_from_text",
+    "model_options",
+    "read_splits",
+    "recipe_from_options",
+    "recipe_options",
+    "start_from_options",
+]
 
 Command = Callable[..., Any]
 
 
-def label_options(command: Command) -> Command:
-    """How delta loss is made into labels."""
-    for option in (
-        click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True),
-        click.option("--mask-point", type=click.Choice(["before", "after"]), default="after", show_default=True),
-        click.option(
-            "--method",
-            type=click.Choice(["exact", "first-order", "grouped"]),
-            default="exact",
-            show_default=True,
-            help="One pass per token, one gradient per image, or one pass per group of tokens.",
-        ),
-        click.option("--group-shape", type=click.Choice(["block", "random"]), default="block", show_default=True),
-        click.option("--group-size", type=int, default=4, show_default=True, help="Tokens that are masked together."),
-        click.option("--group-rounds", type=int, default=2, show_default=True, help="Groups that each token is in."),
-        click.option(
-            "--label-precision",
-            type=click.Choice(["fp32", "fp16", "bf16"]),
-            default="fp32",
-            show_default=True,
-            help="Of the forward passes.",
-        ),
-        click.option("--label-limit", type=click.IntRange(min=1), help="Label at most so many images. Default: all."),
-        click.option("--chunk", type=click.IntRange(min=1), default=256, show_default=True, help="Bounds the memory."),
-    ):
-        command = option(command)
-    return command
-
-
 def model_options(command: Command) -> Command:
-    """Which data, and what model to begin with."""
+    """Options for the start model and its classes."""
     for option in (
-        click.option(
-            "--holdout", type=float, default=0.1, show_default=True, help="Test share of an undivided folder."
-        ),
         click.option(
             "--class-map",
             type=click.Path(path_type=Path),
-            help="Text file with one class name per line: the classes that count, in the model's order.",
+            help="Text file with one class name per line, in the model's order. Images of other classes are left out.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--arch-arg", multiple=True, metavar="NAME=VALUE", help="Argument of timm's model; repeatable."),
-        click.option("--arch", help="timm's model name. Left out: the checkpoint is a bundle (model.pt)."),
+        click.option("--arch-arg", multiple=True, metavar="NAME=VALUE", help="Argument of the timm model; repeatable."),
+        click.option("--arch", help="timm model name. Not needed when the checkpoint is a bundle (model.pt)."),
     ):
         command = option(command)
     return command
+
+
+def recipe_options(command: Command) -> Command:
+    """Options for the recipe, which has every setting without an option of its own."""
+    for option in (
+        click.option("--seed", type=int, help="Seed of every random draw. Default: the recipe's (0)."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Change one setting of the recipe, such as labels.mask_point=before; repeatable.",
+        ),
+        click.option(
+            "--recipe",
+            default="default",
+            show_default=True,
+            help="TOML file of settings (`tokfilter train --print-recipe` lists them), or a built-in recipe.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def recipe_from_options(recipe: str, settings: Sequence[str], options: Mapping[str, Any]) -> "Recipe":
+    """The recipe, changed by options (values by dotted name, None: not given), then by --set. Raises RecipeError."""
+    from tokfilter.train.recipe_file import recipe_from_source, values_from_texts
+
+    given = {name: value for name, value in options.items() if value is not None}
+    return recipe_from_source(recipe, {**given, **values_from_texts(settings)})
 
 
 def arguments_from_text(texts: Sequence[str]) -> dict[str, Any]:
@@ -72,24 +76,12 @@ def arguments_from_text(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"--arch-arg wants NAME=VALUE, got {text!r}.")
+            raise click.BadParameter(f"--arch-arg expects NAME=VALUE, such as img_size=224, got {text!r}.")
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             found[name] = value
     return found
-
-
-def label_config(asked: Mapping[str, Any]) -> "LabelConfig":
-    """The label settings of ``label_options``, with rho and share where they are options too."""
-    from tokfilter.train.labels import LabelConfig
-    from tokfilter.train.masking import MaskConfig
-    from tokfilter.train.token_sets import Grouping
-
-    mask = MaskConfig(asked["mask"], asked["mask_point"])
-    groups = Grouping(asked["group_shape"], asked["group_size"], asked["group_rounds"])
-    fraction = asked.get("share", LabelConfig.fraction)
-    return LabelConfig(mask, asked.get("rho"), fraction, asked["method"], groups, asked["label_precision"])
 
 
 def read_splits(
@@ -99,7 +91,7 @@ def read_splits(
     class_map: Path | None = None,
     dist_context: "DistContext | None" = None,
 ) -> "Splits":
-    """The images that can be decoded, of the classes that count; the others are named on standard error."""
+    """The images of the class map's classes that can be decoded; the others are named on standard error."""
     from tokfilter.train.class_map import class_map_from_file, mapped
     from tokfilter.train.data import Splits, checked, splits_from_folder
     from tokfilter.train.distributed import SINGLE_PROCESS
@@ -120,7 +112,7 @@ def start_from_options(
     class_names: tuple[str, ...],
     **options: Any,
 ) -> "Start":
-    """The model to begin with (``train/start.py``); ``options`` go to ``start_from_timm``."""
+    """The start model (``train/start.py``); ``options`` go to ``start_from_timm``."""
     from tokfilter.train.start import start_from_bundle, start_from_timm
     from tokfilter.vit.backbone import Architecture
 
@@ -128,7 +120,7 @@ def start_from_options(
         architecture = Architecture(arch, arguments_from_text(arch_arg))
         return start_from_timm(architecture, len(class_names), checkpoint, **options)
     if checkpoint is None:
-        raise click.UsageError("give --arch (a timm model), or a bundle to go on from.")
+        raise click.UsageError("expected a start model, got none: give --arch (a timm model) or --checkpoint model.pt.")
     return start_from_bundle(checkpoint, class_names)
 
 

@@ -75,7 +75,7 @@ def test_fewer_images_than_a_batch_are_labelled_and_learned_from(data, bundle_fi
     result = tokfilter("label", data, bundle_file, "-o", tmp_path / "labels", "--shard", 128)
     assert result.exit_code == 0, result.output
     assert LabelStore(tmp_path / "labels").read().delta.shape == (10, 16)  # one of three is held out
-    quick = ["--filter-epochs", 1, "--finetune-epochs", 1, "--batch", 512]
+    quick = ["--epochs", 1, "--batch", 512]
     arguments = ["--checkpoint", bundle_file, "--labels", tmp_path / "labels", "-o", tmp_path / "m.pt", *quick]
     result = tokfilter("train", data, *arguments)
     assert result.exit_code == 0, result.output

@@ -16,7 +16,8 @@ from tokfilter.vit.bundle import load_bundle
 MODEL = ["--arch", "vit_tiny_patch16_224"]
 for argument in ("img_size=32", "patch_size=8", "embed_dim=16", "depth=1", "num_heads=2"):
     MODEL += ["--arch-arg", argument]
-QUICK = ["--backbone-epochs", "1", "--filter-epochs", "1", "--finetune-epochs", "1", "--batch", "16"]
+QUICK = ["--epochs", "1", "--batch", "16"]
+UNCROPPED = ["--set", "data.crop_pct=1"]
 
 
 def tokfilter(*arguments):
@@ -32,7 +33,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "model.pt"
-    result = tokfilter("train", data, "-o", path, "--crop-pct", 1, "--keep", 0.25, *MODEL, *QUICK)
+    result = tokfilter("train", data, "-o", path, *UNCROPPED, "--keep", 0.25, *MODEL, *QUICK)
     assert result.exit_code == 0, result.output
     return path
 
@@ -45,7 +46,7 @@ def test_train_writes_a_bundle_with_every_stages_record(bundle):
 
 
 def test_label_then_train_with_those_labels(data, bundle, tmp_path):
-    result = tokfilter("label", data, bundle, "-o", tmp_path / "labels", "--mask", "removed", "--json")
+    result = tokfilter("label", data, bundle, "-o", tmp_path / "labels", "--set", "labels.mask=removed", "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert (facts["images"], facts["tokens"]) == (64, 16)
@@ -63,7 +64,7 @@ def test_label_then_train_with_those_labels(data, bundle, tmp_path):
     result = tokfilter(*arguments)
     assert result.exit_code == 1
     assert "made with other mask than this run's" in result.output
-    result = tokfilter(*arguments, "--mask", "removed")
+    result = tokfilter(*arguments, "--set", "labels.mask=removed")
     assert result.exit_code == 0, result.output
     assert load_bundle(tmp_path / "m.pt").training["label"]["mask"]["value"] == "removed"
 
@@ -92,7 +93,7 @@ def test_eval_refuses_budgets_that_no_model_serves(data, bundle, keep):
     [
         ([], "give --arch"),
         (["--arch", "resnet18"], "cannot be filtered"),
-        (["--arch", "vit_tiny_patch16_224", "--arch-arg", "depth"], "wants NAME=VALUE"),
+        (["--arch", "vit_tiny_patch16_224", "--arch-arg", "depth"], "expects NAME=VALUE"),
         (["--checkpoint", "nowhere.pt"], "there is none at nowhere.pt"),
         ([*MODEL, "--stages", "filter,export"], "stages are some of"),
         ([*MODEL, "--stages", "label,filter"], "add the stage `backbone`"),
@@ -120,7 +121,7 @@ def test_an_undecodable_image_is_named_and_skipped(data, bundle, tmp_path):
 
 def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
     """A real interrupt of a real process."""
-    options = ["--crop-pct", "1", *MODEL, *QUICK, "--backbone-epochs", "25", "--save-every", "0"]
+    options = [*UNCROPPED, *MODEL, *QUICK, "--set", "backbone.epochs=25", "--set", "save_seconds=0"]
 
     def command(name, *more):
         program = [sys.executable, "-m", "tokfilter.cli", "train", str(data), "-o", str(tmp_path / name)]
@@ -135,10 +136,10 @@ def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
             while not (work / "backbone.checkpoint.pt").exists() and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate()
+            _, log = process.communicate()
         finally:
             process.kill()
-    assert process.returncode == 1 and b"Aborted" in said
+    assert process.returncode == 1 and b"Aborted" in log
     assert not (tmp_path / "halved.pt").exists()
     done = len(torch.load(work / "backbone.checkpoint.pt", weights_only=True)["losses"])
     assert 0 < done < 100
@@ -150,15 +151,62 @@ def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_summary_is_added_by_fine_tuning_and_exported(data, bundle, tmp_path):
-    asked = ["--checkpoint", bundle, "--stages", "finetune", "--summary", 3, "--crop-pct", 1, *QUICK]
-    result = tokfilter("train", data, "-o", tmp_path / "told.pt", *asked)
+def test_a_global_context_is_added_by_fine_tuning_and_exported(data, bundle, tmp_path):
+    options = ["--checkpoint", bundle, "--stages", "finetune", "--set", "filter.global_context=3", *QUICK]
+    result = tokfilter("train", data, "-o", tmp_path / "context.pt", *options)
     assert result.exit_code == 0, result.output
-    told, plain = load_bundle(tmp_path / "told.pt"), load_bundle(bundle)
-    assert told.filter_config.summary == 3 and told.filter["summary.expand.weight"].any()
-    assert all(torch.equal(told.filter[name], value) for name, value in plain.filter.items())
-    result = tokfilter("export", tmp_path / "told.pt", "-o", tmp_path / "out")
+    context, plain = load_bundle(tmp_path / "context.pt"), load_bundle(bundle)
+    assert context.filter_config.summary == 3 and context.filter["summary.expand.weight"].any()
+    assert all(torch.equal(context.filter[name], value) for name, value in plain.filter.items())
+    result = tokfilter("export", tmp_path / "context.pt", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    result = tokfilter("train", data, "-o", tmp_path / "no.pt", *asked, "--summary", -1)
-    assert result.exit_code == 2 and "-1 is not in the range x>=0" in result.output
+    result = tokfilter("train", data, "-o", tmp_path / "no.pt", *options, "--set", "filter.global_context=-1")
+    assert result.exit_code == 1 and "expects a whole number in [0, inf), got -1" in result.output
     assert not (tmp_path / "no.pt").exists()
+
+
+def test_a_printed_recipe_trains_as_the_options_that_made_it(data, bundle, tmp_path):
+    options = ["--epochs", "0.5", "--batch", "16", "--keep", "4t", "--seed", "3", "--set", "labels.limit=20"]
+    printed = tokfilter("train", "--print-recipe", *options)
+    assert printed.exit_code == 0 and printed.output.count("epochs = 0.5") == 3
+    (tmp_path / "recipe.toml").write_text(printed.output)
+    arguments = ["train", data, "--checkpoint", bundle, "--json", "-o"]
+    one = tokfilter(*arguments, tmp_path / "a.pt", *options)
+    other = tokfilter(*arguments, tmp_path / "b.pt", "--recipe", tmp_path / "recipe.toml")
+    assert one.exit_code == 0 and one.stdout == other.stdout
+    record = json.loads(one.stdout)["training"]
+    assert record["label"]["images"] == 20 and record["seed"] == 3 and record["label"]["share"] == 0.15
+    assert load_bundle(tmp_path / "a.pt").keep == load_bundle(tmp_path / "b.pt").keep == 4
+
+
+def test_the_last_word_is_a_settings_own():
+    printed = tokfilter("train", "--print-recipe", "--epochs", "2", "--set", "finetune.epochs=1").output
+    assert printed.count("epochs = 2.0") == 2 and printed.count("epochs = 1.0") == 1
+
+
+@pytest.mark.parametrize("verb", ["train", "label"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("labels.masks=zero", "Did you mean labels.mask"),
+        ("labels.chunk=many", "labels.chunk expects a whole number in [1, inf), got 'many'"),
+        ("labels.precision=int8", "labels.precision expects one of fp32, fp16, bf16, got 'int8'"),
+        ("keep=1", "ambiguous: write 1.0 or 100%"),
+    ],
+)
+def test_a_wrong_setting_ends_before_any_image_is_read(tmp_path, verb, setting, words):
+    model = [tmp_path / "no.pt", "-o", tmp_path / "out"] if verb == "label" else ["-o", tmp_path / "out"]
+    result = tokfilter(verb, tmp_path / "nowhere", *model, "--set", setting)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert words in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+def test_a_recipe_file_with_an_unknown_name_is_refused(data, tmp_path):
+    (tmp_path / "recipe.toml").write_text("[finetune]\nlearning_rate = 1e-4\n")
+    result = tokfilter("train", data, "--recipe", tmp_path / "recipe.toml", *MODEL)
+    assert result.exit_code == 1 and "a recipe has no setting 'finetune.learning_rate'" in result.output
+
+
+def test_data_may_be_left_out_for_printing_only():
+    result = tokfilter("train", *MODEL)
+    assert result.exit_code == 2 and "Missing argument 'DATA'" in result.output

@@ -48,7 +48,7 @@ def scene(tmp_path_factory):
 def label(scene, output, launcher=(), chunk=1):
     """The command line of a run; a chunk of 1 makes it last a few seconds."""
     verb = ["-m", "tokfilter.cli", "label", str(scene / "data"), str(scene / "model.pt"), "-o", str(output)]
-    return [sys.executable, *launcher, *verb, "--shard", "2", "--chunk", str(chunk)]
+    return [sys.executable, *launcher, *verb, "--shard", "2", "--set", f"labels.chunk={chunk}"]
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +101,16 @@ def test_two_processes_label_as_one_does(scene, undisturbed, tmp_path):
 def test_a_worker_that_is_killed_ends_the_run_and_the_next_run_goes_on(scene, undisturbed, tmp_path):
     process = started(label(scene, tmp_path, TORCHRUN), tmp_path, whole=3)
     os.kill(_worker(process.pid, rank=1), signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    _, log = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "Signal 9 (SIGKILL)" in said and "rank      : 1" in said
+    assert "Signal 9 (SIGKILL)" in log and "rank      : 1" in log
     assert len(shards(tmp_path)) < 48
     subprocess.run(label(scene, tmp_path, TORCHRUN), check=True, env=ENVIRONMENT, capture_output=True)
     assert same(tmp_path, undisturbed)
 
 
-def test_a_team_refuses_labels_of_other_settings_and_leaves_them_whole(scene, undisturbed):
-    command = [*label(scene, scene / "undisturbed", TORCHRUN), "--mask", "mean"]
+def test_several_processes_refuse_labels_of_other_settings_and_leave_them_whole(scene, undisturbed):
+    command = [*label(scene, scene / "undisturbed", TORCHRUN), "--set", "labels.mask=mean"]
     process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert process.returncode != 0
     assert "were made with other mask than this run's" in process.stderr
