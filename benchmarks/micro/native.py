@@ -177,7 +177,16 @@ def build_gpu_check(directory: Path, architectures: str = "native") -> Path:
 
 def _nvcc_link(target: Path, source: Path, architectures: str, flags: Sequence[str] = ()) -> Path:
     warnings = ("-Xcompiler=-Wall,-Wextra,-Werror", "--Werror=all-warnings")
-    compiler = (find_nvcc(), "-std=c++17", "-O3", "-lineinfo", f"-arch={architectures}", "-Xcompiler=-fPIC", *warnings)
+    compiler = (
+        find_nvcc(),
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        f"-arch={architectures}",
+        "-Xcompiler=-fPIC",
+        *warnings,
+        f"-I{CSRC}",
+    )
     objects = [_object(target.parent, (*compiler, "-c"), one) for one in (KERNEL, source)]
     return _linked(target, (*compiler, *flags), objects)
 

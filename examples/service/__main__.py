@@ -23,41 +23,41 @@ from .engine import engine_from_directory
 @click.option("--runtime", type=click.Choice(get_args(Runtime)), default="onnx", show_default=True)
 @click.option("--precision", default="fp32", show_default=True, help="As exported: fp32, fp16 or bf16.")
 @click.option("--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Of ONNX Runtime.")
-@click.option("--cuda-graph", is_flag=True, help="Of TensorRT.")
-@click.option("--batch", type=click.IntRange(min=1), help="Largest batch.  [default: the engine's best, or 8]")
-@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests at a time.")
-@click.option("--wait-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="For a fuller batch.")
-@click.option("--body-mb", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of an image file.")
-@click.option("--megapixels", type=click.FloatRange(min=0.001), default=24.0, show_default=True, help="Of an image.")
-@click.option("--body-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="To send an image.")
-@click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="At a time.")
-def main(directory: Path, **asked: Any) -> None:
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.")
+@click.option("--cuda-graph", is_flag=True, help="Use a CUDA graph (TensorRT).")
+@click.option("--batch", type=click.IntRange(min=1), help="Largest batch.  [default: the size the engine was tuned for, or 8]")
+@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Most requests in flight.")
+@click.option("--wait-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Longest wait for a fuller batch.")
+@click.option("--body-mb", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Largest image file, in MB.")
+@click.option("--megapixels", type=click.FloatRange(min=0.001), default=24.0, show_default=True, help="Largest decoded image.")
+@click.option("--body-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Longest time to send an image, in seconds.")
+@click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="Most open connections.")
+def main(directory: Path, **params: Any) -> None:
     """Serve the export DIRECTORY (written by `tokfilter export`): POST /classify with a JPEG or PNG file as body."""
     options = SessionOptions(
-        asked["runtime"], asked["precision"], asked["provider"], asked["threads"], cuda_graph=asked["cuda_graph"]
+        params["runtime"], params["precision"], params["provider"], params["threads"], cuda_graph=params["cuda_graph"]
     )
     limits = Limits(
-        asked["queue"],
-        asked["wait_ms"],
-        int(asked["body_mb"] * 1e6),
-        int(asked["megapixels"] * 1e6),
-        asked["body_s"],
+        params["queue"],
+        params["wait_ms"],
+        int(params["body_mb"] * 1e6),
+        int(params["megapixels"] * 1e6),
+        params["body_s"],
     )
     try:
-        with engine_from_directory(directory, options, asked["batch"]) as engine:
+        with engine_from_directory(directory, options, params["batch"]) as engine:
             service = Service(engine, limits)
-            _serve(service, asked["host"], asked["port"], asked["connections"])
+            _serve(service, params["host"], params["port"], params["connections"])
     except TokfilterError as error:
         raise click.ClickException(str(error)) from error
     served = {status.labels["status"]: int(status.value) for status in _samples(service)}
-    click.echo(f"stopped: {served or 'nothing was asked'}", err=True)
+    click.echo(f"stopped: {served or 'no requests'}", err=True)
 
 
 def _serve(service: Service, host: str, port: int, connections: int) -> None:
-    """Run until SIGTERM or SIGINT; requests in flight are answered first."""
+    """Run until SIGTERM or SIGINT; requests in flight are answered before it returns."""
     server = uvicorn.Server(uvicorn.Config(service.app, host, port, access_log=False, limit_concurrency=connections))
-    # Uvicorn raises the signal that stopped it once more at its end; having been told to stop is no failure.
+    # Uvicorn re-raises the signal that stopped it; these handlers make a stop exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run()

@@ -1,6 +1,6 @@
-"""The door of the service: what comes when the house is full is refused before anything of it is read.
+"""ASGI middleware: 503 above the in-flight limit, before the body of a request is read.
 
-It stands before FastAPI because a refusal has to be far cheaper than an answer, or refusing is what overloads.
+It wraps FastAPI because a 503 has to cost far less than an answer: under overload most requests get one.
 """
 
 import json
@@ -17,12 +17,12 @@ _RETRY_S: Final = 1
 
 
 class Admission:
-    """An ASGI application that lets images in to another one, as many at a time as a batcher has places."""
+    """Passes POST requests for ``path`` to ``app`` while the batcher has a free slot; answers 503 otherwise."""
 
     def __init__(self, app: ASGIApp, path: str, batcher: Batcher[Any, Any], metrics: Metrics) -> None:
         self.app, self.path, self.batcher, self.metrics = app, path, batcher, metrics
-        sentence = f"{batcher.limit} requests are being served, and no more at a time. Try again later."
-        self._body = json.dumps({"detail": sentence}).encode()
+        message = f"{batcher.limit} requests are in flight, which is the limit. Try again later."
+        self._body = json.dumps({"detail": message}).encode()
         self._headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(self._body)).encode()),
@@ -30,12 +30,12 @@ class Admission:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's only method."""
+        """Handle one connection (ASGI)."""
         if scope["type"] != "http" or scope["path"] != self.path or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         try:
-            with self.batcher.place():
+            with self.batcher.slot():
                 await self.app(scope, receive, send)
         except Full:
             self.metrics.refused.inc()

@@ -1,4 +1,4 @@
-"""The service over HTTP: one image in, its class out, and everything else a refusal with a sentence."""
+"""The HTTP service: POST an image, get its class; errors are a status and a message."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,18 +29,18 @@ __all__ = ["Limits", "Service"]
 
 _CLASSIFY: Final = "/classify"
 _UNREAD: Final = (408, 413, 415)
-"""Refusals that may leave a body unread: the connection is closed after them."""
+"""Errors that may leave a body unread: the connection is closed after them."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process accepts.
+    """Limits of one process.
 
-    admitted: requests in the house at a time; one more is refused with 503
-    wait_ms: how long an image may wait for others to share its batch
+    admitted: requests in flight; above it a request gets 503
+    wait_ms: longest wait of an image for a fuller batch
     body_bytes, pixels: of an image, as sent and as decoded
     body_s: seconds for the body to arrive
-    decoders: threads that decode
+    decoders: threads that decode images
     """
 
     admitted: int = 64
@@ -52,7 +52,7 @@ class Limits:
 
 
 class Service:
-    """An engine, the batcher before it, and the routes before that."""
+    """The engine, its batcher and the routes."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
@@ -78,7 +78,7 @@ class Service:
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
-        """Uvicorn leaves this block when it has stopped to listen and every request in flight is answered."""
+        """Run the batcher. Uvicorn leaves this block when it no longer listens and every request is answered."""
         with ThreadPoolExecutor(self.limits.decoders, "decode") as self.decoders:
             worker = asyncio.create_task(self.batcher.work())
             self.ready = True
@@ -92,15 +92,15 @@ class Service:
     async def classify(
         self, request: Request, keep: str | None = None, top: Annotated[int, Query(ge=1, le=1000)] = 5
     ) -> JSONResponse:
-        """The likeliest classes of the JPEG or PNG file in the body, at a budget: a ratio or a count of tokens."""
+        """The most probable classes of the JPEG or PNG file in the body. keep: a ratio or a count of tokens."""
         start = perf_counter()
         try:
             answer = JSONResponse(await self._answer(request, keep, top))
             self.metrics.seconds.observe(perf_counter() - start)
         except Refusal as refusal:
-            answer = _refused(refusal.status, refusal.sentence)
+            answer = _refused(refusal.status, refusal.message)
         except ClientDisconnect:
-            answer = _refused(400, "the connection ended before the image did.")
+            answer = _refused(400, "the connection was closed before the image was complete.")
         except TokfilterError as error:
             answer = _refused(500, str(error))
         self.metrics.requests.labels(answer.status_code).inc()
@@ -109,8 +109,8 @@ class Service:
     async def _answer(self, request: Request, keep: str | None, top: int) -> dict[str, Any]:
         tokens = self._tokens(keep)
         check_type(request.headers.get("content-type"))
-        limits, said = self.limits, request.headers.get("content-length")
-        body = await read_body(request.stream(), said, limits.body_bytes, limits.body_s)
+        limits, content_length = self.limits, request.headers.get("content-length")
+        body = await read_body(request.stream(), content_length, limits.body_bytes, limits.body_s)
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(self.decoders, input_from_body, body, self.engine.preprocess, limits.pixels)
         probabilities = await self.batcher.submit(image, tokens)
@@ -124,24 +124,24 @@ class Service:
             raise Refusal(422, str(error)) from error
 
     async def live(self) -> dict[str, str]:
-        """The process answers."""
+        """Liveness: the process answers."""
         return {"status": "live"}
 
     async def is_ready(self) -> JSONResponse:
-        """Whether an image would be taken now; a full queue says no, so that a balancer looks elsewhere."""
+        """Readiness: 503 while starting, stopping or at the in-flight limit, for load balancers."""
         free = self.ready and self.batcher.admitted < self.limits.admitted
         return JSONResponse({"status": "ready" if free else "busy"}, 200 if free else 503)
 
     async def show_metrics(self) -> Response:
-        """Metrics for Prometheus."""
+        """Metrics in the format of Prometheus."""
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _refused(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"detail": sentence}, status, {"Connection": "close"} if status in _UNREAD else None)
+def _refused(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"detail": message}, status, {"Connection": "close"} if status in _UNREAD else None)
 
 
 async def _refused_query(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    complaints = [f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()]
-    return _refused(422, "; ".join(complaints))
+    messages = [f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()]
+    return _refused(422, "; ".join(messages))

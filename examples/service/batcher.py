@@ -1,9 +1,9 @@
-"""Dynamic batching: requests that wait together run together, up to a bound on all of them.
+"""Dynamic batching with a limit on requests in flight: waiting requests with the same budget run as one batch.
 
-Libraries were weighed first. ``batched`` 0.1.5 puts requests into a queue without bound and polls it. ``async-batcher``
-0.2.2 has a bound, but a batch dies when one of its callers has gone (it sets the result of a cancelled future, and the
-others wait forever), it knows no batch of one, stopping does not wait for the batches that run, and its last release is
-of February 2025. LitServe is a server of its own, with no bound on its queue. None of them keeps batches to one budget.
+Libraries that were tried first: ``batched`` 0.1.5 has an unbounded queue and polls it. ``async-batcher`` 0.2.2 has a
+bound, but a batch fails when one of its callers is cancelled (it sets the result of a cancelled future, and the others
+wait forever), it has no batch of one, stopping does not wait for running batches, and its last release is of February
+2025. LitServe is a server of its own with an unbounded queue. None of them batches by budget.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class Full(Exception):  # noqa: N818  (a full house is no error)
-    """The batcher holds as many requests as it may."""
+class Full(Exception):  # noqa: N818  (a state, not a failure)
+    """The batcher is at its limit of requests, or closed."""
 
 
 @dataclass(eq=False)
@@ -33,13 +33,13 @@ class _Waiting(Generic[Item, Answer]):
 
 @dataclass
 class Batcher(Generic[Item, Answer]):
-    """Runs items of equal budget together, the oldest first. All methods belong to one event loop.
+    """Runs items with equal budgets together, the oldest first. All methods belong to one event loop.
 
-    run: takes (items, budget), returns an answer for each item; one call at a time
-    largest: items in a batch
-    wait_s: how long the oldest item may wait for others to join it
-    limit: requests admitted at a time, whether they are read, decoded, waiting or running
-    on_batch: told the size of each batch
+    run: called with (items, budget), returns one answer per item; one call at a time
+    largest: most items in a batch
+    wait_s: longest wait of the oldest item for a fuller batch, in seconds
+    limit: requests in flight, whether they are read, decoded, waiting or running
+    on_batch: called with the size of each batch
     """
 
     run: Callable[[Sequence[Item], int], Awaitable[Sequence[Answer]]]
@@ -54,12 +54,12 @@ class Batcher(Generic[Item, Answer]):
 
     @property
     def depth(self) -> int:
-        """Items that wait for a batch."""
+        """Items waiting for a batch."""
         return len(self._queue)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the ``limit`` places for as long as the block runs. Raises Full."""
+    def slot(self) -> Iterator[None]:
+        """Hold one of the ``limit`` slots while the block runs. Raises Full."""
         if self._closed or self.admitted >= self.limit:
             raise Full
         self.admitted += 1
@@ -70,7 +70,7 @@ class Batcher(Generic[Item, Answer]):
             self._changed.set()
 
     async def submit(self, item: Item, budget: int) -> Answer:
-        """The answer for one item, from within ``place``. Raises what ``run`` raised for its batch."""
+        """Return the answer for one item; call it within ``slot``. Raises the exception of its batch's ``run``."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting[Item, Answer](item, budget, loop.time(), loop.create_future())
         self._queue.append(waiting)
@@ -78,12 +78,12 @@ class Batcher(Generic[Item, Answer]):
         return await waiting.answer
 
     def close(self) -> None:
-        """Admit nobody any more; ``work`` ends when everything that was submitted is answered."""
+        """Admit no more requests; ``work`` returns when every submitted item is answered."""
         self._closed = True
         self._changed.set()
 
     async def work(self) -> None:
-        """Form batches and run them until the batcher is closed and empty."""
+        """Form and run batches until the batcher is closed and empty."""
         while True:
             self._changed.clear()
             if self._queue:
@@ -96,13 +96,13 @@ class Batcher(Generic[Item, Answer]):
                 await self._changed.wait()
 
     async def _fill(self, budget: int, deadline: float) -> None:
-        """Wait until a batch of this budget is full or its oldest item has waited long enough."""
+        """Wait until a batch of this budget is full, or until the event loop's time ``deadline``."""
         loop = asyncio.get_running_loop()
         while not self._closed and sum(w.budget == budget for w in self._queue) < self.largest:
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), deadline - loop.time())
-            except asyncio.TimeoutError:  # a TimeoutError from Python 3.11 on
+            except asyncio.TimeoutError:  # the built-in TimeoutError from Python 3.11 on
                 return
 
     def _take(self, budget: int) -> "list[_Waiting[Item, Answer]]":
@@ -128,5 +128,5 @@ class Batcher(Generic[Item, Answer]):
                     waiting.answer.set_exception(error)
             return
         for waiting, answer in pairs:
-            if not waiting.answer.done():  # its caller may have gone
+            if not waiting.answer.done():  # cancelled by its caller
                 waiting.answer.set_result(answer)

@@ -1,4 +1,4 @@
-"""The body of a request as the model's input, or a refusal: nothing of an unbounded size is ever held."""
+"""Request body to model input, with limits on bytes, pixels and time."""
 
 import asyncio
 import io
@@ -21,29 +21,29 @@ _TYPES: Final = ("image/jpeg", "image/png", "application/octet-stream")
 
 
 def check_type(content_type: str | None) -> None:
-    """Raise Refusal (415) when a body says that it is something else than a JPEG or PNG file."""
+    """Raise Refusal (415) for a content type other than JPEG, PNG or plain bytes."""
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind and kind not in _TYPES:
-        raise Refusal(415, f"wants the bytes of a JPEG or PNG file as {' or '.join(_TYPES[:2])}, got {kind}.")
+        raise Refusal(415, f"expected a JPEG or PNG file as {' or '.join(_TYPES[:2])}, got {kind}.")
 
 
-async def read_body(parts: AsyncIterator[bytes], said: str | None, most: int, seconds: float) -> bytes:
-    """A body of at most ``most`` bytes that arrives within ``seconds``. Raises Refusal (400, 408, 413).
+async def read_body(parts: AsyncIterator[bytes], content_length: str | None, most: int, seconds: float) -> bytes:
+    """Read a body of at most ``most`` bytes within ``seconds``. Raises Refusal (400, 408, 413).
 
-    said: its Content-Length, if any
+    content_length: the request's header, if any
     """
-    if said is not None and said.isdecimal() and int(said) > most:
+    if content_length is not None and content_length.isdecimal() and int(content_length) > most:
         raise _too_large(most)
     try:
-        body = await asyncio.wait_for(_joined(parts, most), seconds)
-    except asyncio.TimeoutError as error:  # a TimeoutError from Python 3.11 on
-        raise Refusal(408, f"wants the whole image within {seconds:g} seconds.") from error
+        body = await asyncio.wait_for(_collect(parts, most), seconds)
+    except asyncio.TimeoutError as error:  # the built-in TimeoutError from Python 3.11 on
+        raise Refusal(408, f"expected the whole image within {seconds:g} seconds.") from error
     if not body:
-        raise Refusal(400, "wants an image as the body, got an empty one.")
+        raise Refusal(400, "expected an image as the body, got an empty body.")
     return body
 
 
-async def _joined(parts: AsyncIterator[bytes], most: int) -> bytes:
+async def _collect(parts: AsyncIterator[bytes], most: int) -> bytes:
     body = bytearray()
     async for part in parts:
         body += part
@@ -53,16 +53,16 @@ async def _joined(parts: AsyncIterator[bytes], most: int) -> bytes:
 
 
 def input_from_body(body: bytes, preprocess: Preprocess, most_pixels: int) -> Floats:
-    """Decode and prepare an image: [3, H, W]. Raises Refusal (400, 413, 415, 422)."""
+    """Decode and preprocess an image: [3, H, W]. Raises Refusal (400, 413, 415, 422)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a stricter limit follows
             image = Image.open(io.BytesIO(body), formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise Refusal(415, "wants a JPEG or PNG file, got bytes that are neither.") from error
+        raise Refusal(415, "expected a JPEG or PNG file, got other bytes.") from error
     except Image.DecompressionBombError as error:
         raise _too_many(most_pixels) from error
-    except Exception as error:  # decoders of damaged files raise what they like; the answer is the same
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
         raise _damaged(error) from error
     with image:
         if image.width * image.height > most_pixels:
@@ -80,11 +80,11 @@ def input_from_body(body: bytes, preprocess: Preprocess, most_pixels: int) -> Fl
 
 
 def _too_large(most: int) -> Refusal:
-    return Refusal(413, f"wants at most {most / 1e6:g} MB, got more. Send a smaller file.")
+    return Refusal(413, f"expected at most {most / 1e6:g} MB, got more. Send a smaller file.")
 
 
 def _too_many(most_pixels: int) -> Refusal:
-    return Refusal(413, f"wants at most {most_pixels / 1e6:g} million pixels, got more. Scale the image down.")
+    return Refusal(413, f"expected at most {most_pixels / 1e6:g} million pixels, got more. Scale the image down.")
 
 
 def _damaged(error: Exception) -> Refusal:

@@ -1,4 +1,4 @@
-"""A session of an export directory behind an event loop: one thread runs it, so that any session will do."""
+"""Async wrapper around an inference session: every call runs in one worker thread, so it works with every runtime."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ _LARGEST: Final = 8
 
 @dataclass
 class Engine:
-    """An open session with what a service has to know of its model. Use in a ``with`` block.
+    """An open session with its model's metadata. Use in a ``with`` block.
 
-    smallest, largest: images that the session takes in one call
+    smallest, largest: batch sizes that the session accepts
     """
 
     session: CheckedSession
@@ -49,31 +49,31 @@ class Engine:
         self._opened.close()
 
     def tokens(self, keep: Keep | None) -> int:
-        """The budget in tokens. Raises BudgetError that says which budgets there are."""
+        """The budget in tokens. Raises BudgetError, which lists the budgets available."""
         return self.session.budgets.tokens(keep)
 
     async def probabilities(self, images: Sequence[Floats], tokens: int) -> Sequence[Floats]:
-        """Classify images [3, H, W] together at one budget. Returns [classes] for each."""
+        """Classify a batch of images [3, H, W] at one budget. Returns probabilities [classes] for each."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._run, images, tokens)
 
     def _run(self, images: Sequence[Floats], tokens: int) -> Sequence[Floats]:
-        # A plan may serve no small batches: the rest is filled with the last image again.
+        # Pad a batch below the engine's minimum with copies of the last image.
         rows = [*images, *[images[-1]] * (self.smallest - len(images))]
         logits = self.session.run(np.stack(rows), tokens).logits[: len(images)]
         return list(probabilities_from_logits(logits))
 
     def best(self, probabilities: Floats, count: int) -> list[dict[str, Any]]:
-        """The likeliest classes, first the likeliest."""
+        """The most probable classes, in descending order."""
         order = np.argsort(-probabilities, kind="stable")[:count]
         names = self.model_file.manifest.model.class_names
         return [{"class": class_name(names, int(i)), "index": int(i), "score": float(probabilities[i])} for i in order]
 
 
 def engine_from_directory(directory: Path, options: SessionOptions, largest: int | None = None) -> Engine:
-    """Open the filtered model of an export directory, hold it against its golden tensors, and warm it up.
+    """Open the filtered model of an export directory, verify it against its golden tensors, and warm it up.
 
-    largest: images in a batch; None takes what the engine was built for, or 8
+    largest: largest batch; None: the batch size the engine was tuned for, or 8
     Raises DataError, EngineError, VerificationError, MissingDependencyError.
     """
     opened = ExitStack()

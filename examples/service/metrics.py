@@ -1,4 +1,4 @@
-"""What Prometheus is told, in a registry of its own."""
+"""Metrics for Prometheus, in a registry of their own."""
 
 from typing import Any
 
@@ -19,28 +19,28 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter(
-            "tokfilter_requests", "Images that were answered, by status.", ["status"], registry=registry
+            "tokfilter_requests", "Answered requests, by HTTP status.", ["status"], registry=registry
         )
         self.refused = Counter(
-            "tokfilter_refused", "Images that were refused because the queue was full.", registry=registry
+            "tokfilter_refused", "Requests refused at the in-flight limit.", registry=registry
         )
         self.seconds = Histogram(
-            "tokfilter_request_seconds", "From the first byte to the answer, of images that were classified.",
+            "tokfilter_request_seconds", "Time from the first byte to the answer of a classified image.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self.batches = Histogram("tokfilter_batch_images", "Images run together.", buckets=_BATCHES, registry=registry)
-        self._depth = Gauge("tokfilter_queue_depth", "Images that wait for the engine.", registry=registry)
-        self._admitted = Gauge("tokfilter_admitted", "Requests read, decoded, waiting or running.", registry=registry)
+        self.batches = Histogram("tokfilter_batch_images", "Batch size.", buckets=_BATCHES, registry=registry)
+        self._depth = Gauge("tokfilter_queue_depth", "Images waiting for the engine.", registry=registry)
+        self._admitted = Gauge("tokfilter_admitted", "Requests in flight: read, decoded, waiting or running.", registry=registry)
         self._limit = Gauge(
-            "tokfilter_admitted_limit", "Above so many admitted a request is refused.", registry=registry
+            "tokfilter_admitted_limit", "Limit of requests in flight.", registry=registry
         )
 
     def watch(self, batcher: Batcher[Any, Any]) -> None:
-        """Read the gauges from a batcher whenever they are asked for."""
+        """Read the gauges from a batcher at each scrape."""
         self._depth.set_function(lambda: batcher.depth)
         self._admitted.set_function(lambda: batcher.admitted)
         self._limit.set(batcher.limit)
 
     def text(self) -> bytes:
-        """Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,14 +1,14 @@
-"""A request that is not served, as a status of HTTP and a sentence for whoever sent it."""
+"""Exception for a request that is not served: HTTP status and message."""
 
 __all__ = ["Refusal"]
 
 
-class Refusal(Exception):  # noqa: N818  (what was asked for is refused; nothing failed)
-    """What the answer says instead of a class.
+class Refusal(Exception):  # noqa: N818  (the client's error, not ours)
+    """A client error.
 
-    status: 400 damaged, 408 too slow, 413 too large, 415 of another kind, 422 not to be served, 503 too much at once
+    status: 400 damaged image, 408 too slow, 413 too large, 415 unsupported type, 422 invalid value
     """
 
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message

@@ -1,4 +1,4 @@
-"""The example service's batcher: bounds, order, one budget to a batch, and nobody forgotten."""
+"""The example service's batcher: limits, order, one budget per batch, cancellation and closing."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from tokfilter.examples.service.batcher import Batcher, Full
 
 
 class Engine:
-    """Answers each item with its double; remembers its batches; waits where it is told to."""
+    """Returns twice each item; records its batches; waits for ``gate``."""
 
     def __init__(self):
         self.batches, self.gate = [], asyncio.Event()
@@ -35,7 +35,7 @@ async def working(engine, **options):
 
 
 async def ask(batcher, item, budget=0):
-    with batcher.place():
+    with batcher.slot():
         return await batcher.submit(item, budget)
 
 
@@ -45,7 +45,7 @@ async def ask(batcher, item, budget=0):
     st.integers(1, 9),
     st.sampled_from([0, 0.001]),
 )
-def test_everybody_is_answered_in_batches_of_one_budget(budgets, largest, wait_s):
+def test_every_item_is_answered_in_batches_of_one_budget(budgets, largest, wait_s):
     async def run():
         engine = Engine()
         async with working(engine, largest=largest, wait_s=wait_s, limit=len(budgets)) as batcher:
@@ -59,7 +59,7 @@ def test_everybody_is_answered_in_batches_of_one_budget(budgets, largest, wait_s
     asyncio.run(run())
 
 
-def test_the_oldest_goes_first_whatever_its_budget():
+def test_the_oldest_item_runs_first():
     async def run():
         engine = Engine()
         engine.gate.clear()
@@ -73,26 +73,26 @@ def test_the_oldest_goes_first_whatever_its_budget():
     asyncio.run(run())
 
 
-def test_a_batch_waits_for_others_but_not_longer_than_it_may():
+def test_a_full_batch_runs_before_the_longest_wait_and_a_partial_one_after_it():
     async def run():
-        engine = Engine()
-        async with working(engine, largest=3, wait_s=0.6) as batcher:
-            clock = asyncio.get_running_loop().time
-            start = clock()
+        full = Engine()
+        async with working(full, largest=3, wait_s=3600) as batcher:
             first = asyncio.create_task(ask(batcher, 0))
             await asyncio.sleep(0.02)
             await asyncio.gather(first, ask(batcher, 1), ask(batcher, 2))
-            full = clock() - start
+        assert [len(items) for _, items in full.batches] == [3]
+        partial = Engine()
+        async with working(partial, largest=3, wait_s=0.3) as batcher:
+            clock = asyncio.get_running_loop().time
             start = clock()
             await ask(batcher, 3)
-            alone = clock() - start
-        assert [len(items) for _, items in engine.batches] == [3, 1]
-        assert full < 0.6 <= alone + 0.01
+            assert clock() - start >= 0.3 - 0.01  # the event loop's clock resolution
+        assert [len(items) for _, items in partial.batches] == [1]
 
     asyncio.run(run())
 
 
-def test_one_more_than_the_limit_is_refused_and_the_place_comes_free_again():
+def test_above_the_limit_a_request_is_refused_until_a_slot_is_free():
     async def run():
         engine = Engine()
         engine.gate.clear()
@@ -108,7 +108,7 @@ def test_one_more_than_the_limit_is_refused_and_the_place_comes_free_again():
     asyncio.run(run())
 
 
-def test_a_caller_that_goes_leaves_the_others_in_the_batch():
+def test_a_cancelled_caller_leaves_the_others_in_the_batch():
     async def run():
         engine = Engine()
         async with working(engine, largest=3, wait_s=0.02) as batcher:
@@ -117,7 +117,7 @@ def test_a_caller_that_goes_leaves_the_others_in_the_batch():
             tasks[1].cancel()
             await asyncio.wait(tasks)
             assert (tasks[0].result(), tasks[2].result()) == (0, 4) and tasks[1].cancelled()
-            engine.gate.clear()  # and one that goes while its batch runs
+            engine.gate.clear()  # cancelled while its batch runs
             tasks = [asyncio.create_task(ask(batcher, i)) for i in range(3)]
             await asyncio.sleep(0.05)
             tasks[0].cancel()
@@ -130,7 +130,7 @@ def test_a_caller_that_goes_leaves_the_others_in_the_batch():
 
 
 @pytest.mark.parametrize("answers", [ValueError("no"), [1]])
-def test_an_engine_that_fails_fails_its_batch_only(answers):
+def test_an_engine_error_affects_only_its_batch(answers):
     async def run():
         async def engine(items, budget):
             if budget == 1:
@@ -147,7 +147,7 @@ def test_an_engine_that_fails_fails_its_batch_only(answers):
     asyncio.run(run())
 
 
-def test_closing_refuses_who_comes_and_answers_who_is_in():
+def test_closing_refuses_new_items_and_answers_submitted_ones():
     async def run():
         engine = Engine()
         engine.gate.clear()
@@ -163,11 +163,15 @@ def test_closing_refuses_who_comes_and_answers_who_is_in():
     asyncio.run(run())
 
 
-def test_closing_waits_for_a_place_that_never_submits():
+def test_closing_waits_for_a_slot_that_never_submits():
     async def run():
-        async with working(Engine()) as batcher:
-            with batcher.place():
-                batcher.close()
-                await asyncio.sleep(0.01)
+        batcher = Batcher(Engine())
+        worker = asyncio.create_task(batcher.work())
+        with batcher.slot():
+            batcher.close()
+            await asyncio.sleep(0.01)
+            assert not worker.done()
+        await asyncio.wait_for(worker, 5)
+        assert worker.done() and batcher.admitted == 0
 
     asyncio.run(run())

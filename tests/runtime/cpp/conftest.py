@@ -1,4 +1,4 @@
-"""Builds of runtime/cpp for its tests: over a fake TensorRT, and linked to the real TensorRT-RTX."""
+"""Builds of runtime/cpp for its tests: over fake TensorRT, and linked to the real TensorRT-RTX."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import fetch_headers, find_headers, find_tool
 
 SOURCE = ROOT / "runtime" / "cpp"
+NATIVE = ROOT / "tests" / "runtime" / "cpp" / "native"
 BUILD = ROOT / "build" / "runtime-cpp"
 
 Build = Callable[..., Path]
@@ -25,14 +26,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _built(name: str, *options: str, source: Path = SOURCE) -> Path:
-    """A folder of build/ with the CMake project configured and built there."""
+    """Configure and build the CMake project in a folder of build/; return the folder."""
     folder, cmake = BUILD / name, find_tool("cmake", hint="pip install cmake")
     ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
     for command in (["-S", source, "-B", folder, *ninja, *options], ["--build", folder, "--parallel", "2"]):
         result = subprocess.run([cmake, *map(str, command)], capture_output=True, text=True, check=False)
         missing = re.search(r"Could not find|Could NOT find", result.stderr)
         if missing and "CMake Error" in result.stderr and not os.environ.get("CI"):
-            pytest.skip(f"what runtime/cpp/README.md lists to build it is not installed: {result.stderr[-600:]}")
+            pytest.skip(f"a build dependency of runtime/cpp/README.md is not installed: {result.stderr[-600:]}")
         assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
     return folder
 
@@ -57,8 +58,8 @@ def headers() -> Path:
 
 @pytest.fixture(scope="session")
 def fake(headers: Path) -> Path:
-    """Everything over TensorRT and CUDA fake on the host, under address and undefined-behaviour sanitizers."""
-    return _built("fake", "-DTOKFILTER_CPP_TESTS=ON", f"-DTENSORRT_INCLUDE_DIR={headers}")
+    """Library, examples and tests over fake TensorRT and fake CUDA, under address and undefined-behaviour sanitizers."""
+    return _built("sanitized", f"-DTENSORRT_INCLUDE_DIR={headers}", source=NATIVE)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def linked(headers: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(bundle_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `tokfilter export --rtx` writes: a TensorRT-RTX engine, which needs no GPU to be built."""
+    """Export directory of `tokfilter export --rtx`: a TensorRT-RTX engine, built without a GPU."""
     pytest.importorskip("tensorrt_rtx", reason="needs the wheel tensorrt-rtx-cu13, whose builder runs without a GPU")
     from tokfilter.export.options import ExportOptions
     from tokfilter.export.pipeline import export_bundle
@@ -96,7 +97,7 @@ def run() -> Run:
 
 
 def _directory(path: Path, **plan: object) -> Path:
-    """An export directory written by the Python that writes them: one plan of the fake model, 8 x 6 pixels."""
+    """Write an export directory with Python's own writers: one plan of the fake model, 8 x 6 pixels."""
     path.mkdir(exist_ok=True)
     profile = {"batch": [1, 2, 4], "budget": [2, 6, 12]}
     fake_plan = {"size": [8, 6], "classes": 5, "patches": 12, "profiles": [profile], **plan}
@@ -112,7 +113,7 @@ def _directory(path: Path, **plan: object) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a directory for the fake TensorRT; keywords change the plan (runtime/cpp/tests/fake/plan.hpp)."""
+    """Makes a directory for the fake TensorRT; keywords change the plan (tests/tools/fake_tensorrt/runtime/plan.hpp)."""
     return lambda **plan: _directory(tmp_path / "out", **plan)
 
 
@@ -124,5 +125,5 @@ def _png(value: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def png() -> Callable[[int], bytes]:
-    """A PNG file of one grey level: the fake model sees an eel in white and an ant in black."""
+    """Bytes of a PNG file of one grey level: the fake model classifies white as "eel" and black as "ant"."""
     return _png

@@ -25,7 +25,7 @@ def test_classify_prints_class_probability_and_latency(
 ) -> None:
     out, image = directory(), tmp_path / "white.png"
     image.write_bytes(png(255))
-    result = run(fake / "examples" / "tokfilter_classify", out, image, "--tokens", "4", "--runs", "3")
+    result = run(fake / "cpp" / "examples" / "tokfilter_classify", out, image, "--tokens", "4", "--runs", "3")
     assert result.returncode == 0, result.stderr
     assert re.search(
         r"class +4  eel\nprobability  1.0000\ntokens +4 of 12\nlatency +\d+\.\d+ ms, median of 3", result.stdout
@@ -54,13 +54,13 @@ def test_classify_refuses(
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
     places = {"out": directory(), "image": tmp_path / "a.png"}
-    result = run(fake / "examples" / "tokfilter_classify", *(a.format(**places) for a in arguments))
+    result = run(fake / "cpp" / "examples" / "tokfilter_classify", *(a.format(**places) for a in arguments))
     assert result.returncode == code and words in result.stderr, result.stderr
 
 
 @contextmanager
 def server(fake: Path, out: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    program = [str(fake / "examples" / "tokfilter_serve"), str(out), "--port", "0", *options]
+    program = [str(fake / "cpp" / "examples" / "tokfilter_serve"), str(out), "--port", "0", *options]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -135,8 +135,8 @@ def test_overload_is_refused_and_sigterm_answers_what_was_accepted(
 
 def test_serve_says_what_is_in_the_way(fake: Path, run: Run, directory: Directory, png: Png, tmp_path: Path) -> None:
     out = directory()
-    program = fake / "examples" / "tokfilter_serve"
-    assert "no NVIDIA driver" in run(program, out, PLAY_GPU="no-driver").stderr
+    program = fake / "cpp" / "examples" / "tokfilter_serve"
+    assert "no NVIDIA driver" in run(program, out, FAKE_GPU="no-driver").stderr
     assert "--queue wants a number from 1" in run(program, out, "--queue", "0").stderr
     with server(fake, out) as (url, _):
         taken = run(program, out, "--port", url.rsplit(":", 1)[1])

@@ -20,13 +20,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_native_tests(fake: Path, run: Run) -> None:
-    result = run(fake / "tests" / "tokfilter_tests")
+    result = run(fake / "tokfilter_tests")
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
     assert re.search(r"test cases: +(\d+) \| +\1 passed \| 0 failed", result.stdout), result.stdout
 
 
 def test_the_header_is_c_and_reads_what_python_writes(fake: Path, run: Run, directory: Callable[[], Path]) -> None:
-    result = run(fake / "tests" / "c_client", directory())
+    result = run(fake / "c_client", directory())
     assert result.returncode == 0, result.stderr
     assert "budgets from 2 to 12 of 12 tokens, got 13" in result.stdout
     assert result.stdout.endswith(f"tokfilter {tokfilter.__version__} ok\n")
@@ -60,13 +60,13 @@ def test_inputs_are_those_of_python_to_the_bit(fake: Path, tmp_path: Path) -> No
         transform = preprocess_from_fields({**fields, "mean": MEAN, "std": STD})
         expected.append(transform(Image.fromarray(image)).ravel())
     (tmp_path / "cases").write_bytes(content)
-    result = subprocess.run([fake / "tests" / "pixels", "inputs", tmp_path / "cases"], capture_output=True, check=False)
+    result = subprocess.run([fake / "pixels", "inputs", tmp_path / "cases"], capture_output=True, check=False)
     assert result.returncode == 0, result.stderr
     np.testing.assert_array_equal(np.frombuffer(result.stdout, np.float32), np.concatenate(expected))
 
 
 def decoded(fake: Path, path: Path, limit: int = 10**8) -> np.ndarray:
-    result = subprocess.run([fake / "tests" / "pixels", "decode", path, str(limit)], capture_output=True, check=False)
+    result = subprocess.run([fake / "pixels", "decode", path, str(limit)], capture_output=True, check=False)
     assert result.returncode == 0, result.stderr
     header, _, pixels = result.stdout.partition(b"\n")
     return np.frombuffer(pixels, np.uint8).reshape(*map(int, header.split()), 3).astype(int)
@@ -111,9 +111,9 @@ def test_damaged_images_are_refused_and_nothing_breaks(fake: Path, run: Run, tmp
             for _ in range(8 if attempt else 0):
                 data[rng.integers(len(data))] = rng.integers(256)
             path.write_bytes(data[: rng.integers(1, len(data))])
-            result = run(fake / "tests" / "pixels", "decode", path, "1000000")
+            result = run(fake / "pixels", "decode", path, "1000000")
             assert result.returncode in (0, 1) and "Sanitizer" not in result.stderr, result.stderr
     buffer = BytesIO()
     photo((40, 30)).save(buffer, "png")
     path.write_bytes(buffer.getvalue())
-    assert "40 x 30 pixels are more than" in run(fake / "tests" / "pixels", "decode", path, "1199").stderr
+    assert "40 x 30 pixels are more than" in run(fake / "pixels", "decode", path, "1199").stderr

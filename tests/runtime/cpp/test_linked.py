@@ -16,7 +16,7 @@ from tokfilter.artifacts.manifest import NAME
 from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import find_tool
 
-CONSUMER = ROOT / "runtime" / "cpp" / "tests" / "consumer"
+CONSUMER = ROOT / "tests" / "runtime" / "cpp" / "native" / "consumer"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

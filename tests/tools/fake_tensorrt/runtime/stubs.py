@@ -1,6 +1,7 @@
-"""Classes that implement every virtual function of TensorRT's interfaces by ending the program, from its own headers.
+"""Generates stub classes from TensorRT's headers: every pure virtual function aborts the program.
 
-A player then overrides what it plays. Written at build time, because each TensorRT version has other functions.
+The fake classes derive from them and override the functions that runtime/cpp calls. Generated at build time, because
+the functions differ between TensorRT versions.
 """
 
 import re
@@ -24,7 +25,7 @@ namespace nvinfer1::fake {
 
 
 def stub(header: str, name: str, new: str, base: str) -> str:
-    """The generated class. header: the preprocessed text that declares ``name``."""
+    """Return the source of class ``new``. header: the preprocessed text that declares ``name``."""
     found = re.search(rf"class (?:\[\[\w+\]\] )?{name}\b[^;{{]*\{{(.*?)\n\}};", header, re.DOTALL)
     assert found, f"no class {name}"
     lines = [f"class {new} : public {base} {{", "  public:"]
@@ -36,7 +37,7 @@ def stub(header: str, name: str, new: str, base: str) -> str:
 
 
 def main(output: Path, compiler: list[str]) -> None:
-    """output: the header to write. compiler: the command that preprocesses standard input."""
+    """Write the header ``output``. compiler: the command that preprocesses standard input."""
     text = subprocess.run(compiler, input="#include <NvInferRuntime.h>\n", capture_output=True, text=True, check=True)
     classes = "\n".join(stub(text.stdout, *names) for names in CLASSES)
     output.write_text(HEAD + classes + "}  // namespace nvinfer1::fake\n")

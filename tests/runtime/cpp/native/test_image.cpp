@@ -1,5 +1,5 @@
-// Pixels: sizes and messages here; that the numbers are Pillow's and timm's is held by
-// tests/test_runtime_cpp.py.
+// Preprocessing and decoding: sizes and messages. Values are compared with Pillow and timm in
+// tests/runtime/cpp/test_library.py.
 #include <doctest/doctest.h>
 
 #include <numeric>
@@ -41,24 +41,24 @@ TEST_CASE("a constant image stays constant through every filter and size") {
         }
 }
 
-TEST_CASE("images that cannot be an input are refused with a reason") {
+TEST_CASE("images that cannot be preprocessed are refused with a reason") {
     const std::uint8_t pixel[3] = {1, 2, 3};
     CHECK(square().input({pixel, 1, 1}).ok());
-    CHECK_SAYS(square().input({nullptr, 4, 4}).status(), Code::argument, "an image wants pixels");
-    CHECK_SAYS(square().input({pixel, 0, 4}).status(), Code::argument, "got 4 x 0");
-    CHECK_SAYS(square().input({pixel, std::int64_t{1} << 40, std::int64_t{1} << 40}).status(), Code::argument,
-               "at most 100 million");
+    CHECK_STATUS(square().input({nullptr, 4, 4}).status(), Code::argument, "an image wants pixels");
+    CHECK_STATUS(square().input({pixel, 0, 4}).status(), Code::argument, "got 4 x 0");
+    CHECK_STATUS(square().input({pixel, std::int64_t{1} << 40, std::int64_t{1} << 40}).status(),
+                 Code::argument, "at most 100 million");
     const std::vector<std::uint8_t> strip(3 * 900'000);
-    CHECK_SAYS(square(0.1).input({strip.data(), 1, 900'000}).status(), Code::argument, "too long a strip",
-               "million pixels");
-    CHECK_SAYS(square(1e-300).input({pixel, 1, 1}).status(), Code::argument, "too long a strip");
+    CHECK_STATUS(square(0.1).input({strip.data(), 1, 900'000}).status(), Code::argument, "too long a strip",
+                 "million pixels");
+    CHECK_STATUS(square(1e-300).input({pixel, 1, 1}).status(), Code::argument, "too long a strip");
     Preprocess wrong = square();
     wrong.interpolation = "cubic";
-    CHECK_SAYS(wrong.input({pixel, 1, 1}).status(), Code::argument, "interpolation to be one of",
-               "got 'cubic'");
+    CHECK_STATUS(wrong.input({pixel, 1, 1}).status(), Code::argument, "interpolation to be one of",
+                 "got 'cubic'");
 }
 
-TEST_CASE("the eight orientations undo what a camera did") {
+TEST_CASE("the eight EXIF orientations are undone") {
     // Where the corner pixel of a 2 x 3 image comes to lie: EXIF's own definition of each orientation.
     const auto corner = [](int orientation) {
         const auto image = example::upright(numbered(2, 3), orientation);
@@ -79,16 +79,16 @@ TEST_CASE("the eight orientations undo what a camera did") {
     CHECK(example::upright(numbered(2, 3), 6).height == 3);
 }
 
-TEST_CASE("bytes that are no image are refused") {
+TEST_CASE("bytes that are not an image are refused") {
     const std::vector<std::uint8_t> noise(1000, 0x41);
-    CHECK_SAYS(example::decode(noise.data(), noise.size(), 1000).status(), Code::argument,
-               "no image that can be read");
-    CHECK_SAYS(example::decode(noise.data(), 0, 1000).status(), Code::argument, "no image");
-    CHECK_SAYS(example::read_image("/nowhere.png", 1000).status(), Code::argument,
-               "none to be read at /nowhere.png");
+    CHECK_STATUS(example::decode(noise.data(), noise.size(), 1000).status(), Code::argument,
+                 "no image that can be read");
+    CHECK_STATUS(example::decode(noise.data(), 0, 1000).status(), Code::argument, "no image");
+    CHECK_STATUS(example::read_image("/nowhere.png", 1000).status(), Code::argument,
+                 "none to be read at /nowhere.png");
 }
 
-TEST_CASE("damaged EXIF data are upright") {
+TEST_CASE("damaged EXIF data count as orientation 1") {
     std::vector<std::uint8_t> data{0xFF, 0xD8, 0xFF, 0xE1, 0x00, 0x22, 'E', 'x', 'i', 'f',  0,    0, 'I',
                                    'I',  42,   0,    8,    0,    0,    0,   1,   0,   0x12, 0x01, 3, 0,
                                    1,    0,    0,    0,    6,    0,    0,   0,   0,   0,    0,    0};

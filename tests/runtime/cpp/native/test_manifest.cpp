@@ -1,4 +1,4 @@
-// Reading manifest.json: what it says, and every way in which it may be damaged.
+// Reading manifest.json: valid content, and damage of every kind.
 #include <doctest/doctest.h>
 
 #include "directory.hpp"
@@ -20,7 +20,7 @@ tokfilter::Status changed(const char* place, const std::string& value) {
 
 }  // namespace
 
-TEST_CASE("a manifest says what Python wrote") {
+TEST_CASE("the fields of a manifest are read") {
     Directory directory;
     directory.set("/files/0/target",
                   R"({"version": "10.14.1", "gpu": null, "compute_capabilities": ["SM87"]})");
@@ -41,33 +41,33 @@ TEST_CASE("a manifest says what Python wrote") {
     CHECK(entry.target.at("version") == "10.14.1");
 }
 
-TEST_CASE("keys that this version does not know are let pass") {
+TEST_CASE("unknown keys are ignored") {
     CHECK(changed("/model/later", "1").ok());
     CHECK(changed("/files/0/external", "{}").ok());
 }
 
-TEST_CASE("a missing directory and a missing manifest are said") {
-    CHECK_SAYS(tokfilter::load_manifest("/nowhere").status(), Code::manifest,
-               "there is none at /nowhere/manifest.json", "tokfilter export");
+TEST_CASE("a missing directory and a missing manifest are named") {
+    CHECK_STATUS(tokfilter::load_manifest("/nowhere").status(), Code::manifest,
+                 "there is none at /nowhere/manifest.json", "tokfilter export");
     const Directory empty;
-    CHECK_SAYS(tokfilter::load_manifest(empty.path()).status(), Code::manifest, "wants a manifest");
+    CHECK_STATUS(tokfilter::load_manifest(empty.path()).status(), Code::manifest, "wants a manifest");
 }
 
 TEST_CASE("another format or version is refused by name") {
-    CHECK_SAYS(changed("/format", R"("safetensors")"), Code::manifest, "is no manifest of tokfilter");
-    CHECK_SAYS(changed("/version", "2"), Code::manifest, "manifest version 2", "reads 1", "Export again");
-    CHECK_SAYS(changed("/version", R"("1")"), Code::manifest, "manifest version \"1\"");
+    CHECK_STATUS(changed("/format", R"("safetensors")"), Code::manifest, "is no manifest of tokfilter");
+    CHECK_STATUS(changed("/version", "2"), Code::manifest, "manifest version 2", "reads 1", "Export again");
+    CHECK_STATUS(changed("/version", R"("1")"), Code::manifest, "manifest version \"1\"");
 }
 
 TEST_CASE("a file outside the directory is refused") {
     for (const char* path : {"/etc/passwd", "../model.plan", "a/../../model.plan", ""})
-        CHECK_SAYS(changed("/files/0/path", std::string("\"") + path + "\""), Code::manifest, "is damaged",
-                   "outside the directory");
-    CHECK_SAYS(changed("/files/0/path", R"("a\u0000b")"), Code::manifest, "holds a NUL");
+        CHECK_STATUS(changed("/files/0/path", std::string("\"") + path + "\""), Code::manifest, "is damaged",
+                     "outside the directory");
+    CHECK_STATUS(changed("/files/0/path", R"("a\u0000b")"), Code::manifest, "holds a NUL");
     CHECK(changed("/files/0/path", R"("sub/model.plan")").ok());
 }
 
-TEST_CASE("wrong types and values are damage") {
+TEST_CASE("wrong types and values are errors") {
     for (const auto& [place, value] : std::vector<std::pair<const char*, const char*>>{
              {"/files", "3"},
              {"/files/0", "[]"},
@@ -103,19 +103,20 @@ TEST_CASE("wrong types and values are damage") {
              {"/choice/tokens", "99"},
          }) {
         CAPTURE(place);
-        CHECK_SAYS(changed(place, value), Code::manifest, "is damaged", "Export again");
+        CHECK_STATUS(changed(place, value), Code::manifest, "is damaged", "Export again");
     }
-    CHECK_SAYS(changed("/files/0/sha256", '"' + std::string(64, 'X') + '"'), Code::manifest,
-               "64 hexadecimal digits");
+    CHECK_STATUS(changed("/files/0/sha256", '"' + std::string(64, 'X') + '"'), Code::manifest,
+                 "64 hexadecimal digits");
 }
 
-TEST_CASE("text that is no JSON, cut short, or nested without end") {
+TEST_CASE("text that is not JSON, truncated, or deeply nested") {
     Directory directory;
     directory.write();
     const std::string whole = directory.manifest();
     for (std::size_t length = 0; length < whole.size(); length += 97)
-        CHECK_SAYS(manifest_from_text(whole.substr(0, length), "m").status(), Code::manifest, "m is damaged");
-    CHECK_SAYS(manifest_from_text(std::string(100'000, '['), "m").status(), Code::manifest, "damaged");
-    CHECK_SAYS(manifest_from_text("[]", "m").status(), Code::manifest, "no manifest of tokfilter");
-    CHECK_SAYS(manifest_from_text("\xff\xfe", "m").status(), Code::manifest, "damaged");
+        CHECK_STATUS(manifest_from_text(whole.substr(0, length), "m").status(), Code::manifest,
+                     "m is damaged");
+    CHECK_STATUS(manifest_from_text(std::string(100'000, '['), "m").status(), Code::manifest, "damaged");
+    CHECK_STATUS(manifest_from_text("[]", "m").status(), Code::manifest, "no manifest of tokfilter");
+    CHECK_STATUS(manifest_from_text("\xff\xfe", "m").status(), Code::manifest, "damaged");
 }

@@ -1,7 +1,11 @@
-// The CUDA runtime's functions that the library calls, over host memory.
+// Fake CUDA runtime: the functions that runtime/cpp calls, over host memory.
 //
-// PLAY_GPU: "none", "no-driver", "old-driver" or "broken"; otherwise there are two GPUs of compute
-// capability 8.7. PLAY_CUDA_FAIL: name of a function that fails.
+// Environment: FAKE_GPU is "none", "no-driver", "old-driver" or "broken"; otherwise there are two GPUs of
+// compute capability 8.7. FAKE_CUDA_FAILS names a function that returns an error.
+//
+// Confirmed by: the real CUDA runtime (static, CUDA 13) without a driver returned the error that
+// FAKE_GPU=no-driver returns (tests/runtime/cpp/test_linked.py). Streams, copies and events were not compared
+// with a real GPU.
 #include "cuda.hpp"
 
 #include <chrono>
@@ -14,7 +18,7 @@
 #include <string>
 
 struct CUstream_st {
-    std::deque<std::function<void()>> work;
+    std::deque<std::function<void()>> tasks;
 };
 
 namespace {
@@ -30,18 +34,18 @@ std::set<CUstream_st*> streams;
 thread_local int current = 0;
 
 void step(CUstream_st* stream) {
-    if (stream->work.empty()) std::abort();  // would wait for ever
-    const auto work = std::move(stream->work.front());
-    stream->work.pop_front();
-    work();
+    if (stream->tasks.empty()) std::abort();  // a deadlock on a real GPU
+    const auto task = std::move(stream->tasks.front());
+    stream->tasks.pop_front();
+    task();
 }
 
 void finish(CUstream_st* stream) {
-    while (!stream->work.empty()) step(stream);
+    while (!stream->tasks.empty()) step(stream);
 }
 
-cudaError_t answer(const char* function) {
-    return fake::setting("PLAY_CUDA_FAIL") == std::string(function)
+cudaError_t status_of(const char* function) {
+    return fake::environment("FAKE_CUDA_FAILS") == std::string(function)
                ? (function == std::string("cudaMalloc") ? cudaErrorMemoryAllocation : cudaErrorLaunchFailure)
                : cudaSuccess;
 }
@@ -54,15 +58,15 @@ struct CUevent_st {
 
 namespace fake {
 
-const char* setting(const char* name) {
+const char* environment(const char* name) {
     const char* value = std::getenv(name);
     return value == nullptr ? "" : value;
 }
 
-void put(cudaStream_t stream, std::function<void()> work) {
+void put(cudaStream_t stream, std::function<void()> task) {
     const std::lock_guard lock(mutex);
-    if (streams.count(stream) == 0) std::abort();  // destroyed, or never made
-    stream->work.push_back(std::move(work));
+    if (streams.count(stream) == 0) std::abort();  // destroyed or never created
+    stream->tasks.push_back(std::move(task));
 }
 
 }  // namespace fake
@@ -70,7 +74,7 @@ void put(cudaStream_t stream, std::function<void()> work) {
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
-    const std::string gpu = fake::setting("PLAY_GPU");
+    const std::string gpu = fake::environment("FAKE_GPU");
     *count = 0;
     if (gpu == "none") return cudaErrorNoDevice;
     if (gpu == "no-driver" || gpu == "old-driver") return cudaErrorInsufficientDriver;
@@ -80,7 +84,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-    *version = fake::setting("PLAY_GPU") == std::string("no-driver") ? 0 : 11040;
+    *version = fake::environment("FAKE_GPU") == std::string("no-driver") ? 0 : 11040;
     return cudaSuccess;
 }
 
@@ -103,7 +107,7 @@ cudaError_t cudaSetDevice(int device) {
 
 cudaError_t cudaMalloc(void** memory, size_t size) {
     *memory = nullptr;
-    if (answer("cudaMalloc") != cudaSuccess) return answer("cudaMalloc");
+    if (status_of("cudaMalloc") != cudaSuccess) return status_of("cudaMalloc");
     *memory = std::malloc(size);
     return cudaSuccess;
 }
@@ -132,11 +136,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     const std::lock_guard lock(mutex);
     finish(stream);
-    return answer("cudaStreamSynchronize");
+    return status_of("cudaStreamSynchronize");
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
-    if (answer("cudaMemcpyAsync") != cudaSuccess) return answer("cudaMemcpyAsync");
+    if (status_of("cudaMemcpyAsync") != cudaSuccess) return status_of("cudaMemcpyAsync");
     fake::put(stream, [=] { std::memcpy(to, from, size); });
     return cudaSuccess;
 }

@@ -1,4 +1,4 @@
-// An export directory for the fake TensorRT.
+// A temporary export directory for the fake TensorRT.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -11,13 +11,13 @@
 
 namespace testing {
 
-/// Sets an environment variable for as long as it lives.
-class Setting {
+/// Sets an environment variable in its constructor and unsets it in its destructor.
+class ScopedEnv {
   public:
-    Setting(const char* name, const std::string& value);
-    ~Setting();
-    Setting(const Setting&) = delete;
-    Setting& operator=(const Setting&) = delete;
+    ScopedEnv(const char* name, const std::string& value);
+    ~ScopedEnv();
+    ScopedEnv(const ScopedEnv&) = delete;
+    ScopedEnv& operator=(const ScopedEnv&) = delete;
 
   private:
     const char* name_;
@@ -37,7 +37,7 @@ class Directory {
     /// Change the manifest; "/files/0" is the plan's entry.
     void set(const std::string& place, const std::string& value);
 
-    /// Change the plan (tests/fake/plan.hpp).
+    /// Change the plan (tests/tools/fake_tensorrt/runtime/plan.hpp).
     void set_plan(const std::string& place, const std::string& value);
 
     /// Add the library as the directory's plugin.
@@ -62,19 +62,19 @@ class Directory {
     std::unique_ptr<Content> content_;
 };
 
-/// Whether a sentence holds all of the words.
-template <class... Words>
-bool says(const std::string& sentence, const Words&... words) {
-    return (... && (sentence.find(words) != std::string::npos));
+/// Whether a message contains all of the given texts.
+template <class... Texts>
+bool contains_all(const std::string& message, const Texts&... texts) {
+    return (... && (message.find(texts) != std::string::npos));
 }
 
 }  // namespace testing
 
-// What was said, where it was not what was wanted.
-#define CHECK_SAYS(status, wanted, ...)                      \
-    do {                                                     \
-        const tokfilter::Status found_ = (status);           \
-        INFO(found_.message());                              \
-        CHECK(found_.code() == (wanted));                    \
-        CHECK(testing::says(found_.message(), __VA_ARGS__)); \
+// Checks the code of a Status and texts of its message; prints the message on failure.
+#define CHECK_STATUS(status, expected, ...)                           \
+    do {                                                              \
+        const tokfilter::Status actual_ = (status);                   \
+        INFO(actual_.message());                                      \
+        CHECK(actual_.code() == (expected));                          \
+        CHECK(testing::contains_all(actual_.message(), __VA_ARGS__)); \
     } while (false)

@@ -1,4 +1,4 @@
-// consumer DIRECTORY: opens an export directory with the installed package; says what is in the way.
+// consumer DIRECTORY: opens an export directory with the installed package; prints versions and the error.
 #include <cstdio>
 #include <tokfilter/engine.hpp>
 

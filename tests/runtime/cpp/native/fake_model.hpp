@@ -1,4 +1,4 @@
-// Images for the fake model and what it must make of them.
+// Images for the fake model and its expected outputs.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -17,7 +17,7 @@ inline std::vector<float> images(std::int64_t batch) {
     return values;
 }
 
-/// Whether these are the fake model's answers (tests/fake/plan.hpp) for images(batch).
+/// Whether these are the fake model's outputs (tests/tools/fake_tensorrt/runtime/plan.hpp) for images(batch).
 inline bool is_right(const float* logits, const std::int32_t* indices, std::int64_t batch,
                      std::int64_t tokens) {
     bool right = true;

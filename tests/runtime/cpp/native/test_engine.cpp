@@ -1,7 +1,7 @@
 // An open engine: every batch and budget, host and device memory, streams, moves and closing.
 #include <cuda_runtime_api.h>
 
-#include "fake_run.hpp"
+#include "fake_model.hpp"
 
 using testing::Directory;
 using testing::HostCall;
@@ -22,7 +22,7 @@ T* on_device(const std::vector<T>& values) {
 
 }  // namespace
 
-TEST_CASE("an engine says what it serves") {
+TEST_CASE("info of an open engine") {
     Directory directory;
     const auto engine = directory.open();
     REQUIRE_MESSAGE(engine.ok(), engine.status().message());
@@ -37,7 +37,7 @@ TEST_CASE("an engine says what it serves") {
     CHECK(info->class_names[2] == "cat");
 }
 
-TEST_CASE("every batch at every budget, in an order that always changes the shapes") {
+TEST_CASE("every batch size at every budget; each call changes the shapes") {
     Directory directory;
     auto engine = directory.open();
     REQUIRE(engine.ok());
@@ -55,7 +55,7 @@ TEST_CASE("every batch at every budget, in an order that always changes the shap
     CHECK(again->tokens == 6);
 }
 
-TEST_CASE("several profiles, of which none serves everything") {
+TEST_CASE("several profiles, none of which covers every shape") {
     Directory directory;
     directory.set_plan(
         "/profiles",
@@ -68,8 +68,9 @@ TEST_CASE("several profiles, of which none serves everything") {
         REQUIRE(output.ok());
         CHECK(is_right(*output));
     }
-    CHECK_SAYS(engine->classify(images(2), 2, 7).status(), Code::range, "batches of 1 to 1 at 2 to 12 tokens",
-               "batches of 2 to 4 at 6 to 6 tokens", "a batch of 2 at 7 tokens");
+    CHECK_STATUS(engine->classify(images(2), 2, 7).status(), Code::range,
+                 "batches of 1 to 1 at 2 to 12 tokens", "batches of 2 to 4 at 6 to 6 tokens",
+                 "a batch of 2 at 7 tokens");
     CHECK(is_right(*engine->classify(images(2), 2, 6)));
 }
 
@@ -87,10 +88,10 @@ TEST_CASE("a full model and a plan with a fixed budget") {
     CHECK(output->tokens == 12);
     CHECK(output->indices.empty());
     CHECK(is_right(*output));
-    CHECK_SAYS(full->classify(images(1), 1, 6).status(), Code::range,
-               "the budget of 12 of 12 tokens only, got 6");
+    CHECK_STATUS(full->classify(images(1), 1, 6).status(), Code::range,
+                 "the budget of 12 of 12 tokens only, got 6");
     HostCall with_indices(1, 12);
-    CHECK_SAYS(full->run(with_indices.call), Code::argument, "no output of kept indices");
+    CHECK_STATUS(full->run(with_indices.call), Code::argument, "no output of kept indices");
 
     Directory fixed;
     fixed.set_plan("/slots", "false");
@@ -100,12 +101,13 @@ TEST_CASE("a full model and a plan with a fixed budget") {
     auto engine = fixed.open();
     REQUIRE(engine.ok());
     CHECK(is_right(*engine->classify(images(2), 2, 6)));
-    CHECK_SAYS(engine->classify(images(2), 2, 5).status(), Code::range,
-               "the budget of 6 of 12 tokens only, got 5");
+    CHECK_STATUS(engine->classify(images(2), 2, 5).status(), Code::range,
+                 "the budget of 6 of 12 tokens only, got 5");
 }
 
 TEST_CASE(
-    "device memory on the caller's streams: nothing is waited for, and streams do not overtake each other") {
+    "device memory on the caller's streams: enqueue does not wait, and calls on different streams keep their "
+    "order") {
     Directory directory;
     auto engine = directory.open();
     REQUIRE(engine.ok());
@@ -146,7 +148,7 @@ TEST_CASE(
         CHECK(cudaFree(memory) == cudaSuccess);
 }
 
-TEST_CASE("the caller's GPU stays current") {
+TEST_CASE("the caller's current GPU is restored") {
     Directory directory;
     tokfilter::Options options;
     options.device = 1;
@@ -164,23 +166,23 @@ TEST_CASE("use after close and after a move") {
     REQUIRE(engine.ok());
     tokfilter::Engine other = *std::move(engine);
     CHECK(is_right(*other.classify(images(1), 1)));
-    CHECK_SAYS(engine->classify(images(1), 1).status(), Code::closed, "moved from");
-    CHECK_SAYS(engine->info().status(), Code::closed, "moved from");
+    CHECK_STATUS(engine->classify(images(1), 1).status(), Code::closed, "moved from");
+    CHECK_STATUS(engine->info().status(), Code::closed, "moved from");
     CHECK(engine->close().ok());
     *engine = std::move(other);
     CHECK(is_right(*engine->classify(images(2), 2)));
     CHECK(engine->close().ok());
     CHECK(engine->close().ok());
     HostCall host(1, 6);
-    CHECK_SAYS(engine->run(host.call), Code::closed, "this engine is closed: open another");
-    CHECK_SAYS(engine->enqueue(host.call), Code::closed, "closed");
-    CHECK_SAYS(engine->info().status(), Code::closed, "closed");
+    CHECK_STATUS(engine->run(host.call), Code::closed, "this engine is closed: open another");
+    CHECK_STATUS(engine->enqueue(host.call), Code::closed, "closed");
+    CHECK_STATUS(engine->info().status(), Code::closed, "closed");
 }
 
 TEST_CASE("a plugin library is loaded where the manifest lists one") {
     Directory directory;
     directory.set_plan("/plugin", "true");
-    directory.add_plugin(PLAYED_PLUGIN);
+    directory.add_plugin(FAKE_PLUGIN);
     auto engine = directory.open();
     REQUIRE_MESSAGE(engine.ok(), engine.status().message());
     auto second = directory.open();
@@ -190,12 +192,12 @@ TEST_CASE("a plugin library is loaded where the manifest lists one") {
     CHECK(is_right(*second->classify(images(1), 1)));
 }
 
-TEST_CASE("a plan without the plugin, or with it inside, opens where the library is gone") {
-    for (const char* stated : {"null", R"("serialized")"}) {
+TEST_CASE("a plan without plugin, or with the plugin serialised inside, opens without the plugin library") {
+    for (const char* plugin : {"null", R"("serialized")"}) {
         Directory directory;
-        directory.add_plugin(PLAYED_PLUGIN);
+        directory.add_plugin(FAKE_PLUGIN);
         directory.set("/files/0/target",
-                      std::string(R"({"version_compatible": true, "plugin": )") + stated + "}");
+                      std::string(R"({"version_compatible": true, "plugin": )") + plugin + "}");
         directory.write();
         std::filesystem::remove(directory.file("libplugin.so"));
         CHECK(tokfilter::Engine::open(directory.path()).ok());

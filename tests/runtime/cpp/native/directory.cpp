@@ -28,8 +28,10 @@ constexpr auto kPlan = R"({"size": [8, 6], "classes": 5, "patches": 12,
 
 }  // namespace
 
-Setting::Setting(const char* name, const std::string& value) : name_(name) { setenv(name, value.c_str(), 1); }
-Setting::~Setting() { unsetenv(name_); }
+ScopedEnv::ScopedEnv(const char* name, const std::string& value) : name_(name) {
+    setenv(name, value.c_str(), 1);
+}
+ScopedEnv::~ScopedEnv() { unsetenv(name_); }
 
 struct Directory::Content {
     std::filesystem::path path;

@@ -1,4 +1,5 @@
-// Which plan, which budgets, which profile: the rules of runtime/model_files.py and tensorrt_engine.py.
+// Choice of plan, budgets and profile: the same rules as runtime/model_files.py and the TensorRT session in
+// Python.
 #include <doctest/doctest.h>
 
 #include <limits>
@@ -48,7 +49,7 @@ bool same(const Range& a, const Range& b) { return a.low == b.low && a.best == b
 
 }  // namespace
 
-TEST_CASE("an exact plan comes before an elastic one, which comes before a fixed one") {
+TEST_CASE("priority: a plan for exactly the budget, then one with budgets at run time, then any fixed one") {
     CHECK(chosen(manifest(), {}) == "narrow");
     CHECK(chosen(manifest(), {Role::filtered, "fp32", 98, 0}) == "k98");
     CHECK(chosen(manifest(), {Role::filtered, "fp32", 50, 0}) == "narrow");
@@ -57,16 +58,17 @@ TEST_CASE("an exact plan comes before an elastic one, which comes before a fixed
     CHECK(chosen(manifest(), {Role::full, "fp32", 50, 0}) == "full");
 }
 
-TEST_CASE("what is not there is said with what is") {
-    CHECK(testing::says(chosen(manifest(), {Role::filtered, "bf16", 0, 0}),
-                        "has no filtered tensorrt model in bf16", "narrow (filtered, tensorrt, fp32)",
-                        "Export again"));
-    CHECK(testing::says(chosen(manifest(), {Role::filtered, "fp16", 97, 0}), "in fp16 at 97 tokens"));
-    CHECK(testing::says(chosen(manifest(), {Role::filtered, "fp32", -1, 0}), "0 for no preference, got -1"));
-    CHECK(testing::says(chosen(Manifest{}, {}), "it has no models at all"));
+TEST_CASE("the error for a missing plan lists the plans that exist") {
+    CHECK(testing::contains_all(chosen(manifest(), {Role::filtered, "bf16", 0, 0}),
+                                "has no filtered tensorrt model in bf16", "narrow (filtered, tensorrt, fp32)",
+                                "Export again"));
+    CHECK(testing::contains_all(chosen(manifest(), {Role::filtered, "fp16", 97, 0}), "in fp16 at 97 tokens"));
+    CHECK(testing::contains_all(chosen(manifest(), {Role::filtered, "fp32", -1, 0}),
+                                "0 for no preference, got -1"));
+    CHECK(testing::contains_all(chosen(Manifest{}, {}), "it has no models at all"));
 }
 
-TEST_CASE("budgets and batches are those that manifest and plan agree on") {
+TEST_CASE("budgets and batches are the intersection of manifest and plan") {
     Manifest from = manifest();
     const std::vector<Profile> profiles{{0, {1, 1, 1}, Range{1, 98, 196}},
                                         {1, {1, 8, 32}, Range{16, 98, 120}}};
@@ -82,20 +84,20 @@ TEST_CASE("budgets and batches are those that manifest and plan agree on") {
     CHECK(same(tokfilter::batches_of(from.files[0], profiles), {1, 4, 16}));
 }
 
-TEST_CASE("the narrowest profile serves, and none is said with all that there are") {
+TEST_CASE("the narrowest profile is chosen; the error lists all profiles") {
     const std::vector<Profile> profiles{{0, {1, 8, 32}, Range{1, 98, 196}},
                                         {1, {1, 1, 1}, Range{1, 98, 196}},
                                         {2, {1, 1, 1}, Range{98, 98, 98}}};
     CHECK(tokfilter::serving_profile(profiles, 1, 98)->index == 2);
     CHECK(tokfilter::serving_profile(profiles, 1, 97)->index == 1);
     CHECK(tokfilter::serving_profile(profiles, 2, 98)->index == 0);
-    CHECK_SAYS(tokfilter::serving_profile(profiles, 33, 98).status(), Code::range,
-               "batches of 1 to 32 at 1 to 196 tokens; batches of 1 to 1", "got a batch of 33 at 98 tokens",
-               "Split the batch");
-    CHECK_SAYS(tokfilter::serving_profile({}, 1, 1).status(), Code::range, "this plan serves");
+    CHECK_STATUS(tokfilter::serving_profile(profiles, 33, 98).status(), Code::range,
+                 "batches of 1 to 32 at 1 to 196 tokens; batches of 1 to 1", "got a batch of 33 at 98 tokens",
+                 "Split the batch");
+    CHECK_STATUS(tokfilter::serving_profile({}, 1, 1).status(), Code::range, "this plan serves");
 }
 
-TEST_CASE("values that are not finite are found wherever they stand") {
+TEST_CASE("NaN and infinity are found at any position") {
     std::vector<float> values(40'000, 1.0F);
     values[1] = -0.0F;
     values[2] = std::numeric_limits<float>::denorm_min();
@@ -107,6 +109,7 @@ TEST_CASE("values that are not finite are found wherever they stand") {
         for (const std::size_t at : {0UL, 16'383UL, 16'384UL, values.size() - 1}) {
             std::vector<float> some = values;
             some[at] = bad;
-            CHECK_SAYS(tokfilter::check_finite(some.data(), some.size()), Code::argument, "NaN or infinity");
+            CHECK_STATUS(tokfilter::check_finite(some.data(), some.size()), Code::argument,
+                         "NaN or infinity");
         }
 }

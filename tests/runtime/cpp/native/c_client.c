@@ -1,4 +1,4 @@
-/* c_client DIRECTORY: the C interface from C, on the fake model; "ok" when the answer is right. */
+/* c_client DIRECTORY: calls the C interface on the fake model; prints "ok" when the result is right. */
 #include <stdio.h>
 #include <string.h>
 #include <tokfilter/tokfilter.h>

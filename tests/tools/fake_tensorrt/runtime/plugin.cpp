@@ -1,4 +1,4 @@
-// A library that looks like a plugin library to the fake registry.
+// A library that the fake registry accepts as a plugin library: it exports getCreators.
 #include <cstdint>
 
 extern "C" void* getCreators(std::int32_t& count) {

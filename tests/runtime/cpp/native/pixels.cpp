@@ -1,5 +1,5 @@
 // pixels inputs FILE: the inputs of the cases in FILE, float32, one after another, on standard output.
-// pixels decode FILE LIMIT: height, width and RGB pixels of an image file, or the refusal on standard error.
+// pixels decode FILE LIMIT: height, width and RGB pixels of an image file, or the error on standard error.
 //
 // A case is a line "height width input_height input_width interpolation crop_pct crop_mode" and height *
 // width * 3 bytes.

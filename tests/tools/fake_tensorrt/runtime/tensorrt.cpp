@@ -1,18 +1,25 @@
-// TensorRT's runtime, engine and execution context for plan files of plan.hpp.
+// Fake TensorRT: runtime, engine, execution context and plugin registry for the plan files of plan.hpp.
 //
-// PLAY_TENSORRT_VERSION: the version of the library, as TensorRT's number; otherwise that of the headers.
+// Environment: FAKE_TENSORRT_VERSION is the library's version as TensorRT's number; default: that of the
+// headers.
+//
+// Confirmed by: the interfaces are those of the real headers (stubs.py), and the real TensorRT-RTX 1.7.1.116
+// loads and links with runtime/cpp on a CPU up to the check for a GPU (tests/runtime/cpp/test_linked.py). No
+// real TensorRT has executed a plan through runtime/cpp so far: the behaviour of execution contexts follows
+// NVIDIA's API reference.
 #include <dlfcn.h>
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <thread>
 
 #include "cuda.hpp"
-#include "plan.hpp"
 #include "fake_stubs.hpp"
+#include "plan.hpp"
 
 namespace nvinfer1::fake {
 namespace {
@@ -76,6 +83,8 @@ class Context : public IExecutionContext, public StubContext {
     static void compute(const PlanFile& plan, std::int64_t batch, std::int64_t tokens,
                         const std::map<std::string, void*>& at) {
         std::this_thread::sleep_for(std::chrono::milliseconds(plan.milliseconds));
+        while (!plan.wait_for_file.empty() && !std::filesystem::exists(plan.wait_for_file))
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
         const auto* images = static_cast<const float*>(at.at("images"));
         auto* logits = static_cast<float*>(at.at("logits"));
         for (std::int64_t b = 0; b < batch; ++b) {
@@ -147,8 +156,8 @@ class Registry : public StubRegistry {
         void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (library != nullptr && dlsym(library, "getCreators") != nullptr)
             return *libraries_.insert(libraries_.end(), library);
-        const char* why = library == nullptr ? dlerror() : "no getCreators in it";
-        logger_.log(ILogger::Severity::kERROR, ("loadLibrary: " + std::string(why)).c_str());
+        const char* reason = library == nullptr ? dlerror() : "no getCreators in it";
+        logger_.log(ILogger::Severity::kERROR, ("loadLibrary: " + std::string(reason)).c_str());
         if (library != nullptr) dlclose(library);
         return nullptr;
     }
@@ -170,22 +179,22 @@ class Runtime : public IRuntime, public StubRuntime {
     ICudaEngine* deserializeCudaEngine(const void* bytes, std::size_t size) noexcept override {
         try {
             PlanFile plan = ::fake::plan_from_bytes(static_cast<const char*>(bytes), size);
-            if (plan.fail.rfind("deserialize: ", 0) == 0) return refuse(plan.fail.substr(13));
+            if (plan.fail.rfind("deserialize: ", 0) == 0) return fail(plan.fail.substr(13));
             if (plan.plugin && !registry_.loaded())
-                return refuse(
+                return fail(
                     "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: "
                     "TokenSelect, version: 1, namespace: tokfilter.)");
             return new Engine(std::move(plan), logger_);
         } catch (const std::exception&) {
-            return refuse(
+            return fail(
                 "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magic tag does not match)");
         }
     }
 
   private:
-    ICudaEngine* refuse(const std::string& why) {
+    ICudaEngine* fail(const std::string& message) {
         logger_.log(ILogger::Severity::kINFO, "Loaded engine size: 0 MiB");
-        logger_.log(ILogger::Severity::kERROR, why.c_str());
+        logger_.log(ILogger::Severity::kERROR, message.c_str());
         return nullptr;
     }
 
@@ -199,7 +208,7 @@ class Runtime : public IRuntime, public StubRuntime {
 extern "C" {
 
 std::int32_t getInferLibVersion() noexcept {
-    const std::string version = fake::setting("PLAY_TENSORRT_VERSION");
+    const std::string version = fake::environment("FAKE_TENSORRT_VERSION");
     return version.empty() ? NV_TENSORRT_VERSION : std::stoi(version);
 }
 

@@ -1,4 +1,4 @@
-// A plan file of the fake TensorRT: JSON that says what the model looks like and where it fails.
+// A plan file of the fake TensorRT: JSON with the model's shapes, its profiles and the call that fails.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -30,15 +30,16 @@ struct PlanFile {
     std::int64_t pixels = 0;   ///< values of one image
     std::int64_t classes = 0;  ///< of the logits that are written
     std::int64_t patches = 0;
-    std::int64_t tokens = 0;  ///< of a plan with a fixed budget
-    bool plugin = false;      ///< whether it holds the plugin
-    int milliseconds = 0;     ///< that an inference takes
-    std::string fail;         ///< which call fails
+    std::int64_t tokens = 0;    ///< of a plan with a fixed budget
+    bool plugin = false;        ///< whether deserialisation needs a plugin library
+    int milliseconds = 0;       ///< duration of an inference
+    std::string wait_for_file;  ///< an inference ends only when this file exists; empty: at once
+    std::string fail;           ///< the call that fails
 
     const Tensor* find(const std::string& name) const;
 };
 
-/// Throws std::exception for what is no plan.
+/// Throws std::exception for bytes that are not a plan.
 PlanFile plan_from_bytes(const char* bytes, std::size_t size);
 
 }  // namespace fake

@@ -1,0 +1,49 @@
+// Compatibility of headers, library, plan and GPU, and the remedies in the messages.
+#include <doctest/doctest.h>
+
+#include "directory.hpp"
+#include "version.hpp"
+
+using testing::contains_all;
+using tokfilter::Code;
+using tokfilter::Machine;
+
+TEST_CASE("a library fits headers of its own major version and of the same or an older minor version") {
+    CHECK(tokfilter::misfit(101401, 101401, "tensorrt").empty());
+    CHECK(tokfilter::misfit(101401, 101400, "tensorrt").empty());  // a patch release changes no interface
+    CHECK(tokfilter::misfit(100300, 101401, "tensorrt").empty());
+    CHECK(contains_all(tokfilter::misfit(101401, 100300, "tensorrt"), "headers of version 10.14.1",
+                       "TensorRT 10.3.0", "Build tokfilter again"));
+    CHECK(contains_all(tokfilter::misfit(101401, 110000, "tensorrt"), "has loaded TensorRT 11.0.0"));
+    CHECK(contains_all(tokfilter::misfit(101401, 10701, "tensorrt-rtx"), "has loaded TensorRT-RTX 1.7.1"));
+}
+
+TEST_CASE("a plan for another version or GPU is refused before TensorRT deserialises it") {
+    const Machine orin{"tensorrt", "10.3.0", "Orin", "8.7"};
+    const auto check = [&](const tokfilter::Target& target) { return tokfilter::check_target(target, orin); };
+    CHECK(check({}).ok());
+    CHECK(check({{"version", "10.3.0.30"}, {"gpu", "Orin, 8.7"}, {"hardware", "none"}}).ok());
+    CHECK(check({{"version", "10.3.0"}, {"gpu", "null"}}).ok());
+    CHECK_STATUS(check({{"version", "10.14.1.48"}}), Code::version, "built with TensorRT 10.14.1.48",
+                 "this machine has 10.3.0", "tokfilter engine");
+    CHECK_STATUS(check({{"version", "10.2.9"}, {"version_compatible", "false"}}), Code::version, "10.2.9");
+    CHECK(check({{"version", "10.2.9"}, {"version_compatible", "true"}}).ok());
+    CHECK_STATUS(check({{"version", "10.14.0"}, {"version_compatible", "true"}}), Code::version, "10.14.0");
+    CHECK_STATUS(check({{"gpu", "NVIDIA H100, 9.0"}}), Code::version,
+                 "compute capability 9.0 (NVIDIA H100, 9.0)", "this is Orin, 8.7");
+    CHECK(check({{"gpu", "NVIDIA A100, 8.0"}, {"hardware", "ampere+"}}).ok());
+    CHECK(check({{"compute_capabilities", "all"}}).ok());
+    CHECK(check({{"compute_capabilities", R"(["SM86","SM87"])"}}).ok());
+    CHECK_STATUS(check({{"compute_capabilities", R"(["SM86","SM120"])"}}), Code::version,
+                 "GPUs of [\"SM86\",\"SM120\"]", "this is Orin, SM87");
+}
+
+TEST_CASE("each known message of TensorRT has a remedy") {
+    CHECK(contains_all(tokfilter::remedy("Cannot find plugin: TokenSelect, version: 1"),
+                       "needs tokfilter's plugin"));
+    CHECK(contains_all(tokfilter::remedy("Version tag does not match"), "another TensorRT version"));
+    CHECK(contains_all(tokfilter::remedy("The engine plan file is generated on an incompatible device"),
+                       "another GPU"));
+    CHECK(contains_all(tokfilter::remedy("gibberish"), "Build it again on this machine: `tokfilter engine`"));
+    CHECK(contains_all(tokfilter::remedy("CUDA out of memory"), "Free device memory"));
+}
