@@ -25,13 +25,15 @@ from .engine import engine_from_directory
 @click.option("--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime.")
 @click.option("--cuda-graph", is_flag=True, help="Use a CUDA graph (TensorRT).")
-@click.option("--batch", type=click.IntRange(min=1), help="Largest batch.  [default: the size the engine was tuned for, or 8]")
+@click.option("--batch", type=click.IntRange(min=1), help="Largest batch.  [default: the engine's, or 8]")
 @click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Most requests in flight.")
-@click.option("--wait-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Longest wait for a fuller batch.")
-@click.option("--body-mb", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Largest image file, in MB.")
-@click.option("--megapixels", type=click.FloatRange(min=0.001), default=24.0, show_default=True, help="Largest decoded image.")
-@click.option("--body-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Longest time to send an image, in seconds.")
-@click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="Most open connections.")
+@click.option(
+    "--wait-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Wait for a fuller batch."
+)
+@click.option("--body-mb", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Largest file.")
+@click.option("--megapixels", type=click.FloatRange(min=0.001), default=24.0, show_default=True, help="Largest image.")
+@click.option("--body-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Time to send a file.")
+@click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="Most connections.")
 def main(directory: Path, **params: Any) -> None:
     """Serve the export DIRECTORY (written by `tokfilter export`): POST /classify with a JPEG or PNG file as body."""
     options = SessionOptions(

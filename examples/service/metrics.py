@@ -21,19 +21,15 @@ class Metrics:
         self.requests = Counter(
             "tokfilter_requests", "Answered requests, by HTTP status.", ["status"], registry=registry
         )
-        self.refused = Counter(
-            "tokfilter_refused", "Requests refused at the in-flight limit.", registry=registry
-        )
+        self.refused = Counter("tokfilter_refused", "Requests refused at the in-flight limit.", registry=registry)
         self.seconds = Histogram(
             "tokfilter_request_seconds", "Time from the first byte to the answer of a classified image.",
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.batches = Histogram("tokfilter_batch_images", "Batch size.", buckets=_BATCHES, registry=registry)
         self._depth = Gauge("tokfilter_queue_depth", "Images waiting for the engine.", registry=registry)
-        self._admitted = Gauge("tokfilter_admitted", "Requests in flight: read, decoded, waiting or running.", registry=registry)
-        self._limit = Gauge(
-            "tokfilter_admitted_limit", "Limit of requests in flight.", registry=registry
-        )
+        self._admitted = Gauge("tokfilter_admitted", "Requests in flight.", registry=registry)
+        self._limit = Gauge("tokfilter_admitted_limit", "Limit of requests in flight.", registry=registry)
 
     def watch(self, batcher: Batcher[Any, Any]) -> None:
         """Read the gauges from a batcher at each scrape."""

@@ -58,7 +58,7 @@ def headers() -> Path:
 
 @pytest.fixture(scope="session")
 def fake(headers: Path) -> Path:
-    """Library, examples and tests over fake TensorRT and fake CUDA, under address and undefined-behaviour sanitizers."""
+    """Library, examples and tests over fake TensorRT and fake CUDA, under sanitizers."""
     return _built("sanitized", f"-DTENSORRT_INCLUDE_DIR={headers}", source=NATIVE)
 
 
@@ -113,7 +113,7 @@ def _directory(path: Path, **plan: object) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a directory for the fake TensorRT; keywords change the plan (tests/tools/fake_tensorrt/runtime/plan.hpp)."""
+    """Makes a directory for the fake TensorRT; keywords change the plan (fake_tensorrt/runtime/plan.hpp)."""
     return lambda **plan: _directory(tmp_path / "out", **plan)
 
 

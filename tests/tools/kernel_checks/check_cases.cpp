@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
-#include "cuda_on_cpu.h"
 #include "case_stream.h"
+#include "cuda_on_cpu.h"
 
 namespace {
 
