@@ -8,11 +8,12 @@ from typing import Any
 from scipy import stats
 
 from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import Progress, checked, images_from_folder, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
-from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle
+from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.macs import macs
 
 __all__ = [

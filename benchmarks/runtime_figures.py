@@ -19,6 +19,7 @@ import click
 import numpy as np
 import torch
 
+from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.benchmarks.documents import with_current_keys
 from tokfilter.errors import BudgetError, DataError
@@ -33,11 +34,10 @@ from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.tuning.goals import Goal
 from tokfilter.runtime.tuning.tune import tune
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle, Preprocessing, save_bundle, weights_from_model
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.golden import golden_from_model
-from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig
+from tokfilter.vit.model import FilteredViT, weights_from_model
 
 ARCHITECTURE: Final = "deit_small_patch16_224"
 _KEEP: Final = 0.5

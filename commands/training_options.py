@@ -113,8 +113,8 @@ def start_from_options(
     **options: Any,
 ) -> "Start":
     """The start model (``train/start.py``); ``options`` go to ``start_from_timm``."""
+    from tokfilter.artifacts.bundle import Architecture
     from tokfilter.train.start import start_from_bundle, start_from_timm
-    from tokfilter.vit.backbone import Architecture
 
     if arch is not None:
         architecture = Architecture(arch, arguments_from_text(arch_arg))

@@ -51,7 +51,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
-    kept = model.budget
+    kept = model.keep_tokens
     return {
         "kind": "bundle",
         "bytes": path.stat().st_size,

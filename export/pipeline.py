@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokfilter import __version__
+from tokfilter.artifacts.bundle import Bundle, Golden
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
@@ -31,8 +32,7 @@ from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import cast_precision
 from tokfilter.export.reference import Reference, golden_image_set, image_set_from_folder
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
-from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle
-from tokfilter.vit.golden import Golden
+from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["export_bundle"]
@@ -59,7 +59,7 @@ def export_bundle(
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
     options.budgets(model.num_patches)
-    options.budget_profile(model.num_patches, model.budget)
+    options.budget_profile(model.num_patches, model.keep_tokens)
     source = {"name": path.name, "sha256": sha256(path)}
     with new_directory(Path(directory)) as folder:
         say("tracing the model")
@@ -120,7 +120,7 @@ def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportO
         prefix_tokens=model.prefix_tokens,
         classes=bundle.golden.full.shape[1],
         class_names=bundle.class_names,
-        keep=model.budget,
+        keep=model.keep_tokens,
         macs=_macs(traced, model, options),
         preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
     )
@@ -132,7 +132,7 @@ def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[
     quarters = {max(1, model.num_patches * i // 4) for i in (1, 2, 3)}
     slots, full = with_shapes(traced.clone()), with_shapes(full_graph_from_slots(traced, model.num_patches))
     counts = {"full": macs(full, lengths_of(full))}
-    for k in sorted({model.budget, *options.budgets(model.num_patches), *quarters}):
+    for k in sorted({model.keep_tokens, *options.budgets(model.num_patches), *quarters}):
         counts[str(k)] = macs(slots, lengths_of(slots, k))
     return {name: count for name, count in counts.items() if count is not None}
 
@@ -181,7 +181,7 @@ def _checks(
     reference, golden = Reference(model), golden_image_set(bundle)
     reference.trust(bundle, golden)
     others = [image_set_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
-    budgets = budgets_to_check(bundle.golden.logits, model.budget, model.num_patches)
+    budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches)
     for entry in entries:
         say(f"verifying {entry.path}")
         yield from check_graph(folder, entry, reference, golden, others, budgets)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokfilter.artifacts.bundle import Bundle, Preprocessing
 from tokfilter.errors import DataError
-from tokfilter.vit.bundle import Bundle, Preprocessing
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["Expected", "ImageSet", "Reference", "golden_image_set", "image_set_from_folder"]

@@ -90,7 +90,7 @@ def check_graph(
         return [_refused(entry, errors)]
     elastic = entry.role != "full" and entry.budget is None
     own: Sequence[int | None] = budgets if elastic else [entry.budget]
-    default = reference.model.budget if elastic else entry.budget
+    default = reference.model.keep_tokens if elastic else entry.budget
     plan = [(golden, batch, k) for k in own for batch in _batches(len(golden.images))]
     plan += [(image_set, _BATCH, default) for image_set in others]
     return [_check(session, entry, reference, image_set, batch, k) for image_set, batch, k in plan]

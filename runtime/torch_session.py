@@ -68,7 +68,7 @@ class TorchSession(CheckedSession):
         size, patches = self.manifest.model.input_size, model.num_patches
         self.inputs = (TensorSpec("images", ("batch", *size), np.dtype(np.float32)),)
         outputs = [TensorSpec("logits", ("batch", self.manifest.model.classes), np.dtype(np.float32))]
-        low, high, default = (patches, patches, patches) if self.role == "full" else (1, patches, model.budget)
+        low, high, default = (patches, patches, patches) if self.role == "full" else (1, patches, model.keep_tokens)
         if self.role == "filtered":
             outputs.append(TensorSpec("indices", ("batch", "k"), np.dtype(np.int32)))
         self.outputs, self._budgets = tuple(outputs), Budgets(low, high, default, patches)

@@ -12,19 +12,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 
+from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.train.data import splits_from_folder
-from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import (
-    Bundle,
-    Preprocessing,
-    golden_from_model,
-    save_bundle,
-    weights_from_model,
-)
-from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig, TokenFilter
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import save_bundle
+from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.info import preprocessing_from_backbone
+from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.scorers import TokenFilter
 
 SMALL = Architecture(
     "vit_tiny_patch16_224",

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.errors import DataError
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
 from tokfilter.train.labels import LabelConfig
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["STAGES", "TrainConfig"]
 

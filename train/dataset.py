@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 import torch
-from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.data import ImageList, Progress, quiet
-from tokfilter.vit.bundle import Preprocessing
 
-__all__ = ["Batch", "ImageDataset", "ImageSource", "TrainingData", "preprocessing_from_backbone"]
+__all__ = ["Batch", "ImageDataset", "ImageSource", "TrainingData"]
 
 _HOLD_BYTES: Final = 1 << 30
 
@@ -152,15 +151,3 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 def _cores() -> int:
     """CPU cores that this process may use; a container or taskset can allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def preprocessing_from_backbone(backbone: nn.Module, **overrides: Any) -> Preprocessing:
-    """timm's preprocessing of a model; the input size is the one that the model was built for.
-
-    overrides: mean, std, interpolation, crop_pct or crop_mode; None leaves timm's
-    """
-    image_size: tuple[int, int] = backbone.patch_embed.img_size  # type: ignore[union-attr, assignment]
-    fields: dict[str, Any] = resolve_data_config(  # type: ignore[no-untyped-call]
-        {"input_size": (3, *image_size), **overrides}, model=backbone
-    )
-    return Preprocessing(**{name: fields[name] for name in Preprocessing.__dataclass_fields__})

@@ -16,6 +16,7 @@ from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import RunDir, TrainingPlan, train
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["FilterTraining", "Objective", "ranking_loss", "train_filter"]
 
@@ -72,6 +73,8 @@ def train_filter(
 
     identity = f"{dataset.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
     losses = train("filter", _alone(model.scorer), dataset, loss, config.plan, seed, identity, run_dir)
+    if isinstance(model.scorer, TokenFilter):
+        model.scorer.trained = True
     important = float((delta > rho).float().mean())
     return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
 

@@ -11,19 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from tokfilter.artifacts.bundle import FilterConfig, Preprocessing
 from tokfilter.errors import DataError, UnsupportedModelError
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, checked, quiet, splits_from_folder
-from tokfilter.train.dataset import ImageDataset, TrainingData, preprocessing_from_backbone
+from tokfilter.train.dataset import ImageDataset, TrainingData
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.loop import RunDir
 from tokfilter.train.recipe import Recipe, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_from_source
 from tokfilter.train.stages import run_stages
 from tokfilter.train.tensor_dataset import dataset_from_loader
-from tokfilter.vit.bundle import Preprocessing
+from tokfilter.vit.info import preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig, TokenFilter
+from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["fit"]
 

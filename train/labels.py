@@ -21,8 +21,7 @@ from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
 from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
-from tokfilter.vit.bundle import weights_from_model
-from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.model import FilteredViT, weights_from_model
 
 __all__ = [
     "LabelConfig",

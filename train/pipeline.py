@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import Bundle, FilterConfig
 from tokfilter.errors import DataError
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import ImageList, Progress, Splits
@@ -19,9 +20,9 @@ from tokfilter.train.labels import label_images
 from tokfilter.train.loop import RunDir
 from tokfilter.train.stages import labelled_positions, run_stages
 from tokfilter.train.start import Start
-from tokfilter.vit.bundle import Bundle, golden_from_model, weights_from_model
-from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig, TokenFilter
+from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["bundle_from_start", "label_folder"]
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from tokfilter.artifacts.budget import KEEP_HELP, Keep
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import STAGES, TrainConfig
 from tokfilter.train.filter_training import FilterTraining, Objective
@@ -17,7 +18,6 @@ from tokfilter.train.labels import LabelConfig, LabelMethod, LabelPrecision
 from tokfilter.train.loop import TrainingPlan
 from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
 from tokfilter.train.token_sets import Grouping, GroupShape
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["BUILT_IN", "Recipe", "config_from_recipe"]
 

@@ -13,12 +13,13 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from tokfilter.artifacts.bundle import Architecture, Preprocessing
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import DataError
-from tokfilter.train.dataset import preprocessing_from_backbone
 from tokfilter.train.finetune import initialise
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Preprocessing, load_bundle, model_from_bundle
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import load_bundle, model_from_bundle
+from tokfilter.vit.info import preprocessing_from_backbone
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["Start", "checkpoint_weights", "start_from_bundle", "start_from_timm"]

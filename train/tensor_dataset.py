@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import Batch
-from tokfilter.vit.bundle import Preprocessing
 
 __all__ = ["TensorDataset", "TensorImages", "dataset_from_loader"]
 

@@ -1,9 +1,6 @@
 """Backbones: which timm models can be filtered once before the first attention block, and how one is created."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
 
 import timm
 from timm.models.deit import VisionTransformerDistilled
@@ -11,9 +8,10 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import UnsupportedModelError
 
-__all__ = ["Architecture", "check_filterable", "create_backbone"]
+__all__ = ["check_filterable", "create_backbone"]
 
 _SUPPORTED = (VisionTransformer, VisionTransformerDistilled, Eva)
 
@@ -28,14 +26,6 @@ _REASONS = {
     "SwinTransformer": "its attention works in windows that need the full grid",
     "SwinTransformerV2": "its attention works in windows that need the full grid",
 }
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What timm needs to build the backbone again: a model name and keyword arguments of plain types."""
-
-    name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_filterable(backbone: nn.Module) -> None:

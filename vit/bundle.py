@@ -1,12 +1,7 @@
-"""model.pt, the bundle: everything that a filtered model is, in one file (format on one page: ``docs/bundle.md``).
+"""Between models and model.pt: load, save, and the checks that need the architecture (format: ``artifacts.bundle``)."""
 
-Read with ``torch.load(weights_only=True)`` and never otherwise: a file that would need unpickling is refused. Every
-tensor is checked by name, type, shape and finiteness against the architecture that the file itself names.
-"""
-
-import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,66 +9,66 @@ import torch
 from torch import Tensor
 
 from tokfilter.artifacts.budget import Keep
-from tokfilter.artifacts.files import atomic_path, existing_file
-from tokfilter.errors import BundleError, TokfilterError
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.artifacts.bundle import (
+    Architecture,
+    Bundle,
+    bundle_from_content,
+    content_from_bundle,
+    read_bundle,
+    sound_bundle,
+    write_content,
+)
+from tokfilter.errors import DataError, UnsupportedModelError
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle_check import check_bundle
-from tokfilter.vit.golden import Golden, golden_from_model
+from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.info import ModelInfo
 from tokfilter.vit.model import FilteredViT, weights_from_model
-from tokfilter.vit.scorers import FilterConfig
+from tokfilter.vit.scorers import TokenFilter
 
-__all__ = [
-    "FORMAT",
-    "VERSION",
-    "Bundle",
-    "Golden",
-    "Preprocessing",
-    "golden_from_model",
-    "load_bundle",
-    "model_from_bundle",
-    "save_bundle",
-    "weights_from_model",
-]
+__all__ = ["bundle_from_model", "load_bundle", "load_model", "model_from_bundle", "save_bundle"]
 
-FORMAT: Final = "tokfilter-bundle"
-VERSION: Final = 1
-
-Weights = dict[str, Tensor]
+_GOLDEN_KEEPS: Final[tuple[Keep, ...]] = (0.7, 0.5, 0.25)
+_RANDOM_EXAMPLES: Final = 2
+_UNTRAINED: Final = "untrained"
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes the model's input, in timm's terms.
+def load_bundle(path: str | Path) -> Bundle:
+    """Read and check model.pt. Raises DataError when there is no such file, BundleError when it is not a bundle."""
+    bundle = read_bundle(path)
+    with sound_bundle(str(path)):
+        check_bundle(bundle)
+    return bundle
 
-    input_size: (3, H, W)
-    mean, std: per channel, for pixels in 0..1
-    interpolation, crop_pct, crop_mode: of the resize and crop before
+
+def load_model(path: str | Path) -> FilteredViT:
+    """The model of model.pt on the CPU in evaluation mode. Raises DataError, BundleError."""
+    return model_from_bundle(load_bundle(path))
+
+
+def save_bundle(
+    source: Bundle | FilteredViT,
+    path: str | Path,
+    *,
+    architecture: tuple[str, Mapping[str, Any]] | None = None,
+    examples: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Write model.pt atomically, after the same checks that reading makes.
+
+    architecture, examples, class_names: of a model, as in ``bundle_from_model``
+    Raises BundleError, UnsupportedModelError, DataError, OSError.
     """
-
-    input_size: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
-    crop_mode: str = "center"
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A filtered model with what is needed to use it and to know where it came from.
-
-    training: plain values: data, label settings, seeds, metrics
-    """
-
-    architecture: Architecture
-    backbone: Weights
-    filter_config: FilterConfig
-    filter: Weights
-    keep: Keep
-    preprocessing: Preprocessing
-    class_names: list[str]
-    golden: Golden
-    training: dict[str, Any] = field(default_factory=dict)
+    if isinstance(source, Bundle):
+        bundle = source
+    else:
+        bundle = bundle_from_model(source, architecture=architecture, examples=examples, class_names=class_names)
+    content = content_from_bundle(bundle)
+    name = "the bundle to be written"
+    checked = bundle_from_content(content, name)
+    with sound_bundle(name):
+        check_bundle(checked)
+    write_content(content, path)
 
 
 def model_from_bundle(bundle: Bundle) -> FilteredViT:
@@ -83,115 +78,79 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
     model = FilteredViT(backbone, keep=bundle.keep)
     scorer = model.new_filter(bundle.filter_config)
     scorer.load_state_dict(bundle.filter)
+    scorer.trained = bundle.training.get("filter") != _UNTRAINED
     model.drop.scorer = scorer
+    model.info = ModelInfo(
+        bundle.architecture,
+        bundle.preprocessing,
+        class_names=tuple(bundle.class_names),
+        training=bundle.training,
+        examples=bundle.golden.images,
+    )
     return model.eval()
 
 
-def save_bundle(bundle: Bundle, path: str | Path) -> None:
-    """Write model.pt atomically, after the same checks that reading makes. Raises BundleError, OSError."""
-    content = _content_from_bundle(bundle)
-    _bundle_from_content(content, "the bundle to be written")
-    with atomic_path(Path(path)) as part:
-        torch.save(content, part)
+def bundle_from_model(
+    model: FilteredViT,
+    *,
+    architecture: tuple[str, Mapping[str, Any]] | None = None,
+    examples: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Bundle:
+    """The bundle of a model that ``tokfilter.patch`` made; its golden tensors are computed here, in fp32 on the CPU.
 
-
-def load_bundle(path: str | Path) -> Bundle:
-    """Read and check model.pt. Raises DataError when there is no such file, BundleError when it is no sound bundle."""
-    path = existing_file(path, "a bundle (model.pt)")
-    _check_archive(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a hostile or damaged file makes torch raise, the answer is the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BundleError(
-            f"{path} is damaged, or holds more than tensors and plain values, which tokfilter never unpickles "
-            f"({reason[:200]}). {_REMEDY}"
-        ) from error
-    return _bundle_from_content(content, str(path))
-
-
-_REMEDY = "`tokfilter train` writes bundles."
-
-
-def _check_archive(path: Path) -> None:
-    """Check the zip that torch.save writes: stored entries only (nothing to inflate), each with its checksum."""
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            raise BundleError(f"{path} is not a bundle: it is no file that torch.save wrote. {_REMEDY}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            inflated = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise BundleError(f"{path} is damaged ({error}). Copy it again, or: {_REMEDY}") from error
-    if inflated or damaged:
-        raise BundleError(f"{path} is damaged: its part {damaged or inflated[0]} is not as it was written. {_REMEDY}")
-
-
-def _content_from_bundle(bundle: Bundle) -> dict[str, Any]:
-    golden = bundle.golden
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "architecture": {"name": bundle.architecture.name, "kwargs": _plain(bundle.architecture.kwargs)},
-        "backbone": _on_cpu(bundle.backbone),
-        "filter": {"config": asdict(bundle.filter_config), "weights": _on_cpu(bundle.filter)},
-        "keep": bundle.keep,
-        "preprocessing": _plain(asdict(bundle.preprocessing)),
-        "class_names": list(bundle.class_names),
-        "training": _plain(bundle.training),
-        "golden": {
-            "images": golden.images,
-            "scores": golden.scores,
-            "full": golden.full,
-            "logits": dict(golden.logits),
-            "indices": dict(golden.indices),
-        },
-    }
-
-
-def _on_cpu(weights: Weights) -> Weights:
-    return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with its containers as dicts and lists. Raises BundleError for what is not plain."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise BundleError(f"a bundle holds tensors and plain values, got {type(value).__name__}: {value!r:.80}")
-
-
-def _bundle_from_content(content: Any, source: str) -> Bundle:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BundleError(f"{source} is not a bundle: it lacks format {FORMAT!r}. {_REMEDY}")
-    version = content.get("version")
-    if version != VERSION:
-        remedy = "Update tokfilter." if isinstance(version, int) and version > VERSION else _REMEDY
-        raise BundleError(f"{source} has bundle version {version!r}; this tokfilter reads version {VERSION}. {remedy}")
-    try:
-        bundle = Bundle(
-            architecture=Architecture(**content["architecture"]),
-            backbone=content["backbone"],
-            filter_config=FilterConfig(**content["filter"]["config"]),
-            filter=content["filter"]["weights"],
-            keep=content["keep"],
-            preprocessing=_preprocessing(content["preprocessing"]),
-            class_names=content["class_names"],
-            golden=Golden(**content["golden"]),
-            training=_plain(content["training"]),
+    architecture: timm's name and arguments, where they could not be recovered from the model
+    examples: [G, 3, H, W], normalised images for the golden tensors; default: those of training, else random ones
+    class_names: one per class
+    Raises UnsupportedModelError for what is not such a model, DataError for unfit examples.
+    """
+    _check_patched(model)
+    info, scorer = model.info, model.scorer
+    if info is None or not isinstance(scorer, TokenFilter):
+        raise UnsupportedModelError(
+            f"a bundle holds a timm model with a TokenFilter, this model has a {type(scorer).__name__} and "
+            f"{'no' if info is None else 'its'} record of timm's arguments. Make it with tokfilter.patch(model)."
         )
-        check_bundle(bundle)
-    except TokfilterError as error:
-        raise BundleError(f"{source} is not a sound bundle: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BundleError(f"{source} is not a sound bundle: {type(error).__name__}: {error}. {_REMEDY}") from error
-    return bundle
+    if architecture is not None:
+        info = replace(info, architecture=Architecture(architecture[0], dict(architecture[1])))
+    if info.architecture is None:
+        raise UnsupportedModelError(
+            f"this model cannot be saved as it is: {info.problem}. Give the arguments of timm.create_model: "
+            'architecture=("vit_small_patch16_224", {"img_size": 96}).'
+        )
+    images, note = _examples(model, info, examples)
+    training = {key: value for key, value in info.training.items() if key not in ("filter", "golden")}
+    training |= {"filter": info.training.get("filter", "trained elsewhere") if scorer.trained else _UNTRAINED}
+    backbone, weights = weights_from_model(model)
+    names = info.class_names if class_names is None else class_names
+    return Bundle(
+        architecture=info.architecture,
+        backbone=backbone,
+        filter_config=scorer.config,
+        filter=weights,
+        keep=model.keep,
+        preprocessing=info.preprocessing,
+        class_names=list(names),
+        golden=golden_from_model(model, images, sorted({*_GOLDEN_KEEPS, model.keep}, key=str)),
+        training=training | ({"golden": note} if note else {}),
+    )
 
 
-def _preprocessing(fields: dict[str, Any]) -> Preprocessing:
-    lists = {name: tuple(fields[name]) for name in ("input_size", "mean", "std")}
-    return Preprocessing(**{**fields, **lists})
+def _check_patched(model: object) -> None:
+    if not isinstance(model, FilteredViT):
+        raise UnsupportedModelError(
+            f"expected a model patched by tokfilter, got {type(model).__module__}.{type(model).__name__}. "
+            "Call model = tokfilter.patch(model) first."
+        )
+
+
+def _examples(model: FilteredViT, info: ModelInfo, given: Tensor | None) -> tuple[Tensor, str]:
+    """Images for the golden tensors [G, 3, H, W], and a note where they are random."""
+    size = (3, *model.backbone.patch_embed.img_size)
+    images = info.examples if given is None else given
+    if images is None:
+        drawn = torch.randn(_RANDOM_EXAMPLES, *size, generator=torch.Generator().manual_seed(0))
+        return drawn, "random images, seed 0"
+    if images.ndim != 4 or len(images) == 0 or tuple(images.shape[1:]) != size or not images.is_floating_point():
+        raise DataError(f"examples must be float images [G, {', '.join(map(str, size))}], got {list(images.shape)}.")
+    return images, ""

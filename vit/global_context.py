@@ -1,9 +1,9 @@
-"""What the class token is told of the whole image when tokens are dropped. Ours; the paper drops them without a word.
+"""Global context for the class token: a vector computed from all patch tokens, dropped ones included. Ours, not the
+paper's.
 
-A token that leaves before attention is lost to every block. One small MLP over all patch tokens, where each position
-has weights of its own, tells the class token what the image looks like as a whole: a few thousandths of the model's
-work, learned while the backbone is fine-tuned. It speaks the louder the more tokens leave: with every token the model
-stays timm's.
+A token that is dropped before attention is lost to every block. One small MLP over all patch tokens, with weights for
+each position, gives the class token a summary of the whole image, for a few thousandths of the model's
+multiply-accumulates. It is trained while the backbone is fine-tuned.
 """
 
 import torch
@@ -14,8 +14,9 @@ __all__ = ["GlobalContext"]
 
 
 class GlobalContext(nn.Module):
-    """An MLP from all patch tokens to one vector, which is added to the class token. It begins as zero.
+    """Adds an MLP of all patch tokens to the class token, scaled by (N - k) / N; zero at initialisation.
 
+    With every token (k = N) the model stays timm's.
     num_patches, channels: N and C of the model
     width: hidden width
     """
@@ -29,12 +30,12 @@ class GlobalContext(nn.Module):
         nn.init.zeros_(self.expand.bias)
 
     def forward(self, kept: Tensor, tokens: Tensor) -> Tensor:
-        """Tell the class token, which is the first.
+        """Add the context to the class token, which is the first.
 
         kept: [B, P+k, C], prefix tokens and kept patch tokens
         tokens: [B, P+N, C], all of them
         Returns [B, P+k, C].
         """
         dropped = (tokens.shape[1] - kept.shape[1]) / self.num_patches
-        told = dropped * self.expand(F.gelu(self.reduce(tokens[:, -self.num_patches :].flatten(1))))
-        return torch.cat([kept[:, :1] + told[:, None], kept[:, 1:]], dim=1)
+        context = dropped * self.expand(F.gelu(self.reduce(tokens[:, -self.num_patches :].flatten(1))))
+        return torch.cat([kept[:, :1] + context[:, None], kept[:, 1:]], dim=1)

@@ -1,38 +1,20 @@
-"""Golden tensors: inputs and outputs that torch computed once, and that every later stage compares itself with."""
+"""Golden tensors: inputs and outputs that torch computed once, and that every later stage is compared with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import Golden
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["Golden", "golden_from_model"]
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Inputs and outputs that every later stage compares itself with, computed by torch in fp32.
-
-    images: [G, 3, H, W], normalised
-    scores: [G, N]
-    full: [G, classes], logits with every token
-    logits: budget k -> [G, classes]
-    indices: budget k -> [G, k] int32
-    """
-
-    images: Tensor
-    scores: Tensor
-    full: Tensor
-    logits: dict[int, Tensor]
-    indices: dict[int, Tensor]
+__all__ = ["golden_from_model"]
 
 
 @torch.inference_mode()
 def golden_from_model(model: FilteredViT, images: Tensor, keeps: Sequence[Keep]) -> Golden:
-    """Golden tensors of a model in evaluation mode at some budgets (each below the full token count).
+    """Golden tensors of a model in evaluation mode at some budgets; the full token count is left out.
 
     images: [G, 3, H, W], normalised
     """

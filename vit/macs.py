@@ -5,7 +5,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["macs"]
@@ -19,15 +19,16 @@ def macs(model: FilteredViT, keep: Keep = 1.0) -> int:
     height, width = model.backbone.patch_embed.img_size
     was_training = model.training
     model.eval()
+    model.drop.state.keep = tokens_from_keep(keep, model.num_patches)
     try:
-        # The counter knows no fused CPU attention; spelled out as two matrix products it costs the same.
+        # The counter has no rule for fused CPU attention; as two matrix products it costs the same.
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
             torch.no_grad(),
         ):
-            model(torch.empty(1, 3, height, width), keep)
+            model.backbone(torch.empty(1, 3, height, width))
     finally:
         model.train(was_training)
     return int(counter.get_total_flops()) // 2

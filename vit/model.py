@@ -1,99 +1,32 @@
-"""A timm Vision Transformer whose unimportant patch tokens are dropped once, before the first attention block.
+"""A timm Vision Transformer whose unimportant patch tokens are dropped once, before the first attention block."""
 
-timm calls the module in its ``patch_drop`` slot after the position embedding and before the first block. ``TokenDrop``
-fills that slot; timm's own ``forward`` stays as it is.
-"""
-
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+import warnings
+from typing import Any, Final
 
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
-from tokfilter.errors import UnsupportedModelError
-from tokfilter.kernels.torch_op import token_select
+from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.errors import BudgetError, UnsupportedModelError
 from tokfilter.vit.backbone import check_filterable
-from tokfilter.vit.scorers import FilterConfig, TokenFilter
+from tokfilter.vit.info import ModelInfo
+from tokfilter.vit.scorers import TokenFilter
+from tokfilter.vit.slot import PatchSlot, Selection, TokenDrop, TokenDropWithIndices
 
-__all__ = ["FilterConfig", "FilteredViT", "Selection", "TokenDrop", "TokenFilter", "weights_from_model"]
+__all__ = ["FilteredViT", "weights_from_model"]
 
-Select = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
-"""(tokens, scores, k, prefix_tokens) -> (selected, indices): how the choice is carried out."""
-
-Intercept = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""tokens [B, P+N, C] -> (tokens of any batch and length, their positions or None): replaces filter and choice."""
-
-
-@dataclass
-class Selection:
-    """What the slot saw and chose in the last forward pass.
-
-    tokens: [B, P+N, C] before the choice
-    scores: [B, N]; None when every token was kept
-    indices: [B, k] int32, kept positions among the patches; None when every token was kept
-    """
-
-    tokens: Tensor
-    scores: Tensor | None = None
-    indices: Tensor | None = None
-
-
-@dataclass
-class _Request:
-    """What the slot shall do next. Not a module attribute: torch.export lets a plain object change while it traces."""
-
-    keep: Keep = 1.0
-    intercept: Intercept | None = None
-    last: Selection | None = field(default=None, repr=False)
-
-
-class TokenDrop(nn.Module):
-    """The module in timm's ``patch_drop`` slot: score, choose, and hand on the kept tokens."""
-
-    def __init__(self, scorer: nn.Module, prefix_tokens: int, return_indices: bool) -> None:
-        super().__init__()
-        self.scorer = scorer
-        self.prefix_tokens = prefix_tokens
-        self.return_indices = return_indices
-        self.request = _Request()
-        self.select: Select = token_select
-
-    def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
-        """tokens: [B, P+N, C]. Returns [B, P+k, C], with the kept indices where timm hands them to rotary blocks."""
-        kept, indices = self._reduce(tokens)
-        if not self.return_indices:
-            return kept
-        return kept, None if indices is None else indices.long()
-
-    def _reduce(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        request = self.request
-        request.last = Selection(tokens)
-        if request.intercept is not None:
-            return request.intercept(tokens)
-        patches = tokens.shape[1] - self.prefix_tokens
-        k = tokens_from_keep(request.keep, patches)
-        if k == patches:
-            return tokens, None
-        scores = self.scorer(tokens[:, self.prefix_tokens :])
-        selected, indices = self.select(tokens, scores, k, self.prefix_tokens)
-        if isinstance(self.scorer, TokenFilter) and self.scorer.summary is not None:
-            selected = self.scorer.summary(selected, tokens)
-        request.last = Selection(tokens, scores, indices)
-        return selected, indices
-
-
-class _SlotReached(Exception):  # noqa: N818  (a signal, not an error)
-    """The forward pass stands at the slot, and nothing after it is wanted."""
+_UNTRAINED: Final = (
+    "the token filter of this model is untrained, so the dropped tokens are arbitrary. Train it (tokfilter.fit), load "
+    "trained weights, or set model.scorer.trained = True if you trained it in your own loop."
+)
 
 
 class FilteredViT(nn.Module):
     """A timm Vision Transformer with a token scorer in its ``patch_drop`` slot, and a budget.
 
     Any module that maps patch tokens [B, N, C] to scores [B, N] can be the scorer; the trained one is ``TokenFilter``.
-    One forward pass at a time: the slot remembers its last selection. Raises UnsupportedModelError, BudgetError.
+    One forward pass at a time: ``last`` belongs to the latest. Raises UnsupportedModelError, BudgetError.
     """
 
     backbone: Any  # timm's classes share an interface, not a base class
@@ -106,15 +39,36 @@ class FilteredViT(nn.Module):
         self.grid: tuple[int, int] = self.backbone.patch_embed.grid_size
         self.num_patches: int = self.backbone.patch_embed.num_patches
         self.channels: int = self.backbone.embed_dim
-        tokens_from_keep(keep, self.num_patches)
+        self.info: ModelInfo | None = None
         self.keep = keep
-        drop = TokenDrop(scorer or TokenFilter(self.channels), self.prefix_tokens, isinstance(backbone, Eva))
-        self.backbone.patch_drop = drop
+        slot = TokenDropWithIndices if isinstance(backbone, Eva) else TokenDrop
+        self.backbone.patch_drop = slot(scorer or TokenFilter(self.channels), self.prefix_tokens)
 
     @property
-    def drop(self) -> TokenDrop:
+    def keep(self) -> Keep:
+        """Default budget: a ratio in (0, 1] or a count of patch tokens. Setting raises BudgetError."""
+        return self._keep
+
+    @keep.setter
+    def keep(self, value: Keep) -> None:
+        tokens_from_keep(value, self.num_patches)
+        self._keep = value
+
+    @property
+    def keep_tokens(self) -> int:
+        """The default budget as a count of patch tokens. Setting raises BudgetError."""
+        return tokens_from_keep(self._keep, self.num_patches)
+
+    @keep_tokens.setter
+    def keep_tokens(self, value: int) -> None:
+        if isinstance(value, float):
+            raise BudgetError(f"keep_tokens must be a count of patch tokens, got {value}. Set a ratio as model.keep.")
+        self.keep = value
+
+    @property
+    def drop(self) -> PatchSlot:
         """The module in the backbone's slot."""
-        drop: TokenDrop = self.backbone.patch_drop
+        drop: PatchSlot = self.backbone.patch_drop
         return drop
 
     @property
@@ -122,72 +76,85 @@ class FilteredViT(nn.Module):
         """The module that scores patch tokens."""
         return self.drop.scorer
 
+    @property
+    def last(self) -> Selection:
+        """Tokens, scores and kept positions of the last forward pass. Raises RuntimeError before the first."""
+        if self.drop.state.last is None:
+            raise RuntimeError("FilteredViT.last needs a forward pass first")
+        return self.drop.state.last
+
     def new_filter(self, config: FilterConfig) -> TokenFilter:
         """A filter that fits this model, with new weights. Raises UnsupportedModelError."""
         if config.summary and not self.prefix_tokens:
             raise UnsupportedModelError(
-                f"a summary is told to the class token, and this {type(self.backbone).__name__} has none: "
+                f"a summary is added to the class token, and this {type(self.backbone).__name__} has none: "
                 "leave the summary out (0), or choose a model with class_token=True."
             )
         return TokenFilter(self.channels, config, self.num_patches)
-
-    @property
-    def budget(self) -> int:
-        """Patch tokens kept by default."""
-        return tokens_from_keep(self.keep, self.num_patches)
-
-    @property
-    def last(self) -> Selection:
-        """What the slot saw and chose in the last forward pass."""
-        if self.drop.request.last is None:
-            raise RuntimeError("FilteredViT.last wants a forward pass first")
-        return self.drop.request.last
 
     def forward(self, images: Tensor, keep: Keep | None = None) -> Tensor:
         """Classify images with the default budget, or with ``keep``; 1.0 is the full model, without filter work.
 
         images: [B, 3, H, W], normalised
-        Returns logits [B, classes]. Raises BudgetError.
+        Returns logits [B, classes]. Raises BudgetError. Warns once when tokens are dropped by an untrained filter.
         """
-        self.drop.request.keep = self.keep if keep is None else keep
+        self._set_budget(keep)
         logits: Tensor = self.backbone(images)
         return logits
 
+    def forward_features(self, images: Tensor, keep: Keep | None = None) -> Tensor:
+        """Tokens after the last block and norm, as timm's ``forward_features``.
+
+        images: [B, 3, H, W], normalised
+        Returns [B, P+k, C]; ``last.indices`` has the positions of the k patch tokens. Raises and warns as ``forward``.
+        """
+        self._set_budget(keep)
+        features: Tensor = self.backbone.forward_features(images)
+        return features
+
     def embed(self, images: Tensor) -> Tensor:
-        """The tokens that reach the slot; no block is run.
+        """The tokens that enter the slot; no block is run.
 
         images: [B, 3, H, W], normalised
         Returns [B, P+N, C], position embedding included.
         """
-
-        def stop(tokens: Tensor) -> tuple[Tensor, None]:
-            raise _SlotReached
-
-        with suppress(_SlotReached):
-            self._forward_with(stop, images)
-        return self.last.tokens
+        self.drop.state.keep = 1.0
+        # timm has no public name for the embedding with its positions.
+        embedded = self.backbone._pos_embed(self.backbone.patch_embed(images))
+        tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva returns (tokens, rotation)
+        return tokens
 
     def classify_tokens(self, tokens: Tensor, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Run what follows the slot on given tokens, so that many variants of one image share its embedding.
+        """Run the model from the slot on with given tokens, so that many variants of one image share its embedding.
 
         tokens: [V, P+M, C], any batch and any number of tokens
-        images: [B, 3, H, W]; only the first is embedded, because timm's forward wants one
+        images: [B, 3, H, W]; only the first is embedded, because timm's forward needs one
         positions: [V, M] int32, where the tokens stood; rotary models need it when M < N
         Returns logits [V, classes].
         """
-        return self._forward_with(lambda _: (tokens, positions), images[:1])
-
-    def _forward_with(self, intercept: Intercept, images: Tensor) -> Tensor:
-        request = self.drop.request
-        request.intercept = intercept
+        state = self.drop.state
+        state.given = tokens, positions
         try:
-            logits: Tensor = self.backbone(images)
+            logits: Tensor = self.backbone(images[:1])
         finally:
-            request.intercept = None
+            state.given = None
         return logits
+
+    def extra_repr(self) -> str:
+        """Budget, for ``print(model)``."""
+        return f"keep={self.keep} ({self.keep_tokens} of {self.num_patches} patch tokens)"
+
+    def _set_budget(self, keep: Keep | None) -> None:
+        state, scorer = self.drop.state, self.scorer
+        state.keep = self.keep if keep is None else keep
+        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
+            return
+        if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
+            state.warned = True
+            warnings.warn(_UNTRAINED, UserWarning, stacklevel=4)
 
 
 def weights_from_model(model: FilteredViT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights of the backbone, and those of the filter, as timm and ``TokenFilter`` name them."""
+    """State dicts of the backbone and of the filter, with the names of timm and of ``TokenFilter``."""
     whole = model.backbone.state_dict()
     return {name: whole[name] for name in whole if not name.startswith("patch_drop.")}, model.scorer.state_dict()

@@ -1,47 +1,21 @@
 """Scorers: modules that map patch tokens [B, N, C] to scores [B, N], higher is more important.
 
-``TokenFilter`` is the trained one (method: arXiv 2305.14840; its shape is our choice). The others are the baselines
-that it has to beat at the same budget.
+``TokenFilter`` is the trained one (method: arXiv 2305.14840; its shape is our choice). The others are baselines at the
+same budget.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.vit.global_context import GlobalContext
 
-__all__ = ["BASELINES", "CentreScorer", "FilterConfig", "NormScorer", "RandomScorer", "TokenFilter"]
+__all__ = ["BASELINES", "CentreScorer", "NormScorer", "RandomScorer", "TokenFilter"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-_GLOBAL_FEATURES = ("mean", "none")
-
-
-@dataclass(frozen=True)
-class FilterConfig:
-    """Shape of the token filter.
-
-    width: hidden width of the MLP
-    depth: hidden layers, at least 1
-    activation: gelu, relu or silu
-    global_feature: mean (over the image's patch tokens) or none
-    summary: hidden width of what the class token is told of the whole image (``summary.py``); 0 leaves it out
-    """
-
-    width: int = 64
-    depth: int = 2
-    activation: str = "gelu"
-    global_feature: str = "mean"
-    summary: int = 0
-
-    def __post_init__(self) -> None:
-        if self.width < 1 or self.depth < 1:
-            raise ValueError(f"a filter wants width and depth of at least 1, got {self.width} and {self.depth}")
-        if self.summary < 0:
-            raise ValueError(f"a filter's summary is a width, or 0 for none, got {self.summary}")
-        for name, allowed in (("activation", tuple(_ACTIVATIONS)), ("global_feature", _GLOBAL_FEATURES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"a filter's {name} is one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
 
 class TokenFilter(nn.Module):
@@ -50,12 +24,14 @@ class TokenFilter(nn.Module):
     The first layer over the joined features [local | global] is written as the sum of two layers, so that the global
     half is computed once per image.
 
-    num_patches: N of the model; wanted by a summary only
+    num_patches: N of the model; needed for a summary only
+    trained: False for new weights, True once weights are loaded from a state dict or the filter was trained
     """
 
     def __init__(self, channels: int, config: FilterConfig | None = None, num_patches: int | None = None) -> None:
         super().__init__()
         self.config = config = config or FilterConfig()
+        self.trained = False
         activation = _ACTIVATIONS[config.activation]
         self.norm = nn.LayerNorm(channels)
         self.local_feature = nn.Linear(channels, config.width)
@@ -68,7 +44,7 @@ class TokenFilter(nn.Module):
         self.summary: GlobalContext | None = None
         if config.summary:
             if num_patches is None:
-                raise ValueError("a filter with a summary wants the number of the model's patches")
+                raise ValueError("a filter with a summary needs the number of the model's patches")
             self.summary = GlobalContext(num_patches, channels, config.summary)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -84,6 +60,10 @@ class TokenFilter(nn.Module):
         scores: Tensor = self.mlp(hidden).squeeze(-1)
         return scores
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.trained = self.trained or any(name.startswith(prefix) for name in state_dict)
+
 
 class RandomScorer(nn.Module):
     """Baseline: every forward pass draws new scores from its own seeded generator."""
@@ -98,7 +78,7 @@ class RandomScorer(nn.Module):
 
 
 class CentreScorer(nn.Module):
-    """Baseline: the nearer to the middle of the (height, width) grid of patches, the higher."""
+    """Baseline: minus the squared distance from the centre of the (height, width) grid of patches."""
 
     def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -112,7 +92,7 @@ class CentreScorer(nn.Module):
 
 
 class NormScorer(nn.Module):
-    """Baseline: the larger the token's Euclidean norm, the higher."""
+    """Baseline: the token's Euclidean norm."""
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches: [B, N, C]. Returns [B, N]."""

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.images import open_image
 from tokfilter.runtime.labelled import labelled_files
 from tokfilter.runtime.pictures import BudgetResult, Picture
 from tokfilter.runtime.predict import class_name, probabilities_from_logits
 from tokfilter.runtime.preprocess import preprocess_from_fields
-from tokfilter.vit.bundle import Bundle, model_from_bundle
+from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["Sample", "pictures_from_bundle", "samples_from_folder", "samples_from_golden"]

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from tokfilter.artifacts.bundle import Architecture, Bundle
 from tokfilter.benchmarks.study.baselines import (
     REDUCING,
     RIVALS,
@@ -21,8 +22,8 @@ from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.simplify import simplify
 from tokfilter.export.trace import BATCH, DEFAULT_OPSET, IR_VERSION
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle, model_from_bundle
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
 

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.study.evit_baseline import ClassAttentionPruning
 from tokfilter.benchmarks.study.tome_baseline import TokenMerging
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import CentreScorer, FilterConfig, NormScorer, RandomScorer
+from tokfilter.vit.scorers import CentreScorer, NormScorer, RandomScorer
 
 __all__ = ["REDUCING", "RIVALS", "LowResolution", "baseline_from_weights", "grid_from_tokens"]
 

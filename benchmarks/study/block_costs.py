@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["BlockCosts", "costs_from_backbone"]
 

@@ -25,6 +25,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS, WHEELS
@@ -34,11 +35,10 @@ from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.verify import Check, check_graph
 from tokfilter.runtime.measure.record import header
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle, Preprocessing, save_bundle
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["BUDGETS", "RESULT", "graph_from_wheel", "measure", "photo_files", "trained_weights"]
 

@@ -65,13 +65,13 @@ def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
     """Export one model with random weights and build its TensorRT-RTX engine; called in a process of its own."""
     import torch
 
+    from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
     from tokfilter.export.pipeline import export_bundle
     from tokfilter.trt.build import BuildOptions, build_engine
-    from tokfilter.vit.backbone import Architecture, create_backbone
-    from tokfilter.vit.bundle import Bundle, Preprocessing, save_bundle
+    from tokfilter.vit.backbone import create_backbone
+    from tokfilter.vit.bundle import save_bundle
     from tokfilter.vit.golden import golden_from_model
     from tokfilter.vit.model import FilteredViT, weights_from_model
-    from tokfilter.vit.scorers import FilterConfig
 
     torch.manual_seed(0)
     architecture = Architecture(name, {} if size is None else {"img_size": size})

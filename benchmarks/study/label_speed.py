@@ -20,6 +20,7 @@ import click
 import torch
 from torch import Tensor
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.setup import SUBJECTS
@@ -29,7 +30,7 @@ from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.train.labels import LabelConfig, LabelPrecision, autocast_from_precision, delta_loss
 from tokfilter.train.masking import MaskConfig
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["GOAL", "RESULT", "measure"]

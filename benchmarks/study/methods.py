@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, rows_of
 from tokfilter.benchmarks.study.baselines import REDUCING, RIVALS, baseline_from_weights
 from tokfilter.benchmarks.study.setup import Study, Subject
@@ -31,7 +32,7 @@ from tokfilter.train.pipeline import bundle_from_start
 from tokfilter.train.stages import labelled_dataset
 from tokfilter.train.start import Start, start_from_bundle, start_from_timm
 from tokfilter.train.token_sets import Grouping
-from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.macs import macs
 
 __all__ = [

@@ -13,9 +13,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.benchmarks.study.block_costs import costs_from_backbone
 from tokfilter.errors import UnreachableBudgetError, UnsupportedModelError
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["ReducedViT", "ReducingBlock", "Schedule"]
 

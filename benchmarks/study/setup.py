@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.study.fashion import write_fashion
 from tokfilter.benchmarks.study.scenes import write_scenes
 from tokfilter.train.augmentation import Augmentation
@@ -14,8 +15,6 @@ from tokfilter.train.data import Progress
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
 from tokfilter.train.loop import TrainingPlan
-from tokfilter.vit.backbone import Architecture
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["DIGITS", "FASHION", "SUBJECTS", "Study", "Subject"]
 

@@ -18,8 +18,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.benchmarks.study.reducing import ReducedViT, ReducingBlock, Schedule
-from tokfilter.vit.scorers import FilterConfig
 
 __all__ = ["TokenMerging", "merged"]
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import DOCS, RESULTS, WHEELS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, rows_of
@@ -34,7 +35,7 @@ from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import wilson
 from tokfilter.train.filter_training import Objective
 from tokfilter.train.label_store import LabelStore
-from tokfilter.vit.bundle import Bundle, load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 
 __all__ = ["BUDGETS", "METHODS", "RESULT", "measure"]
 

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.images import open_image
 from tokfilter.benchmarks.study.export_trained import photo_files
 from tokfilter.runtime.pictures import heat_picture, kept_picture
 from tokfilter.runtime.preprocess import preprocess_from_fields
-from tokfilter.vit.bundle import Bundle, model_from_bundle
+from tokfilter.vit.bundle import model_from_bundle
 
 __all__ = ["sheet_from_images", "write_pictures"]
 

@@ -17,17 +17,18 @@ from sklearn.preprocessing import StandardScaler
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
+from tokfilter.artifacts.bundle import Architecture, Bundle
 from tokfilter.benchmarks.study.export_trained import graph_from_wheel, trained_weights
 from tokfilter.benchmarks.study.fashion import write_fashion
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import ImageList, Progress, Splits, splits_from_folder
-from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
+from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.filter_training import FilterTraining, Objective
 from tokfilter.train.loop import RunDir, TrainingPlan
 from tokfilter.train.pipeline import bundle_from_start, label_folder
 from tokfilter.train.start import start_from_timm
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.info import preprocessing_from_backbone
 
 __all__ = ["ARCHITECTURE", "Sizes", "images_of", "trained_bundle", "weights_with_head"]
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any, Final
 
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.study.baseline_models import model_of
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.data import ImageList, Progress
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.loop import RunDir, TrainingPlan
-from tokfilter.vit.bundle import Bundle
 
 __all__ = ["TUNED", "TUNING", "tuned_model"]
 

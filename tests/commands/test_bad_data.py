@@ -100,7 +100,8 @@ def _renewed(bundle, backbone):
     """The bundle with other weights, and golden tensors of theirs."""
     from dataclasses import replace
 
-    from tokfilter.vit.bundle import golden_from_model, model_from_bundle
+    from tokfilter.vit.bundle import model_from_bundle
+    from tokfilter.vit.golden import golden_from_model
 
     model = model_from_bundle(bundle)
     model.backbone.load_state_dict(backbone, strict=False)

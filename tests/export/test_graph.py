@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
@@ -18,7 +19,7 @@ from tokfilter.export.graph import (
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
 from tokfilter.export.trace import IR_VERSION
 from tokfilter.kernels.op import DOMAIN, NAME
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
 PATCHES = 16

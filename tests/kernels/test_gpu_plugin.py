@@ -20,6 +20,7 @@ import torch
 from paths import ROOT
 from torch import Tensor
 
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
 from tokfilter.benchmarks.micro.methods import plan_from_graph
 from tokfilter.errors import MissingDependencyError
@@ -31,7 +32,7 @@ from tokfilter.trt.engine import engine_from_memory
 from tokfilter.trt.log import error_log
 from tokfilter.trt.module import tensorrt_module
 from tokfilter.trt.plugins import load_plugins
-from tokfilter.vit.bundle import Bundle, model_from_bundle
+from tokfilter.vit.bundle import model_from_bundle
 
 pytestmark = pytest.mark.gpu
 

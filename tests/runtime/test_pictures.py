@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import DataError
 from tokfilter.runtime.pictures import heat_picture, kept_mask, kept_picture, scale_from_size
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
 

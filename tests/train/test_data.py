@@ -3,13 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.artifacts.images import open_image
 from tokfilter.benchmarks.study.scenes import _TRAIN_COLUMNS, SceneConfig, _digits, _photos, scene_images, write_scenes
 from tokfilter.errors import DataError
 from tokfilter.train.augmentation import Augmentation, augmented
 from tokfilter.train.data import checked, images_from_folder, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
-from tokfilter.vit.bundle import Preprocessing
 
 PREPROCESSING = Preprocessing((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.train.labels import LabelConfig, delta_loss
 from tokfilter.train.masking import MaskConfig
 from tokfilter.train.token_sets import Grouping
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
 

@@ -2,11 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import DataError
 from tokfilter.train.labels import LabelConfig, delta_loss
 from tokfilter.train.masking import MaskConfig, mask_tokens
 from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.train.label_store import LabelStore
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle, Preprocessing, golden_from_model, save_bundle, weights_from_model
-from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import save_bundle
+from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.model import FilteredViT, weights_from_model
 
 pytestmark = pytest.mark.slow
 

@@ -5,12 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import DataError
 from tokfilter.train.label_store import LabelStore, Shard
 from tokfilter.train.labels import LabelConfig, delta_loss, weights_digest
 from tokfilter.train.masking import MaskConfig, position_tokens
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.slot import TokenDropWithIndices
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
 FAMILIES = {
@@ -77,11 +79,23 @@ def _mask_content(content, n, value):
 
 
 def _with_slot(model, image, change):
-    model.drop.request.intercept = change
+    slot, model.backbone.patch_drop = model.drop, Changed(change, isinstance(model.drop, TokenDropWithIndices))
     try:
         return model.backbone(image)
     finally:
-        model.drop.request.intercept = None
+        model.backbone.patch_drop = slot
+
+
+class Changed(torch.nn.Module):
+    """Stands in timm's slot and returns changed tokens, with their positions where the model rotates by position."""
+
+    def __init__(self, change, with_indices):
+        super().__init__()
+        self.change, self.with_indices = change, with_indices
+
+    def forward(self, tokens):
+        changed, positions = self.change(tokens)
+        return (changed, None if positions is None else positions.long()) if self.with_indices else changed
 
 
 @pytest.mark.parametrize("point", ["before", "after"])

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.class_map import class_map_from_file, mapped
 from tokfilter.train.data import checked, images_from_folder, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import DistContext
-from tokfilter.vit.bundle import Preprocessing
 
 PREPROCESSING = Preprocessing((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

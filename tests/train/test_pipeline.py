@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.train.config import TrainConfig
@@ -14,10 +15,9 @@ from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan
 from tokfilter.train.pipeline import bundle_from_start, label_folder
 from tokfilter.train.start import start_from_bundle, start_from_timm
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig
 
 SMALL = Architecture(
     "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

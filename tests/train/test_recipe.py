@@ -2,6 +2,7 @@
 
 import pytest
 
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.errors import BudgetError, DataError, RecipeError
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import TrainConfig
@@ -13,7 +14,6 @@ from tokfilter.train.masking import MaskConfig
 from tokfilter.train.recipe import Recipe, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_from_source, text_from_recipe, values_from_texts
 from tokfilter.train.token_sets import Grouping
-from tokfilter.vit.scorers import FilterConfig
 
 
 def changed(*texts):

@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import DataError
 from tokfilter.train.start import checkpoint_weights, start_from_timm
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 
 SMALL = Architecture(
     "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

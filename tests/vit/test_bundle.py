@@ -10,8 +10,9 @@ import zipfile
 import pytest
 import torch
 
+from tokfilter.artifacts.bundle import Bundle, Golden
 from tokfilter.errors import BundleError, DataError
-from tokfilter.vit.bundle import Bundle, Golden, load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 
 NAN = float("nan")
 
@@ -154,7 +155,7 @@ def change(content, path, value):
 BAD_FIELDS = [
     (("backbone", "cls_token"), KeyError, "backbone lacks 1 tensors, first .*cls_token"),
     (("backbone", "extra"), torch.zeros(1), "backbone has 1 tensors too many, first .*extra"),
-    (("backbone", "cls_token"), torch.zeros(1, 1, 25), r"cls_token wants torch.float32 \[1, 1, 24\]"),
+    (("backbone", "cls_token"), torch.zeros(1, 1, 25), r"cls_token must be torch.float32 \[1, 1, 24\]"),
     (("backbone", "cls_token"), torch.zeros(1, 1, 24, dtype=torch.float64), "got torch.float64"),
     (("backbone", "cls_token"), torch.full((1, 1, 24), NAN), "cls_token holds NaN"),
     (("backbone", "cls_token"), torch.zeros(1, 1, 24).to_sparse(), "no dense tensor|damaged"),
@@ -162,7 +163,7 @@ BAD_FIELDS = [
     (("backbone",), [1], "holds no tensors"),
     (("filter", "weights", "norm.weight"), torch.full((24,), NAN), "filter norm.weight holds NaN"),
     (("filter", "weights", "norm.weight"), KeyError, "filter lacks"),
-    (("filter", "config", "width"), 9, "filter .* wants"),
+    (("filter", "config", "width"), 9, "filter .* must be"),
     (("filter", "config", "width"), 0, "at least 1"),
     (("filter", "config", "surprise"), 1, "surprise"),
     (("architecture", "name"), "resnet18", "timm refuses resnet18"),
@@ -176,11 +177,11 @@ BAD_FIELDS = [
     (("preprocessing", "mean"), [0.5, 0.5], "three channels"),
     (("preprocessing", "std"), [0.5, 0.0, 0.5], "not positive"),
     (("preprocessing", "std"), [0.5, NAN, 0.5], "not finite"),
-    (("preprocessing", "input_size"), [3, 64, 64], "its model wants"),
+    (("preprocessing", "input_size"), [3, 64, 64], "its model takes"),
     (("preprocessing",), None, "TypeError"),
     (("class_names",), ["a"], "names 1 classes and its model has 5"),
-    (("class_names",), [1, 2, 3, 4, 5], "no texts"),
-    (("golden", "full"), torch.zeros(3, 4), "golden full wants"),
+    (("class_names",), [1, 2, 3, 4, 5], "not texts"),
+    (("golden", "full"), torch.zeros(3, 4), "golden full must be"),
     (("golden", "logits"), {}, "do not belong together"),
     (("golden", "indices", 4), torch.full((3, 4), 16, dtype=torch.int32), "outside 0..15"),
     (("golden", "images"), torch.zeros(0, 3, 32, 32), "do not belong together"),

@@ -5,17 +5,18 @@ import onnx
 import pytest
 import torch
 
+from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.errors import BundleError, UnsupportedModelError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
 from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle, Preprocessing, load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT, weights_from_model
-from tokfilter.vit.scorers import FilterConfig, TokenFilter
+from tokfilter.vit.scorers import TokenFilter
 
 SHAPE = {"img_size": (20, 28), "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
 PATCHES = 35
@@ -117,9 +118,9 @@ def test_its_cost_is_counted_where_tokens_leave():
 
 
 def test_what_cannot_be():
-    with pytest.raises(UnsupportedModelError, match="told to the class token, and this VisionTransformer has none"):
+    with pytest.raises(UnsupportedModelError, match="added to the class token, and this VisionTransformer has none"):
         model_of(class_token=False, global_pool="avg")
     with pytest.raises(ValueError, match="a width, or 0 for none, got -1"):
         FilterConfig(summary=-1)
-    with pytest.raises(ValueError, match="wants the number of the model's patches"):
+    with pytest.raises(ValueError, match="needs the number of the model's patches"):
         TokenFilter(24, CONFIG)

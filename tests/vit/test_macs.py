@@ -1,7 +1,8 @@
 import pytest
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import BudgetError
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
 

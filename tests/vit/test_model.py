@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import BudgetError, UnsupportedModelError
-from tokfilter.vit.backbone import Architecture, check_filterable, create_backbone
+from tokfilter.vit.backbone import check_filterable, create_backbone
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.slot import TokenDropWithIndices
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "img_size": 64}
 FAMILIES = {
@@ -43,7 +45,7 @@ def test_full_equals_timm(family):
     assert family.last.scores is None
     slot = family.drop
     del family.backbone.patch_drop
-    family.backbone.patch_drop = None if slot.return_indices else torch.nn.Identity()
+    family.backbone.patch_drop = None if isinstance(slot, TokenDropWithIndices) else torch.nn.Identity()
     torch.testing.assert_close(family.backbone(images), full, rtol=0, atol=0)
 
 
@@ -86,7 +88,7 @@ def test_gradients_reach_the_backbone_but_not_the_filter(model):
 
 def test_the_default_budget_is_used(model):
     model(torch.randn(1, 3, 32, 32))
-    assert model.last.indices.shape == (1, model.budget) == (1, 8)
+    assert model.last.indices.shape == (1, model.keep_tokens) == (1, 8)
 
 
 @pytest.mark.parametrize("keep", [0, 17, -1, 0.0, 1.5, float("nan")])

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from tokfilter.vit.scorers import CentreScorer, FilterConfig, NormScorer, RandomScorer, TokenFilter
+from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.vit.scorers import CentreScorer, NormScorer, RandomScorer, TokenFilter
 
 
 def test_the_joined_feature_is_what_the_two_halves_compute():

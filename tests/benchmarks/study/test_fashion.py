@@ -7,7 +7,8 @@ import pytest
 from tokfilter.benchmarks.study.fashion import DEBIAN, write_fashion
 from tokfilter.errors import DataError
 from tokfilter.train.data import splits_from_folder
-from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.vit.info import preprocessing_from_backbone
 
 COUNTS = {"train": 40, "t10k": 20}
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.benchmarks.study.label_methods import main, methods, rank_correlation, shared
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.train.masking import MaskConfig
-from tokfilter.vit.backbone import Architecture, create_backbone
-from tokfilter.vit.bundle import Bundle, Preprocessing, save_bundle, weights_from_model
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.golden import golden_from_model
-from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig
+from tokfilter.vit.model import FilteredViT, weights_from_model
 
 SMALL = Architecture(
     "vit_tiny_patch16_224",

@@ -8,10 +8,10 @@ import torch
 from click.testing import CliRunner
 from paths import SCHEMAS
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.benchmarks.study import label_speed
 from tokfilter.errors import VerificationError
 from tokfilter.train.masking import MaskConfig
-from tokfilter.vit.backbone import Architecture
 
 SCHEMA = json.loads((SCHEMAS / "label_speed.json").read_text())
 SMALL = Architecture("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1})

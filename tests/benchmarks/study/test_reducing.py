@@ -11,20 +11,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.study.baselines import REDUCING, baseline_from_weights
 from tokfilter.benchmarks.study.evit_baseline import class_attention, pruned
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.benchmarks.study.tome_baseline import merged
 from tokfilter.errors import BudgetError, UnreachableBudgetError, UnsupportedModelError
 from tokfilter.train.data import splits_from_folder
-from tokfilter.train.dataset import ImageDataset, preprocessing_from_backbone
+from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.loop import RunDir, TrainingPlan
-from tokfilter.vit.backbone import Architecture, create_backbone
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.info import preprocessing_from_backbone
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.scorers import FilterConfig, TokenFilter
+from tokfilter.vit.scorers import TokenFilter
 
 NAMES = list(REDUCING)
 SHAPES = [(4, 4, 32), (4, 7, 48), (4, 8, 64), (6, 16, 64), (12, 14, 192)]
@@ -222,7 +224,7 @@ def test_a_pass_leaves_nothing_behind(name):
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory):
+def scene_dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, 0, train=48, test=20, config=SceneConfig(size=16, digits=(8,), window=(40, 60)))
     backbone = create_backbone(architecture())
