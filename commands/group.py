@@ -11,16 +11,6 @@ from tokfilter.errors import MissingDependencyError, TokfilterError
 
 __all__ = ["LazyCommand", "LazyGroup"]
 
-_EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "timm", "PIL", "safetensors", "sklearn"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnx_ir"), "export"),
-    **dict.fromkeys(("matplotlib", "jinja2", "jsonschema"), "report"),
-    **dict.fromkeys(("tensorrt", "pycuda"), "trt"),
-    **dict.fromkeys(("tritonclient", "google"), "triton"),
-    "onnxruntime": "runtime",
-    "tensorrt_rtx": "rtx",
-}
-
 
 @dataclass(frozen=True)
 class LazyCommand:
@@ -103,10 +93,12 @@ class LazyGroup(click.Group):
 
 
 def _missing_package(error: ModuleNotFoundError) -> NoReturn:
+    from tokfilter.artifacts.extras import extra_of_module, install_hint  # its imports would slow every start
+
     name = (error.name or "").split(".")[0]
-    if name not in _EXTRAS:
+    extra = extra_of_module(name)
+    if extra is None:
         raise error
     raise _Failure(
-        f"This command needs the package {name}, which is not installed: pip install 'tokfilter[{_EXTRAS[name]}]'",
-        4,
+        f"This command needs the package {name}, which is not installed: {install_hint(extra)}", 4
     ) from error

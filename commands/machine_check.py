@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokfilter import __version__
+from tokfilter.artifacts.extras import install_hint
 from tokfilter.errors import TokfilterError
 
 __all__ = ["Ability", "Finding", "examine"]
@@ -117,7 +118,7 @@ def _package(name: str, extra: str) -> Finding:
             return Finding(name, version(candidate))
         except PackageNotFoundError:
             continue
-    return Finding(name, None, f"pip install 'tokfilter[{extra}]'")
+    return Finding(name, None, install_hint(extra))
 
 
 def _program(name: str, candidates: list[str], remedy: str) -> Finding:
@@ -154,7 +155,7 @@ def _gpu_name() -> str | None:
 
 
 def _providers() -> Finding:
-    return Finding("ONNX Runtime providers", _guarded(_provider_names), "pip install 'tokfilter[runtime]'")
+    return Finding("ONNX Runtime providers", _guarded(_provider_names), install_hint("runtime"))
 
 
 def _provider_names() -> str | None:

@@ -4,6 +4,7 @@ import ctypes
 from importlib import import_module
 from typing import Any, Final
 
+from tokfilter.artifacts.extras import install_hint
 from tokfilter.errors import EngineError, MissingDependencyError
 
 __all__ = ["cuda_driver", "cuda_runtime", "pycuda_driver"]
@@ -45,7 +46,7 @@ def pycuda_driver() -> Any:
     try:
         return import_module("pycuda.driver")
     except (ImportError, OSError) as error:
-        raise MissingDependencyError(f"pycuda cannot be imported ({error}): pip install 'tokfilter[trt]'.") from error
+        raise MissingDependencyError(f"pycuda cannot be imported ({error}): {install_hint('trt')}.") from error
 
 
 def cuda_runtime() -> Any:

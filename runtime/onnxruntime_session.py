@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.manifest import checked_path
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.huge_pages import advised_huge_pages
@@ -122,8 +123,8 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingDependencyError(
-            "ONNX Runtime is not installed: pip install 'tokfilter[runtime]', on an NVIDIA machine "
-            "'tokfilter[runtime-gpu]'."
+            f"ONNX Runtime is not installed: {install_hint('runtime')}, on an NVIDIA machine "
+            f"{install_hint('runtime-gpu')}."
         ) from error
     return onnxruntime
 

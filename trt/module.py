@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any, Final, Literal
 
+from tokfilter.artifacts.extras import install_hint
 from tokfilter.errors import MissingDependencyError
 
 __all__ = ["EngineKind", "name_and_version", "tensorrt_module"]
@@ -10,8 +11,8 @@ __all__ = ["EngineKind", "name_and_version", "tensorrt_module"]
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 
 _PACKAGES: Final[dict[str, tuple[str, str]]] = {
-    "tensorrt": ("tensorrt", "pip install 'tokfilter[trt]' (JetPack: apt install python3-libnvinfer)"),
-    "tensorrt-rtx": ("tensorrt_rtx", "pip install 'tokfilter[rtx]'"),
+    "tensorrt": ("tensorrt", f"{install_hint('trt')} (JetPack: apt install python3-libnvinfer)"),
+    "tensorrt-rtx": ("tensorrt_rtx", install_hint("rtx")),
 }
 """Engine kind -> Python module, and the command that installs it."""
 

@@ -7,6 +7,7 @@ docs/user_guide/model_configuration.md, batcher.md and ragged_batching.md of tri
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.manifest import Entry, ModelCard
 from tokfilter.errors import ExportError, MissingDependencyError
 
@@ -130,6 +131,6 @@ def _message() -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             "Triton's configuration format comes with tritonclient, which cannot be imported "
-            f"({error}): pip install 'tokfilter[triton]'."
+            f"({error}): {install_hint('triton')}."
         ) from error
     return ModelConfig()
