@@ -1,1 +1,1 @@
-"""Run what ``tokfilter export`` wrote, and measure it. Nothing here imports torch."""
+"""Inference sessions on exported models, and their measurement. Only ``torch_session`` imports torch."""

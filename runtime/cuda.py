@@ -1,6 +1,6 @@
-"""The little of CUDA that a session needs, through pycuda or through NVIDIA's cuda-python.
+"""The CUDA calls of a session (memory, copies, streams, events), through pycuda or NVIDIA's cuda-python.
 
-Streams and device memory are handed around as the integers that TensorRT takes.
+Streams and device addresses are integers, as in TensorRT's interface.
 """
 
 import ctypes
@@ -20,16 +20,16 @@ __all__ = ["BACKENDS", "Cuda", "CudaPython", "Pycuda", "cuda_from_name"]
 Array = npt.NDArray[Any]
 
 _NON_BLOCKING: Final = 1
-"""CU_STREAM_NON_BLOCKING: while another kind of stream is captured, the legacy stream is unusable in every thread."""
+"""CU_STREAM_NON_BLOCKING: while a blocking stream is captured, the legacy stream is unusable in every thread."""
 
 
 class Cuda(Protocol):
-    """Device memory, pinned host memory, streams and events of one device. Every call belongs inside ``current()``."""
+    """Device memory, pinned host memory, streams and events of one device. Call the methods inside ``current()``."""
 
     name: str
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the device current in the calling thread for a block; the thread is left as it was found."""
+        """Make the device current in the calling thread for a block, and restore the one before."""
         ...
 
     def allocate(self, size: int) -> int:
@@ -74,7 +74,7 @@ class Cuda(Protocol):
 
 
 class Pycuda:
-    """CUDA through pycuda, in the device's primary context, so that other libraries of the process share it."""
+    """CUDA through pycuda, in the device's primary context, which other libraries of the process use too."""
 
     name = "pycuda"
 
@@ -87,9 +87,9 @@ class Pycuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device current in the calling thread for a block; the thread is left as it was found.
+        """Make the device current in the calling thread for a block, and restore the one before.
 
-        pycuda aborts the process when a thread ends with a context still pushed, and a pop takes whatever is on top.
+        pycuda aborts the process when a thread ends with a context on its stack, and a pop removes the topmost one.
         """
         with self._errors():
             self._context.push()
@@ -164,11 +164,11 @@ class CudaPython:
         self._device = device
         self._held: list[tuple[str, Any]] = []
         with self.current():
-            pass  # a device that cannot be used says so now
+            pass  # raises here if the device cannot be used
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device current in the calling thread for a block; the thread is left as it was found."""
+        """Make the device current in the calling thread for a block, and restore the one before."""
         before = self._call("cudaGetDevice")
         self._call("cudaSetDevice", self._device)
         try:
@@ -237,32 +237,32 @@ class CudaPython:
 
 @cache
 def _primary_context(driver: Any, device: int) -> Any:
-    """Kept as long as the process: pycuda leaves the context on the driver's stack when it lets go of it."""
+    """Cached for the life of the process: pycuda leaves the context on the driver's stack when it releases it."""
     driver.init()
     return driver.Device(device).retain_primary_context()
 
 
-def _failure(said: str) -> EngineError:
-    full = "out of memory" in said or "MemoryAllocation" in said
+def _failure(message: str) -> EngineError:
+    out_of_memory = "out of memory" in message or "MemoryAllocation" in message
     remedy = (
-        "Free device memory, or ask for smaller batches."
-        if full
-        else "Start the process again; `tokfilter doctor` looks at the driver and the device."
+        "Free device memory, or use smaller batches."
+        if out_of_memory
+        else "Restart the process; `tokfilter doctor` checks driver and device."
     )
-    return EngineError(f"CUDA: {said.rstrip('.')}. {remedy}")
+    return EngineError(f"CUDA: {message.rstrip('.')}. {remedy}")
 
 
 BACKENDS: Final[dict[str, Callable[[], Cuda]]] = {"pycuda": Pycuda, "cuda-python": CudaPython}
 
 
 def cuda_from_name(name: str | None = None) -> Cuda:
-    """The CUDA backend of that name, or the first one that is installed; the driver and a GPU are looked for first.
+    """The CUDA backend of that name, or the first one that is installed; driver and GPU are checked first.
 
     Raises MissingDependencyError, EngineError.
     """
     cuda_driver()
     if name is not None and name not in BACKENDS:
-        raise EngineError(f"a CUDA backend is one of {', '.join(BACKENDS)}, got {name!r}.")
+        raise EngineError(f"a CUDA backend must be one of {', '.join(BACKENDS)}, got {name!r}.")
     missing = []
     for kind in [BACKENDS[name]] if name else BACKENDS.values():
         try:

@@ -1,4 +1,8 @@
-"""CUDA graphs through the driver's C interface, so that they work with any CUDA binding (pycuda 2026.1 has none)."""
+"""CUDA graphs through the driver's C interface, which works with either CUDA binding.
+
+pycuda 2026.1 has no graphs. cuda-python has them, in the same five calls, but tokfilter[trt] installs pycuda: two
+implementations would be needed in place of one.
+"""
 
 import ctypes
 from typing import Any, Final
@@ -13,26 +17,26 @@ _THREAD_LOCAL: Final = 1
 
 
 class Graphs:
-    """Capture of a stream into a CUDA graph, and its replay, through the driver's C interface."""
+    """Captures a stream into CUDA graphs and replays them."""
 
     def __init__(self) -> None:
         self._driver = cuda_driver()
         self._instances: set[int] = set()
 
     def begin(self, stream: int) -> None:
-        """Start to capture what is put on the stream."""
+        """Start to capture the work that is put on the stream."""
         self._call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_THREAD_LOCAL))
 
     def end(self, stream: int) -> int:
-        """End the capture. Returns a graph to replay; raises EngineError when nothing was captured."""
+        """End the capture. Returns a graph to launch; raises EngineError when nothing was captured."""
         graph, instance, nodes = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_size_t(0)
         self._call("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
         if graph.value is None:
-            raise EngineError("CUDA graph capture gave no graph: run with cuda_graph=False.")
+            raise EngineError("CUDA graph capture failed: run with cuda_graph=False.")
         try:
             self._call("cuGraphGetNodes", graph, None, ctypes.byref(nodes))
             if nodes.value == 0:
-                raise EngineError("CUDA graph capture took nothing in: run with cuda_graph=False.")
+                raise EngineError("CUDA graph capture is empty: run with cuda_graph=False.")
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
         finally:
             self._call("cuGraphDestroy", graph)
@@ -44,7 +48,7 @@ class Graphs:
         self._call("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
     def drop(self, graph: int) -> None:
-        """Destroy a graph: it holds device memory of its own."""
+        """Destroy a graph and free its device memory."""
         self._instances.remove(graph)
         self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
 

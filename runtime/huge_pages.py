@@ -1,8 +1,8 @@
-"""Huge pages for weights: at batch 1 an engine reads all of them for each image, and small pages make that slower.
+"""Huge pages for weights: at batch 1 an engine reads all weights for each image, which small pages make slower.
 
-Linux backs memory with 2 MiB pages where it is asked to (``transparent_hugepage`` set to madvise, the usual default).
-ONNX Runtime does not ask, so it is asked here, for the memory that an engine took while it was loaded. Where the kernel
-knows no huge pages, or is not Linux, nothing happens: it is advice, and no result depends on it.
+Linux gives memory 2 MiB pages on request (``transparent_hugepage`` set to madvise, the usual default). ONNX Runtime
+does not request them, so it is done here, for the memory allocated while a model is loaded. Without huge pages, or on
+another system, nothing happens: no result depends on it.
 
 Source: madvise(2), MADV_HUGEPAGE (Linux 2.6.38) and MADV_COLLAPSE (Linux 6.1).
 """
@@ -26,7 +26,7 @@ _COLLAPSE: Final = 25
 
 @contextmanager
 def advised_huge_pages(wanted: bool = True) -> Iterator[None]:
-    """Ask for huge pages behind what this process allocates within the block and keeps."""
+    """Request huge pages for the memory that this process allocates within the block and keeps."""
     if not wanted or sys.platform != "linux":
         yield
         return
@@ -37,7 +37,7 @@ def advised_huge_pages(wanted: bool = True) -> Iterator[None]:
 
 
 def writable_memory(maps: Path = Path("/proc/self/maps")) -> list[Range]:
-    """Private, writable memory of this process that no file stands behind, ascending; empty where it is not told."""
+    """Private, writable, anonymous memory of this process, ascending; empty where /proc cannot be read."""
     try:
         lines = maps.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -52,7 +52,7 @@ def writable_memory(maps: Path = Path("/proc/self/maps")) -> list[Range]:
 
 
 def new_parts(before: Sequence[Range], after: Sequence[Range]) -> list[Range]:
-    """What of ``after`` lies outside ``before``, cut to whole huge pages."""
+    """The parts of ``after`` outside ``before``, cut to whole huge pages."""
     found = []
     for start, end in after:
         for old_start, old_end in before:
@@ -65,8 +65,8 @@ def new_parts(before: Sequence[Range], after: Sequence[Range]) -> list[Range]:
 
 
 def _advise(start: int, end: int) -> None:
-    """Ask for huge pages from now on, and to have what is there already gathered into such at once."""
+    """Request huge pages for later allocations, and collapse the pages that exist into huge ones at once."""
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     if madvise(start, end - start, _HUGEPAGE) == 0:
-        madvise(start, end - start, _COLLAPSE)  # kernels before 6.1 refuse, and gather in the background
+        madvise(start, end - start, _COLLAPSE)  # fails before Linux 6.1, which collapses them in the background

@@ -27,40 +27,42 @@ def drops_from_images(
 
 
 def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    """Images with their class: the subfolder's place among the model's class names, or among the sorted subfolders.
+    """Images with their class: the subfolder's index among the model's class names, or among the sorted subfolders.
 
-    Raises DataError for no images, or a subfolder that names no class of the model.
+    Raises DataError where there are no images, or a subfolder that is no class of the model.
     """
     if not folder.is_dir():
-        raise DataError(f"labelled images want a folder with one subfolder per class, got {folder}.")
+        raise DataError(f"labelled images must be a folder with one subfolder per class, got {folder}.")
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
     names = list(class_names) or [path.name for path in subfolders]
-    strangers = [path.name for path in subfolders if path.name not in names]
-    if strangers:
-        raise DataError(f"{folder} has subfolders that name no class of this model, first {strangers[0]!r}.")
-    known = Image.registered_extensions()
+    unknown = [path.name for path in subfolders if path.name not in names]
+    if unknown:
+        raise DataError(f"{folder} has subfolders that are no class of this model, first {unknown[0]!r}.")
+    extensions = Image.registered_extensions()
     files = [
         (path, names.index(subfolder.name))
         for subfolder in subfolders
         for path in sorted(subfolder.iterdir())
-        if path.suffix.lower() in known
+        if path.suffix.lower() in extensions
     ]
     if not files:
-        raise DataError(f"labelled images want files in subfolders of {folder}; there are none.")
+        raise DataError(
+            f"no images in the subfolders of {folder}: labelled images must be files in one subfolder per class."
+        )
     return files
 
 
 def top1(
     session: Session, card: ModelCard, files: Sequence[tuple[Path, int]], budgets: Sequence[int]
 ) -> dict[int, float]:
-    """Budget -> share of the images whose best class is their own; each image is decoded once."""
+    """Budget -> top-1 accuracy in 0..1; each image is decoded once."""
     preprocess = preprocess_from_fields({"input_size": card.input_size, **card.preprocessing})
-    right = dict.fromkeys(budgets, 0)
+    correct = dict.fromkeys(budgets, 0)
     for start in range(0, len(files), _BATCH):
         part = files[start : start + _BATCH]
         images: Array = np.stack([preprocess(open_image(path)) for path, _ in part])
         images = images.astype(session.inputs[0].dtype, copy=False)
         labels = np.array([label for _, label in part])
         for k in budgets:
-            right[k] += int((session.run(images, k).logits.argmax(1) == labels).sum())
-    return {k: count / len(files) for k, count in right.items()}
+            correct[k] += int((session.run(images, k).logits.argmax(1) == labels).sum())
+    return {k: count / len(files) for k, count in correct.items()}

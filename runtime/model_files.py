@@ -1,4 +1,4 @@
-"""Which file of an export directory serves a request."""
+"""Choose a model file of an export directory by role, runtime, precision and budget."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ Role = Literal["filtered", "full"]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One model file with the directory and manifest that it belongs to."""
+    """One model file with its directory and manifest."""
 
     directory: Path
     manifest: Manifest
@@ -29,16 +29,16 @@ def find_model_file(
     precision: str = "fp32",
     tokens: int | None = None,
 ) -> ModelFile:
-    """The file that serves ``role`` in a runtime and precision, at ``tokens`` where a budget is given.
+    """The file of a role, runtime and precision that serves ``tokens``, where a budget is given.
 
-    Raises DataError for what is no export directory, EngineError when it holds no such file.
+    Raises DataError where ``directory`` is no export directory, EngineError where it has no such file.
     """
     manifest = load_manifest(directory)
     return ModelFile(Path(directory), manifest, find_entry(manifest, role, runtime, precision, tokens))
 
 
 def find_entry(manifest: Manifest, role: Role, runtime: Runtime, precision: str, tokens: int | None = None) -> Entry:
-    """A graph made for exactly ``tokens`` comes before one whose budget is chosen at run time. Raises EngineError."""
+    """As ``find_model_file``; a graph made for exactly ``tokens`` comes before one with a budget at run time."""
     candidates = [e for e in manifest.entries(role, runtime) if e.precision == precision]
     exact = [e for e in candidates if tokens is not None and e.budget == tokens]
     elastic = [e for e in candidates if e.budget is None and _serves(e, tokens)]
@@ -49,14 +49,14 @@ def find_entry(manifest: Manifest, role: Role, runtime: Runtime, precision: str,
     at = "" if tokens is None or role == "full" else f" at {tokens} tokens"
     raise EngineError(
         f"the export directory has no {role} {runtime} model in {precision}{at}; it has {_inventory(manifest)}. "
-        + ("Export again with what is wanted." if runtime == "onnx" else "Build it from the graphs: tokfilter engine.")
+        + ("Export again with these options." if runtime == "onnx" else "Build it from the graphs: `tokfilter engine`.")
     )
 
 
 def budgets_from_model_file(model_file: ModelFile, elastic: bool) -> Budgets:
-    """Budgets that a file serves; the default is what `tokfilter tune` chose, else the model's own.
+    """Budgets of a file; the default is the one that `tokfilter tune` chose, else the model's own.
 
-    elastic: whether the file was found to take its budget as an input
+    elastic: whether the budget is an input of the graph
     """
     card, entry = model_file.manifest.model, model_file.entry
     if entry.role == "full":
@@ -78,4 +78,4 @@ def _serves(entry: Entry, tokens: int | None) -> bool:
 
 def _inventory(manifest: Manifest) -> str:
     models = [e for e in manifest.files if e.runtime is not None]
-    return ", ".join(f"{e.path} ({e.role}, {e.runtime}, {e.precision})" for e in models) or "no models at all"
+    return ", ".join(f"{e.path} ({e.role}, {e.runtime}, {e.precision})" for e in models) or "no models"

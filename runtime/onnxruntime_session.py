@@ -23,24 +23,24 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
     "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu and TensorRT"),
     "tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "an onnxruntime built with TensorRT-RTX"),
 }
-"""Our name of a provider -> ONNX Runtime's, and the package that brings it."""
+"""Name of a provider in tokfilter -> its name in ONNX Runtime, and the package that contains it."""
 
 _EXACT: Final[Mapping[str, Mapping[str, str]]] = {"cuda": {"use_tf32": "0"}}
-"""Provider options that make fp32 be fp32: TF32 keeps 10 bits of mantissa, as few as fp16."""
+"""Provider options that turn off TF32, which has 10 bits of mantissa, as few as fp16."""
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
 
 @dataclass
 class OnnxRuntimeSession(CheckedSession):
-    """One graph in ONNX Runtime. Safe for several threads: ONNX Runtime's Run is, and nothing here changes after it.
+    """One graph in ONNX Runtime. Safe for several threads, as ONNX Runtime's Run is.
 
-    provider: a key of PROVIDERS; never replaced by another in silence
+    provider: a key of PROVIDERS; an error where ONNX Runtime falls back to another
     threads: intra-op threads; None leaves the number to ONNX Runtime
-    spinning: whether idle threads spin while a call runs, which is quicker and keeps cores busy; between calls they
-        never do, so that a process that waits disturbs nobody
-    huge_pages: whether Linux is asked for huge pages behind the weights
-    provider_options: passed on to the execution provider; they go before what is set here (``_EXACT``)
+    spinning: whether idle threads spin while a call runs, which is faster and keeps cores busy; between calls they
+        never spin
+    huge_pages: whether to request huge pages from Linux for the weights
+    provider_options: for the execution provider; they override the defaults here (``_EXACT``)
     """
 
     model_file: ModelFile
@@ -66,14 +66,14 @@ class OnnxRuntimeSession(CheckedSession):
                 session = onnxruntime.InferenceSession(
                     str(path), self._options(onnxruntime), providers=[(name, chosen)]
                 )
-        except Exception as error:  # ONNX Runtime raises many kinds; each means that this file does not load
+        except Exception as error:  # ONNX Runtime raises many types; each means that this file does not load
             raise EngineError(
                 f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy()}"
             ) from error
         if session.get_providers()[0] != name:
             raise EngineError(
-                f"ONNX Runtime was asked for {name} and took {session.get_providers()[0]}: the provider's libraries "
-                "or its device are missing; `tokfilter doctor` says which."
+                f"ONNX Runtime fell back from {name} to {session.get_providers()[0]}: the provider's libraries or its "
+                "device are missing. `tokfilter doctor` lists both."
             )
         self._describe(session, str(path))
         self._session = session
@@ -81,7 +81,7 @@ class OnnxRuntimeSession(CheckedSession):
 
     def _remedy(self) -> str:
         on_cpu = self.provider == "cpu" and self.model_file.entry.precision == "bf16"
-        return " Its CPU kernels take no bf16: choose another --precision or --provider." if on_cpu else ""
+        return " It has no CPU kernels for bf16: choose another --precision or --provider." if on_cpu else ""
 
     def _options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
@@ -99,8 +99,8 @@ class OnnxRuntimeSession(CheckedSession):
         names = [spec.name for spec in self.inputs]
         if names not in (["images"], ["images", "slots"]) or self.outputs[0].name != "logits":
             raise EngineError(
-                f"{path} wants inputs images and perhaps slots, and a first output logits; it has {names} and "
-                f"{[spec.name for spec in self.outputs]}. Export with tokfilter."
+                f"{path} must have the inputs images and optionally slots, and logits as its first output; it has "
+                f"{names} and {[spec.name for spec in self.outputs]}. Export with tokfilter."
             )
         self._budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
 
@@ -130,9 +130,9 @@ def _onnxruntime() -> Any:
 
 
 def _preload(onnxruntime: Any) -> None:
-    """Load CUDA's libraries from NVIDIA's wheels, where pip puts them and the dynamic loader does not look.
+    """Load CUDA's libraries from NVIDIA's wheels, which the dynamic loader does not search.
 
-    Those that the system has are found without; a library that nobody has shows when the session opens.
+    Libraries of the system are found without; one that is missing everywhere fails when the session opens.
     """
     if hasattr(onnxruntime, "preload_dlls"):  # 1.21
         with redirect_stdout(sys.stderr):
@@ -141,13 +141,13 @@ def _preload(onnxruntime: Any) -> None:
 
 def _available_provider(onnxruntime: Any, provider: str) -> str:
     if provider not in PROVIDERS:
-        raise EngineError(f"provider wants one of {', '.join(PROVIDERS)}, got {provider!r}.")
+        raise EngineError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}.")
     name, package = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
     if name not in available:
         raise MissingDependencyError(
-            f"this ONNX Runtime has no {name}; it has {', '.join(available)}. Install {package}; uninstall onnxruntime "
-            "before, because both write into one folder."
+            f"this ONNX Runtime has no {name}; it has {', '.join(available)}. Uninstall onnxruntime, then install "
+            f"{package}: both packages write into the same folder."
         )
     return name
 

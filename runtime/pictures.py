@@ -1,4 +1,4 @@
-"""Pictures of a choice of tokens: kept patches as they are, dropped ones dark and grey, or a heat map of the scores.
+"""Pictures of kept tokens: kept patches as they are, dropped ones dark and grey; or a heat map of the scores.
 
 Pure functions of arrays and Pillow images; neither torch nor an engine is needed.
 """
@@ -37,11 +37,11 @@ _HEAT: Final = np.array(
 
 @dataclass(frozen=True)
 class BudgetResult:
-    """What a model said of a picture at one budget.
+    """A model's prediction for a picture at one budget.
 
     tokens: patch tokens kept
+    predicted, probability: the most probable class, and its probability in 0..1
     indices: kept positions among the patches; None when every token was kept
-    predicted, probability: the likeliest class and its share in 0..1
     """
 
     tokens: int
@@ -52,11 +52,11 @@ class BudgetResult:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image as the model sees it, with what the model said of it at some budgets.
+    """One image as the model's input, with the predictions for it at some budgets.
 
     view: resized and cropped to the model's input
     grid: (rows, columns) of patches
-    truth: its class, where known
+    truth: its class, where there is a label
     scores: [rows * columns], higher is more important
     """
 
@@ -70,7 +70,7 @@ class Picture:
 def kept_mask(indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid) -> Mask:
     """Which patches are kept. indices: [k], positions among the patches, prefix tokens not counted.
 
-    Returns bool [rows, columns]. Raises DataError for a position outside the grid or named twice.
+    Returns bool [rows, columns]. Raises DataError for a position outside the grid or given twice.
     """
     rows, columns = grid
     positions = np.asarray(indices, dtype=np.int64).ravel()
@@ -80,21 +80,21 @@ def kept_mask(indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid) -> M
             f"got {positions.min()} to {positions.max()}."
         )
     if np.unique(positions).size != positions.size:
-        raise DataError("kept positions want to differ from each other, got one twice.")
+        raise DataError("kept positions must differ from each other, got one twice.")
     mask = np.zeros(rows * columns, dtype=np.bool_)
     mask[positions] = True
     return mask.reshape(grid)
 
 
 def scale_from_size(size: tuple[int, int], wanted: int = 224) -> int:
-    """The whole number by which a picture of this (width, height) is enlarged to be at least ``wanted`` pixels wide."""
+    """Integer factor that makes the longer edge of (width, height) at least ``wanted`` pixels."""
     return max(1, math.ceil(wanted / max(size)))
 
 
 def kept_picture(
     view: Image.Image, indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid, scale: int = 1
 ) -> Image.Image:
-    """The view with dropped patches dark, grey and ruled by a fine grid; kept pixels are unchanged.
+    """The view with dropped patches dark, grey and with a fine grid; kept pixels are unchanged.
 
     indices: [k], positions among the patches, prefix tokens not counted
     scale: each pixel becomes scale x scale pixels
@@ -109,7 +109,7 @@ def kept_picture(
     ruled = _first_lines(height, grid[0])[:, None] | _first_lines(width, grid[1])[None, :]
     dropped[ruled] = 0.5 * (dropped[ruled] + _LINE)
     dropped[_grown(kept, max(1, min(height, width) // 140)) & ~kept] = (
-        _RIM  # or dark kept patches look like dropped ones
+        _RIM  # dark kept patches would look like dropped ones
     )
     return _image(np.where(kept[..., None], pixels, dropped))
 
@@ -122,18 +122,18 @@ def heat_picture(view: Image.Image, scores: npt.ArrayLike, grid: Grid, scale: in
     """
     values = np.asarray(scores, dtype=np.float64).ravel()
     if values.size != grid[0] * grid[1]:
-        raise DataError(f"a grid of {grid[0]} x {grid[1]} patches wants {grid[0] * grid[1]} scores, got {values.size}.")
+        raise DataError(f"a grid of {grid[0]} x {grid[1]} patches needs {grid[0] * grid[1]} scores, got {values.size}.")
     pixels = _pixels(view, grid, scale)
     height, width = pixels.shape[:2]
     anchors = np.linspace(0, 1, len(_HEAT))
-    shares = _ranked(values).reshape(grid)
-    colours = np.stack([np.interp(shares, anchors, _HEAT[:, channel]) for channel in range(3)], axis=-1)
+    ranks = _ranked(values).reshape(grid)
+    colours = np.stack([np.interp(ranks, anchors, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     grey = (pixels @ _LUMINANCE)[..., None]
     return _image(0.7 * _per_pixel(colours, height, width) + 0.3 * grey)
 
 
 def _ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each score's place among the others in 0..1, equal scores sharing one: a choice by rank looks as it is made."""
+    """Rank of each score in 0..1, equal scores with equal ranks: tokens are chosen by rank."""
     _, places = np.unique(np.where(np.isnan(values), -np.inf, values), return_inverse=True)
     ranks: npt.NDArray[np.float64] = places / max(1, places.max())
     return ranks
@@ -148,7 +148,7 @@ def _pixels(view: Image.Image, grid: Grid, scale: int) -> Numbers:
 
 
 def _edges(length: int, parts: int) -> npt.NDArray[np.int64]:
-    """Where ``parts`` patches begin and end along an edge, to the nearest pixel. Returns [parts + 1]."""
+    """Start and end of ``parts`` patches along an edge, to the nearest pixel. Returns [parts + 1]."""
     return np.rint(np.linspace(0, length, parts + 1)).astype(np.int64)
 
 
@@ -159,7 +159,7 @@ def _first_lines(length: int, parts: int) -> Mask:
 
 
 def _grown(mask: Mask, pixels: int) -> Mask:
-    """The mask and what lies at most ``pixels`` beside, above or below it."""
+    """The mask dilated by ``pixels`` horizontally and vertically."""
     grown: Any = mask
     for axis in (0, 1):
         wide = np.pad(grown, [(pixels, pixels) if a == axis else (0, 0) for a in (0, 1)])

@@ -1,4 +1,4 @@
-"""Classify one image, from a bundle by torch or from an export directory by an engine, and show what it kept."""
+"""Classify one image, with a bundle in torch or an export directory in ONNX Runtime, and draw its kept tokens."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ Floats = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Guess:
-    """One class with its position and its probability in 0..1."""
+    """One class with its index and its probability in 0..1."""
 
     name: str
     index: int
@@ -41,14 +41,14 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image at one budget.
+    """Prediction for one image at one budget.
 
-    view: what the model saw: resized and cropped, not normalised
+    view: the model's input before normalisation: resized and cropped
     grid: (rows, columns) of patches
     probabilities: [classes]
     tokens: patch tokens kept
     indices: [k] kept positions among the patches; None when every token was kept
-    scores: [patches], higher is more important; None from an engine, which keeps them to itself
+    scores: [patches], higher is more important; None from an engine, which does not return them
     """
 
     view: Image.Image
@@ -60,7 +60,7 @@ class Prediction:
     scores: npt.NDArray[np.float32] | None = None
 
     def top(self, count: int) -> list[Guess]:
-        """The likeliest classes, first the likeliest; of equal ones the lower position first."""
+        """The ``count`` most probable classes in descending order; of equal ones the lower index first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [Guess(class_name(self.class_names, int(i)), int(i), float(self.probabilities[i])) for i in order]
 
@@ -118,7 +118,7 @@ def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Im
         indices = range(found.tokens) if found.indices is None else found.indices
         return kept_picture(found.view, indices, found.grid, scale)
     if found.scores is None:
-        raise DataError("a picture of scores wants a bundle (model.pt): an exported model keeps its scores to itself.")
+        raise DataError("a picture of scores needs a bundle (model.pt): an exported model does not return its scores.")
     return heat_picture(found.view, found.scores, found.grid, scale)
 
 
@@ -128,7 +128,7 @@ def grid_from_card(card: ModelCard) -> tuple[int, int]:
     side = math.isqrt(height * width // card.num_patches)
     rows, columns = height // max(1, side), width // max(1, side)
     if rows * columns != card.num_patches:
-        raise DataError(f"{card.num_patches} patches are no grid of squares on {width} x {height} pixels.")
+        raise DataError(f"{card.num_patches} patches do not make a grid of squares on {width} x {height} pixels.")
     return rows, columns
 
 
@@ -136,10 +136,10 @@ def probabilities_from_logits(logits: Floats) -> Floats:
     """Softmax over the last axis, in double precision. logits: [..., classes]."""
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
+    probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def class_name(names: Sequence[str], index: int) -> str:
-    """The class's name, or its number where the model has no names."""
+    """The class's name, or its index where the model has no names."""
     return names[index] if names else f"class {index}"

@@ -1,7 +1,7 @@
-"""One image in, one model input out, with numpy and Pillow only: the same pixels as timm's evaluation transform.
+"""From an image to the model's input with numpy and Pillow only: the same pixels as timm's evaluation transform.
 
-Source of every rule: ``transforms_imagenet_eval`` in timm's ``data/transforms_factory.py`` and the resize and crop that
-it takes from torchvision.
+Source of every rule: ``transforms_imagenet_eval`` in timm's ``data/transforms_factory.py``, and the resize and crop of
+torchvision that it uses.
 """
 
 import math
@@ -33,12 +33,12 @@ _MAX_PIXELS: Final = 100_000_000  # 300 MB of RGB
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the model's input, in timm's terms.
+    """Preprocessing in timm's terms.
 
     height, width: of the input, in pixels
     mean, std: per channel, for pixels in 0..1
     interpolation: one of Pillow's filters
-    crop_pct: input size as a share of the size that the image is resized to
+    crop_pct: input size over the size that the image is resized to
     crop_mode: center (shortest edge fitted), squash (both edges), border (longest edge, the rest filled with the mean)
     """
 
@@ -51,17 +51,17 @@ class Preprocess:
     crop_mode: CropMode = "center"
 
     def view(self, image: Image.Image) -> Image.Image:
-        """What the model sees of an RGB image: resized and cropped, height x width, not yet normalised.
+        """An RGB image resized and cropped to height x width, not yet normalised.
 
         Raises DataError for a strip so long that resizing its short edge would exhaust the memory.
         """
         high, wide = self._resized(image.height, image.width)
         if high * wide > _MAX_PIXELS:
             raise DataError(
-                f"an image of {image.width} x {image.height} pixels is too long a strip: resized it would have "
-                f"{high * wide / 1e6:.0f} million pixels. Cut out the part to be classified."
+                f"an image of {image.width} x {image.height} pixels is too elongated: resized it would have "
+                f"{high * wide / 1e6:.0f} million pixels. Crop it to the part to be classified."
             )
-        # All of it is resized before the crop: Pillow's `box` would save work, and differ by some grey levels.
+        # The whole image is resized before the crop: Pillow's `box` is faster, but differs by some grey levels.
         resized = image.resize((wide, high), _FILTERS[self.interpolation])
         fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
         canvas = Image.new("RGB", (self.width, self.height), fill)
@@ -75,7 +75,7 @@ class Preprocess:
         return np.ascontiguousarray((pixels - mean) / std)
 
     def view_from_input(self, images: Floats) -> Image.Image:
-        """The view that ``input_from_view`` was given. images: [3, height, width]."""
+        """Inverse of ``input_from_view``. images: [3, height, width]."""
         mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
         pixels = np.clip(np.rint((images * std + mean) * 255), 0, 255).astype(np.uint8)
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
@@ -99,14 +99,14 @@ class Preprocess:
 
 
 def _offset(resized: int, wanted: int) -> int:
-    """Where along an axis the resized image begins on the canvas: negative when it is cropped."""
+    """Start of the resized image on the canvas along an axis: negative when it is cropped."""
     return (wanted - resized) // 2 if resized < wanted else -round((resized - wanted) / 2)
 
 
 def preprocess_from_fields(fields: Mapping[str, Any]) -> Preprocess:
     """Read the preprocessing of a bundle or manifest: input_size (3, H, W), mean, std and, when there, the rest.
 
-    Raises DataError that names what is wrong.
+    Raises DataError.
     """
     try:
         channels, height, width = (int(size) for size in fields["input_size"])
@@ -114,14 +114,14 @@ def preprocess_from_fields(fields: Mapping[str, Any]) -> Preprocess:
         interpolation, mode = str(fields.get("interpolation", "bicubic")), str(fields.get("crop_mode", "center"))
         crop_pct = float(fields.get("crop_pct", 1.0))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"preprocessing wants input_size, mean and std, got {dict(fields)} ({error!r}).") from error
+        raise DataError(f"preprocessing must have input_size, mean and std, got {dict(fields)} ({error!r}).") from error
     numbers_fit = min(height, width) >= 1 and 0 < crop_pct <= min(height, width)  # false for NaN too
     if channels != 3 or len(mean) != 3 or len(std) != 3 or 0 in std or not numbers_fit:
-        raise DataError(f"preprocessing wants three channels, a size and a crop share above 0, got {dict(fields)}.")
+        raise DataError(f"preprocessing needs three channels, and a size and crop_pct above 0, got {dict(fields)}.")
     for name, value, allowed in (
         ("interpolation", interpolation, tuple(_FILTERS)),
         ("crop_mode", mode, get_args(CropMode)),
     ):
         if value not in allowed:
-            raise DataError(f"preprocessing wants {name} to be one of {', '.join(allowed)}, got {value!r}.")
+            raise DataError(f"preprocessing: {name} must be one of {', '.join(allowed)}, got {value!r}.")
     return Preprocess(height, width, mean, std, interpolation, crop_pct, cast(CropMode, mode))

@@ -1,8 +1,7 @@
-"""What every engine offers: a context manager that describes itself and runs images at a budget.
+"""The interface of every session: a context manager with inputs, outputs and budgets that classifies images.
 
-``CheckedSession`` does what all of them share, so that bad input gets the same sentence from each: images are checked
-for shape, type and finiteness, budgets against the engine's range, and use after close or from a second thread is
-refused where it is not safe.
+``CheckedSession`` has the checks of all of them, so that bad input gives the same error from each: images for shape,
+type and finite values, budgets against the engine's range, no use after close, no second thread where that is unsafe.
 """
 
 import threading
@@ -29,7 +28,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: a dimension that is chosen at run time stands as a name, a fixed one as a number."""
+    """An input or output: a dimension that is chosen at run time is a name, a fixed one a number."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -41,11 +40,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Budgets:
-    """Which budgets an engine serves, in patch tokens.
+    """The budgets that an engine serves, in patch tokens.
 
     low, high: both included
-    default: what ``keep=None`` means
-    patches: patch tokens of an image; a ratio is a share of them
+    default: for ``keep=None``
+    num_patches: patch tokens of an image, of which a ratio is taken
     """
 
     low: int
@@ -54,7 +53,7 @@ class Budgets:
     num_patches: int
 
     def tokens(self, keep: Keep | None) -> int:
-        """The budget that ``keep`` stands for. Raises BudgetError that says which budgets there are."""
+        """``keep`` in tokens. Raises BudgetError with the budgets that there are."""
         k = self.default if keep is None else tokens_from_keep(keep, self.num_patches)
         if not self.low <= k <= self.high:
             raise BudgetError(
@@ -85,11 +84,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """What one call gave.
+    """The outputs of one call.
 
     logits: [B, classes]
     indices: [B, k] int32, kept positions among the patches; None from a full model
-    timing: where the time went on a GPU; None on a CPU
+    timing: of the stages on a GPU; None on a CPU
     """
 
     logits: Array
@@ -98,7 +97,7 @@ class Result:
 
 
 class Session(Protocol):
-    """An engine that runs one model file. Nothing is loaded and no device is touched before ``with``."""
+    """One model file in one engine. Nothing is loaded and no device is used before ``with``."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -122,9 +121,9 @@ class Session(Protocol):
 
 @dataclass
 class CheckedSession(ABC):
-    """Base of the sessions: ``run`` checks and guards, ``_execute`` is the engine's own part.
+    """Base of the sessions: ``run`` checks arguments and excludes a second thread, ``_execute`` runs the engine.
 
-    thread_safe: whether several threads may call ``run`` at once; if not, the second caller is refused
+    thread_safe: whether several threads may call ``run`` at once; if not, the second caller gets EngineError
     """
 
     thread_safe: bool = field(default=False, init=False)
@@ -136,7 +135,7 @@ class CheckedSession(ABC):
 
     @abstractmethod
     def _open(self) -> Callable[[], None]:
-        """Load the engine, set inputs, outputs and budgets; return what releases it."""
+        """Load the engine, set inputs, outputs and budgets; return the function that releases it."""
 
     @abstractmethod
     def _execute(self, images: Array, k: int) -> Result:
@@ -158,7 +157,7 @@ class CheckedSession(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._busy:  # a call that another thread is in ends before its memory goes
+        with self._busy:  # a running call of another thread ends before its memory is released
             close, self._close = self._close, None
             if close is not None:
                 close()
@@ -166,8 +165,8 @@ class CheckedSession(ABC):
     def run(self, images: Array, keep: Keep | None = None) -> Result:
         """Classify images at the default budget, or at ``keep``.
 
-        images: [B, 3, H, W], normalised, of the type that ``inputs[0]`` names
-        Raises DataError for images that do not fit, BudgetError, EngineError.
+        images: [B, 3, H, W], normalised, of the type of ``inputs[0]``
+        Raises DataError for images of another shape or type, BudgetError, EngineError.
         """
         self._check_open()
         k = self.budgets.tokens(keep)
@@ -187,7 +186,7 @@ class CheckedSession(ABC):
         if not self._busy.acquire(blocking=False):
             raise EngineError(
                 f"{type(self).__name__} is not safe for several threads and is running now: "
-                "open one session per thread, or put a queue before it."
+                "open one session per thread, or feed it from a queue."
             )
         try:
             yield
@@ -198,22 +197,23 @@ class CheckedSession(ABC):
 def check_images(images: Any, spec: TensorSpec) -> None:
     """Raise DataError unless ``images`` is a finite array of the shape and type of ``spec``."""
     if not isinstance(images, np.ndarray):
-        raise DataError(f"images want a numpy array {spec}, got {type(images).__name__}.")
+        raise DataError(f"images must be a numpy array {spec}, got {type(images).__name__}.")
     fits = images.ndim == len(spec.shape) and all(
         got == want for got, want in zip(images.shape, spec.shape, strict=True) if isinstance(want, int)
     )
     if not fits or images.size == 0:
-        raise DataError(f"images want {spec}, got {_shape_text(images.shape)} {images.dtype}.")
+        raise DataError(f"images must be {spec}, got {_shape_text(images.shape)} {images.dtype}.")
     if images.dtype != spec.dtype:
-        raise DataError(f"images want {spec}, got {images.dtype}: convert with images.astype(np.{spec.dtype}).")
+        raise DataError(f"images must be {spec}, got {images.dtype}: convert with images.astype(np.{spec.dtype}).")
     if not _finite(images):
-        raise DataError("images hold NaN or infinity: check the decoding and the normalisation.")
+        raise DataError("images contain NaN or infinity: check the decoding and the normalisation.")
 
 
 def _finite(images: Array) -> bool:
-    """Whether no element is NaN or infinite. One NaN or infinity makes a sum so: one pass, half the time of two.
+    """Whether no element is NaN or infinite.
 
-    A finite array whose sum overflows is looked at again.
+    A NaN or infinity makes the sum NaN or infinite, and the sum costs one pass in place of two. Where the sum of finite
+    elements overflows, each element is checked.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(images.sum()) or np.isfinite(images).all())

@@ -1,4 +1,4 @@
-"""One door to every engine: ``with open_session("out/") as session: session.run(images, keep=0.5)``."""
+"""Open a session on an export directory: ``with open_session("out/") as session: session.run(images, keep=0.5)``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ __all__ = ["SessionOptions", "open_session", "session_from_model_file"]
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How an engine is run, the same for full and filtered.
+    """How a model file is run, the same for full and filtered.
 
     runtime: onnx, tensorrt or tensorrt-rtx
     precision: fp32, fp16 or bf16, as exported
     provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx)
-    threads, spinning, huge_pages: of ONNX Runtime; None leaves the number of threads to it
-    cuda_graph, backend: of TensorRT
+    threads, spinning, huge_pages: ONNX Runtime only, see ``OnnxRuntimeSession``
+    cuda_graph, backend: TensorRT only, see ``TensorRTSession``
     """
 
     runtime: Runtime = "onnx"
@@ -39,7 +39,7 @@ def open_session(
 ) -> CheckedSession:
     """The session for a file of an export directory; nothing is loaded before ``with``.
 
-    tokens: where given, a graph made for exactly this budget comes before one whose budget is chosen at run time
+    tokens: prefer a graph made for exactly this budget to one whose budget is chosen at run time
     Raises DataError, EngineError.
     """
     options = options or SessionOptions()
@@ -54,4 +54,4 @@ def session_from_model_file(chosen: ModelFile, options: SessionOptions) -> Check
         return OnnxRuntimeSession(chosen, options.provider, options.threads, options.spinning, options.huge_pages)
     if options.runtime in ("tensorrt", "tensorrt-rtx"):
         return TensorRTSession(chosen, options.cuda_graph, options.backend)
-    raise EngineError(f"runtime wants onnx, tensorrt or tensorrt-rtx, got {options.runtime!r}.")
+    raise EngineError(f"runtime must be onnx, tensorrt or tensorrt-rtx, got {options.runtime!r}.")

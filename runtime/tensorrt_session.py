@@ -1,7 +1,7 @@
 """Sessions on TensorRT and TensorRT-RTX engines: pinned memory, one stream, events around each stage, CUDA graphs.
 
-For every pair of batch and budget there is one execution context with its shapes set, and its graph if asked for: a
-captured graph stays valid only while its context keeps its shapes. TensorRT-RTX has the same Python interface.
+Each pair of batch and budget has its own execution context with its shapes set, and its own CUDA graph where graphs are
+used: a captured graph is valid only while its context keeps its shapes. TensorRT-RTX has the same Python interface.
 """
 
 from collections import OrderedDict
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["TensorRTSession"]
 
 _CONTEXTS: Final = 8
-"""Contexts kept, least recently used first out: each holds the activations of its shapes on the device."""
+"""Contexts kept, least recently used evicted first: each holds the activations of its shapes on the device."""
 
 
 @dataclass(frozen=True)
 class _Buffer:
-    """One input or output: its type, its device address, and its page-locked twin on the host."""
+    """One input or output: its type, its device address, and its page-locked copy on the host."""
 
     dtype: np.dtype[Any]
     address: int
@@ -56,7 +56,7 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A context whose shapes are set, with the shapes of its outputs, and its captured graph."""
+    """A context with its shapes set, the shapes of its outputs, and its captured graph."""
 
     context: "IExecutionContext"
     outputs: dict[str, tuple[int, ...]]
@@ -65,9 +65,9 @@ class _Prepared:
 
 @dataclass
 class TensorRTSession(CheckedSession):
-    """One plan on one GPU. Not safe for several threads: a second caller is refused; open one session per thread.
+    """One plan on one GPU. Not safe for several threads: a second caller gets EngineError; open one session per thread.
 
-    cuda_graph: capture each shape once and replay it; a capture that fails is an error, never a silent fallback
+    cuda_graph: capture each shape once and replay it; a capture that fails raises EngineError
     backend: pycuda or cuda-python; None takes the first that is installed
     """
 
@@ -113,7 +113,9 @@ class TensorRTSession(CheckedSession):
         self.inputs, self.outputs = tuple(specs[True]), tuple(specs[False])
         names = [spec.name for spec in self.inputs]
         if "images" not in names or "logits" not in [spec.name for spec in self.outputs]:
-            raise EngineError(f"a plan wants an input images and an output logits, this has {names}. Export again.")
+            raise EngineError(
+                f"a plan must have an input images and an output logits; this one has {names}. Export again."
+            )
         budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
         ranges = [p.budget for p in self._profiles if p.budget is not None]
         if ranges:
@@ -122,7 +124,7 @@ class TensorRTSession(CheckedSession):
         self._budgets = budgets
 
     def _allocate(self, cuda: Cuda) -> None:
-        """Buffers for the largest shapes of all profiles, so that their addresses never change."""
+        """Allocate buffers for the largest shapes of all profiles, so that their addresses never change."""
         largest = {"batch": max(p.batch[1] for p in self._profiles), "k": self.budgets.high}
         self._stream = cuda.stream()
         self._events = [cuda.event() for _ in range(4)]
@@ -161,10 +163,10 @@ class TensorRTSession(CheckedSession):
         return Timing(h2d, compute, d2h, enqueue)
 
     def _prepare(self, batch: int, k: int) -> _Prepared:
-        """The context for a batch at k tokens, made at its first use."""
+        """The context for a batch at k tokens, created at its first use."""
         key = (batch, k)
         if key not in self._prepared:
-            profile = serving_profile(self._profiles, batch, k)  # what no profile serves costs no other its context
+            profile = serving_profile(self._profiles, batch, k)  # raises before any context is evicted
             if len(self._prepared) >= _CONTEXTS:
                 _, oldest = self._prepared.popitem(last=False)
                 if oldest.graph is not None and self._graphs is not None:
@@ -211,9 +213,9 @@ class TensorRTSession(CheckedSession):
         try:
             self._enqueue(context)
         except EngineError as error:
-            with suppress(EngineError):  # a capture has to end before the stream serves again
+            with suppress(EngineError):  # the stream is unusable until its capture ends
                 self._graphs.drop(self._graphs.end(self._stream))
-            raise EngineError(f"{error} It was for a CUDA graph capture: run with cuda_graph=False.") from error
+            raise EngineError(f"{error} This was during CUDA graph capture: run with cuda_graph=False.") from error
         return self._graphs.end(self._stream)
 
     def _enqueue(self, context: "IExecutionContext") -> None:
@@ -238,7 +240,7 @@ class TensorRTSession(CheckedSession):
 
 
 def _batched(dims: tuple[int, ...]) -> tuple[int | str, ...]:
-    """Dimensions with the free ones named: the first is the batch, another the budget."""
+    """Dimensions with the dynamic ones named: the first is the batch, another the budget."""
     return tuple(n if n >= 0 else "batch" if d == 0 else "k" for d, n in enumerate(dims))
 
 

@@ -1,4 +1,4 @@
-"""A session on eager PyTorch: the same weights, the same interface and the same checks as the deployed engines have."""
+"""A session on eager PyTorch with the interface and checks of the deployed engines. The only one that imports torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,18 +24,18 @@ __all__ = ["TorchSession"]
 _HALVES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _DRY_RUNS: Final = 3
 _PREPARED: Final = 8
-"""Shapes whose buffers and graphs are kept: each holds device memory of its own."""
+"""Shapes whose buffers and graphs are kept: each holds its own device memory."""
 
 
 @dataclass
 class TorchSession(CheckedSession):
-    """A bundle in eager PyTorch. Not safe for several threads: the model remembers its last selection.
+    """A bundle in eager PyTorch. Not safe for several threads: the model stores its last selection.
 
     role: full or filtered, the same weights
-    manifest: of the export directory, which names the bundle that it was made from
-    provider: cpu, or cuda: the first GPU
-    precision: of weights and activations; the filter computes in fp32, from tokens in that precision. fp32 is no TF32
-    cuda_graph: replay a graph that is captured once per batch and budget, so that launches cost no host time
+    manifest: of the export directory, with the checksum of its bundle
+    provider: cpu, or cuda for the first GPU
+    precision: of weights and activations; the filter computes in fp32, from tokens in that precision. TF32 is off
+    cuda_graph: capture a graph once per batch and budget and replay it, so that launches take no host time
     """
 
     bundle: Path
@@ -50,7 +50,7 @@ class TorchSession(CheckedSession):
 
     @property
     def entry(self) -> Entry:
-        """The bundle described as a file of the export directory."""
+        """The bundle as an entry of the manifest."""
         digest = self.manifest.source.get("sha256", "")
         return Entry(self.bundle.name, self.role, digest, self.bundle.stat().st_size, precision=self.precision)
 
@@ -58,11 +58,11 @@ class TorchSession(CheckedSession):
         _check(self.provider, self.cuda_graph)
         if sha256(self.bundle) != self.manifest.source.get("sha256"):
             raise EngineError(
-                f"{self.bundle} is not the bundle that this export was made from: export it again, or give the other."
+                f"{self.bundle} is not the bundle of this export: its checksum differs. Export it again, or use that bundle."
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        self._model = model = _typed(model_from_bundle(load_bundle(self.bundle)).eval(), self.precision)
+        self._model = model = _cast(model_from_bundle(load_bundle(self.bundle)).eval(), self.precision)
         model.to(self.provider)
         torch.backends.cudnn.allow_tf32 = False
         size, patches = self.manifest.model.input_size, model.num_patches
@@ -83,7 +83,7 @@ class TorchSession(CheckedSession):
         assert self._model is not None
         if self.provider == "cuda":
             return self._gpu_call(len(images), k)(images)
-        logits, indices = _classified(self._model, torch.from_numpy(images), k, self.precision)
+        logits, indices = _forward(self._model, torch.from_numpy(images), k, self.precision)
         return Result(logits.numpy(), None if indices is None else indices.numpy())
 
     def _gpu_call(self, batch: int, k: int) -> "_GpuCall":
@@ -100,15 +100,15 @@ _Call = Callable[[], tuple[Tensor, Tensor | None]]
 
 
 class _GpuCall:
-    """One shape on the GPU: pinned host memory, a place for the images, a graph where one is wanted."""
+    """One shape on the GPU: pinned host memory, device memory for the images, optionally a CUDA graph."""
 
     def __init__(self, model: FilteredViT, shape: tuple[int, ...], k: int, precision: str, cuda_graph: bool) -> None:
-        self._sent = torch.empty(shape, pin_memory=True)
+        self._host_images = torch.empty(shape, pin_memory=True)
         self._images = torch.zeros(shape, device="cuda")
         self._events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
-        self._call: _Call = lambda: _classified(model, self._images, k, precision)
+        self._call: _Call = lambda: _forward(model, self._images, k, precision)
         logits, indices = self._call()
-        self._received = [
+        self._host_outputs = [
             torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (logits, indices) if t is not None
         ]
         if cuda_graph:
@@ -133,35 +133,35 @@ class _GpuCall:
         self._call = replay
 
     def __call__(self, images: Array) -> Result:
-        self._sent.copy_(torch.from_numpy(images))
-        begun, sent, computed, ended = self._events
+        self._host_images.copy_(torch.from_numpy(images))
+        start_event, copied, computed, end_event = self._events
         start = perf_counter()
-        begun.record()
-        self._images.copy_(self._sent, non_blocking=True)
-        sent.record()
+        start_event.record()
+        self._images.copy_(self._host_images, non_blocking=True)
+        copied.record()
         outputs = [tensor for tensor in self._call() if tensor is not None]
         computed.record()
-        for mine, theirs in zip(self._received, outputs, strict=True):
-            mine.copy_(theirs, non_blocking=True)
-        ended.record()
+        for host, device in zip(self._host_outputs, outputs, strict=True):
+            host.copy_(device, non_blocking=True)
+        end_event.record()
         enqueue_ms = (perf_counter() - start) * 1e3
-        ended.synchronize()
-        spans = (begun.elapsed_time(sent), sent.elapsed_time(computed), computed.elapsed_time(ended))
-        logits, *rest = [tensor.numpy().copy() for tensor in self._received]
+        end_event.synchronize()
+        spans = (start_event.elapsed_time(copied), copied.elapsed_time(computed), computed.elapsed_time(end_event))
+        logits, *rest = [tensor.numpy().copy() for tensor in self._host_outputs]
         return Result(logits, rest[0] if rest else None, Timing(*spans, enqueue_ms))
 
 
 def _check(provider: str, cuda_graph: bool) -> None:
     if provider not in ("cpu", "cuda"):
-        raise EngineError(f"PyTorch runs on the provider cpu or cuda, got {provider}.")
+        raise EngineError(f"the provider of PyTorch must be cpu or cuda, got {provider}.")
     if provider == "cuda" and not torch.cuda.is_available():
-        raise MissingDependencyError("PyTorch sees no GPU that it can use here; `tokfilter doctor` says what there is.")
+        raise MissingDependencyError("PyTorch finds no usable GPU: see `tokfilter doctor`.")
     if cuda_graph and provider != "cuda":
-        raise EngineError("a CUDA graph of PyTorch wants the provider cuda.")
+        raise EngineError("a CUDA graph of PyTorch needs --provider cuda.")
 
 
-def _typed(model: FilteredViT, precision: str) -> FilteredViT:
-    """The model in that precision, its scorer in fp32."""
+def _cast(model: FilteredViT, precision: str) -> FilteredViT:
+    """The model in a precision, its scorer in fp32."""
     if precision != "fp32":
         scorer = model.scorer
         model.to(_HALVES[precision])
@@ -172,7 +172,7 @@ def _typed(model: FilteredViT, precision: str) -> FilteredViT:
     return model
 
 
-def _classified(model: FilteredViT, images: Tensor, k: int, precision: str) -> tuple[Tensor, Tensor | None]:
+def _forward(model: FilteredViT, images: Tensor, k: int, precision: str) -> tuple[Tensor, Tensor | None]:
     """Logits in fp32, and the kept positions."""
     logits = model(images.to(_HALVES.get(precision, torch.float32)), k)
     return logits.float(), model.last.indices

@@ -125,11 +125,8 @@ def test_the_function_is_removed_where_tensorrt_would_take_it_instead_of_the_plu
     monkeypatch.setattr(engines, "build_engine", engine)
     (tmp_path / "lib.so").write_bytes(b"library")
     add_engines(copied, ExportOptions(trt=True, plugin=plugin, plugin_library=tmp_path / "lib.so" if plugin else None))
-    assert functions == {
-        "model.onnx": int(not (stripped and plugin)),
-        "model.k8.onnx": functions["model.onnx"],
-        "full.onnx": 0,
-    }
+    kept = int(not (stripped and plugin))
+    assert functions == {"model.onnx": kept, "model.k8.onnx": kept, "full.onnx": 0}
 
 
 def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):

@@ -96,7 +96,7 @@ def test_scores_want_a_bundle(bundle_file, exported, photo, tmp_path):
         assert shown.size == (448, 448)
     result = run(exported, photo, "--scores", "-o", picture)
     assert result.exit_code == 1
-    assert "keeps its scores to itself" in result.output
+    assert "does not return its scores" in result.output
 
 
 def test_every_token_kept_is_the_view_itself(source, photo, tmp_path):
@@ -176,7 +176,7 @@ def test_grid_of_square_patches(size, patches, grid):
 
 
 def test_no_grid_of_squares_is_said():
-    with pytest.raises(DataError, match="17 patches are no grid of squares on 32 x 32 pixels"):
+    with pytest.raises(DataError, match="17 patches do not make a grid of squares on 32 x 32 pixels"):
         grid_from_card(card((32, 32), 17))
 
 

@@ -134,7 +134,7 @@ def test_concurrent_requests_get_the_same_answers_as_single_ones(running):
         ("/classify", b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "got application/x-www-form"),
         ("/classify", photo(), {"Content-Type": "multipart/form-data; boundary=x"}, 415, "got multipart/form-data"),
         ("/classify", photo(size=(1000, 600)), JPEG, 413, "expected at most 0.5 million pixels"),
-        ("/classify", blank(1, 400_000), JPEG, 422, "too long a strip"),
+        ("/classify", blank(1, 400_000), JPEG, 422, "too elongated"),
         ("/classify", bytes(1_000_001), JPEG, 413, "expected at most 1 MB"),
         ("/classify", iter([bytes(400_000)] * 4), JPEG, 413, "expected at most 1 MB"),
         ("/classify?keep=17", photo(), JPEG, 422, "between 1 and this model's 16"),

@@ -22,16 +22,16 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_labelled_files_know_their_class(photos):
+def test_labelled_files_have_their_class(photos):
     names = ["ant", "bee", "cat", "dog", "eel"]
     assert [label for _, label in labelled_files(photos, names)] == [0] * 3 + [3] * 7
     assert [label for _, label in labelled_files(photos, [])] == [0] * 3 + [1] * 7
-    with pytest.raises(DataError, match="name no class of this model, first 'ant'"):
+    with pytest.raises(DataError, match="are no class of this model, first 'ant'"):
         labelled_files(photos, ["dog"])
     with pytest.raises(DataError, match="one subfolder per class"):
         labelled_files(photos / "none", names)
     (photos / "void").mkdir()
-    with pytest.raises(DataError, match="there are none"):
+    with pytest.raises(DataError, match="no images in the subfolders"):
         labelled_files(photos / "void", names)
 
 

@@ -113,7 +113,7 @@ def test_the_highest_score_is_yellow_and_nan_counts_as_lowest():
 
 
 def test_one_score_is_wanted_for_each_patch():
-    with pytest.raises(DataError, match="wants 4 scores, got 3"):
+    with pytest.raises(DataError, match="needs 4 scores, got 3"):
         heat_picture(view(8, 8), [1, 2, 3], (2, 2))
 
 

@@ -163,7 +163,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, mo
 
 
 def test_a_long_strip_is_refused_before_it_is_resized() -> None:
-    with pytest.raises(DataError, match=r"too long a strip: .* Cut out the part"):
+    with pytest.raises(DataError, match=r"too elongated: .* Crop it to the part"):
         prep()(Image.new("RGB", (200_000, 1)))
 
 
@@ -176,16 +176,16 @@ def test_pixels_without_an_agreed_range_are_refused(image: Image.Image) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"interpolation": "random"}, "interpolation to be one of"),
-        ({"crop_mode": "corner"}, "crop_mode to be one of"),
-        ({"crop_pct": 0.0}, "crop share above 0"),
-        ({"crop_pct": float("nan")}, "crop share above 0"),
+        ({"interpolation": "random"}, "interpolation must be one of"),
+        ({"crop_mode": "corner"}, "crop_mode must be one of"),
+        ({"crop_pct": 0.0}, "crop_pct above 0"),
+        ({"crop_pct": float("nan")}, "crop_pct above 0"),
         ({"std": (1.0, 0.0, 1.0)}, "three channels"),
         ({"mean": (0.5,)}, "three channels"),
         ({"input_size": (1, 32, 32)}, "three channels"),
         ({"input_size": (3, 0, 32)}, "a size"),
-        ({"input_size": 32}, "wants input_size, mean and std"),
-        ({"mean": None}, "wants input_size, mean and std"),
+        ({"input_size": 32}, "must have input_size, mean and std"),
+        ({"mean": None}, "must have input_size, mean and std"),
     ],
 )
 def test_unusable_preprocessing_is_named(change: dict[str, object], words: str) -> None:

@@ -18,7 +18,7 @@ def opened(directory, provider):
 
 
 def test_providers(export_directory):
-    with pytest.raises(EngineError, match="provider wants one of cpu, cuda"), opened(export_directory, "tpu"):
+    with pytest.raises(EngineError, match="provider must be one of cpu, cuda"), opened(export_directory, "tpu"):
         pass
     cuda = opened(export_directory, "cuda")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

@@ -85,7 +85,7 @@ def test_budget_out_of_range(export_directory, images, keep):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x[:, :2], r"want \[.*3, 32, 32\] float32, got \[3, 2, 32, 32\]"),
+        (lambda x: x[:, :2], r"must be \[.*3, 32, 32\] float32, got \[3, 2, 32, 32\]"),
         (lambda x: x[0], r"got \[3, 32, 32\]"),
         (lambda x: x[:0], r"got \[0, 3, 32, 32\]"),
         (lambda x: x[..., :31], r"got \[3, 3, 32, 31\]"),
@@ -161,7 +161,7 @@ def test_foreign_graph_is_named(copied):
     foreign = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     _replace_model(copied, foreign.SerializeToString())
     onnx.checker.check_model(foreign)
-    with pytest.raises(EngineError, match=r"wants inputs images .* it has \['x'\]"), session(copied):
+    with pytest.raises(EngineError, match=r"must have the inputs images .* it has \['x'\]"), session(copied):
         pass
     _replace_model(copied, b"no graph at all")
     with pytest.raises(EngineError, match="ONNX Runtime cannot load"), session(copied):

@@ -126,7 +126,7 @@ class FakeTensorRT:
     def end(self, stream):
         captured, self.capturing = self.capturing, None
         if not captured:
-            raise EngineError("CUDA graph capture took nothing in")
+            raise EngineError("CUDA graph capture is empty")
         self.captures += 1
         self.graphs[self.captures] = captured
         return self.captures

@@ -130,7 +130,7 @@ def test_torch_can_be_compared_too(export_directory, bundle_file, tmp_path):
     assert [row["path"] for row in found["rows"]] == ["model.pt (full)", "model.pt (filtered)"]
     other = tmp_path / "model.pt"
     other.write_bytes(bundle_file.read_bytes() + b" ")
-    with pytest.raises(EngineError, match="not the bundle that this export was made from"):
+    with pytest.raises(EngineError, match="not the bundle of this export"):
         compare(export_directory, [2], [0.5], OPTIONS, QUICK, other)
 
 
@@ -138,7 +138,7 @@ def test_torch_can_be_compared_too(export_directory, bundle_file, tmp_path):
     ("options", "message"),
     [
         ({"provider": "tensorrt"}, "PyTorch runs on the provider cpu or cuda, got tensorrt"),
-        ({"cuda_graph": True}, "a CUDA graph of PyTorch wants the provider cuda"),
+        ({"cuda_graph": True}, "a CUDA graph of PyTorch needs --provider cuda"),
     ],
 )
 def test_torch_refuses_options_without_effect(export_directory, bundle_file, options, message):
@@ -148,7 +148,7 @@ def test_torch_refuses_options_without_effect(export_directory, bundle_file, opt
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the error without a GPU")
 def test_torch_on_cuda_without_a_gpu_is_refused(export_directory, bundle_file):
-    with pytest.raises(MissingDependencyError, match="PyTorch sees no GPU"):
+    with pytest.raises(MissingDependencyError, match="PyTorch finds no usable GPU"):
         compare(export_directory, [1], [0.5], replace(OPTIONS, provider="cuda"), QUICK, bundle_file)
 
 

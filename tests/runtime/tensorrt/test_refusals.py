@@ -56,7 +56,7 @@ def test_a_changed_or_missing_plugin_library_is_refused_before_any_gpu_is_touche
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x[:, :2], r"want \[batch, 3, 32, 32\] float32, got \[3, 2, 32, 32\]"),
+        (lambda x: x[:, :2], r"must be \[batch, 3, 32, 32\] float32, got \[3, 2, 32, 32\]"),
         (lambda x: x.astype(np.float64), r"got float64: convert with images.astype\(np.float32\)"),
         (lambda x: x.tolist(), "numpy array .* got list"),
         (lambda x: x * np.float32("inf"), "NaN or infinity"),

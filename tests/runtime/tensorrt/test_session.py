@@ -56,7 +56,7 @@ def test_graph_is_captured_once_per_shape_and_replayed(plan, fake):
 def test_failed_capture_is_an_error_and_no_silent_fallback(plan, fake, monkeypatch):
     def nothing_captured(stream):
         fake.capturing = None
-        raise EngineError("CUDA graph capture took nothing in: run with cuda_graph=False.")
+        raise EngineError("CUDA graph capture is empty: run with cuda_graph=False.")
 
     monkeypatch.setattr(fake, "end", nothing_captured)
     with TensorRTSession(plan, cuda_graph=True) as session, pytest.raises(EngineError, match="cuda_graph=False"):
