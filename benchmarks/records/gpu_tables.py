@@ -1,4 +1,4 @@
-"""Markdown tables of docs/gpu.md: what a GPU measured."""
+"""Markdown tables of docs/gpu.md."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ _PACKAGES: Final = ("torch", "onnxruntime-gpu", "timm", "nvidia-driver")
 
 
 def kernel_table(document: Document) -> str:
-    """Microseconds of each method that ran, float16, L2 cache cold; and what the kernel reaches of a plain copy."""
+    """Microseconds of each method, float16, cold L2 cache; bandwidth of the kernel as a fraction of a plain copy."""
     rows = [row for row in document["rows"] if row["case"].endswith("float16")]
     ran = {e["method"] for row in document["rows"] for e in row["methods"] if "skipped" not in e}
     names = [entry["method"] for entry in rows[0]["methods"] if entry["method"] in ran]
@@ -56,7 +56,7 @@ def comparison_table(document: Document) -> str:
 
 
 def label_speed_table(document: Document) -> str:
-    """Masked variants per second beside the plain backbone's images per second."""
+    """Masked variants per second, and images per second of the plain backbone."""
     names = ("model", "precision", "plain images/s", "variants/s", "ratio")
     lines = [line(*names), rule(len(names))]
     for row in document["rows"]:

@@ -1,4 +1,4 @@
-"""What Markdown tables of measurements share."""
+"""Lines and provenance of Markdown tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ def line(*cells: str) -> str:
 
 
 def rule(columns: int) -> str:
-    """What stands under the heading."""
+    """The line below the heading."""
     return "|" + "---|" * columns
 
 
 def provenance(document: Document, packages: Sequence[str]) -> str:
-    """Where a document was measured (the GPU, where there is one), with which versions, when, and by which command."""
+    """Machine (the GPU, where there is one), versions, date and command of a measurement."""
     machine, found = document["machine"], document["versions"]
     where = ", ".join(gpu["name"] for gpu in machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
     versions = ", ".join(f"{name} {found[name]}" for name in packages if name in found)

@@ -1,4 +1,4 @@
-"""Folders of a checkout that measurements are written to and read from."""
+"""Folders of a checkout for measurements."""
 
 from pathlib import Path
 from typing import Final

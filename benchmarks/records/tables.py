@@ -28,7 +28,7 @@ def accuracy_table(document: Document) -> str:
 
 
 def ablation_table(document: Document) -> str:
-    """The filter's top-1 with one thing changed each, in percent; the first line is the unchanged filter."""
+    """Top-1 of the filter's ablations in percent; the first line is the unchanged filter."""
     rows = document["ablations"]
     lines = _budget_lines(rows, lambda row: f"{100 * row['mean']:.1f}")
     seeds = len(rows[0]["top1"])
@@ -37,7 +37,7 @@ def ablation_table(document: Document) -> str:
 
 
 def longer_table(document: Document) -> str:
-    """Top-1 in percent of the contenders that were fine-tuned for longer, with intervals where there are seeds."""
+    """Top-1 in percent after longer fine-tuning, with intervals over seeds where there are several."""
     rows = document["longer"]
     lines = _budget_lines(rows, lambda row: _percent(row) if len(row["top1"]) > 1 else f"{100 * row['mean']:.1f}")
     interval = document["settings"]["interval"]
@@ -46,10 +46,10 @@ def longer_table(document: Document) -> str:
 
 
 def drop_table(document: Document) -> str:
-    """Points lost against the same checkpoint with every token, seed by seed, for whoever has such a row."""
+    """Loss of top-1 against the same checkpoint with every token, paired by seed, in percentage points."""
     rows = [*document["rows"], *document.get("longer", [])]
-    whole = {("filter" if r["method"] == "full" else r["method"]): r for r in rows if r["keep"] == 1.0}
-    lost = [_lost(row, whole[row["method"]]) for row in rows if row["keep"] < 1.0 and row["method"] in whole]
+    full = {("filter" if r["method"] == "full" else r["method"]): r for r in rows if r["keep"] == 1.0}
+    lost = [_lost(row, full[row["method"]]) for row in rows if row["keep"] < 1.0 and row["method"] in full]
     lines = _budget_lines(lost, _points)
     before, interval = document["settings"]["full_before_fine_tuning"], document["settings"]["interval"]
     lines.append(line("multiply-accumulates, share of the full model", *_shares(document, lost)))
@@ -85,9 +85,9 @@ def speed_table(document: Document) -> str:
 Row = Mapping[str, Any]
 
 
-def _lost(row: Row, whole: Row) -> Row:
-    """What a row lost of what its checkpoint has with every token."""
-    drops = [full - kept for full, kept in zip(whole["top1"], row["top1"], strict=True)]
+def _lost(row: Row, full: Row) -> Row:
+    """Losses of a row, per seed, against its checkpoint with every token."""
+    drops = [every - kept for every, kept in zip(full["top1"], row["top1"], strict=True)]
     return {"method": row["method"], "tokens": row["tokens"], "keep": row["keep"], "drops": drops}
 
 
@@ -111,7 +111,7 @@ def _cells(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
 
 
 def _budget_lines(rows: Sequence[Row], written: Callable[[Row], str]) -> list[str]:
-    """Heading, rule, and a line for each method with a cell for each budget."""
+    """Heading, rule, and one line per method with a cell per budget."""
     budgets, cells = _budgets(rows), _cells(rows)
     lines = [line("tokens kept", *(str(budget) for budget in budgets)), rule(len(budgets) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tokfilter.benchmarks.report.numbers import STYLES
 from tokfilter.benchmarks.report.plots import Axis, Reference, Series, line_plot
-from tokfilter.benchmarks.report.story import FILTER, FULL
+from tokfilter.benchmarks.report.summary import FILTER, FULL
 
 __all__ = ["METHODS", "accuracy_plots", "combined_plots", "method_name", "speed_plots"]
 

@@ -1,4 +1,4 @@
-"""Pictures for the report: what a bundle keeps of some images at some budgets, and what it makes of them."""
+"""Pictures for the report: kept tokens and predictions of a bundle for some images at some budgets."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -42,19 +42,19 @@ def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Seque
 
 @torch.inference_mode()
 def _choices(model: FilteredViT, images: torch.Tensor, k: int, names: Sequence[str]) -> list[BudgetResult]:
-    """One choice for each image of [B, 3, H, W]."""
-    shares = probabilities_from_logits(model(images, k).numpy())
+    """Results at one budget, one per image. images: [B, 3, H, W]."""
+    probabilities = probabilities_from_logits(model(images, k).numpy())
     chosen = model.last.indices
     kept = [None] * len(images) if chosen is None else [tuple(row) for row in chosen.tolist()]
-    best = shares.argmax(axis=-1)
+    best = probabilities.argmax(axis=-1)
     return [
         BudgetResult(k, class_name(names, int(i)), float(row[i]), indices)
-        for i, row, indices in zip(best, shares, kept, strict=True)
+        for i, row, indices in zip(best, probabilities, kept, strict=True)
     ]
 
 
 def samples_from_golden(bundle: Bundle) -> list[Sample]:
-    """The images of the bundle's golden tensors, whose classes nobody noted."""
+    """The images of the bundle's golden tensors, without classes."""
     transform = preprocess_from_fields(asdict(bundle.preprocessing))
     return [(transform.view_from_input(image), None) for image in bundle.golden.images.numpy()]
 

@@ -1,4 +1,4 @@
-"""What a report must not be taken to prove, as far as its documents tell."""
+"""Limits of a report's results, derived from its documents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["device_from_bench", "limits_from_report"]
 
 
 def device_from_bench(bench: Mapping[str, Any]) -> str:
-    """Name of what computed: the GPU where the engine or its provider runs on one, else the CPU."""
+    """Name of the device that ran the model: the GPU where the engine or its provider runs on one, else the CPU."""
     machine = bench["machine"]
     return str(machine["gpus"][0]["name"] if _on_gpu(bench) and machine["gpus"] else machine["cpu"])
 
@@ -18,7 +18,7 @@ def _on_gpu(bench: Mapping[str, Any]) -> bool:
 
 
 def limits_from_report(report: Mapping[str, Any]) -> list[str]:
-    """Sentences for the page's last section, the weightiest first."""
+    """Sentences for the page's last section, the most important first."""
     limits = []
     if report["bench"]:
         limits += _of_speed(report["bench"])
@@ -26,11 +26,11 @@ def limits_from_report(report: Mapping[str, Any]) -> list[str]:
         limits += _of_accuracy(report["accuracy"])
     if report["story"]["same_model"] is False:
         limits.append(
-            "Accuracy and speed were measured on different models, so this page does not set them side by side."
+            "Accuracy and speed were measured on different models, so they are not combined."
         )
     if report["pictures"]:
         limits.append(
-            "Pictures of kept tokens show what the filter chose, not why, and a handful of images is no statistic."
+            "The pictures show the filter's selection on a few images: they are examples, not statistics."
         )
     return limits
 
@@ -40,28 +40,28 @@ def _of_speed(bench: Mapping[str, Any]) -> list[str]:
     limits = []
     if not _on_gpu(bench):
         limits.append(
-            "No GPU took part: nothing here says how fast an engine with the fused kernel is on one. "
-            "Run the same command there."
+            "Measured on a CPU: the speed on a GPU, with the fused kernel, is not known from this. "
+            "Run the same command on the GPU."
         )
     limits.append(
-        f"Speed holds for this machine, engine and precision ({settings['engine']}, {settings['precision']}): the gain "
-        "depends on all three, and on the batch."
+        f"The speed is that of this machine, engine and precision ({settings['engine']}, {settings['precision']}): the "
+        "speed-up depends on all three, and on the batch size."
     )
     if machine["governor"] is None:
         limits.append(
-            "The machine does not show its clock governor, so its clock may have moved while it was measured."
+            "The clock governor of the machine cannot be read: its clock may have changed during the measurement."
         )
     if any(state["throttled"] for state in bench["conditions"].values()):
-        limits.append("The machine throttled its clock during the measurement: a cooler one is faster.")
+        limits.append("The machine throttled its clock during the measurement: better cooling gives other results.")
     limits.append(
-        "Multiply-accumulates count matrix products and convolutions; a prediction from them knows no memory."
+        "The MAC ratio counts matrix products and convolutions; it does not include memory traffic."
     )
     return limits
 
 
 def _of_accuracy(accuracy: Mapping[str, Any]) -> list[str]:
     seeds = max(len(row["top1"]) for row in accuracy["rows"])
-    limits = ["Accuracy holds for this data and this training: on yours, measure it with `tokfilter eval`."]
+    limits = ["The accuracy is that of this data and this training: measure it on your own data with `tokfilter eval`."]
     if seeds == 1:
-        limits.append("One model was measured: how much accuracy varies from training to training is not known.")
+        limits.append("One model was measured: the variation between training runs is not known.")
     return limits

@@ -1,4 +1,4 @@
-"""The page of a report: what the templates are given, and nothing that changes a number."""
+"""The HTML page of a report: context of the templates. No number is computed here."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 from tokfilter.benchmarks.report.figures import METHODS, accuracy_plots, combined_plots, method_name, speed_plots
 from tokfilter.benchmarks.report.limits import device_from_bench, limits_from_report
 from tokfilter.benchmarks.report.numbers import Numbers, fact
-from tokfilter.benchmarks.report.story import FILTER, FULL
+from tokfilter.benchmarks.report.summary import FILTER, FULL
 from tokfilter.runtime.pictures import BudgetResult, Picture, heat_picture, kept_picture, scale_from_size
 
 __all__ = ["page_from_report"]
@@ -22,10 +22,10 @@ Report = Mapping[str, Any]
 
 
 def page_from_report(report: Report, pictures: Sequence[Picture], json_name: str) -> str:
-    """The page as HTML that loads nothing.
+    """The page as self-contained HTML.
 
-    pictures: those whose facts the report holds, in the same order
-    json_name: the report's file name, as the page quotes it
+    pictures: those described in the report, in the same order
+    json_name: file name of report.json, shown on the page
     """
     environment = _environment()
     context = _context(report, pictures, json_name)
@@ -46,21 +46,21 @@ def _environment() -> Environment:
 
 
 def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dict[str, Any]:
-    """What every template may ask for."""
+    """Variables of the templates."""
     accuracy, bench = report["accuracy"], report["bench"]
     tested, timed = (document["rows"] if document else [] for document in (accuracy, bench))
     return {
         "doc": report,
         "accuracy": accuracy,
         "bench": bench,
-        "story": report["story"],
+        "summary": report["story"],
         "architecture": (accuracy or bench or {"model": {"architecture": "pictures"}})["model"]["architecture"],
         "n": Numbers(report),
         "name": method_name,
         "fact": fact,
         "when": lambda created: created[:16].replace("T", " ") + " UTC",
         "plots": _plots(report),
-        "pictures": [_shown(picture, place) for place, picture in enumerate(pictures)],
+        "pictures": [_picture(picture, place) for place, picture in enumerate(pictures)],
         "device": device_from_bench(bench) if bench else "",
         "limits": limits_from_report(report),
         "json_name": json_name,
@@ -87,19 +87,19 @@ def _plots(report: Report) -> dict[str, Markup]:
 
 
 def _sections(report: Report) -> list[tuple[str, str]]:
-    wanted = [
+    sections = [
         ("accuracy", "Accuracy", report["accuracy"]),
         ("speed", "Speed", report["bench"]),
         ("kept", "Kept tokens", report["pictures"]),
         ("numbers", "All numbers", report["accuracy"] or report["bench"]),
         ("method", "How it was measured", report["accuracy"] or report["bench"]),
-        ("limits", "What it does not prove", True),
+        ("limits", "Limits", True),
     ]
-    return [(anchor, title) for anchor, title, there in wanted if there]
+    return [(anchor, title) for anchor, title, present in sections if present]
 
 
 def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-    """Warnings that differ in their numbers only count as one: how often, and the first as it was written."""
+    """(count, first warning) of each group of warnings that differ only in their numbers."""
     found: dict[str, list[str]] = {}
     for warning in (warning for row in rows for warning in row["warnings"]):
         found.setdefault(re.sub(r"[\d.]+", "", warning), []).append(warning)
@@ -107,7 +107,7 @@ def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
 
 
 def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows of the documents as a table: one line for each budget, one column for each method, cells are positions."""
+    """One line per budget, one column per method; a cell is the position of its row in the document."""
     methods = [m for m in dict.fromkeys([*METHODS, *(row["method"] for row in rows)]) if m != FULL]
     places = {(row["method"], row["tokens"]): place for place, row in enumerate(rows)}
     methods = [method for method in methods if any(key[0] == method for key in places)]
@@ -121,17 +121,17 @@ def _pivot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 _MORE: Final = {
-    "longer": ("Fine-tuned for longer", "Mean top-1 over the seeds that took part."),
+    "longer": ("Fine-tuned for longer", "Mean top-1 over the seeds."),
     "ablations": (
-        "The filter with one thing changed",
-        "Mean top-1 over the seeds that took part; the first line is the filter as it is, of the same seeds.",
+        "Ablations of the filter",
+        "Mean top-1 over the seeds. Each line changes one setting; the first is the unchanged filter, same seeds.",
     ),
 }
-"""Further rows of accuracy.json -> (heading, note)."""
+"""Additional lists of rows in accuracy.json -> (heading, note)."""
 
 
 def _by_budget(accuracy: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Further rows as a table: one line for each method, one column for each budget, cells are pointers."""
+    """Additional rows: one line per method, one column per budget; a cell is a JSON pointer."""
     rows: Sequence[Mapping[str, Any]] = accuracy.get(name, [])
     places = {(row["method"], row["tokens"]): f"/accuracy/{name}/{i}" for i, row in enumerate(rows)}
     budgets = sorted({row["tokens"] for row in rows}, reverse=True)
@@ -146,7 +146,7 @@ def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: (methods.index(rows[i]["method"]), -rows[i]["tokens"]))
 
 
-def _shown(picture: Picture, place: int) -> dict[str, Any]:
+def _picture(picture: Picture, place: int) -> dict[str, Any]:
     scale = scale_from_size(picture.view.size)
     heat = None if picture.scores is None else heat_picture(picture.view, picture.scores, picture.grid, scale)
     return {

@@ -1,6 +1,6 @@
-"""Plots as inline SVG that takes its colours and font from the page, so that one picture serves light, dark and print.
+"""Line plots as inline SVG (matplotlib). Colours and font come from the page's CSS: light, dark and print.
 
-Matplotlib draws, ``report_svg.py`` fits the drawing to the page.
+``report.svg`` adapts matplotlib's output.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from tokfilter.benchmarks.report.svg import COLOURS, svg_from_figure
 __all__ = ["Axis", "Reference", "Series", "line_plot", "spread"]
 
 SIZE: Final = (5.0, 3.6)
-"""Inches, at 72 units each: small enough that its text stays readable when a phone shrinks it."""
+"""Inches of 72 units. Small, so that the text stays readable when a phone scales the plot down."""
 
 SMALL_SIZE: Final = (4.0, 3.1)
 
-_PLOT: Final = (305.0, 188.0)  # width and height that remain to the data, in points
+_PLOT: Final = (305.0, 188.0)  # width and height of the data area, in points
 
 _RC: Final[Any] = {
     "svg.fonttype": "none", "text.parse_math": False,
@@ -36,13 +36,13 @@ _RC: Final[Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """One line, labelled where it ends.
+    """One line with its label.
 
     x, y: as many numbers each; y may hold NaN for a gap
     low, high: ends of the error bars or of the band, as many numbers
     colour: name of a CSS variable in COLOURS
     marker: matplotlib's, "" for none
-    notes: one word for each point, written below it
+    notes: a label for each point, written below it
     """
 
     name: str
@@ -60,10 +60,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """Label with its unit, and how numbers are written.
+    """Label with its unit, and format of the numbers.
 
-    measured: ticks stand where values were measured, not at round numbers
-    zero: it starts at nought
+    measured: ticks at measured values instead of round numbers
+    zero: the axis starts at 0
     """
 
     label: str
@@ -74,7 +74,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Reference:
-    """A level to compare with, drawn as a thin line across, its label above it on one side."""
+    """A reference level: a thin horizontal line with a label above it on one side."""
 
     y: float
     label: str
@@ -90,11 +90,11 @@ def line_plot(
     reference: Reference | None = None,
     small: bool = False,
 ) -> str:
-    """Draw lines with direct labels at their left ends, where budgets differ most. Returns an SVG element.
+    """Draw lines with labels at their left ends. Returns an SVG element.
 
     name: unique on the page
-    title: what a screen reader says
-    small: for three in a row; its text is as large as that of the others
+    title: text for screen readers
+    small: smaller plot for three in a row, with text of the same size
     """
     with mpl.rc_context({**_RC, "svg.hashsalt": name}):
         figure = Figure(figsize=SMALL_SIZE if small else SIZE, layout="constrained")
@@ -125,7 +125,7 @@ def _draw(axes: Axes, item: Series) -> None:
 
 
 def _apart(item: Series) -> list[tuple[str, tuple[float, float]]]:
-    """Notes with their places, without those that would run into the note before."""
+    """Notes with their positions, without those that would overlap the note before."""
     if not item.notes:
         return []
     gap = 0.2 * (max(item.x) - min(item.x))
@@ -138,7 +138,7 @@ def _apart(item: Series) -> list[tuple[str, tuple[float, float]]]:
 
 def _frame(axes: Axes, series: Sequence[Series], x: Axis, y: Axis) -> None:
     axes.set_xlabel(x.label)
-    # A horizontal y label above the axis reads without turning the head, and leaves the width to the data.
+    # A horizontal y label above the axis is easier to read, and leaves more width for the data.
     axes.set_title(y.label, fontsize=12, color=COLOURS["muted"], pad=12)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x.write(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: y.write(value)))
@@ -146,16 +146,16 @@ def _frame(axes: Axes, series: Sequence[Series], x: Axis, y: Axis) -> None:
     values = sorted({float(value) for item in series for value in item.x})
     width = (values[-1] - values[0]) or abs(values[0]) or 1.0
     text = max(_text_width(item.name, item.strong) for item in series) + 16
-    # Text takes its points of the plot's, so the data get the rest: room / (width + room) = text / plot.
-    share = width / (_PLOT[0] - text - 14)
-    axes.set_xlim(values[0] - text * share, values[-1] + 14 * share)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(values, x, 46 * share)))
+    # Labels take a part of the plot's width: room / (width + room) = text / plot.
+    per_point = width / (_PLOT[0] - text - 14)
+    axes.set_xlim(values[0] - text * per_point, values[-1] + 14 * per_point)
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(values, x, 46 * per_point)))
     if y.zero:
         axes.set_ylim(bottom=0)
 
 
 def _ticks(values: Sequence[float], axis: Axis, gap: float) -> list[float]:
-    """The measured places at least ``gap`` apart or round numbers in between."""
+    """The measured values at least ``gap`` apart, or round numbers."""
     low, high = values[0], values[-1]
     if not axis.measured:
         ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)

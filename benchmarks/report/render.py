@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.report.page import page_from_report
-from tokfilter.benchmarks.report.story import story_from_documents
+from tokfilter.benchmarks.report.summary import summary_from_documents
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.runtime.pictures import Picture
@@ -66,7 +66,7 @@ def report_from_documents(
         **header("report", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "accuracy": accuracy,
         "bench": bench,
-        "story": story_from_documents(accuracy, bench, max_drop),
+        "story": summary_from_documents(accuracy, bench, max_drop),
         "pictures": [_picture_data(picture) for picture in pictures],
         "absent": [{"what": what, "remedy": _REMEDIES[what]} for what, value in parts.items() if not value],
     }

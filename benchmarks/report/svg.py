@@ -1,4 +1,4 @@
-"""A matplotlib figure as an SVG element for the inside of a page: colours by CSS variables, nothing that leaks out."""
+"""A matplotlib figure as an SVG element inside an HTML page: CSS variables for colours, unique ids, no own styles."""
 
 import io
 import re
@@ -13,14 +13,14 @@ COLOURS: Final = {
     "ink": "#010101", "muted": "#020202", "rule": "#030303",
     **{f"series-{i}": f"#0404{i:02x}" for i in range(8)},
 }  # fmt: skip
-"""CSS variable -> the stand-in that matplotlib draws with."""
+"""CSS variable -> placeholder colour in matplotlib."""
 
 
 def svg_from_figure(figure: Figure, name: str, title: str) -> str:
-    """The figure as one SVG element for the inside of an HTML page.
+    """The figure as one SVG element inside an HTML page.
 
     name: prefix of its ids, unique on the page
-    title: what a screen reader says
+    title: text for screen readers
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -32,7 +32,7 @@ def svg_from_figure(figure: Figure, name: str, title: str) -> str:
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {key.rpartition("}")[2]: _themed(value, name) for key, value in element.attrib.items()}
-        if element.tag == "g":  # matplotlib names its groups alike in every figure
+        if element.tag == "g":  # matplotlib uses the same group ids in every figure
             element.attrib.pop("id", None)
     view = root.attrib["viewBox"]
     root.attrib = {"viewBox": view, "class": "plot", "role": "img", "aria-label": title}
@@ -40,8 +40,8 @@ def svg_from_figure(figure: Figure, name: str, title: str) -> str:
 
 
 def _themed(value: str, name: str) -> str:
-    for variable, stand_in in COLOURS.items():
-        value = value.replace(stand_in, f"var(--{variable})")
+    for variable, placeholder in COLOURS.items():
+        value = value.replace(placeholder, f"var(--{variable})")
     value = re.sub(r"url\(#", f"url(#{name}-", value)
     if value.startswith("#"):
         return f"#{name}-{value[1:]}"

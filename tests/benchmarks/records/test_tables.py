@@ -1,4 +1,4 @@
-"""benchmarks/tables.py: what stands in README and docs, from documents."""
+"""Tables of README and docs, from documents."""
 
 import json
 
@@ -11,7 +11,7 @@ DOCUMENT = json.loads((DATA / "accuracy.json").read_text())
 
 
 def cells(table):
-    """Name of a line -> its cells."""
+    """First cell of a line -> its other cells."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     return {line[0]: line[1:] for line in lines}
 
@@ -31,14 +31,14 @@ def test_a_cell_for_each_method_and_budget_with_its_interval():
     assert table["multiply-accumulates (filter)"][1] == f"{row['macs'] / 1e6:.2f} M"
 
 
-def test_a_page_says_where_when_and_how_it_was_measured():
+def test_provenance_of_a_table():
     text = accuracy_table(DOCUMENT)
     for fact in (DOCUMENT["command"], DOCUMENT["created"][:10], DOCUMENT["machine"]["cpu"]):
         assert fact in text
     assert DOCUMENT["settings"]["interval"] in text
 
 
-def test_rates_stand_beside_the_rows_that_were_timed():
+def test_rates_are_added_to_timed_rows():
     speed = {
         "rows": [
             {"method": "filter", "tokens": 36, "runtime": "torch", "images_per_s": 12.6},
@@ -54,14 +54,14 @@ def test_rates_stand_beside_the_rows_that_were_timed():
     assert set(table) == {"tokens kept", "---", "**token filter**", "largest norm"}
 
 
-def test_ablations_begin_with_the_unchanged_filter():
+def test_first_ablation_is_the_unchanged_filter():
     changed = [{**row_of("filter", 36), "method": name, "mean": mean} for name, mean in (("filter", 0.9), ("x", 0.5))]
     table = cells(ablation_table({**DOCUMENT, "ablations": changed}))
     assert list(table) == ["tokens kept", "---", "**token filter**", "x"]
     assert (table["**token filter**"], table["x"]) == (["90.0"], ["50.0"])
 
 
-def test_contenders_with_one_seed_have_no_interval():
+def test_rows_with_one_seed_have_no_interval():
     rows = [
         {**row_of("filter", 36), "method": name, "top1": top1, "mean": 0.9, "low": 0.8, "high": 0.95}
         for name, top1 in (("many", [0.89, 0.91]), ("one", [0.9]))
@@ -70,7 +70,7 @@ def test_contenders_with_one_seed_have_no_interval():
     assert (table["many"], table["one"]) == (["90.0 (80.0 to 95.0)"], ["90.0"])
 
 
-def test_a_drop_is_taken_seed_by_seed_from_the_same_checkpoint():
+def test_drops_are_paired_by_seed_and_checkpoint():
     rows = [
         {**row_of("filter", 36), "method": method, "keep": keep, "tokens": tokens, "top1": top1, "macs": macs}
         for method, keep, tokens, top1, macs in (
@@ -85,7 +85,7 @@ def test_a_drop_is_taken_seed_by_seed_from_the_same_checkpoint():
     document = {**DOCUMENT, "rows": rows, "settings": settings, "model": {**DOCUMENT["model"], "patches": 144}}
     text = drop_table(document)
     table = cells(text)
-    half = 12.706 * 0.5  # Student's t of one degree of freedom, both drops half a point from their mean
+    half = 12.706 * 0.5  # Student's t with one degree of freedom; both drops are half a point from their mean
     assert table["**token filter**"] == [f"1.5 ({1.5 - half:.1f} to {1.5 + half:.1f})"]
     assert table["other"] == [f"0.5 ({0.5 - half:.1f} to {0.5 + half:.1f})"]
     assert "random tokens" not in table and "Before fine-tuning the full model had 90.0 %." in text

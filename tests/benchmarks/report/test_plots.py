@@ -34,7 +34,7 @@ UNITS = {"%": 0.01, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "MiB": 2**20, "GiB"
 
 
 def as_number(text):
-    """A number as a reader takes it: units undone, not by the code that wrote it."""
+    """The number in a text with its unit, parsed independently of the code that wrote it."""
     digits, unit = re.fullmatch(r"([\d.]+)(\D*)", text.replace("\u202f", "")).groups()
     return float(digits) * UNITS.get(unit, 1.0)
 
@@ -46,7 +46,7 @@ def test_written_numbers_are_near_their_values(value):
 
 
 @given(st.floats(0, 1))
-def test_written_shares_are_near_their_values(value):
+def test_written_fractions_are_near_their_values(value):
     assert as_number(STYLES["fraction"](value)) == pytest.approx(value, abs=0.0051)
     assert as_number(STYLES["percent"](value)) == pytest.approx(value, abs=0.00051)
 
@@ -61,11 +61,11 @@ def test_written_shares_are_near_their_values(value):
         ("bytes", 200 << 20, "200 MiB"), ("bytes", 8 << 30, "8.00 GiB"), ("count", 10_000, "10 000"),
     ],
 )  # fmt: skip
-def test_numbers_are_written_as_a_reader_expects(style, value, text):
+def test_format_of_numbers(style, value, text):
     assert STYLES[style](value).replace("\u202f", " ") == text
 
 
-def test_a_number_says_where_it_stands():
+def test_a_number_has_its_place_in_the_report():
     numbers = Numbers({"rows": [{"mean": 0.5, "none": None}]})
     assert str(numbers("/rows/0/mean", "percent")) == (
         '<data value="0.5" data-at="/rows/0/mean" data-style="percent">50.0\u202f%</data>'
@@ -83,7 +83,7 @@ def test_a_number_says_where_it_stands():
         ("seeds", [0, 1], ("seeds", "0, 1")), ("test", {"images": 2000}, ("test", "images 2\u202f000")),
     ],
 )  # fmt: skip
-def test_settings_are_written_for_people(key, value, shown):
+def test_format_of_settings(key, value, shown):
     assert fact(key, value) == shown
 
 
@@ -112,7 +112,7 @@ def linear(colour):
 
 
 @pytest.mark.parametrize("palette", palettes(), ids=["light", "dark"])
-def test_text_and_lines_stand_out_from_the_page(palette):
+def test_contrast_of_text_and_lines(palette):
     """WCAG 2.2, 1.4.3: a contrast of 4.5 for text."""
     weights = np.array([0.2126, 0.7152, 0.0722])
     for name in palette.keys() - {"page", "panel", "rule"}:
@@ -122,8 +122,8 @@ def test_text_and_lines_stand_out_from_the_page(palette):
 
 # Severity 1.0 of Machado, Oliveira, Fernandes, "A physiologically-based model for simulation of color vision
 # deficiency" (2009).
-SIGHTS = {
-    "usual": np.eye(3),
+VISIONS = {
+    "normal": np.eye(3),
     "protanopia": np.array(
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
     ),
@@ -134,10 +134,10 @@ SIGHTS = {
 
 
 @pytest.mark.parametrize("palette", palettes(), ids=["light", "dark"])
-@pytest.mark.parametrize("sight", SIGHTS)
-def test_methods_can_be_told_apart_with_any_common_sight(palette, sight):
-    """Distance in CIELAB of at least 15 between any two of the five methods, which differ by label and mark too."""
-    seen = [lab(np.clip(SIGHTS[sight] @ linear(palette[f"series-{i}"]), 0, 1)) for i in range(5)]
+@pytest.mark.parametrize("vision", VISIONS)
+def test_colours_differ_for_common_colour_vision(palette, vision):
+    """Distance in CIELAB of at least 15 between any two of the five methods, which also differ by label and marker."""
+    seen = [lab(np.clip(VISIONS[vision] @ linear(palette[f"series-{i}"]), 0, 1)) for i in range(5)]
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) >= 15
 
 

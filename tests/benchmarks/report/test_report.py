@@ -1,4 +1,4 @@
-"""benchmarks/report.py: a page that needs nothing else, and whose every number stands in report.json."""
+"""The report's page: self-contained, and every number on it is in report.json."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def rows_of(name, wanted):
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: its elements with attributes, its numbers, its text and its table cells."""
+    """A parsed page: its elements with attributes, numbers, text and table cells."""
 
     def __init__(self, source):
         super().__init__()
@@ -130,7 +130,7 @@ def test_page_loads_nothing(written):
     assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
 
 
-def test_ids_are_unique_and_every_reference_finds_its_own(written):
+def test_ids_are_unique_and_references_resolve(written):
     page, _ = written
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))
@@ -141,7 +141,7 @@ def test_ids_are_unique_and_every_reference_finds_its_own(written):
     assert set(aims) <= set(ids)
 
 
-def test_every_number_stands_in_the_report(written):
+def test_every_number_is_in_the_report(written):
     page, report = written
     assert page.numbers or not (report["accuracy"] or report["bench"] or report["pictures"])
     for attrs, text in page.numbers:
@@ -158,18 +158,18 @@ UNITS = {"%": 0.01, "point": 0.01, "points": 0.01, "T": 1e12, "G": 1e9, "M": 1e6
 
 
 def as_number(text):
-    """A number as a reader takes it: units undone, not by the code that wrote it."""
+    """The number in a text with its unit, parsed independently of the code that wrote it."""
     number, unit = re.fullmatch(r"([+-]?[\d.]+)\W*(.*)", text.replace("\u202f", "").replace("−", "-")).groups()
     return float(number) * UNITS.get("%" if "%" in text else unit, 1.0)
 
 
-def test_cells_hold_no_number_of_their_own(written):
+def test_table_cells_have_no_other_numbers(written):
     page, _ = written
     for cell in page.cells:
         assert not re.search(r"\d", re.sub(r"top-1|p9\d|\$x_1\$", "", cell)), cell
 
 
-def test_report_keeps_its_schema(written):
+def test_report_matches_its_schema(written):
     _, report = written
     jsonschema.Draft202012Validator(schema("report"), registry=registry()).validate(report)
 
@@ -185,12 +185,12 @@ def registry():
     )
 
 
-def test_samples_keep_their_schemas():
+def test_samples_match_their_schemas():
     for name, sample in ((name, document(name)) for name in ("accuracy", "bench")):
         jsonschema.Draft202012Validator(schema(name)).validate(sample)
 
 
-def test_texts_of_others_are_shown_not_obeyed(tmp_path):
+def test_text_from_documents_is_escaped(tmp_path):
     page, _ = rendered(tmp_path, *CONTENTS["strange"]())
     assert page.text.count(HOSTILE) > 3
     source = (tmp_path / "report.html").read_text()
@@ -215,7 +215,7 @@ def test_same_input_same_page(tmp_path):
         ("pictures", {"kept"}, {"accuracy", "speed"}),
     ],
 )
-def test_what_is_absent_is_left_out_and_named(tmp_path, content, shown, absent):
+def test_absent_parts_are_left_out_and_listed(tmp_path, content, shown, absent):
     page, report = rendered(tmp_path, *CONTENTS[content]())
     assert {"accuracy", "speed", "kept"} & set(page.attributes("id")) == shown
     assert {item["what"] for item in report["absent"]} == absent
@@ -229,12 +229,11 @@ def test_an_empty_report_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_that_is_no_html_is_refused(tmp_path):
+def test_another_file_type_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"ends in \.html"):
         render_report(None, document("bench"), [], tmp_path / "report.json")
 
 
-# The story: which budget the page leads with.
 def test_plots_take_every_colour_from_the_page(tmp_path):
     page, _ = rendered(tmp_path, *CONTENTS["all"]())
     inside = [
@@ -249,7 +248,7 @@ def test_plots_take_every_colour_from_the_page(tmp_path):
         assert css.count(f"{value}:") == 2, f"{value} wants a light and a dark colour"
 
 
-def test_plots_speak_to_screen_readers(written):
+def test_plots_have_text_for_screen_readers(written):
     page, _ = written
     for tag, attrs in page.elements:
         if tag == "svg":

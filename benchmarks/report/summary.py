@@ -1,13 +1,12 @@
-"""What the results say: the budget that the page leads with, and what it gains and costs.
+"""Values derived from the two documents: the budget of the headline, its loss of accuracy and its speed-up.
 
-Everything here is derived from the two documents and goes into report.json, so that no sentence of the page holds a
-number that cannot be looked up.
+They are written to report.json (key ``story``), so that every number in a sentence of the page can be looked up.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["FILTER", "FULL", "combined_rows", "story_from_documents"]
+__all__ = ["FILTER", "FULL", "combined_rows", "summary_from_documents"]
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -16,10 +15,10 @@ FILTER: Final = "filter"
 FULL: Final = "full"
 
 
-def story_from_documents(accuracy: Document | None, bench: Document | None, max_drop: float) -> dict[str, Any]:
-    """What the page leads with. Rows are given by their positions in the documents.
+def summary_from_documents(accuracy: Document | None, bench: Document | None, max_drop: float) -> dict[str, Any]:
+    """Content of the headline. Rows are given by their positions in the documents.
 
-    max_drop: loss of mean top-1, as a share of one, up to which a budget counts as good enough
+    max_drop: largest accepted loss of mean top-1, as a fraction of 1
     """
     combined = combined_rows(accuracy, bench)
     tested = None if accuracy is None else _tested(accuracy["rows"], {row["tokens"] for row in combined}, max_drop)
@@ -35,7 +34,7 @@ def story_from_documents(accuracy: Document | None, bench: Document | None, max_
 
 
 def combined_rows(accuracy: Document | None, bench: Document | None) -> list[dict[str, Any]]:
-    """Accuracy beside measured latency for each batch and budget that both documents hold, of one same model."""
+    """Accuracy and latency for each batch size and budget in both documents; empty for different models."""
     if accuracy is None or bench is None or not _same_model(accuracy, bench):
         return []
     by_tokens = {row["tokens"]: row for row in accuracy["rows"] if row["method"] == FILTER}
@@ -55,7 +54,7 @@ def combined_rows(accuracy: Document | None, bench: Document | None) -> list[dic
 
 
 def _tested(rows: Sequence[Row], timed: set[int], max_drop: float) -> dict[str, Any] | None:
-    """The smallest filtered budget within ``max_drop`` of full, among those timed where there are any."""
+    """The smallest filtered budget within ``max_drop`` of full; only timed budgets count where there are any."""
     full = _full(rows)
     filtered = [row for row in rows if row["method"] == FILTER and full is not None and row["tokens"] < full["tokens"]]
     if full is None or not filtered:
@@ -79,9 +78,9 @@ def _tested(rows: Sequence[Row], timed: set[int], max_drop: float) -> dict[str, 
 
 
 def _losses(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Where the filter loses: rows of other methods with a higher mean at the same budget, the widest gap first.
+    """Rows of baselines with a higher mean than the filter at the same budget, the widest gap first.
 
-    ``intervals_apart`` where even the intervals lie apart.
+    ``intervals_apart``: the two intervals do not overlap.
     """
     filtered = {row["tokens"]: row for row in rows if row["method"] == FILTER}
     baselines = [row for row in rows if row["method"] not in (FILTER, FULL) and row["tokens"] in filtered]
@@ -99,7 +98,7 @@ def _losses(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _speed(rows: Sequence[Row], tokens: int | None) -> dict[str, Any] | None:
-    """Per batch the row at ``tokens``, or where nothing was tested at the budget nearest to half the tokens."""
+    """Per batch size the row at ``tokens``, or at the budget nearest to half the tokens."""
     filtered = [row for row in rows if row["role"] == "filtered" and row["speedup"] is not None]
     if not filtered:
         return None

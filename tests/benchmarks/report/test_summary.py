@@ -1,4 +1,4 @@
-"""What the report leads with, and what it says that it does not prove."""
+"""Headline of the report, and its limits."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from paths import DATA
 
 from tokfilter.benchmarks.report.limits import device_from_bench, limits_from_report
 from tokfilter.benchmarks.report.render import render_report, report_from_documents
-from tokfilter.benchmarks.report.story import combined_rows, story_from_documents
+from tokfilter.benchmarks.report.summary import combined_rows, summary_from_documents
 
 
 def document(name, **changes):
@@ -21,8 +21,8 @@ def rows_of(name, wanted):
     return {**sample, "rows": [row for row in sample["rows"] if wanted(row)]}
 
 
-def story(accuracy, bench=None, max_drop=0.01):
-    return story_from_documents(accuracy, bench, max_drop)
+def summary(accuracy, bench=None, max_drop=0.01):
+    return summary_from_documents(accuracy, bench, max_drop)
 
 
 def timed(*budgets, batch=1):
@@ -40,25 +40,25 @@ def accuracy_with(**top1):
     return {**sample, "rows": rows}
 
 
-def test_the_smallest_budget_within_the_allowed_loss_leads():
+def test_headline_has_the_smallest_budget_within_the_allowed_loss():
     sample = accuracy_with(
         full={144: 0.90}, filter={100: 0.91, 72: 0.895, 36: 0.89, 14: 0.85}, random={36: 0.5, 72: 0.8}, norm={36: 0.6}
     )
-    found = story(sample)["accuracy"]
+    found = summary(sample)["accuracy"]
     assert (found["tokens"], found["within"]) == (36, True)
     assert found["change"] == pytest.approx(-0.01)
     assert found["macs_ratio"] == 4.0
     assert [baseline["method"] for baseline in found["baselines"]] == ["norm", "random"]
     assert found["baselines"][0]["behind"] == pytest.approx(0.29)
-    assert story(sample, max_drop=0.0)["accuracy"]["tokens"] == 100
-    assert story(sample, max_drop=0.05)["accuracy"]["tokens"] == 14
+    assert summary(sample, max_drop=0.0)["accuracy"]["tokens"] == 100
+    assert summary(sample, max_drop=0.05)["accuracy"]["tokens"] == 14
 
 
-def test_when_no_budget_is_good_enough_the_nearest_leads_and_the_page_says_so(tmp_path):
+def test_headline_has_the_nearest_budget_where_none_is_within_the_loss(tmp_path):
     sample = accuracy_with(full={144: 0.90}, filter={72: 0.8, 36: 0.6})
-    found = story(sample)["accuracy"]
+    found = summary(sample)["accuracy"]
     assert (found["tokens"], found["within"]) == (72, False)
-    assert "No budget that was tried stays within" in page(tmp_path, sample)
+    assert "No tested budget stays within" in page(tmp_path, sample)
 
 
 def page(directory, accuracy=None, bench=None):
@@ -66,27 +66,27 @@ def page(directory, accuracy=None, bench=None):
     return " ".join((directory / "report.html").read_text().split())
 
 
-def test_the_page_says_where_the_filter_loses(tmp_path):
+def test_page_lists_better_baselines(tmp_path):
     sample = accuracy_with(full={144: 0.9}, filter={72: 0.85, 36: 0.8}, tome={72: 0.87, 36: 0.7}, norm={72: 0.86})
     for row in sample["rows"]:
         row["low"], row["high"] = row["mean"] - 0.0075, row["mean"] + 0.0075
-    found = story(sample)["losses"]
+    found = summary(sample)["losses"]
     assert [(loss["method"], loss["tokens"], loss["intervals_apart"]) for loss in found] == [
         ("tome", 72, True),
         ("norm", 72, False),
     ]
     assert found[0]["ahead"] == pytest.approx(0.02)
     text = re.sub("<[^>]+>", "", page(tmp_path, sample))
-    assert "token merging is 2 points ahead at 72 tokens." in text
-    assert "largest norm is 1 point ahead at 72 tokens; the intervals overlap." in text
+    assert "token merging is 2 points better at 72 tokens." in text
+    assert "largest norm is 1 point better at 72 tokens; the intervals overlap." in text
 
 
-def test_a_filter_that_loses_nowhere_is_said_to(tmp_path):
+def test_page_without_better_baselines(tmp_path):
     sample = accuracy_with(full={144: 0.9}, filter={72: 0.85}, norm={72: 0.8})
-    assert story(sample)["losses"] == []
-    assert "At no budget that was tried" in page(tmp_path, sample)
+    assert summary(sample)["losses"] == []
+    assert "At no tested budget" in page(tmp_path, sample)
     alone = page(tmp_path, accuracy_with(full={144: 0.9}, filter={72: 0.85}))
-    assert "Where the filter loses" not in alone
+    assert "Where a baseline is better" not in alone
 
 
 def test_ablations_and_rates_of_a_study_are_shown(tmp_path):
@@ -96,59 +96,59 @@ def test_ablations_and_rates_of_a_study_are_shown(tmp_path):
     longer = [{**row, "method": "longer: filter", "mean": 0.7} for row in sample["rows"][:2]]
     text = re.sub("<[^>]+>", " ", page(tmp_path, {**sample, "longer": longer, "ablations": changed}))
     assert re.search(r"no fine-tuning\s+50.0", text) and re.search(r"longer: filter\s+70.0", text)
-    assert text.index("Fine-tuned for longer") < text.index("The filter with one thing changed")
+    assert text.index("Fine-tuned for longer") < text.index("Ablations of the filter")
     assert "123" in text and "456" in text and "images per second, onnxruntime" in text
 
 
-def test_a_budget_that_was_timed_leads_before_one_that_was_not():
-    found = story(accuracy_with(full={144: 0.90}, filter={72: 0.9, 36: 0.9, 20: 0.9}), timed(72, 36))
+def test_headline_prefers_a_timed_budget():
+    found = summary(accuracy_with(full={144: 0.90}, filter={72: 0.9, 36: 0.9, 20: 0.9}), timed(72, 36))
     assert found["accuracy"]["tokens"] == found["speed"]["tokens"] == 36
 
 
-def test_without_a_full_model_nothing_is_said_of_a_loss():
-    assert story(accuracy_with(filter={36: 0.9}))["accuracy"] is None
-    assert story(accuracy_with(full={144: 0.9}))["accuracy"] is None
+def test_no_loss_without_a_full_model():
+    assert summary(accuracy_with(filter={36: 0.9}))["accuracy"] is None
+    assert summary(accuracy_with(full={144: 0.9}))["accuracy"] is None
 
 
-def test_different_models_are_not_set_side_by_side(tmp_path):
+def test_different_models_are_not_combined(tmp_path):
     bench = document("bench")
     bench["model"] = {**bench["model"], "patches": 196}
-    found = story(document("accuracy"), bench)
+    found = summary(document("accuracy"), bench)
     assert found["same_model"] is False and found["combined"] == []
     text = page(tmp_path, document("accuracy"), bench)
     assert "different models" in text
-    assert "Accuracy against measured time" not in text
+    assert "Accuracy against latency" not in text
 
 
-def test_bench_alone_leads_with_the_budget_nearest_to_half():
-    assert story(None, document("bench"))["speed"]["tokens"] == 72
-    assert story(None, timed())["speed"] is None
+def test_headline_of_a_benchmark_alone_is_the_budget_nearest_to_half():
+    assert summary(None, document("bench"))["speed"]["tokens"] == 72
+    assert summary(None, timed())["speed"] is None
 
 
 @pytest.mark.parametrize(
     ("interval", "verdict", "words"),
     [
         ((1.5, 1.4, 1.6), "faster", ">1.50×</data> as fast"),
-        ((1.02, 0.99, 1.05), "alike", "No measurable gain"),
+        ((1.02, 0.99, 1.05), "alike", "No measurable speed-up"),
         ((0.8, 0.75, 0.85), "slower", ">0.80×</data> the speed"),
     ],
 )
-def test_faster_is_said_only_where_the_whole_interval_says_so(tmp_path, interval, verdict, words):
+def test_verdict_requires_the_whole_interval_on_one_side(tmp_path, interval, verdict, words):
     bench = timed(72)
     bench["rows"][1]["speedup"] = dict(zip(("value", "low", "high"), interval, strict=True))
-    assert [gain["verdict"] for gain in story(None, bench)["speed"]["gains"]] == [verdict]
+    assert [gain["verdict"] for gain in summary(None, bench)["speed"]["gains"]] == [verdict]
     assert words in page(tmp_path, None, bench)
 
 
-def test_warnings_of_the_measurement_stand_on_the_first_screen(tmp_path):
+def test_warnings_are_at_the_top_of_the_page(tmp_path):
     bench = document("bench")
-    assert "Unsteady clock" not in page(tmp_path, None, bench)
+    assert "Unstable measurement" not in page(tmp_path, None, bench)
     for place, share in ((1, "7.1%"), (2, "9.9%")):
         bench["rows"][place]["warnings"] = [f"unstable: coefficient of variation {share} is above 2.5%"]
     text = page(tmp_path, None, bench)
-    assert text.index("Unsteady clock") < text.index('id="speed"')
-    assert "variation 7.1% is above 2.5% (and 1 more like it)" in text
-    assert story(None, bench)["speed"]["warned"] == 2
+    assert text.index("Unstable measurement") < text.index('id="speed"')
+    assert "variation 7.1% is above 2.5% (and 1 similar)" in text
+    assert summary(None, bench)["speed"]["warned"] == 2
 
 
 def test_combined_rows_join_budgets_of_both():
@@ -165,20 +165,20 @@ def limits(accuracy=None, bench=None):
 
 def test_limits_follow_from_the_documents():
     bench = document("bench")
-    assert "No GPU took part" in limits(bench=bench)
+    assert "Measured on a CPU" in limits(bench=bench)
     assert "governor" in limits(bench=bench)
     on_gpu = {
         **bench,
         "machine": {**bench["machine"], "gpus": [{"name": "Orin"}], "governor": "performance"},
         "settings": {**bench["settings"], "engine": "tensorrt", "provider": None},
     }
-    assert "No GPU" not in limits(bench=on_gpu) and "governor" not in limits(bench=on_gpu)
+    assert "Measured on a CPU" not in limits(bench=on_gpu) and "governor" not in limits(bench=on_gpu)
     assert "throttled" not in limits(bench=on_gpu)
     on_gpu["conditions"]["after"] = {**on_gpu["conditions"]["after"], "throttled": True}
     assert "throttled" in limits(bench=on_gpu)
 
 
-def test_the_device_is_the_one_that_computed():
+def test_device_is_the_one_that_ran_the_model():
     bench = document("bench")
     bench["machine"]["gpus"] = [{"name": "Orin"}]
     assert device_from_bench(bench) == bench["machine"]["cpu"]
@@ -186,7 +186,7 @@ def test_the_device_is_the_one_that_computed():
         assert device_from_bench({**bench, "settings": {**bench["settings"], **change}}) == "Orin"
 
 
-def test_one_seed_is_said_to_be_one():
+def test_a_single_seed_is_a_limit():
     sample = document("accuracy")
     assert "One model" not in limits(sample)
     sample["rows"] = [{**row, "top1": row["top1"][:1]} for row in sample["rows"]]
