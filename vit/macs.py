@@ -18,7 +18,8 @@ def macs(model: FilteredViT, keep: Keep = 1.0) -> int:
     """
     height, width = model.backbone.patch_embed.img_size
     was_training = model.training
-    model.eval()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    model.eval().requires_grad_(False)  # the counter fails on views of weights with a gradient (attention pooling)
     model.drop.state.keep = tokens_from_keep(keep, model.num_patches)
     try:
         # The counter has no rule for fused CPU attention; as two matrix products it costs the same.
@@ -31,4 +32,6 @@ def macs(model: FilteredViT, keep: Keep = 1.0) -> int:
             model.backbone(torch.empty(1, 3, height, width))
     finally:
         model.train(was_training)
+        for weight in trained:
+            weight.requires_grad_(True)
     return int(counter.get_total_flops()) // 2

@@ -25,9 +25,12 @@ def test_the_count_equals_the_formula(name, width):
 
 def test_counting_changes_nothing(model):
     model.train()
+    model.backbone.cls_token.requires_grad_(False)
+    gradients = [weight.requires_grad for weight in model.parameters()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert macs(model, 4) < macs(model, 8) < macs(model, 1.0)
     assert model.training
+    assert [weight.requires_grad for weight in model.parameters()] == gradients
     assert all((before[name] == value).all() for name, value in model.state_dict().items())
 
 
