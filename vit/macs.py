@@ -17,10 +17,11 @@ def macs(model: FilteredViT, keep: Keep = 1.0) -> int:
     Matrix products and convolutions are counted, element-wise work is not (the field's convention). Raises BudgetError.
     """
     height, width = model.backbone.patch_embed.img_size
+    tokens = tokens_from_keep(keep, model.num_patches)
     was_training = model.training
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     model.eval().requires_grad_(False)  # the counter fails on views of weights with a gradient (attention pooling)
-    model.drop.state.keep = tokens_from_keep(keep, model.num_patches)
+    model.drop.state.keep = tokens
     try:
         # The counter has no rule for fused CPU attention; as two matrix products it costs the same.
         with (

@@ -36,4 +36,5 @@ def test_counting_changes_nothing(model):
 
 def test_impossible_budget(model):
     with pytest.raises(BudgetError):
-        macs(model, 99)
+        macs(model.train(), 99)
+    assert model.training and all(weight.requires_grad for weight in model.parameters())
