@@ -104,7 +104,7 @@ def test_what_is_no_export_and_what_an_export_lacks(copied, tmp_path):
     done = run(copied, "--precision", "fp16")
     assert done.exit_code == 1 and "no full onnx model in fp16" in done.stderr and "Export again" in done.stderr
     done = run(copied, "--runtime", "tensorrt")
-    assert done.exit_code == 1 and "Build it from the graphs: tokfilter engine." in done.stderr
+    assert done.exit_code == 1 and "Build it from the graphs: `tokfilter engine`." in done.stderr
     (copied / "full.onnx").unlink()
     done = run(copied)
     assert done.exit_code == 1 and "full.onnx is missing, though manifest.json lists it" in done.stderr
@@ -128,4 +128,4 @@ def test_a_precision_without_cpu_kernels_says_what_to_take(copied):
     manifest = load_manifest(copied)
     save_manifest(copied, replace(manifest, files=[*manifest.files, entry]))
     done = run(copied, "--precision", "bf16")
-    assert done.exit_code == 1 and "take no bf16: choose another --precision or --provider" in done.stderr
+    assert done.exit_code == 1 and "no CPU kernels for bf16: choose another --precision or --provider" in done.stderr
