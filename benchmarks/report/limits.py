@@ -25,13 +25,9 @@ def limits_from_report(report: Mapping[str, Any]) -> list[str]:
     if report["accuracy"]:
         limits += _of_accuracy(report["accuracy"])
     if report["story"]["same_model"] is False:
-        limits.append(
-            "Accuracy and speed were measured on different models, so they are not combined."
-        )
+        limits.append("Accuracy and speed were measured on different models, so they are not combined.")
     if report["pictures"]:
-        limits.append(
-            "The pictures show the filter's selection on a few images: they are examples, not statistics."
-        )
+        limits.append("The pictures show the filter's selection on a few images: they are examples, not statistics.")
     return limits
 
 
@@ -53,9 +49,7 @@ def _of_speed(bench: Mapping[str, Any]) -> list[str]:
         )
     if any(state["throttled"] for state in bench["conditions"].values()):
         limits.append("The machine throttled its clock during the measurement: better cooling gives other results.")
-    limits.append(
-        "The MAC ratio counts matrix products and convolutions; it does not include memory traffic."
-    )
+    limits.append("The MAC ratio counts matrix products and convolutions; it does not include memory traffic.")
     return limits
 
 

@@ -1,25 +1,24 @@
 """accuracy.json: top-1 of the filter and of its baselines at the same budgets, after the same fine-tuning.
 
 ``python -m tokfilter.benchmarks study WORK --data fashion-mnist,digits-in-scenes --seeds 0,1,2 --jobs 2`` runs the
-study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds the contenders, fine-tuned for longer. What is
-measured is kept: an interrupted study goes on, and so does one that gets more seeds or rows. The images per second of
-every row are taken last, when nothing else runs, and stand in ``WORK/<data>-speed.json`` too.
+study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds the best methods, fine-tuned for longer.
+Finished rows are kept: an interrupted study continues, and more seeds or rows can be added. Images per second of every
+row are measured last, when nothing else runs; they are also in ``WORK/<data>-speed.json``.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from tokfilter.benchmarks.accuracy_document import interval_name, model_card, row_from_members, with_rates
-from tokfilter.benchmarks.options import PROGRAM
-from tokfilter.benchmarks.study.baseline_speed import Timing
+from tokfilter.benchmarks.accuracy_document import with_rates
+from tokfilter.benchmarks.study.baseline_speed import SpeedConfig
 from tokfilter.benchmarks.study.baseline_speed import document_from_bundle as speed_from_bundle
-from tokfilter.benchmarks.study.baselines import RIVALS
+from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES
 from tokfilter.benchmarks.study.methods import (
     ABLATIONS,
     BEFORE,
@@ -28,151 +27,109 @@ from tokfilter.benchmarks.study.methods import (
     LONGER,
     MAIN,
     SPECIALISTS,
-    Rows,
-    Setting,
-    rows_from_method,
-    write_data,
 )  # fmt: skip
-from tokfilter.benchmarks.study.setup import DIGITS, Study, Subject
-from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, rows_from_method, write_data
+from tokfilter.benchmarks.study.study_document import document_from_rows, study_command
+from tokfilter.benchmarks.study.tasks import DIGITS, StudyConfig, Task
+from tokfilter.runtime.measure.record import write_json
 from tokfilter.train.data import Progress
-from tokfilter.vit.bundle import load_bundle
 
 __all__ = ["BUDGETS", "STUDY", "WITH_LONGER", "demo_study", "run"]
 
 BUDGETS: Final = DIGITS.budgets
 STUDY: Final = (*MAIN, SPECIALISTS, *ABLATIONS)
 WITH_LONGER: Final = (*STUDY, *LONGER, LONG_SPECIALISTS)
-_DEMO: Final = (BEFORE, FILTER, *RIVALS)
+_DEMO: Final = (BEFORE, FILTER, *TOKEN_BASELINES)
 
 
-def demo_study(folder: Path, seed: int, progress: Progress, study: Study | None = None) -> dict[str, Any]:
-    """One seed from nothing: ``folder/data``, ``folder/model.pt`` and ``folder/accuracy.json``, whose value it returns.
+def demo_study(folder: Path, seed: int, progress: Progress, config: StudyConfig | None = None) -> dict[str, Any]:
+    """One seed of digits-in-scenes, from data to accuracy.
 
-    Stages that an interrupted call finished are not done again.
+    Writes ``folder/data``, ``folder/model.pt`` and ``folder/accuracy.json``; returns the document. Stages that an
+    interrupted call finished are not repeated.
     """
-    study = study or DIGITS.study
-    rows = _rows(DIGITS, study, seed, folder / "data", folder, _DEMO, progress)
-    document = _document(DIGITS, study, {seed: rows}, folder / "model.pt", f"tokfilter demo --seed {seed}")
+    config = config or DIGITS.config
+    seed_run = SeedRun(DIGITS, config, seed, folder / "data", folder, progress)
+    rows = [row for method in _DEMO for row in rows_from_method(seed_run, method)]
+    command = f"tokfilter demo --seed {seed}"
+    document = document_from_rows(DIGITS, config, {seed: rows}, folder / "model.pt", command)
     write_json(folder / "accuracy.json", document)
     return document
 
 
 def run(
     folder: Path,
-    subjects: Sequence[Subject],
+    tasks: Sequence[Task],
     seeds: Sequence[int],
     jobs: int = 1,
     methods: Sequence[str] = WITH_LONGER,
-    ablated: Sequence[int] | None = None,
-    timing: Timing | None = None,
-    said: Callable[[str], None] = lambda line: None,
+    ablation_seeds: Sequence[int] | None = None,
+    speed: SpeedConfig | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """The study with several seeds: backbone, labels, filter and baselines anew for each.
+    """The study with several seeds; each seed has its own backbone, labels, filter and baselines.
 
-    jobs: seeds that run at once, each on a core of its own
-    ablated: seeds that run those methods that are not among MAIN and LONGER; None means all
-    timing: how images per second are taken, after everything else; None leaves them out
-    Writes ``folder/<data>.json`` for each subject and returns their values by name. Raises DataError.
+    jobs: seeds that run at the same time, one core each
+    ablation_seeds: seeds that run the methods that are not in MAIN and LONGER; None is all
+    speed: how images per second are measured, after everything else; None leaves them out
+    Writes ``folder/<data>.json`` for each task and returns the documents by task name. Raises DataError.
     """
-    chains = [_Chain(subject, seed, _data_of(folder, subject, seed), folder / subject.name / f"seed-{seed}")
-              for subject in subjects for seed in seeds]  # fmt: skip
-    for chain in chains:
-        write_data(chain.subject, chain.subject.study, chain.seed, chain.data, _silent)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_core) as pool:
-        main = tuple(method for method in methods if method in (*MAIN, *LONGER))
-        asked = [tuple(methods) if ablated is None or chain.seed in ablated else main for chain in chains]
-        pending = [pool.submit(_rows_of_chain, chain, names) for chain, names in zip(chains, asked, strict=True)]
-        for done in as_completed(pending):
-            chain = chains[pending.index(done)]
-            said(f"{chain.subject.name}: seed {chain.seed}, {len(done.result())} rows")
+    seed_jobs = [_SeedJob.of(folder, task, seed) for task in tasks for seed in seeds]
+    for job in seed_jobs:
+        write_data(job.task, job.task.config, job.seed, job.data, _silent)
+    main = [method for method in methods if method in (*MAIN, *LONGER)]
+    chosen = [methods if ablation_seeds is None or job.seed in ablation_seeds else main for job in seed_jobs]
+    found = _run_jobs(seed_jobs, chosen, jobs, log)
     documents = {}
-    for subject in subjects:
-        rows = {c.seed: done.result() for c, done in zip(chains, pending, strict=True) if c.subject is subject}
-        command = _command(subject, seeds, ablated, any(method in LONGER for method in methods))
-        model = folder / subject.name / f"seed-{seeds[0]}" / "model.pt"
-        document = _document(subject, subject.study, rows, model, command)
-        if timing is not None:
-            speed = speed_from_bundle(model, subject.budgets, timing, command, say=said)
-            write_json(folder / f"{subject.name}-speed.json", speed)
-            document = with_rates(document, speed)
-        documents[subject.name] = document
-        write_json(folder / f"{subject.name}.json", document)
+    for task in tasks:
+        rows = {job.seed: rows for job, rows in zip(seed_jobs, found, strict=True) if job.task is task}
+        command = study_command(task, seeds, ablation_seeds, any(method in LONGER for method in methods))
+        model = folder / task.name / f"seed-{seeds[0]}" / "model.pt"
+        document = document_from_rows(task, task.config, rows, model, command)
+        if speed is not None:
+            rates = speed_from_bundle(model, task.budgets, speed, command, log=log)
+            write_json(folder / f"{task.name}-speed.json", rates)
+            document = with_rates(document, rates)
+        documents[task.name] = document
+        write_json(folder / f"{task.name}.json", document)
     return documents
 
 
 @dataclass(frozen=True)
-class _Chain:
-    """One seed of a subject."""
+class _SeedJob:
+    """One seed of a task, for a child process."""
 
-    subject: Subject
+    task: Task
     seed: int
     data: Path
     folder: Path
 
+    @classmethod
+    def of(cls, folder: Path, task: Task, seed: int) -> "_SeedJob":
+        data = folder / task.name / (f"seed-{seed}/data" if task.seeded else "data")
+        return cls(task, seed, data, folder / task.name / f"seed-{seed}")
 
-def _data_of(folder: Path, subject: Subject, seed: int) -> Path:
-    return folder / subject.name / (f"seed-{seed}/data" if subject.seeded else "data")
+
+def _run_jobs(
+    seed_jobs: Sequence[_SeedJob], methods: Sequence[Sequence[str]], jobs: int, log: Callable[[str], None]
+) -> list[Rows]:
+    """The rows of every job, ``jobs`` of them at the same time."""
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_core) as pool:
+        pending = [pool.submit(_rows_of_job, job, names) for job, names in zip(seed_jobs, methods, strict=True)]
+        for done in as_completed(pending):
+            job = seed_jobs[pending.index(done)]
+            log(f"{job.task.name}: seed {job.seed}, {len(done.result())} rows")
+    return [future.result() for future in pending]
 
 
 def _one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _rows_of_chain(chain: _Chain, methods: Sequence[str]) -> Rows:
-    return _rows(chain.subject, chain.subject.study, chain.seed, chain.data, chain.folder, methods, _silent)
+def _rows_of_job(job: _SeedJob, methods: Sequence[str]) -> Rows:
+    seed_run = SeedRun(job.task, job.task.config, job.seed, job.data, job.folder, _silent)
+    return [row for method in methods for row in rows_from_method(seed_run, method)]
 
 
-def _silent(what: str, share: float) -> None:
-    """Several processes would draw over each other."""
-
-
-def _rows(
-    subject: Subject, study: Study, seed: int, data: Path, folder: Path, methods: Sequence[str], progress: Progress
-) -> Rows:
-    setting = Setting(subject, study, seed, data, folder, progress)
-    return [row for method in methods for row in rows_from_method(setting, method)]
-
-
-def _document(
-    subject: Subject, study: Study, per_seed: Mapping[int, Rows], model: Path, command: str
-) -> dict[str, Any]:
-    bundle, everything = load_bundle(model), [row for rows in per_seed.values() for row in rows]
-    card = model_card(bundle)
-    before = [row["top1"] for row in everything if row["method"] == BEFORE]
-    tested = [row for row in everything if row["method"] != BEFORE]
-    rows = _joined([row for row in tested if row["method"] in ("full", *MAIN)], card["patches"])
-    parts = {
-        "longer": [row for row in tested if row["method"] in (*LONGER, LONG_SPECIALISTS)],
-        "ablations": _changed(per_seed.values()),
-    }
-    settings = {"seeds": list(per_seed), "interval": interval_name(len(per_seed)), BEFORE: before, **asdict(study)}
-    tests = everything[0]["images"]
-    data = {"name": subject.name, "images": tests, "classes": card["classes"]}
-    document = {**header("accuracy", command), "model": card, "data": data, "settings": settings, "rows": rows}
-    return document | {name: _joined(members, card["patches"]) for name, members in parts.items() if members}
-
-
-def _joined(members: Rows, patches: int) -> Rows:
-    """One row for each method and budget from those of every seed."""
-    cells = dict.fromkeys((row["method"], row["tokens"], row["macs"]) for row in members)
-    alike = {c: [row for row in members if (row["method"], row["tokens"], row["macs"]) == c] for c in cells}
-    return [row_from_members(*cell, alike[cell], patches) for cell in cells]
-
-
-def _changed(per_seed: Iterable[Rows]) -> Rows:
-    """Rows of ablations, and before them the unchanged filter's of the same seeds."""
-    ablated = [rows for rows in per_seed if any(row["method"] in (*ABLATIONS, SPECIALISTS) for row in rows)]
-    unchanged = [{**row, "method": FILTER} for rows in ablated for row in rows if row["method"] in ("full", FILTER)]
-    return unchanged + [row for rows in ablated for row in rows if row["method"] in (*ABLATIONS, SPECIALISTS)]
-
-
-def _command(subject: Subject, seeds: Sequence[int], ablated: Sequence[int] | None, longer: bool) -> str:
-    """What a reader types to have the same rows of this data set."""
-    command = f"{PROGRAM} study WORK --data {subject.name} --seeds {_text(seeds)}"
-    command += "" if ablated is None else f" --ablation-seeds {_text(ablated)}"
-    return f"{command} --longer" if longer else command
-
-
-def _text(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers)) or "''"
+def _silent(stage: str, fraction: float) -> None:
+    """No progress bar: several processes would write over each other."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tokfilter.artifacts.bundle import Architecture, Bundle
 from tokfilter.benchmarks.study.baselines import (
-    REDUCING,
-    RIVALS,
+    MAC_BASELINES,
+    TOKEN_BASELINES,
     LowResolution,
     baseline_from_weights,
     grid_from_tokens,
@@ -29,7 +29,7 @@ from tokfilter.vit.model import FilteredViT
 
 __all__ = ["METHODS", "FixedBudget", "Row", "graphs_from_model", "macs_of_row", "model_of", "rows_of"]
 
-METHODS: Final = ("full", "filter", *RIVALS, *REDUCING)
+METHODS: Final = ("full", "filter", *TOKEN_BASELINES, *MAC_BASELINES)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """Stem of its files."""
         return f"{self.method}-{self.tokens}"
 
 
@@ -60,7 +60,7 @@ class FixedBudget(nn.Module):
 
 
 def model_of(method: str, bundle: Bundle, seed: int = 0) -> Any:
-    """The bundle's model, or a baseline on the bundle's weights: what they have learned since does not change the speed.
+    """The bundle's model, or a baseline on the bundle's weights (fine-tuning would not change its speed).
 
     Raises UnsupportedModelError.
     """
@@ -70,11 +70,11 @@ def model_of(method: str, bundle: Bundle, seed: int = 0) -> Any:
 
 
 def rows_of(method: str, model: Any, budgets: list[int]) -> list[Row]:
-    """The rows that a method has: the full model one, the others one for each budget that they reach."""
+    """A method's rows: one for the full model, otherwise one for each budget that is possible."""
     if method == "full":
         return [Row(method, model.num_patches)]
-    lowest = getattr(model, "lowest", 1)
-    return [Row(method, k) for k in budgets if lowest <= k < model.num_patches]
+    smallest = getattr(model, "min_tokens", 1)
+    return [Row(method, k) for k in budgets if smallest <= k < model.num_patches]
 
 
 def macs_of_row(row: Row, model: Any, bundle: Bundle) -> int:
@@ -92,7 +92,7 @@ def macs_of_row(row: Row, model: Any, bundle: Bundle) -> int:
 def graphs_from_model(method: str, model: Any, rows: list[Row], folder: Path) -> Iterator[tuple[Row, Path]]:
     """Write one ONNX graph for each row, all with a free batch dimension. Raises ExportError."""
     if method == "random":
-        raise ExportError("random scores are drawn outside of the graph: there is nothing to export.")
+        raise ExportError("random scores are drawn outside of the graph and cannot be exported.")
     filtered = isinstance(model, FilteredViT)
     slots = slots_graph_from_model(model) if filtered else None
     for row in rows:
@@ -111,7 +111,7 @@ def _graph_from_module(module: FixedBudget) -> Any:
     module = copy.deepcopy(module).eval()
     fused: list[Any] = [part for part in module.modules() if hasattr(part, "fused_attn")]
     for part in fused:
-        part.fused_attn = False  # spelled out, as in the filter's graphs
+        part.fused_attn = False  # as separate operations, like in the filter's graphs
     size = module.model.backbone.patch_embed.img_size
     images = torch.zeros(2, 3, *size)
     try:
@@ -129,7 +129,7 @@ def _graph_from_module(module: FixedBudget) -> Any:
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()
         raise ExportError(
-            f"torch could not turn this baseline into ONNX: {reason[0] if reason else error!r}"
+            f"torch could not export this baseline to ONNX: {reason[0] if reason else error!r}"
         ) from error
     assert program is not None
     graph = simplify(program.model)

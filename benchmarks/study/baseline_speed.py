@@ -1,19 +1,15 @@
 """baseline_speed.json: images per second of the full model, the filter and every baseline, in PyTorch and ONNX Runtime.
 
-``python -m tokfilter.benchmarks baseline-speed model.pt --keep 0.7,0.5,0.35,0.25``. Each method runs in a process of its
-own, and no two run at once: in every round each row has its turn, in an order drawn anew, so that a ratio to the full
-model compares neighbours in time. No row is timed before its logits equal those that this process computed.
+``python -m tokfilter.benchmarks baseline-speed model.pt --keep 0.7,0.5,0.35,0.25``. Each method runs in a process of
+its own, one at a time. In each round every row runs for one block, in a random order, so that the ratio to the full
+model compares blocks that are close in time. A row is timed only after its logits equal those of this process.
 """
 
-import multiprocessing
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 import click
@@ -21,7 +17,6 @@ import numpy as np
 import torch
 
 from tokfilter.artifacts.budget import Keep, keeps_from_text, tokens_from_keep
-from tokfilter.artifacts.compare import TOLERANCES, compare_logits
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
 from tokfilter.benchmarks.study.baseline_models import (
     METHODS,
@@ -32,24 +27,25 @@ from tokfilter.benchmarks.study.baseline_models import (
     model_of,
     rows_of,
 )
-from tokfilter.errors import ExportError, VerificationError
+from tokfilter.benchmarks.study.speed_worker import PreparedRow, open_row, seconds_per_call, worker_processes
+from tokfilter.errors import ExportError
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 
-__all__ = ["RUNTIMES", "Timing", "document_from_bundle"]
+__all__ = ["RUNTIMES", "SpeedConfig", "document_from_bundle", "main"]
 
 RUNTIMES: Final = ("torch", "onnxruntime")
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Timing:
-    """How long and how is measured.
+class SpeedConfig:
+    """How images per second are measured.
 
     batch: images per call
-    rounds: turns of each row; seconds: length of a turn
+    rounds: blocks of each row; seconds: length of a block
     threads: of either runtime
     """
 
@@ -62,55 +58,46 @@ class Timing:
 def document_from_bundle(
     path: Path,
     keeps: Sequence[Keep],
-    timing: Timing,
+    config: SpeedConfig,
     command: str,
     methods: Sequence[str] = METHODS,
     runtimes: Sequence[str] = RUNTIMES,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure every row at every budget. The full model is always among them.
+    """Measure every method at every budget, and always the full model.
 
-    Rows that cannot be are listed under ``absent`` with the reason: budgets that a baseline cannot reach, graphs that
-    cannot be exported. Raises BundleError, BudgetError, VerificationError.
+    Rows that are not possible are listed under ``absent`` with the reason: budgets too small for a baseline, graphs
+    that cannot be exported. Raises BundleError, BudgetError, VerificationError.
     """
-    patches = model_from_bundle(load_bundle(path)).num_patches
-    budgets = sorted({tokens_from_keep(keep, patches) for keep in keeps} - {patches}, reverse=True)
+    num_patches = model_from_bundle(load_bundle(path)).num_patches
+    budgets = sorted({tokens_from_keep(keep, num_patches) for keep in keeps} - {num_patches}, reverse=True)
     methods = ["full", *(method for method in methods if method != "full")]
     rows: list[dict[str, Any]] = []
     absent: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tokfilter-baselines-") as scratch:
-        prepared = {m: _prepare(m, path, Path(scratch), budgets, timing.batch, absent, say) for m in methods}
+        prepared = {m: _prepare(m, path, Path(scratch), budgets, config.batch, absent, log) for m in methods}
         for runtime in runtimes:
-            rows += _runtime_rows(runtime, path, prepared, timing, say)
-    settings = {**asdict(timing), "interval": "95 %, bootstrap over rounds, for the speed-up; quartiles for the rate"}
+            rows += _runtime_rows(runtime, path, prepared, config, log)
+    settings = {**asdict(config), "interval": "95 %, bootstrap over rounds, for the speed-up; quartiles for the rate"}
     return {**header("baseline-speed", command), "settings": settings, "rows": rows, "absent": absent}
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A row with its cost and its files: golden logits, and the graph where there is one."""
-
-    row: Row
-    macs: int
-    golden: Path
-    graph: Path | None
-
-
 def _prepare(
-    method: str, path: Path, folder: Path, budgets: list[int], batch: int, absent: list[dict[str, Any]], say: Say
-) -> list[_Prepared]:
-    say(f"{method}: golden logits and graphs")
+    method: str, path: Path, folder: Path, budgets: list[int], batch: int, absent: list[dict[str, Any]], log: Log
+) -> list[PreparedRow]:
+    """Write golden logits and graphs of a method's rows; add the rows that are not possible to ``absent``."""
+    log(f"{method}: golden logits and graphs")
     bundle = load_bundle(path)
     model = model_of(method, bundle)
     rows = rows_of(method, model, budgets)
     if method != "full":
-        reason = f"costs more than the filter there; its smallest budget is {getattr(model, 'lowest', 1)} tokens"
-        absent += [_absence(r, method, k, reason) for k in budgets if Row(method, k) not in rows for r in RUNTIMES]
+        reason = f"costs more than the filter there; its smallest budget is {getattr(model, 'min_tokens', 1)} tokens"
+        absent += [_absent(r, method, k, reason) for k in budgets if Row(method, k) not in rows for r in RUNTIMES]
     graphs: dict[Row, Path] = {}
     try:
         graphs = dict(graphs_from_model(method, model, rows, folder))
     except ExportError as error:
-        absent += [_absence("onnxruntime", method, row.tokens, str(error)) for row in rows]
+        absent += [_absent("onnxruntime", method, row.tokens, str(error)) for row in rows]
     images = bundle.golden.images[torch.arange(batch) % len(bundle.golden.images)]
     prepared = []
     for row in rows:
@@ -118,36 +105,37 @@ def _prepare(
             logits = FixedBudget(model_of(method, bundle), row.tokens)(images)
         golden = folder / f"{row.name}.npz"
         np.savez(golden, images=images.numpy(), logits=logits.numpy())
-        prepared.append(_Prepared(row, macs_of_row(row, model, bundle), golden, graphs.get(row)))
+        prepared.append(PreparedRow(row, macs_of_row(row, model, bundle), golden, graphs.get(row)))
     return prepared
 
 
-def _absence(runtime: str, method: str, tokens: int, reason: str) -> dict[str, Any]:
+def _absent(runtime: str, method: str, tokens: int, reason: str) -> dict[str, Any]:
     return {"runtime": runtime, "method": method, "tokens": tokens, "reason": reason}
 
 
 def _runtime_rows(
-    runtime: str, path: Path, prepared: Mapping[str, list[_Prepared]], timing: Timing, say: Say
+    runtime: str, path: Path, prepared: Mapping[str, list[PreparedRow]], config: SpeedConfig, log: Log
 ) -> list[dict[str, Any]]:
-    found: dict[Row, list[float]] = {}
+    """Time every row of one runtime, round by round."""
+    times_ms: dict[Row, list[float]] = {}
     entries = [entry for method in prepared.values() for entry in method if runtime == "torch" or entry.graph]
-    with _processes({entry.row.method for entry in entries}, runtime, path, timing.threads) as processes:
-        differences = {e.row: processes[e.row.method].submit(_open_row, e).result() for e in entries}
+    with worker_processes({entry.row.method for entry in entries}, runtime, path, config.threads) as processes:
+        differences = {e.row: processes[e.row.method].submit(open_row, e).result() for e in entries}
         order = [entry.row for entry in entries]
         generator = random.Random(0)
-        for done in range(-1, timing.rounds):  # the first round warms up and does not count
+        for done in range(-1, config.rounds):  # the first round warms up and is not recorded
             generator.shuffle(order)
             for row in order:
-                spent = processes[row.method].submit(_turn, row, timing.seconds).result()
+                seconds = processes[row.method].submit(seconds_per_call, row, config.seconds).result()
                 if done >= 0:
-                    found.setdefault(row, []).append(spent * 1e3 / timing.batch)
-            say(f"{runtime}: round {done + 1} of {timing.rounds}")
-    full = next(found[row] for row in order if row.method == "full")
-    return [_result(runtime, entry, found[entry.row], full, differences[entry.row]) for entry in entries]
+                    times_ms.setdefault(row, []).append(seconds * 1e3 / config.batch)
+            log(f"{runtime}: round {done + 1} of {config.rounds}")
+    full = next(times_ms[row] for row in order if row.method == "full")
+    return [_result(runtime, entry, times_ms[entry.row], full, differences[entry.row]) for entry in entries]
 
 
 def _result(
-    runtime: str, entry: _Prepared, ms: Sequence[float], full_ms: Sequence[float], difference: float
+    runtime: str, entry: PreparedRow, ms: Sequence[float], full_ms: Sequence[float], difference: float
 ) -> dict[str, Any]:
     low, middle, high = np.quantile([1e3 / value for value in ms], [0.25, 0.5, 0.75])
     return {
@@ -161,79 +149,6 @@ def _result(
         "speedup": asdict(speedup_from_pairs(full_ms, ms)),
         "largest_difference": difference,
     }
-
-
-@contextmanager
-def _processes(methods: set[str], runtime: str, path: Path, threads: int) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    spawn = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        yield {
-            method: stack.enter_context(ProcessPoolExecutor(1, spawn, _Engines.begin, (runtime, path, threads)))
-            for method in sorted(methods)
-        }
-
-
-class _Engines:
-    """What one child process runs: a call for each of its rows."""
-
-    runtime: str
-    path: Path
-    threads: int
-    calls: dict[Row, Callable[[], Any]]
-
-    @classmethod
-    def begin(cls, runtime: str, path: Path, threads: int) -> None:
-        cls.runtime, cls.path, cls.threads, cls.calls = runtime, path, threads, {}
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # the golden logits are fp32
-
-
-def _open_row(entry: _Prepared) -> float:
-    """Make a row ready in this process. Returns the largest relative difference of a logit."""
-    with np.load(entry.golden, allow_pickle=False) as arrays:
-        images, expected = arrays["images"], arrays["logits"]
-    call = _torch_call(entry, images) if _Engines.runtime == "torch" else _onnxruntime_call(entry, images)
-    compared = compare_logits(np.asarray(call()), expected, TOLERANCES["fp32"])
-    if compared.errors:
-        raise VerificationError(
-            f"{entry.row.name} in {_Engines.runtime} differs from its golden logits: {'; '.join(compared.errors)}; "
-            "it is not timed."
-        )
-    _Engines.calls[entry.row] = call
-    return compared.relative
-
-
-def _torch_call(entry: _Prepared, images: Any) -> Callable[[], Any]:
-    module = FixedBudget(model_of(entry.row.method, load_bundle(_Engines.path)), entry.row.tokens)
-    tensor = torch.from_numpy(images)
-
-    def call() -> Any:
-        with torch.inference_mode():
-            return module(tensor).numpy()
-
-    return call
-
-
-def _onnxruntime_call(entry: _Prepared, images: Any) -> Callable[[], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = _Engines.threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(entry.graph), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(["logits"], {"images": images})[0]
-
-
-def _turn(row: Row, seconds: float) -> float:
-    """Run a row for some time, at least once, after one call that brings caches back. Returns seconds per call."""
-    call = _Engines.calls[row]
-    call()
-    begin, calls = perf_counter(), 0
-    while calls == 0 or perf_counter() - begin < seconds:
-        call()
-        calls += 1
-    return (perf_counter() - begin) / calls
 
 
 @click.command()
@@ -264,10 +179,10 @@ def main(
     document = document_from_bundle(
         bundle,
         keeps_from_text([keep]),
-        Timing(batch, rounds, seconds, threads),
+        SpeedConfig(batch, rounds, seconds, threads),
         command_line(),
         names,
-        say=lambda text: click.echo(text, err=True),
+        log=lambda text: click.echo(text, err=True),
     )
     lines = (
         f"{row['runtime']:12} {row['method']:10} {row['tokens']:4} tokens  {row['images_per_s']:8.1f} images/s  "

@@ -1,5 +1,5 @@
-"""What the filter has to beat: at the same number of tokens other scorers and fewer pixels, at the same number of
-multiply-accumulates methods that drop or merge tokens inside the blocks."""
+"""The filter's baselines: token choices and lower resolution at the same number of tokens; pruning and merging inside
+the blocks at the same number of multiply-accumulates."""
 
 from typing import Any, Final
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Architecture, FilterConfig
-from tokfilter.benchmarks.study.evit_baseline import ClassAttentionPruning
-from tokfilter.benchmarks.study.tome_baseline import TokenMerging
+from tokfilter.benchmarks.study.evit_baseline import EViTBaseline
+from tokfilter.benchmarks.study.tome_baseline import ToMeBaseline
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import CentreScorer, NormScorer, RandomScorer
 
-__all__ = ["REDUCING", "RIVALS", "LowResolution", "baseline_from_weights", "grid_from_tokens"]
+__all__ = ["MAC_BASELINES", "TOKEN_BASELINES", "LowResolution", "baseline_from_weights", "grid_from_tokens"]
 
-RIVALS: Final = ("random", "centre", "norm", "resolution")
-"""Baselines that reach every budget."""
+TOKEN_BASELINES: Final = ("random", "centre", "norm", "resolution")
+"""At the filter's number of tokens; every budget is possible."""
 
-REDUCING: Final = {"evit": ClassAttentionPruning, "tome": TokenMerging}
-"""Baselines at equal multiply-accumulates; their ``lowest`` says which budgets they cannot reach."""
+MAC_BASELINES: Final = {"evit": EViTBaseline, "tome": ToMeBaseline}
+"""At the filter's number of multiply-accumulates; budgets below their ``min_tokens`` are not possible."""
 
 
 class LowResolution(nn.Module):
@@ -44,13 +44,13 @@ class LowResolution(nn.Module):
 
 
 def grid_from_tokens(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """The smallest grid of at least ``tokens`` patches whose shape is nearest to the full grid's.
+    """The smallest grid of at least ``tokens`` patches with about the aspect ratio of the full grid.
 
-    Rounding up is in the baseline's favour: it never has fewer tokens than the filter.
+    Rounding up favours the baseline: it never has fewer tokens than the filter.
     """
     candidates = [(r, c) for r in range(1, grid[0] + 1) for c in range(1, grid[1] + 1) if r * c >= tokens]
-    alike = [shape for shape in candidates if abs(shape[0] / grid[0] - shape[1] / grid[1]) <= 1 / min(grid)]
-    return min(alike or candidates, key=lambda shape: (shape[0] * shape[1], abs(shape[0] - shape[1])))
+    similar = [shape for shape in candidates if abs(shape[0] / grid[0] - shape[1] / grid[1]) <= 1 / min(grid)]
+    return min(similar or candidates, key=lambda shape: (shape[0] * shape[1], abs(shape[0] - shape[1])))
 
 
 def baseline_from_weights(
@@ -60,10 +60,12 @@ def baseline_from_weights(
     seed: int,
     filter_config: FilterConfig | None = None,
 ) -> Any:
-    """A baseline on the same start weights as the filter's model.
+    """A baseline on the start weights of the filter's model.
 
-    name: one of RIVALS or REDUCING
-    filter_config: of the filter whose cost REDUCING baselines have to match
+    name: one of TOKEN_BASELINES or MAC_BASELINES
+    seed: of the random scores
+    filter_config: of the filter whose cost the MAC_BASELINES match
+    Raises UnsupportedModelError.
     """
     if name == "resolution":
         flexible = Architecture(architecture.name, {**architecture.kwargs, "dynamic_img_size": True})
@@ -72,8 +74,8 @@ def baseline_from_weights(
         return LowResolution(backbone, backbone.patch_embed.grid_size, backbone.patch_embed.patch_size)
     backbone = create_backbone(architecture)
     backbone.load_state_dict(weights)
-    if name in REDUCING:
-        return REDUCING[name](backbone, filter_config)
+    if name in MAC_BASELINES:
+        return MAC_BASELINES[name](backbone, filter_config)
     grid: tuple[int, int] = backbone.patch_embed.grid_size
     scorers = {"random": RandomScorer(seed), "centre": CentreScorer(grid), "norm": NormScorer()}
     return FilteredViT(backbone, scorers[name], keep=1.0)

@@ -1,6 +1,9 @@
-"""Multiply-accumulates of a Vision Transformer by the patch tokens in each half of each block, without running it.
+"""Multiply-accumulates of a Vision Transformer as a formula of the patch tokens in each block.
 
-A block is attention, then an MLP; methods that drop or merge tokens inside it do so between the two halves.
+A block is attention, then an MLP; methods that drop or merge tokens inside a block do so between the two. The baselines
+search thousands of schedules for one of equal cost, so they need a formula. It is not a second count:
+tests/benchmarks/study/test_reducing.py compares it with ``vit/macs.py``, which counts the operations that torch runs,
+at every schedule and budget that it tests.
 """
 
 import copy
@@ -19,11 +22,11 @@ __all__ = ["BlockCosts", "costs_from_backbone"]
 
 @dataclass(frozen=True)
 class BlockCosts:
-    """What one image costs, in multiply-accumulates.
+    """Multiply-accumulates for one image.
 
     depth, prefix, num_patches: blocks, prefix tokens, patch tokens of the full model
     attention_width, head_width: channels of the queries, all heads together and of one
-    attention_token, mlp_token: linear layers of a half, per token
+    attention_token, mlp_token: linear layers of attention and of MLP, per token
     around: patch embedding and head
     scoring: the token filter on every patch
     """
@@ -39,31 +42,31 @@ class BlockCosts:
     scoring: int
 
     def attention(self, num_patches: int) -> int:
-        """The attention half of one block: linear layers, queries with keys, weights with values."""
+        """Attention of one block: linear layers, queries times keys, weights times values."""
         tokens = num_patches + self.prefix
         return tokens * self.attention_token + 2 * tokens**2 * self.attention_width
 
     def mlp(self, num_patches: int) -> int:
-        """The MLP half of one block."""
+        """MLP of one block."""
         return (num_patches + self.prefix) * self.mlp_token
 
-    def blocks(self, handed_on: Sequence[int]) -> int:
-        """All blocks, where block i's attention hands on ``handed_on[i]`` patch tokens to its MLP."""
-        entering = [self.num_patches, *handed_on[:-1]]
-        return sum(self.attention(n) for n in entering) + sum(self.mlp(n) for n in handed_on)
+    def blocks(self, schedule: Sequence[int]) -> int:
+        """All blocks, with ``schedule[i]`` patch tokens after the attention of block i."""
+        before = [self.num_patches, *schedule[:-1]]
+        return sum(self.attention(n) for n in before) + sum(self.mlp(n) for n in schedule)
 
     def filtered(self, k: int) -> int:
-        """The filtered model at a budget of k patch tokens; every token costs no filter work."""
+        """The filtered model at a budget of k patch tokens; with every token the filter does not run."""
         scoring = 0 if k == self.num_patches else self.scoring
         return self.around + scoring + self.depth * (self.attention(k) + self.mlp(k))
 
 
 def costs_from_backbone(backbone: Any, config: FilterConfig | None = None) -> BlockCosts:
-    """Costs of a timm VisionTransformer and of the filter of ``config``. Raises UnsupportedModelError."""
+    """Costs of a timm VisionTransformer and of a filter with ``config``. Raises UnsupportedModelError."""
     model = FilteredViT(copy.deepcopy(backbone))
     model.drop.scorer = model.new_filter(config or FilterConfig())
     block = backbone.blocks[0]
-    unpriced = BlockCosts(
+    blocks_only = BlockCosts(
         depth=len(backbone.blocks),
         prefix=model.prefix_tokens,
         num_patches=model.num_patches,
@@ -74,9 +77,9 @@ def costs_from_backbone(backbone: Any, config: FilterConfig | None = None) -> Bl
         around=0,
         scoring=0,
     )
-    around = macs(model, model.num_patches) - unpriced.filtered(model.num_patches)
-    scoring = macs(model, 1) - unpriced.filtered(1) - around if model.num_patches > 1 else 0
-    return replace(unpriced, around=around, scoring=scoring)
+    around = macs(model, model.num_patches) - blocks_only.filtered(model.num_patches)
+    scoring = macs(model, 1) - blocks_only.filtered(1) - around if model.num_patches > 1 else 0
+    return replace(blocks_only, around=around, scoring=scoring)
 
 
 def _linear(module: nn.Module) -> int:

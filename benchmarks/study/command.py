@@ -8,24 +8,24 @@ import click
 
 from tokfilter.benchmarks.options import json_option, numbers_from_text
 from tokfilter.benchmarks.study.accuracy import STUDY, WITH_LONGER, run
-from tokfilter.benchmarks.study.baseline_speed import Timing
-from tokfilter.benchmarks.study.setup import SUBJECTS
+from tokfilter.benchmarks.study.baseline_speed import SpeedConfig
+from tokfilter.benchmarks.study.tasks import TASKS
 
 __all__ = ["main"]
 
-_TIMING: Final = Timing(rounds=5, seconds=0.25)
+_SPEED: Final = SpeedConfig(rounds=5, seconds=0.25)
 
 
 def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
     names = value.split(",")
-    if unknown := [name for name in names if name not in SUBJECTS]:
-        raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(SUBJECTS)}")
+    if unknown := [name for name in names if name not in TASKS]:
+        raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(TASKS)}")
     return names
 
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", callback=_data_sets, default=",".join(SUBJECTS), show_default=True, help="Data sets.")
+@click.option("--data", callback=_data_sets, default=",".join(TASKS), show_default=True, help="Data sets.")
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
 @click.option(
@@ -53,12 +53,12 @@ def main(
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
     documents = run(
         work,
-        [SUBJECTS[name] for name in data],
+        [TASKS[name] for name in data],
         seeds,
         jobs,
         WITH_LONGER if longer else STUDY,
         seeds if ablation_seeds is None else ablation_seeds,
-        _TIMING if speed else None,
+        _SPEED if speed else None,
         lambda line: click.echo(line, err=True),
     )
     if as_json:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
 from tokfilter.benchmarks.records.paths import RESULTS
-from tokfilter.benchmarks.study.setup import SUBJECTS
+from tokfilter.benchmarks.study.tasks import TASKS
 from tokfilter.errors import VerificationError
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.record import header
@@ -123,7 +123,7 @@ def _classes(images: Tensor) -> Tensor:
 
 
 def _architecture(name: str) -> Architecture:
-    return SUBJECTS[name].architecture if name in SUBJECTS else Architecture(name)
+    return TASKS[name].architecture if name in TASKS else Architecture(name)
 
 
 def _timed(work: Callable[[], Any]) -> float:

@@ -4,17 +4,18 @@ import pytest
 
 from tokfilter.benchmarks.documents import document_from_file
 from tokfilter.benchmarks.study.accuracy import demo_study, run
-from tokfilter.benchmarks.study.methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS, Setting
-from tokfilter.benchmarks.study.setup import DIGITS, Study
+from tokfilter.benchmarks.study.methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS
+from tokfilter.benchmarks.study.seed_run import SeedRun
+from tokfilter.benchmarks.study.tasks import DIGITS, StudyConfig
 from tokfilter.errors import DataError
 from tokfilter.vit.bundle import load_bundle
 
-SMALL = Study(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
+SMALL = StudyConfig(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
 GROUPED = "labels: grouped"
 METHODS = [*MAIN, *LONGER, GROUPED, SPECIALISTS]
 
 
-def silent(what, share):
+def silent(stage, fraction):
     pass
 
 
@@ -26,23 +27,23 @@ def test_the_demo_study_leaves_data_model_and_rows_and_does_nothing_twice(tmp_pa
     assert all(len(row["top1"]) == 1 for row in document["rows"])
     assert load_bundle(tmp_path / "model.pt").keep == 0.25
     assert (tmp_path / "data/train/0").is_dir()
-    said = []
-    again = demo_study(tmp_path, 0, lambda what, share: said.append(what), SMALL)
-    assert again["rows"] == document["rows"] and not said
+    stages = []
+    again = demo_study(tmp_path, 0, lambda stage, fraction: stages.append(stage), SMALL)
+    assert again["rows"] == document["rows"] and not stages
 
 
 @pytest.fixture(scope="module")
-def subject():
-    return replace(DIGITS, study=SMALL)
+def task():
+    return replace(DIGITS, config=SMALL)
 
 
 @pytest.fixture(scope="module")
-def study(subject, tmp_path_factory):
+def study(task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    return folder, run(folder, [subject], [0, 1], jobs=2, methods=METHODS)["digits-in-scenes"]
+    return folder, run(folder, [task], [0, 1], jobs=2, methods=METHODS)["digits-in-scenes"]
 
 
-def test_the_study_joins_seeds_with_an_interval(study):
+def test_rows_of_all_seeds_get_an_interval(study):
     folder, document = study
     assert document_from_file(folder / "digits-in-scenes.json", "tokfilter/accuracy") == document
     for row in document["rows"] + document["longer"] + document["ablations"]:
@@ -75,23 +76,23 @@ def test_baselines_inside_the_blocks_cost_what_the_filter_costs(study):
             assert macs["filter", tokens] <= count <= 1.1 * macs["filter", tokens]
 
 
-def test_an_interrupted_study_goes_on(subject, study, tmp_path):
-    """What another run has measured is read, what is missing is measured, and both are the same."""
+def test_an_interrupted_study_continues(task, study, tmp_path):
+    """Rows of another run are read, missing ones are measured again, with the same result."""
     folder, document = study
     (folder / "digits-in-scenes/seed-1/rows/norm.json").unlink()
     (folder / "digits-in-scenes/seed-1/rows/labels--grouped.json").unlink()
-    assert run(folder, [subject], [0, 1], methods=METHODS)["digits-in-scenes"]["rows"] == document["rows"]
+    assert run(folder, [task], [0, 1], methods=METHODS)["digits-in-scenes"]["rows"] == document["rows"]
 
 
-def test_a_folder_of_another_study_is_refused(subject, study):
+def test_a_folder_of_another_study_is_refused(task, study):
     folder, _ = study
     with pytest.raises(DataError, match="another seed, size or version"):
-        run(folder, [replace(subject, study=replace(SMALL, finetune_steps=3))], [0], methods=["filter"])
+        run(folder, [replace(task, study=replace(SMALL, finetune_steps=3))], [0], methods=["filter"])
 
 
 def test_every_ablation_changes_one_setting(tmp_path):
-    recipe = Setting(DIGITS, SMALL, 0, tmp_path, tmp_path, silent).recipe
+    config = SeedRun(DIGITS, SMALL, 0, tmp_path, tmp_path, silent).train_config
     for name, change in ABLATIONS.items():
-        changed = change(recipe)
-        differing = [key for key, value in vars(recipe).items() if vars(changed)[key] != value]
+        changed = change(config)
+        differing = [key for key, value in vars(config).items() if vars(changed)[key] != value]
         assert len(differing) == 1, name

@@ -1,17 +1,17 @@
-"""benchmarks/baseline_speed.py: rates of rows whose logits were compared first."""
+"""Images per second are measured only for rows whose logits were compared first."""
 
 import numpy as np
 import pytest
 
-from tokfilter.benchmarks.study import baseline_speed as baseline_speed
+from tokfilter.benchmarks.study import speed_worker
 from tokfilter.benchmarks.study.baseline_models import Row
-from tokfilter.benchmarks.study.baseline_speed import Timing, document_from_bundle
+from tokfilter.benchmarks.study.baseline_speed import SpeedConfig, document_from_bundle
 from tokfilter.errors import VerificationError
 
 
 @pytest.mark.slow
 def test_every_row_is_timed_in_both_runtimes_after_its_logits_were_compared(bundle_file):
-    document = document_from_bundle(bundle_file, [1.0, 0.5], Timing(2, rounds=2, seconds=0.01), "test", ["filter"])
+    document = document_from_bundle(bundle_file, [1.0, 0.5], SpeedConfig(2, rounds=2, seconds=0.01), "test", ["filter"])
     found = {(row["runtime"], row["method"], row["tokens"]): row for row in document["rows"]}
     methods = {(method, tokens) for _, method, tokens in found}
     assert len(found) == 4 and {method for method, _ in methods} == {"full", "filter"}
@@ -25,10 +25,10 @@ def test_every_row_is_timed_in_both_runtimes_after_its_logits_were_compared(bund
 def test_a_row_that_computes_something_else_is_not_timed(tmp_path, monkeypatch):
     golden = tmp_path / "golden.npz"
     np.savez(golden, images=np.zeros((1, 3, 4, 4), np.float32), logits=np.ones((1, 2), np.float32))
-    monkeypatch.setattr(baseline_speed, "_torch_call", lambda entry, images: lambda: np.full((1, 2), 1.1, np.float32))
-    monkeypatch.setattr(baseline_speed.torch, "set_num_threads", lambda threads: None)
-    baseline_speed._Engines.begin("torch", tmp_path, 1)
-    entry = baseline_speed._Prepared(Row("norm", 7), 1, golden, None)
+    monkeypatch.setattr(speed_worker, "_torch_call", lambda entry, images: lambda: np.full((1, 2), 1.1, np.float32))
+    monkeypatch.setattr(speed_worker.torch, "set_num_threads", lambda threads: None)
+    speed_worker.Worker.start("torch", tmp_path, 1)
+    entry = speed_worker.PreparedRow(Row("norm", 7), 1, golden, None)
     with pytest.raises(VerificationError, match=r"norm-7 in torch differs .* it is not timed"):
-        baseline_speed._open_row(entry)
-    assert baseline_speed._Engines.calls == {}
+        speed_worker.open_row(entry)
+    assert speed_worker.Worker.calls == {}

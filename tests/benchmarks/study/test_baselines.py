@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from tokfilter.benchmarks.study.baselines import RIVALS, baseline_from_weights, grid_from_tokens
+from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES, baseline_from_weights, grid_from_tokens
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.loop import RunDir, TrainingPlan
 from tokfilter.vit.backbone import create_backbone
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", TOKEN_BASELINES)
 def test_baselines_begin_with_the_same_weights_and_train_repeatably(scene_dataset, ten_classes, name):
     backbone = create_backbone(ten_classes).eval()
     found = []
@@ -18,7 +18,7 @@ def test_baselines_begin_with_the_same_weights_and_train_repeatably(scene_datase
         images = scene_dataset.normalised(next(scene_dataset.in_order(3)).images)
         torch.testing.assert_close(baseline(images, 16), backbone(images))
         train_elastic(baseline, scene_dataset, FineTuning(TrainingPlan(5, batch=8)), 0, RunDir())
-        found.append(evaluate(baseline, scene_dataset, [1.0, 5, 0.25], lambda what, share: None))
+        found.append(evaluate(baseline, scene_dataset, [1.0, 5, 0.25], lambda stage, fraction: None))
     assert found[0] == found[1]
     assert [row.tokens for row in found[0]] == [16, 5, 4]
 

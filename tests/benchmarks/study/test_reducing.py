@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokfilter.artifacts.bundle import Architecture, FilterConfig
-from tokfilter.benchmarks.study.baselines import REDUCING, baseline_from_weights
-from tokfilter.benchmarks.study.evit_baseline import class_attention, pruned
+from tokfilter.benchmarks.study.baselines import MAC_BASELINES, baseline_from_weights
+from tokfilter.benchmarks.study.evit_baseline import class_attention, prune_tokens
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
-from tokfilter.benchmarks.study.tome_baseline import merged
+from tokfilter.benchmarks.study.tome_baseline import merge_tokens
 from tokfilter.errors import BudgetError, UnreachableBudgetError, UnsupportedModelError
 from tokfilter.train.data import splits_from_folder
 from tokfilter.train.dataset import ImageDataset
@@ -28,7 +28,7 @@ from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import TokenFilter
 
-NAMES = list(REDUCING)
+NAMES = list(MAC_BASELINES)
 SHAPES = [(4, 4, 32), (4, 7, 48), (4, 8, 64), (6, 16, 64), (12, 14, 192)]
 """(blocks, patches along an edge, channels)"""
 
@@ -81,19 +81,19 @@ def test_it_costs_what_the_filter_costs_and_at_most_one_token_more(name, shape):
     baseline, backbone = shared_baseline(name, shape)
     filtered = FilteredViT(copy.deepcopy(backbone), TokenFilter(backbone.embed_dim, FilterConfig(width=16)))
     full = baseline.macs(1.0)
-    for k in (baseline.lowest, (baseline.lowest + baseline.num_patches) // 2):
-        wanted = macs(filtered, k)
-        assert baseline.costs.filtered(k) == wanted
+    for k in (baseline.min_tokens, (baseline.min_tokens + baseline.num_patches) // 2):
+        target = macs(filtered, k)
+        assert baseline.costs.filtered(k) == target
         assert baseline.macs(k) == counted_macs(baseline, k)
-        assert min(wanted, full) <= baseline.macs(k) <= full
-        between = [s for family in baseline.families() for s in family if wanted <= baseline.cost(s) < baseline.macs(k)]
+        assert min(target, full) <= baseline.macs(k) <= full
+        between = [s for family in baseline.families() for s in family if target <= baseline.cost(s) < baseline.macs(k)]
         if name == "tome":
             assert not between
         one_token = baseline.costs.depth * (
             baseline.costs.attention(baseline.num_patches) - baseline.costs.attention(baseline.num_patches - 1)
         )
         one_token += baseline.costs.depth * (baseline.costs.mlp(1) - baseline.costs.mlp(0))
-        assert baseline.macs(k) - wanted < one_token
+        assert baseline.macs(k) - target < one_token
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,14 +102,14 @@ def test_schedules_only_lose_tokens_and_grow_with_the_budget(name, shape):
     baseline, _ = shared_baseline(name, shape)
     assert baseline.schedule(1.0) == (baseline.num_patches,) * shape[0]
     costs = []
-    for k in range(baseline.lowest, baseline.num_patches + 1):
-        handed_on = baseline.schedule(k)
-        assert len(handed_on) == shape[0] and min(handed_on) >= 1
-        assert list(handed_on) == sorted(handed_on, reverse=True) and handed_on[0] <= baseline.num_patches
+    for k in range(baseline.min_tokens, baseline.num_patches + 1):
+        schedule = baseline.schedule(k)
+        assert len(schedule) == shape[0] and min(schedule) >= 1
+        assert list(schedule) == sorted(schedule, reverse=True) and schedule[0] <= baseline.num_patches
         if name == "tome":
-            assert all(2 * after >= before for before, after in pairwise((baseline.num_patches, *handed_on)))
+            assert all(2 * after >= before for before, after in pairwise((baseline.num_patches, *schedule)))
         else:
-            assert len(set(handed_on) - {baseline.num_patches}) <= 1
+            assert len(set(schedule) - {baseline.num_patches}) <= 1
         costs.append(baseline.macs(k))
     assert costs == sorted(costs)
 
@@ -126,15 +126,16 @@ def test_pruning_stands_where_the_docstring_says():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_budget_that_cannot_be_reached_is_refused_by_name_and_lifted_in_training(name):
     baseline, _ = baseline_of(name)
-    assert 1 < baseline.lowest < baseline.num_patches
-    with pytest.raises(UnreachableBudgetError, match=f"smallest budget that it reaches is {baseline.lowest}"):
-        baseline(torch.zeros(1, 3, 16, 16), baseline.lowest - 1)
-    assert baseline.costs.filtered(baseline.lowest - 1) < min(baseline.cost(s) for f in baseline.families() for s in f)
+    assert 1 < baseline.min_tokens < baseline.num_patches
+    with pytest.raises(UnreachableBudgetError, match=f"a budget of at least {baseline.min_tokens} tokens"):
+        baseline(torch.zeros(1, 3, 16, 16), baseline.min_tokens - 1)
+    cheapest = min(baseline.cost(s) for f in baseline.families() for s in f)
+    assert baseline.costs.filtered(baseline.min_tokens - 1) < cheapest
     with pytest.raises(BudgetError, match="keep must be"):
         baseline.schedule(17)
     images = torch.randn(2, 3, 16, 16)
     baseline.train()
-    torch.testing.assert_close(baseline(images, 1), baseline(images, baseline.lowest))
+    torch.testing.assert_close(baseline(images, 1), baseline(images, baseline.min_tokens))
 
 
 @given(st.integers(2, 33), st.integers(1, 3), st.data())
@@ -144,7 +145,7 @@ def test_merging_conserves_sizes_and_what_the_tokens_hold(n, batch, data):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     patches, keys = (torch.randn(batch, n, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     sizes = torch.randint(1, 6, (batch, n), generator=generator).double()
-    found, found_sizes = merged(patches, sizes, keys, merges)
+    found, found_sizes = merge_tokens(patches, sizes, keys, merges)
     assert found.shape == (batch, n - merges, 5)
     torch.testing.assert_close(found_sizes.sum(1), sizes.sum(1))
     weighted = (found * found_sizes[..., None]).sum(1)
@@ -156,11 +157,11 @@ def slowly_merged(patches, sizes, keys, merges):
     n = len(patches)
     unit = keys / keys.norm(dim=-1, keepdim=True)
     partner = {i: max(range(1, n, 2), key=lambda j: float(unit[i] @ unit[j])) for i in range(0, n, 2)}
-    by_likeness = sorted(partner, key=lambda i: -float(unit[i] @ unit[partner[i]]))
+    by_similarity = sorted(partner, key=lambda i: -float(unit[i] @ unit[partner[i]]))
     groups = {j: [j] for j in range(1, n, 2)}
-    for i in by_likeness[:merges]:
+    for i in by_similarity[:merges]:
         groups[partner[i]].append(i)
-    members = [[i] for i in sorted(by_likeness[merges:])] + [groups[j] for j in range(1, n, 2)]
+    members = [[i] for i in sorted(by_similarity[merges:])] + [groups[j] for j in range(1, n, 2)]
     means = [sum(sizes[i] * patches[i] for i in group) / sum(sizes[i] for i in group) for group in members]
     return torch.stack(means), torch.stack([sizes[group].sum() for group in members])
 
@@ -170,7 +171,7 @@ def test_merging_equals_a_slow_reference(n, merges):
     generator = torch.Generator().manual_seed(n)
     patches, keys = (torch.randn(2, n, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     sizes = torch.randint(1, 4, (2, n), generator=generator).double()
-    found, found_sizes = merged(patches, sizes, keys, merges)
+    found, found_sizes = merge_tokens(patches, sizes, keys, merges)
     for image in range(2):
         expected, expected_sizes = slowly_merged(patches[image], sizes[image], keys[image], merges)
         torch.testing.assert_close(found[image], expected)
@@ -192,7 +193,7 @@ def test_equal_patches_merged_change_nothing():
 def test_pruning_keeps_what_the_class_token_attends_to_and_fuses_the_rest():
     tokens = torch.arange(6.0)[None, :, None].repeat(1, 1, 2)
     attention = torch.tensor([[0.1, 0.4, 0.1, 0.4, 0.3]])
-    found = pruned(tokens, attention, keep=2, prefix_tokens=1)
+    found = prune_tokens(tokens, attention, keep=2, prefix_tokens=1)
     fused = (0.1 * 1 + 0.1 * 3 + 0.3 * 5) / 0.5
     torch.testing.assert_close(found[0, :, 0], torch.tensor([0.0, 2.0, 4.0, fused]))
 
@@ -224,7 +225,7 @@ def test_a_pass_leaves_nothing_behind(name):
 
 
 @pytest.fixture(scope="module")
-def scene_dataset(tmp_path_factory):
+def scenes_of_16_pixels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, 0, train=48, test=20, config=SceneConfig(size=16, digits=(8,), window=(40, 60)))
     backbone = create_backbone(architecture())
@@ -237,18 +238,18 @@ class Interrupted(Exception):  # noqa: N818  (a signal, not an error)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_elastic_training_is_repeatable_and_resumes(name, scene_dataset, tmp_path):
-    def quiet(what, share):
+def test_elastic_training_is_repeatable_and_resumes(name, scenes_of_16_pixels, tmp_path):
+    def quiet(stage, fraction):
         pass
 
-    def stop(what, share):
-        if share > 0.5:
+    def stop(stage, fraction):
+        if fraction > 0.5:
             raise Interrupted
 
-    def trained(work):
+    def trained(run_dir):
         baseline, _ = baseline_of(name, num_classes=10)
-        train_elastic(baseline, scene_dataset, FineTuning(TrainingPlan(8, batch=8)), 0, work, name=name)
-        return evaluate(baseline, scene_dataset, [1.0, 0.7], quiet), baseline.state_dict()
+        train_elastic(baseline, scenes_of_16_pixels, FineTuning(TrainingPlan(8, batch=8)), 0, run_dir, name=name)
+        return evaluate(baseline, scenes_of_16_pixels, [1.0, 0.7], quiet), baseline.state_dict()
 
     whole, weights = trained(RunDir())
     with pytest.raises(Interrupted):
@@ -265,7 +266,7 @@ def test_models_that_classify_otherwise_are_refused(name):
         with pytest.raises(UnsupportedModelError, match="classifies by its class token"):
             baseline_from_weights(name, plain, create_backbone(plain).state_dict(), 0)
     rotary = Architecture("eva02_tiny_patch14_224", {"depth": 1})
-    with pytest.raises(UnsupportedModelError, match="want timm's VisionTransformer, got Eva"):
+    with pytest.raises(UnsupportedModelError, match="need timm's VisionTransformer, got Eva"):
         baseline_from_weights(name, rotary, create_backbone(rotary).state_dict(), 0)
 
 

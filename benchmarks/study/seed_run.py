@@ -1,0 +1,201 @@
+"""One seed of the accuracy study: trains the backbone, then measures each method on it.
+
+Everything is kept in the seed's folder; a stage or row that is there is not computed again.
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.bundle import Bundle
+from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, rows_of
+from tokfilter.benchmarks.study.baselines import MAC_BASELINES, TOKEN_BASELINES, baseline_from_weights
+from tokfilter.benchmarks.study.methods import (
+    BEFORE,
+    FILTER,
+    FILTER_CONFIGS,
+    LONG_SPECIALISTS,
+    LONGER_BASELINES,
+    SPECIALISTS,
+    longer,
+    with_global_context,
+)
+from tokfilter.benchmarks.study.tasks import StudyConfig, Task
+from tokfilter.errors import DataError
+from tokfilter.runtime.measure.record import write_json
+from tokfilter.train.config import TrainConfig
+from tokfilter.train.data import Progress, Splits, splits_from_folder
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.evaluation import evaluate
+from tokfilter.train.finetune import train_elastic
+from tokfilter.train.label_store import LabelStore
+from tokfilter.train.labels import label_images
+from tokfilter.train.loop import RunDir
+from tokfilter.train.pipeline import bundle_from_start
+from tokfilter.train.stages import labelled_dataset
+from tokfilter.train.start import Start, start_from_bundle, start_from_timm
+from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.macs import macs
+
+__all__ = ["Rows", "SeedRun", "rows_from_method", "write_data"]
+
+Rows = list[dict[str, Any]]
+
+_VERSION: Final = 5
+"""Of the contents of a seed's folder."""
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One seed of a task. data: folder of its images; folder: of everything that is computed from them."""
+
+    task: Task
+    config: StudyConfig
+    seed: int
+    data: Path
+    folder: Path
+    progress: Progress
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The token filter's training settings, on a trained backbone."""
+        return replace(self.config.train_config(self.seed), stages=("label", "filter", "finetune"))
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The images; writes them first if they are missing. Raises DataError."""
+        write_data(self.task, self.config, self.seed, self.data, self.progress)
+        return splits_from_folder(self.data)
+
+    @cached_property
+    def datasets(self) -> tuple[ImageDataset, ImageDataset]:
+        """Training and test images, preprocessed for the model."""
+        train, test = (
+            ImageDataset(part, self._new().preprocessing, self.progress)
+            for part in (self.splits.train, self.splits.test)
+        )
+        return train, test
+
+    @property
+    def backbone(self) -> Path:
+        """Bundle of the backbone that every method starts from; trains it first if it is missing."""
+        path = self.folder / "backbone.pt"
+        if not path.is_file():
+            config = replace(self.config.train_config(self.seed), stages=("backbone",))
+            run_dir = self.run_dir("backbone")
+            bundle = bundle_from_start(self._new(), self.splits, config, run_dir, keeps=[1.0], datasets=self.datasets)
+            save_bundle(bundle, path)
+        return path
+
+    def run_dir(self, name: str) -> RunDir:
+        """Where a method keeps its checkpoints."""
+        return RunDir(self.folder / "work" / _slug(name), resume=True, progress=self.progress)
+
+    def _new(self) -> Start:
+        classes = len(self.splits.train.class_names)
+        return start_from_timm(self.task.architecture, classes, seed=self.seed, preprocessing={"crop_pct": 1.0})
+
+
+def write_data(task: Task, config: StudyConfig, seed: int, data: Path, progress: Progress) -> None:
+    """Write a task's images unless they are there. Raises DataError."""
+    if not (data / "complete").is_file():
+        task.write(data, seed, config, progress)
+        (data / "complete").touch()
+
+
+def rows_from_method(run: SeedRun, method: str) -> Rows:
+    """Method, tokens, macs, correct, images and top1 of one method at each budget that is possible for it.
+
+    Rows of an interrupted study are read from the folder. Raises DataError for a folder of another study.
+    """
+    _check_folder(run)
+    path = run.folder / "rows" / f"{_slug(method)}.json"
+    if not path.is_file():
+        write_json(path, {"rows": [{"method": method, **row} for row in _measure(run, method)]})
+    rows: Rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def _check_folder(run: SeedRun) -> None:
+    """Record the settings in a new folder; refuse a folder with other settings."""
+    task = run.task
+    facts = [_VERSION, task.name, asdict(task.architecture), task.budgets, asdict(run.config), run.seed]
+    path, expected = run.folder / "setting.json", json.loads(json.dumps({"setting": facts}))
+    if not path.is_file():
+        write_json(path, expected)
+    elif json.loads(path.read_text(encoding="utf-8")) != expected:
+        raise DataError(f"{run.folder} holds a study of another seed, size or version: give another folder.")
+
+
+def _measure(run: SeedRun, method: str) -> Rows:
+    if method == BEFORE:
+        return _before(run)
+    if method in (*TOKEN_BASELINES, *MAC_BASELINES):
+        return _baseline(run, method, run.train_config)
+    if method in LONGER_BASELINES:
+        return _baseline(run, LONGER_BASELINES[method], longer(run.train_config))
+    if method in (SPECIALISTS, LONG_SPECIALISTS):
+        config = run.train_config if method == SPECIALISTS else with_global_context(longer(run.train_config))
+        return [_specialist(run, method, config, keep) for keep in run.task.budgets if keep != 1.0]
+    bundle = _filter_bundle(run, method, FILTER_CONFIGS[method](run.train_config))
+    rows = _filter_rows(bundle)
+    if method == FILTER:
+        save_bundle(bundle, run.folder / "model.pt")
+        return [{**row, "method": "full"} if row["tokens"] == rows[0]["tokens"] else row for row in rows]
+    return rows
+
+
+def _before(run: SeedRun) -> Rows:
+    bundle = load_bundle(run.backbone)
+    return [{**row, "macs": macs(model_from_bundle(bundle), 1.0)} for row in bundle.training["accuracy"]]
+
+
+def _filter_bundle(run: SeedRun, name: str, config: TrainConfig, keeps: tuple[Keep, ...] | None = None) -> Bundle:
+    """Label, train the filter and fine-tune on the trained backbone; methods with the same labels share them."""
+    start = start_from_bundle(run.backbone, run.splits.train.class_names)
+    labels = _shared_labels(run, config)
+    keeps = keeps or run.task.budgets
+    return bundle_from_start(start, run.splits, config, run.run_dir(name), labels, keeps, run.datasets)
+
+
+def _shared_labels(run: SeedRun, config: TrainConfig) -> Path:
+    labels = config.labels
+    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}"
+    dataset = labelled_dataset(run.datasets[0], config)
+    model = model_from_bundle(load_bundle(run.backbone)).eval()
+    label_images(model, dataset, labels, LabelStore(folder), RunDir(progress=run.progress), config.label_chunk)
+    return folder
+
+
+def _filter_rows(bundle: Bundle) -> Rows:
+    model = model_from_bundle(bundle)
+    return [{**row, "macs": macs(model, row["tokens"])} for row in bundle.training["accuracy"]]
+
+
+def _specialist(run: SeedRun, name: str, config: TrainConfig, keep: Keep) -> dict[str, Any]:
+    """A checkpoint that was fine-tuned at one budget only, for as many steps as the elastic one."""
+    config = replace(config, keep=keep, finetune=replace(config.finetune, fixed=keep))
+    (row,) = _filter_rows(_filter_bundle(run, f"{name} {keep}", config, (keep,)))
+    return row
+
+
+def _baseline(run: SeedRun, name: str, config: TrainConfig) -> Rows:
+    bundle, finetune = load_bundle(run.backbone), config.finetune
+    weights = copy.deepcopy(dict(bundle.backbone))
+    baseline: Any = baseline_from_weights(name, bundle.architecture, weights, run.seed, config.filter_config)
+    train, test = run.datasets
+    teacher = copy.deepcopy(baseline).eval().requires_grad_(False) if finetune.distill else None
+    run_dir = run.run_dir(name if config == run.train_config else f"longer: {name}")
+    train_elastic(baseline, train, finetune, config.seed, run_dir, name=f"baseline-{name}", teacher=teacher)
+    budgets = [tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets]
+    possible = [row.tokens for row in rows_of(name, baseline, budgets)]
+    results = evaluate(baseline, test, possible, run.progress, seed=config.seed) if possible else []
+    return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), baseline, bundle)} for a in results]
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)

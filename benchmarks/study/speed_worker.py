@@ -1,0 +1,114 @@
+"""The child processes of baseline_speed: one per method; each compares a row with its golden logits, then times it."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokfilter.artifacts.compare import TOLERANCES, compare_logits
+from tokfilter.benchmarks.study.baseline_models import FixedBudget, Row, model_of
+from tokfilter.errors import VerificationError
+from tokfilter.vit.bundle import load_bundle
+
+__all__ = ["PreparedRow", "Worker", "open_row", "seconds_per_call", "worker_processes"]
+
+
+@dataclass(frozen=True)
+class PreparedRow:
+    """A row with its cost and files.
+
+    macs: multiply-accumulates for one image
+    golden: images and expected logits (npz)
+    graph: ONNX file, None if the row cannot be exported
+    """
+
+    row: Row
+    macs: int
+    golden: Path
+    graph: Path | None
+
+
+class Worker:
+    """State of a child process: runtime ("torch" or "onnxruntime"), bundle, and one callable for each open row."""
+
+    runtime: str
+    bundle: Path
+    threads: int
+    calls: dict[Row, Callable[[], Any]]
+
+    @classmethod
+    def start(cls, runtime: str, bundle: Path, threads: int) -> None:
+        """Initialise the process."""
+        cls.runtime, cls.bundle, cls.threads, cls.calls = runtime, bundle, threads, {}
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def worker_processes(
+    methods: set[str], runtime: str, bundle: Path, threads: int
+) -> Iterator[dict[str, ProcessPoolExecutor]]:
+    """One process for each method."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        yield {
+            method: stack.enter_context(ProcessPoolExecutor(1, spawn, Worker.start, (runtime, bundle, threads)))
+            for method in sorted(methods)
+        }
+
+
+def open_row(entry: PreparedRow) -> float:
+    """Build a row's model or session in this process and compare its logits with the golden ones.
+
+    Returns the largest difference over the largest golden logit. Raises VerificationError.
+    """
+    with np.load(entry.golden, allow_pickle=False) as arrays:
+        images, expected = arrays["images"], arrays["logits"]
+    call = _torch_call(entry, images) if Worker.runtime == "torch" else _onnxruntime_call(entry, images)
+    compared = compare_logits(np.asarray(call()), expected, TOLERANCES["fp32"])
+    if compared.errors:
+        raise VerificationError(
+            f"{entry.row.name} in {Worker.runtime} differs from its golden logits: {'; '.join(compared.errors)}; "
+            "it is not timed."
+        )
+    Worker.calls[entry.row] = call
+    return compared.relative
+
+
+def _torch_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
+    module = FixedBudget(model_of(entry.row.method, load_bundle(Worker.bundle)), entry.row.tokens)
+    tensor = torch.from_numpy(images)
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return module(tensor).numpy()
+
+    return call
+
+
+def _onnxruntime_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = Worker.threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(entry.graph), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(["logits"], {"images": images})[0]
+
+
+def seconds_per_call(row: Row, seconds: float) -> float:
+    """Run a row for ``seconds``, at least once, after one untimed call that warms the caches."""
+    call = Worker.calls[row]
+    call()
+    begin, calls = perf_counter(), 0
+    while calls == 0 or perf_counter() - begin < seconds:
+        call()
+        calls += 1
+    return (perf_counter() - begin) / calls
