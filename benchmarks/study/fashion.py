@@ -20,7 +20,7 @@ __all__ = ["DEBIAN", "write_fashion"]
 DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 
 
-def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lambda what, share: None) -> None:
+def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lambda stage, fraction: None) -> None:
     """Write ``folder/train/<class>/*.png`` and ``folder/test/<class>/*.png``.
 
     source: folder with the four .gz files; when there is none, torchvision downloads them

@@ -62,7 +62,7 @@ def compare_methods(
     batch: int = 32,
     chunk: int = 256,
     budgets: Sequence[Keep] = BUDGETS,
-    progress: Callable[[str, float], None] = lambda what, share: None,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
 ) -> list[dict[str, Any]]:
     """Label every image by every method. Returns one row per method, the first is the exact one; see the schema.
 
@@ -203,7 +203,7 @@ def main(
     train = splits_from_folder(data, content.class_names or None).train
     order = torch.randperm(len(train), generator=generator_from("label methods"))[:images]
     part = checked(
-        train.subset(sorted(order.tolist())), lambda what, share: None, lambda text: click.echo(text, err=True)
+        train.subset(sorted(order.tolist())), lambda stage, fraction: None, lambda text: click.echo(text, err=True)
     )
     dataset = ImageDataset(part, content.preprocessing)
     rows = compare_methods(model, dataset, methods(chosen))

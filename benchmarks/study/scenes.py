@@ -71,7 +71,7 @@ def write_scenes(
     train: int = 8000,
     test: int = 2000,
     config: SceneConfig | None = None,
-    progress: Callable[[str, float], None] = lambda what, share: None,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
 ) -> Path:
     """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError."""
     for split, count in zip(_SPLITS, (train, test), strict=True):
