@@ -11,7 +11,7 @@ from torch import nn
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import UnsupportedModelError
 
-__all__ = ["check_filterable", "create_backbone"]
+__all__ = ["check_filterable", "create_backbone", "is_filterable"]
 
 _SUPPORTED = (VisionTransformer, VisionTransformerDistilled, Eva)
 
@@ -28,16 +28,24 @@ _REASONS = {
 }
 
 
+def is_filterable(module: nn.Module) -> bool:
+    """Whether the class of a module is one that can be filtered (``check_filterable`` looks at its settings too)."""
+    return type(module) in _SUPPORTED
+
+
 def check_filterable(backbone: nn.Module) -> None:
     """Raise UnsupportedModelError with the reason, unless dropping tokens in timm's ``patch_drop`` slot is sound."""
     kind = type(backbone).__name__
-    if type(backbone) not in _SUPPORTED:
-        if kind in _REASONS:
+    if not is_filterable(backbone):
+        library = type(backbone).__module__.split(".")[0]
+        if library == "timm" and kind in _REASONS:
             reason = _REASONS[kind]
         elif hasattr(backbone, "patch_drop"):
-            reason = "nobody has shown that what follows its patch_drop slot is independent of token positions"
-        else:
+            reason = "nobody has shown that the layers after its patch_drop slot are independent of token positions"
+        elif library == "timm":
             reason = "it has no patch_drop slot before its first block (windows and pyramids need the full grid)"
+        else:
+            reason = f"it is a model of {library}, and only timm's models have a patch_drop slot before the first block"
         raise UnsupportedModelError(
             f"{kind} cannot be filtered: {reason}. Supported are timm's VisionTransformer (ViT, DeiT, DINOv2, CLIP, "
             "SigLIP, MAE...), VisionTransformerDistilled and Eva."
@@ -59,11 +67,11 @@ def create_backbone(architecture: Architecture, pretrained: bool = False) -> nn.
     if not timm.is_model(architecture.name):
         near = timm.list_models(f"*{architecture.name.split('_')[0]}*")[:5]
         hint = f" Similar names: {', '.join(near)}." if near else ""
-        raise UnsupportedModelError(f"timm {timm.__version__} knows no model {architecture.name!r}.{hint}")
+        raise UnsupportedModelError(f"timm {timm.__version__} has no model {architecture.name!r}.{hint}")
     unknown = sorted(set(architecture.kwargs) - _ARGUMENTS)
     if unknown:
         raise UnsupportedModelError(
-            f"{architecture.name} wants arguments of timm's Vision Transformers, got {', '.join(unknown)}."
+            f"{architecture.name} takes arguments of timm's Vision Transformers, got {', '.join(unknown)}."
         )
     try:
         backbone: nn.Module = timm.create_model(architecture.name, pretrained=pretrained, **architecture.kwargs)

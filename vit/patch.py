@@ -1,0 +1,80 @@
+"""``tokfilter.patch``: a timm model with a token filter in its ``patch_drop`` slot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.bundle import Architecture
+from tokfilter.errors import UnsupportedModelError
+from tokfilter.vit.architecture import architecture_from_backbone, architecture_problem
+from tokfilter.vit.backbone import check_filterable, is_filterable
+from tokfilter.vit.info import ModelInfo, preprocessing_from_backbone
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import TokenFilter
+from tokfilter.vit.slot import PatchSlot
+
+__all__ = ["patch"]
+
+
+def patch(
+    model: nn.Module,
+    keep: Keep = 0.5,
+    filter: nn.Module | None = None,
+    *,
+    architecture: tuple[str, Mapping[str, Any]] | None = None,
+) -> FilteredViT:
+    """Put a token filter before the first attention block of a timm model.
+
+    The weights are used as they are, not copied: ``copy.deepcopy(model)`` first, if the original is still needed.
+
+    model: timm's VisionTransformer (ViT, DeiT, DINOv2, CLIP, SigLIP ...), VisionTransformerDistilled or Eva
+    keep: default budget, a ratio (float) or a count of tokens (int)
+    filter: scores patch tokens [B, N, C] -> [B, N]; default: an untrained ``TokenFilter``, see ``tokfilter.fit``
+    architecture: name and arguments of ``timm.create_model``, needed for saving where they cannot be recovered
+    Raises UnsupportedModelError with the reason, BudgetError.
+    """
+    _check_not_wrapped(model)
+    check_filterable(model)
+    found, problem = _architecture(model, architecture)
+    training, device = model.training, next(model.parameters()).device
+    info = ModelInfo(found, preprocessing_from_backbone(model), problem=problem)
+    scorer = TokenFilter(model.embed_dim) if filter is None else filter  # type: ignore[arg-type]
+    patched = FilteredViT(model, scorer.to(device), keep)
+    patched.info = info
+    return patched.train(training)
+
+
+def _check_not_wrapped(model: object) -> None:
+    """Refuse what is no bare timm model, with the argument to give instead. Raises UnsupportedModelError."""
+    if isinstance(model, FilteredViT) or isinstance(getattr(model, "patch_drop", None), PatchSlot):
+        raise UnsupportedModelError("this model is patched already: set its budget with model.keep = 0.5.")
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(
+            f"patch expects a model, got {type(model).__name__} {model!r:.60}: create it with timm.create_model."
+        )
+    if is_filterable(model):
+        return
+    inside = [name for name, part in model.named_modules() if name and is_filterable(part)]
+    if inside:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a timm model but holds one. Patch that part in place: "
+            f"model.{inside[0]} = tokfilter.patch(model.{inside[0]})."
+        )
+
+
+def _architecture(
+    model: nn.Module, given: tuple[str, Mapping[str, Any]] | None
+) -> tuple[Architecture | None, str]:
+    """The architecture, or the reason why it is unknown. Raises UnsupportedModelError for a wrong one."""
+    if given is None:
+        try:
+            return architecture_from_backbone(model), ""
+        except UnsupportedModelError as error:
+            return None, str(error)
+    architecture = Architecture(given[0], dict(given[1]))
+    problem = architecture_problem(architecture, model)
+    if problem:
+        raise UnsupportedModelError(f"architecture={given!r} does not describe this model: {problem}.")
+    return architecture, ""
