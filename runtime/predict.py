@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from tokfilter.errors import DataError
 from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size
 from tokfilter.runtime.preprocess import preprocess_from_fields
 
+if TYPE_CHECKING:
+    from tokfilter.runtime.session import CheckedSession
+    from tokfilter.vit.model import FilteredViT
+
 __all__ = [
     "Guess",
     "Prediction",
@@ -24,6 +28,8 @@ __all__ = [
     "grid_from_card",
     "picture_from_prediction",
     "predict",
+    "prediction_from_model",
+    "prediction_from_session",
     "probabilities_from_logits",
 ]
 
@@ -65,50 +71,68 @@ class Prediction:
         return [Guess(class_name(self.class_names, int(i)), int(i), float(self.probabilities[i])) for i in order]
 
 
-def predict(source: str | Path, image: str | Path, keep: Keep | None = None) -> Prediction:
-    """Classify an image file.
+def predict(source: str | Path, image: str | Path | Image.Image, keep: Keep | None = None) -> Prediction:
+    """Classify an image: a file, or an RGB image in memory.
 
     source: a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime without torch
     keep: budget; None takes the model's own
     Raises DataError, BundleError, BudgetError, EngineError.
     """
     source = Path(source)
-    picture = open_image(image)
+    picture = image if isinstance(image, Image.Image) else open_image(image)
     return _from_export(source, picture, keep) if source.is_dir() else _from_bundle(source, picture, keep)
 
 
 def _from_bundle(path: Path, image: Image.Image, keep: Keep | None) -> Prediction:
+    from tokfilter.vit.bundle import load_model
+
+    return prediction_from_model(load_model(path), image, keep)
+
+
+def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep | None = None) -> Prediction:
+    """Classify an RGB image with a patched model, on the device that the model is on. Raises BudgetError."""
     import torch
 
-    from tokfilter.vit.bundle import load_bundle, model_from_bundle
+    from tokfilter.vit.info import preprocessing_from_backbone
 
-    bundle = load_bundle(path)
-    model = model_from_bundle(bundle)
-    transform = preprocess_from_fields(asdict(bundle.preprocessing))
+    info = model.info
+    preprocessing = preprocessing_from_backbone(model.backbone) if info is None else info.preprocessing
+    transform = preprocess_from_fields(asdict(preprocessing))
     view = transform.view(image)
+    was_training = model.training
+    model.eval()
     with torch.inference_mode():
-        images = torch.from_numpy(transform.input_from_view(view))[None]
-        logits = model(images, keep)[0].numpy()
-        chosen = model.last.indices
-        scores = model.scorer(model.last.tokens[:, model.prefix_tokens :])[0].numpy()
-    tokens = model.num_patches if chosen is None else chosen.shape[1]
-    indices = None if chosen is None else chosen[0].numpy()
-    return Prediction(view, model.grid, probabilities_from_logits(logits), bundle.class_names, tokens, indices, scores)
+        images = torch.from_numpy(transform.input_from_view(view))[None].to(next(model.parameters()))
+        logits = model(images, keep)[0].float().cpu().numpy()
+        kept = model.last.indices
+        scores = model.scorer(model.last.tokens[:, model.prefix_tokens :])[0].float().cpu().numpy()
+    model.train(was_training)
+    tokens = model.num_patches if kept is None else kept.shape[1]
+    indices = None if kept is None else kept[0].cpu().numpy()
+    names = () if info is None else info.class_names
+    return Prediction(view, model.grid, probabilities_from_logits(logits), names, tokens, indices, scores)
 
 
 def _from_export(directory: Path, image: Image.Image, keep: Keep | None) -> Prediction:
     from tokfilter.runtime.sessions import open_session
 
     card = load_manifest(directory).model
-    transform = preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})
-    view = transform.view(image)
     tokens = None if keep is None else tokens_from_keep(keep, card.num_patches)
     with open_session(directory, "full" if tokens == card.num_patches else "filtered", tokens=tokens) as session:
-        result = session.run(transform.input_from_view(view)[None], tokens)
-        served = session.budgets.tokens(tokens)
-    indices = None if result.indices is None or served == card.num_patches else result.indices[0]
+        return prediction_from_session(session, card, image, tokens)
+
+
+def prediction_from_session(
+    session: "CheckedSession", card: ModelCard, image: Image.Image, keep: Keep | None = None
+) -> Prediction:
+    """Classify an RGB image with an open session. Raises BudgetError, EngineError."""
+    transform = preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})
+    view = transform.view(image)
+    result = session.run(transform.input_from_view(view)[None], keep)
+    tokens = session.budgets.tokens(keep)
+    indices = None if result.indices is None or tokens == card.num_patches else result.indices[0]
     probabilities = probabilities_from_logits(result.logits[0])
-    return Prediction(view, grid_from_card(card), probabilities, card.class_names, served, indices)
+    return Prediction(view, grid_from_card(card), probabilities, card.class_names, tokens, indices)
 
 
 def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Image:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,12 +23,14 @@ from tokfilter.train.recipe_file import changed_recipe, recipe_from_source
 from tokfilter.train.stages import run_stages
 from tokfilter.train.tensor_dataset import dataset_from_loader
 from tokfilter.vit.info import preprocessing_from_backbone
-from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.model import FilteredViT, check_patched
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["fit"]
 
 _STAGES = ("label", "filter", "finetune")
+_EXAMPLES = 4
+"""Training images that a bundle's golden tensors are computed from."""
 
 
 def fit(
@@ -56,6 +58,7 @@ def fit(
     Returns the training record: data, seed, settings and metrics of each stage; for a folder also the accuracy on the
     test images. The model is in evaluation mode afterwards. Raises RecipeError, DataError, UnsupportedModelError.
     """
+    check_patched(model)
     settings = _recipe(recipe, overrides)
     with _folder(folder) as run_folder, torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
@@ -77,7 +80,22 @@ def fit(
         record.update(_train(model, dataset, config, run_dir))
         if tests is not None:
             record["accuracy"] = [asdict(row) for row in evaluate(model, tests, (1.0, model.keep), progress)]
+        _note(model, dataset, record)
     return record
+
+
+def _note(model: FilteredViT, dataset: TrainingData, record: dict[str, Any]) -> None:
+    """Keep with the model what its bundle records of the training."""
+    if model.info is None:
+        return
+    (batch,) = dataset.batches([torch.arange(min(_EXAMPLES, len(dataset)))])
+    model.info = replace(
+        model.info,
+        preprocessing=dataset.preprocessing,
+        class_names=tuple(record["data"].get("class_names", model.info.class_names)),
+        training=record,
+        examples=dataset.normalised(batch.images).clone(),
+    )
 
 
 def _recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) -> Recipe:

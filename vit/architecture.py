@@ -41,7 +41,7 @@ def architecture_problem(architecture: Architecture, backbone: nn.Module) -> str
     expected, found = _structure(_without_weights(architecture)), _structure(backbone)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            return f"{name} is {found.get(name, 'absent')}, there it is {expected.get(name, 'absent')}"
+            return f"{name} is {found.get(name, 'absent')} here and {expected.get(name, 'absent')} there"
     return ""
 
 

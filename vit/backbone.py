@@ -45,7 +45,7 @@ def check_filterable(backbone: nn.Module) -> None:
         elif library == "timm":
             reason = "it has no patch_drop slot before its first block (windows and pyramids need the full grid)"
         else:
-            reason = f"it is a model of {library}, and only timm's models have a patch_drop slot before the first block"
+            reason = f"it is not a timm model (its class is in {type(backbone).__module__})"
         raise UnsupportedModelError(
             f"{kind} cannot be filtered: {reason}. Supported are timm's VisionTransformer (ViT, DeiT, DINOv2, CLIP, "
             "SigLIP, MAE...), VisionTransformerDistilled and Eva."

@@ -1,5 +1,6 @@
 """Between models and model.pt: load, save, and the checks that need the architecture (format: ``artifacts.bundle``)."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle_check import check_bundle
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.info import ModelInfo
-from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.model import FilteredViT, check_patched, weights_from_model
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["bundle_from_model", "load_bundle", "load_model", "model_from_bundle", "save_bundle"]
@@ -104,7 +105,7 @@ def bundle_from_model(
     class_names: one per class
     Raises UnsupportedModelError for what is not such a model, DataError for unfit examples.
     """
-    _check_patched(model)
+    check_patched(model)
     info, scorer = model.info, model.scorer
     if info is None or not isinstance(scorer, TokenFilter):
         raise UnsupportedModelError(
@@ -118,6 +119,7 @@ def bundle_from_model(
             f"this model cannot be saved as it is: {info.problem}. Give the arguments of timm.create_model: "
             'architecture=("vit_small_patch16_224", {"img_size": 96}).'
         )
+    model = _on_cpu(model)
     images, note = _examples(model, info, examples)
     training = {key: value for key, value in info.training.items() if key not in ("filter", "golden")}
     training |= {"filter": info.training.get("filter", "trained elsewhere") if scorer.trained else _UNTRAINED}
@@ -136,12 +138,11 @@ def bundle_from_model(
     )
 
 
-def _check_patched(model: object) -> None:
-    if not isinstance(model, FilteredViT):
-        raise UnsupportedModelError(
-            f"expected a model patched by tokfilter, got {type(model).__module__}.{type(model).__name__}. "
-            "Call model = tokfilter.patch(model) first."
-        )
+def _on_cpu(model: FilteredViT) -> FilteredViT:
+    """The model on the CPU in fp32: itself, or a copy."""
+    if all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in model.parameters()):
+        return model
+    return copy.deepcopy(model).to("cpu", torch.float32)
 
 
 def _examples(model: FilteredViT, info: ModelInfo, given: Tensor | None) -> tuple[Tensor, str]:
@@ -153,4 +154,4 @@ def _examples(model: FilteredViT, info: ModelInfo, given: Tensor | None) -> tupl
         return drawn, "random images, seed 0"
     if images.ndim != 4 or len(images) == 0 or tuple(images.shape[1:]) != size or not images.is_floating_point():
         raise DataError(f"examples must be float images [G, {', '.join(map(str, size))}], got {list(images.shape)}.")
-    return images, ""
+    return images.detach().to("cpu", torch.float32), ""

@@ -14,7 +14,7 @@ from tokfilter.vit.info import ModelInfo
 from tokfilter.vit.scorers import TokenFilter
 from tokfilter.vit.slot import PatchSlot, Selection, TokenDrop, TokenDropWithIndices
 
-__all__ = ["FilteredViT", "weights_from_model"]
+__all__ = ["FilteredViT", "check_patched", "weights_from_model"]
 
 _UNTRAINED: Final = (
     "the token filter of this model is untrained, so the dropped tokens are arbitrary. Train it (tokfilter.fit), load "
@@ -98,7 +98,7 @@ class FilteredViT(nn.Module):
         images: [B, 3, H, W], normalised
         Returns logits [B, classes]. Raises BudgetError. Warns once when tokens are dropped by an untrained filter.
         """
-        self._set_budget(keep)
+        self._set_budget(keep, stacklevel=5)  # torch's two frames of __call__ lie between
         logits: Tensor = self.backbone(images)
         return logits
 
@@ -108,7 +108,7 @@ class FilteredViT(nn.Module):
         images: [B, 3, H, W], normalised
         Returns [B, P+k, C]; ``last.indices`` has the positions of the k patch tokens. Raises and warns as ``forward``.
         """
-        self._set_budget(keep)
+        self._set_budget(keep, stacklevel=3)
         features: Tensor = self.backbone.forward_features(images)
         return features
 
@@ -144,14 +144,27 @@ class FilteredViT(nn.Module):
         """Budget, for ``print(model)``."""
         return f"keep={self.keep} ({self.keep_tokens} of {self.num_patches} patch tokens)"
 
-    def _set_budget(self, keep: Keep | None) -> None:
+    def _set_budget(self, keep: Keep | None, stacklevel: int) -> None:
         state, scorer = self.drop.state, self.scorer
         state.keep = self.keep if keep is None else keep
         if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
             return
         if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
             state.warned = True
-            warnings.warn(_UNTRAINED, UserWarning, stacklevel=4)
+            warnings.warn(_UNTRAINED, UserWarning, stacklevel=stacklevel)
+
+
+def check_patched(model: object) -> None:
+    """Raise UnsupportedModelError with the remedy, unless ``model`` is a FilteredViT."""
+    if isinstance(model, FilteredViT):
+        return
+    for name in ("_orig_mod", "module"):  # of torch.compile and of DistributedDataParallel
+        if isinstance(getattr(model, name, None), FilteredViT):
+            raise UnsupportedModelError(f"expected the patched model itself, got a wrapper: give model.{name}.")
+    raise UnsupportedModelError(
+        f"expected a model patched by tokfilter, got {type(model).__module__}.{type(model).__name__}. "
+        "Call model = tokfilter.patch(model) first."
+    )
 
 
 def weights_from_model(model: FilteredViT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

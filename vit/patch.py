@@ -48,25 +48,23 @@ def patch(
 
 def _check_not_wrapped(model: object) -> None:
     """Refuse what is no bare timm model, with the argument to give instead. Raises UnsupportedModelError."""
-    if isinstance(model, FilteredViT) or isinstance(getattr(model, "patch_drop", None), PatchSlot):
-        raise UnsupportedModelError("this model is patched already: set its budget with model.keep = 0.5.")
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
             f"patch expects a model, got {type(model).__name__} {model!r:.60}: create it with timm.create_model."
         )
+    if any(isinstance(part, FilteredViT | PatchSlot) for part in model.modules()):
+        raise UnsupportedModelError("this model is patched already: set its budget with model.keep = 0.5.")
     if is_filterable(model):
         return
     inside = [name for name, part in model.named_modules() if name and is_filterable(part)]
     if inside:
         raise UnsupportedModelError(
-            f"{type(model).__name__} is not a timm model but holds one. Patch that part in place: "
-            f"model.{inside[0]} = tokfilter.patch(model.{inside[0]})."
+            f"{type(model).__name__} is not a timm model but holds one as {inside[0]!r}. Patch that part, "
+            f"tokfilter.patch(model.get_submodule({inside[0]!r})), and put the result in its place."
         )
 
 
-def _architecture(
-    model: nn.Module, given: tuple[str, Mapping[str, Any]] | None
-) -> tuple[Architecture | None, str]:
+def _architecture(model: nn.Module, given: tuple[str, Mapping[str, Any]] | None) -> tuple[Architecture | None, str]:
     """The architecture, or the reason why it is unknown. Raises UnsupportedModelError for a wrong one."""
     if given is None:
         try:

@@ -167,7 +167,7 @@ BAD_FIELDS = [
     (("filter", "config", "width"), 0, "at least 1"),
     (("filter", "config", "surprise"), 1, "surprise"),
     (("architecture", "name"), "resnet18", "timm refuses resnet18"),
-    (("architecture", "name"), "hf-hub:someone/model", "knows no model"),
+    (("architecture", "name"), "hf-hub:someone/model", "has no model"),
     (("architecture", "kwargs", "checkpoint_path"), "/tmp/evil", "got checkpoint_path"),
     (("architecture", "kwargs", "depth"), 10**9, "deeper than it has weights"),
     (("architecture", "kwargs", "depth"), 1, "too many"),

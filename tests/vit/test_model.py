@@ -114,8 +114,8 @@ def test_last_wants_a_forward_pass(model):
         ("vit_relpos_small_patch16_224", "relative position bias"),
         ("naflexvit_base_patch16_gap", "only while training"),
         ("convnext_atto", "no patch_drop slot"),
-        ("vit_tinny_patch16_224", "knows no model 'vit_tinny_patch16_224'. Similar names: "),
-        ("hf-hub:timm/vit_tiny_patch16_224", "knows no model"),
+        ("vit_tinny_patch16_224", "has no model 'vit_tinny_patch16_224'. Similar names: "),
+        ("hf-hub:timm/vit_tiny_patch16_224", "has no model"),
     ],
 )
 def test_what_cannot_be_filtered_is_refused_by_name(name, words):

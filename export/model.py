@@ -1,0 +1,64 @@
+"""``tokfilter.export_model``: a model in memory to ONNX graphs, TensorRT engines and a manifest."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.manifest import Manifest
+from tokfilter.export.options import DEFAULT_BATCH, ExportOptions, Precision
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.vit.bundle import save_bundle
+from tokfilter.vit.model import FilteredViT, check_patched
+from tokfilter.vit.scorers import TokenFilter
+
+__all__ = ["export_model"]
+
+
+def export_model(
+    model: FilteredViT,
+    directory: str | Path,
+    *,
+    keep: Sequence[Keep] = (),
+    precision: Sequence[Precision] = ("fp32",),
+    trt: bool = False,
+    rtx: bool = False,
+    batch: tuple[int, int, int] = DEFAULT_BATCH,
+    verify: bool = True,
+    examples: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+    architecture: tuple[str, Mapping[str, Any]] | None = None,
+) -> Manifest:
+    """Write a patched model as graphs and engines; every graph is compared with torch before it is kept.
+
+    An untrained filter is exported with a warning: good for measuring time, not for accuracy.
+
+    keep: budgets that get a graph of their own; ``model.onnx`` takes any budget
+    precision: fp32, fp16 and bf16; each gives a set of graphs
+    trt, rtx: also build TensorRT or TensorRT-RTX engines, for batches (smallest, usual, largest) of ``batch``
+    examples: [G, 3, H, W], normalised images for the golden tensors; default: those of training, else random ones
+    class_names, architecture: as in ``save_bundle``
+    Raises UnsupportedModelError, ExportError, BudgetError, VerificationError (nothing is written),
+    MissingDependencyError and EngineError (the graphs are written).
+    """
+    check_patched(model)
+    options = ExportOptions(
+        keeps=tuple(keep), precisions=tuple(precision), trt=trt, rtx=rtx, batch_range=batch, verify=verify
+    )
+    scorer = model.scorer
+    if isinstance(scorer, TokenFilter) and not scorer.trained:
+        model.drop.state.warned = True
+        warnings.warn(
+            "exporting a model whose token filter is untrained: its speed is that of a trained one, but the dropped "
+            "tokens are arbitrary. Train it with tokfilter.fit first.",
+            UserWarning,
+            stacklevel=2,
+        )
+    with TemporaryDirectory(prefix="tokfilter-export-") as folder:
+        path = Path(folder) / "model.pt"
+        save_bundle(model, path, architecture=architecture, examples=examples, class_names=class_names)
+        return export_bundle(path, directory, options)
