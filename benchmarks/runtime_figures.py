@@ -6,8 +6,6 @@ measurement.
 """
 
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ import torch
 from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.benchmarks.documents import with_current_keys
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
@@ -139,9 +138,14 @@ def _second_measurement(
 
 
 def measure_figures(
-    architecture: str, threads: int, duration: float, parts: Sequence[str], report: Callable[[Sequence[Figure]], None]
+    architecture: str,
+    threads: int,
+    duration: float,
+    parts: Sequence[str],
+    command: str,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure part by part. ``report`` is called with the figures of each part."""
+    """Measure the parts. ``progress`` is called with the name of each part."""
     options, config = SessionOptions(threads=threads), BenchConfig(duration)
     taken: dict[str, Any] = {"figures": [], "comparisons": [], "conditions": {}}
     with tempfile.TemporaryDirectory(prefix="tokfilter-figures-") as folder:
@@ -149,6 +153,7 @@ def measure_figures(
         random_bundle(architecture, bundle)
         export_bundle(bundle, directory, ExportOptions(keeps=(_KEEP,)))
         for part in parts:
+            progress(part)
             before = conditions()
             found: list[Figure] = []
             if part == "speed":
@@ -157,10 +162,8 @@ def measure_figures(
                 found = [session_overhead(directory, options)]
             else:
                 found = tuned(directory, options, config)
-            report(found)
             taken["figures"] += [{"part": part, **asdict(figure)} for figure in found]
             taken["conditions"][part] = {"before": before, "after": conditions()}
-    command = shlex.join(["python", "-m", "tokfilter.benchmarks", *sys.argv[1:]])
     return {**header("figures", command), "architecture": architecture, "threads": threads, **taken}
 
 
@@ -185,31 +188,32 @@ def joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 @click.option(
     "--architecture", default=ARCHITECTURE, show_default=True, help="Name in timm of a model that can be filtered."
 )
-@click.option("--threads", default=2, show_default=True, help="Threads of ONNX Runtime.")
+@threads_option(2, "Threads of ONNX Runtime.")
 @click.option("--duration", default=10.0, show_default=True, help="Measured seconds per row.")
 @click.option(
     "--part", "parts", type=click.Choice(PARTS), multiple=True, help="Measure these, keep the others in the file."
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default="figures.json", show_default=True, help="JSON file."
-)
-def main(architecture: str, threads: int, duration: float, parts: Sequence[str], output: Path) -> None:
+@json_option
+@output_option("figures.json")
+def main(architecture: str, threads: int, duration: float, parts: Sequence[str], as_json: bool, output: Path) -> None:
     """Measure the targets of the runtime. Run nothing else on the machine meanwhile."""
-
-    def report(figures: Sequence[Figure]) -> None:
-        for figure in figures:
-            mark = "✓" if figure.met else "✗"
-            click.echo(f"{mark} {figure.measured:8.4f}  accepted {figure.wanted:<14} {figure.name}")
-            if figure.note:
-                click.echo(f"{'':37}{figure.note}")
-
-    document = measure_figures(architecture, threads, duration, parts or PARTS, report)
+    document = measure_figures(architecture, threads, duration, parts or PARTS, command_line(), _print_progress)
     if parts and output.exists():
         try:
             document = joined(json.loads(output.read_text(encoding="utf-8")), document)
         except DataError as error:
             write_json(output.with_suffix(".part.json"), document)  # the measurement took minutes: do not lose it
-            raise click.ClickException(
+            raise DataError(
                 f"{error} The measured parts were written to {output.with_suffix('.part.json')}."
             ) from error
-    write_json(output, document)
+    publish(document, output, as_json, [line for figure in document["figures"] for line in _lines(figure)])
+
+
+def _print_progress(part: str) -> None:
+    click.echo(f"measuring: {part}", err=True)
+
+
+def _lines(figure: Mapping[str, Any]) -> list[str]:
+    mark = "✓" if figure["met"] else "✗"
+    line = f"{mark} {figure['measured']:8.4f}  accepted {figure['wanted']:<14} {figure['name']}"
+    return [line, *([f"{'':37}{figure['note']}"] if figure["note"] else [])]

@@ -14,7 +14,7 @@ def kernel_table(document: Document) -> str:
     rows = [row for row in document["rows"] if row["case"].endswith("float16")]
     ran = {e["method"] for row in document["rows"] for e in row["methods"] if "skipped" not in e}
     names = [entry["method"] for entry in rows[0]["methods"] if entry["method"] in ran]
-    lines = [line("float16", *names, "torch / kernel", "share of a copy"), rule(len(names) + 3)]
+    lines = [line("float16", *names, "torch / kernel", "fraction of a copy"), rule(len(names) + 3)]
     for row in rows:
         cold = {e["method"]: e["cold"] for e in row["methods"] if e["method"] in ran}
         micros = [cold[name]["microseconds"]["median"] for name in names]

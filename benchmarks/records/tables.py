@@ -52,7 +52,7 @@ def drop_table(document: Document) -> str:
     lost = [_lost(row, full[row["method"]]) for row in rows if row["keep"] < 1.0 and row["method"] in full]
     lines = _budget_lines(lost, _points)
     before, interval = document["settings"]["full_before_fine_tuning"], document["settings"]["interval"]
-    lines.append(line("multiply-accumulates, share of the full model", *_shares(document, lost)))
+    lines.append(line("MACs, fraction of the full model", *_mac_fractions(document, lost)))
     what = f"{document['data']['name']}, points of top-1; intervals: {interval}, of the differences."
     start = f"Before fine-tuning the full model had {100 * sum(before) / len(before):.1f} %."
     return "\n".join([*lines, "", f"{what} {start} {provenance(document, _PACKAGES)}"])
@@ -96,7 +96,7 @@ def _points(row: Row) -> str:
     return f"{100 * mean:.1f}" + ("" if half is None else f" ({100 * (mean - half):.1f} to {100 * (mean + half):.1f})")
 
 
-def _shares(document: Document, lost: Sequence[Row]) -> list[str]:
+def _mac_fractions(document: Document, lost: Sequence[Row]) -> list[str]:
     cells = _cells(document["rows"])
     patches = document["model"]["patches"]
     return [f"{cells[FILTER, k]['macs'] / cells['full', patches]['macs']:.2f}" for k in _budgets(lost)]

@@ -1,4 +1,4 @@
-"""tokfilter report, and what it accepts as a document."""
+"""tokfilter report, and the documents that it accepts."""
 
 import json
 
@@ -85,7 +85,7 @@ def test_command_refuses_bad_input(tmp_path, bundle_file):
         ((), "got none of them"),
         (("--accuracy", tmp_path / "none.json"), "there is none at"),
         (("--images", tmp_path), "--images requires --bundle"),
-        (("--bundle", bundle_file, "--images", tmp_path / "empty"), "there are none"),
+        (("--bundle", bundle_file, "--images", tmp_path / "empty"), "no images in the subfolders"),
         (("--bundle", bundle_file, "--images", tmp_path / "none"), "one subfolder per class"),
     ):
         result = run(*arguments, "-o", tmp_path / "page.html")

@@ -29,7 +29,7 @@ def run(*arguments):
 
 
 def listed_anew(directory, name):
-    """The file as it is now, under its old name in the manifest: what a careless hand would do."""
+    """Update the checksum of a changed file in the manifest."""
     manifest = load_manifest(directory)
     files = [
         replace(entry_from_file(directory, name, entry.role), runtime=entry.runtime, precision=entry.precision)

@@ -25,8 +25,8 @@ def test_a_cell_for_each_method_and_budget_with_its_interval():
     budgets = [int(budget) for budget in table["tokens kept"]]
     assert budgets == sorted({row["tokens"] for row in DOCUMENT["rows"]}, reverse=True)
     row = row_of("filter", budgets[1])
-    wanted = f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-    assert table["**token filter**"][1] == wanted
+    expected = f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    assert table["**token filter**"][1] == expected
     assert table["full model"][1:] == [""] * (len(budgets) - 1)
     assert table["multiply-accumulates (filter)"][1] == f"{row['macs'] / 1e6:.2f} M"
 
@@ -89,4 +89,4 @@ def test_drops_are_paired_by_seed_and_checkpoint():
     assert table["**token filter**"] == [f"1.5 ({1.5 - half:.1f} to {1.5 + half:.1f})"]
     assert table["other"] == [f"0.5 ({0.5 - half:.1f} to {0.5 + half:.1f})"]
     assert "random tokens" not in table and "Before fine-tuning the full model had 90.0 %." in text
-    assert table["multiply-accumulates, share of the full model"] == ["0.25"]
+    assert table["MACs, fraction of the full model"] == ["0.25"]

@@ -95,7 +95,7 @@ def test_format_of_settings(key, value, shown):
 def test_any_series_can_be_drawn(points, reference):
     x, y = zip(*sorted(points), strict=True)
     series = [Series("a name", x, y, "series-0", notes=[str(i) for i in range(len(x))]), Series("", x, y, "ink")]
-    axes = Axis("share kept", STYLES["fraction"], measured=True), Axis("top-1", STYLES["percent"])
+    axes = Axis("fraction kept", STYLES["fraction"], measured=True), Axis("top-1", STYLES["percent"])
     svg = line_plot("plot", "a title", series, *axes, reference)
     assert "a name" in svg and 'aria-label="a title"' in svg
     assert "nan" not in svg

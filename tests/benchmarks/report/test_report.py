@@ -21,10 +21,10 @@ def document(name, **changes):
     return {**json.loads((DATA / f"{name}.json").read_text()), **changes}
 
 
-def rows_of(name, wanted):
-    """The sample document with those of its rows for which ``wanted(row)`` holds."""
+def rows_of(name, selected):
+    """The sample document with those of its rows for which ``selected(row)`` is true."""
     sample = document(name)
-    return {**sample, "rows": [row for row in sample["rows"] if wanted(row)]}
+    return {**sample, "rows": [row for row in sample["rows"] if selected(row)]}
 
 
 class Page(HTMLParser):
@@ -245,7 +245,7 @@ def test_plots_take_every_colour_from_the_page(tmp_path):
     assert not [value for value in inside if re.search(r"#[0-9a-f]{3,6}\b", value)]
     css = " ".join(page.styles)
     for value in {name for v in inside for name in re.findall(r"var\((--[\w-]+)\)", v)}:
-        assert css.count(f"{value}:") == 2, f"{value} wants a light and a dark colour"
+        assert css.count(f"{value}:") == 2, f"{value} requires a light and a dark colour"
 
 
 def test_plots_have_text_for_screen_readers(written):

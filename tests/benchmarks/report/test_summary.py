@@ -15,10 +15,10 @@ def document(name, **changes):
     return {**json.loads((DATA / f"{name}.json").read_text()), **changes}
 
 
-def rows_of(name, wanted):
-    """The sample document with those of its rows for which ``wanted(row)`` holds."""
+def rows_of(name, selected):
+    """The sample document with those of its rows for which ``selected(row)`` is true."""
     sample = document(name)
-    return {**sample, "rows": [row for row in sample["rows"] if wanted(row)]}
+    return {**sample, "rows": [row for row in sample["rows"] if selected(row)]}
 
 
 def summary(accuracy, bench=None, max_drop=0.01):
@@ -143,8 +143,8 @@ def test_verdict_requires_the_whole_interval_on_one_side(tmp_path, interval, ver
 def test_warnings_are_at_the_top_of_the_page(tmp_path):
     bench = document("bench")
     assert "Unstable measurement" not in page(tmp_path, None, bench)
-    for place, share in ((1, "7.1%"), (2, "9.9%")):
-        bench["rows"][place]["warnings"] = [f"unstable: coefficient of variation {share} is above 2.5%"]
+    for place, cv in ((1, "7.1%"), (2, "9.9%")):
+        bench["rows"][place]["warnings"] = [f"unstable: coefficient of variation {cv} is above 2.5%"]
     text = page(tmp_path, None, bench)
     assert text.index("Unstable measurement") < text.index('id="speed"')
     assert "variation 7.1% is above 2.5% (and 1 similar)" in text

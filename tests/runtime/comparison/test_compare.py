@@ -233,7 +233,7 @@ def test_block_counts_a_long_first_query():
 
 
 def test_block_reads_the_clock_once_per_query():
-    """Clock, list and result handling around a query stay constant, whatever the number of queries."""
+    """The work around a query does not depend on the number of queries."""
     clock = FakeClock(tick=0.001)
     samples = worker.run_block(timed_session(clock, 0.0), np.zeros(1), 8, 0.5, clock)["samples_ms"]
     assert clock.readings == 2 + len(samples)

@@ -49,15 +49,15 @@ def machine(latency, noise=0.0, seed=0):
 @pytest.mark.parametrize("goal", [3.0, 7.5, 11.11, 19.0])
 def test_latency_goal_finds_the_largest_budget_to_the_token(latency, goal):
     measure, requested = machine(latency)
-    wanted = max((k for k in BUDGETS if latency(k) <= goal), default=None)
-    if wanted is None:
+    expected = max((k for k in BUDGETS if latency(k) <= goal), default=None)
+    if expected is None:
         with pytest.raises(BudgetError, match="no budget meets the goal of at most 3 ms: the nearest is"):
             select_budget(Goal("latency", goal), measure, BUDGETS)
         return
     found = select_budget(Goal("latency", goal), measure, BUDGETS)
-    assert found.tokens == wanted and found.point.remeasured
+    assert found.tokens == expected and found.point.remeasured
     assert sum(map(len, requested)) < 45
-    assert f"{wanted} tokens" in found.reason and "remeasured" in found.reason
+    assert f"{expected} tokens" in found.reason and "remeasured" in found.reason
 
 
 def test_budget_is_the_last_token_of_a_hardware_step():
