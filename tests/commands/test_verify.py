@@ -98,7 +98,7 @@ def test_a_model_that_computes_something_else_fails_with_figures(copied, name):
     assert f"{name} differs from the golden tensors at a batch of 1" in done.stderr
 
 
-def test_what_is_no_export_and_what_an_export_lacks(copied, tmp_path):
+def test_no_export_directory_or_missing_models(copied, tmp_path):
     done = run(tmp_path)
     assert done.exit_code == 1 and "an export directory's manifest" in done.stderr
     done = run(copied, "--precision", "fp16")
@@ -118,7 +118,7 @@ def test_damaged_golden_tensors_are_refused(copied):
     assert done.exit_code == 1 and "golden.npz is damaged" in done.stderr
 
 
-def test_a_precision_without_cpu_kernels_says_what_to_take(copied):
+def test_a_precision_without_cpu_kernels_is_refused_with_the_remedy(copied):
     graph = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 18]> g (bfloat16[b,5] images) => (bfloat16[b,5] logits) '
         "{ logits = MatMul(images, images) }"
