@@ -1,4 +1,4 @@
-"""CUDA bindings, each imported when a caller first needs it: the driver's C library, pycuda, cuda-python."""
+"""CUDA bindings, each loaded on first use: the driver's C library, pycuda, cuda-python."""
 
 import ctypes
 from importlib import import_module

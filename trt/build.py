@@ -1,6 +1,6 @@
 """Plans from ONNX graphs: one builder for TensorRT and TensorRT-RTX.
 
-TensorRT builds on the GPU that will run the engine and takes TokenSelect's fused kernel from our plugin library.
+TensorRT builds on the GPU that will run the engine, with TokenSelect's fused kernel from tokfilter's plugin library.
 TensorRT-RTX builds without a GPU, for the compute capabilities that are given, from native ops (it loads no plugins).
 """
 
@@ -29,11 +29,11 @@ class BuildOptions:
     """How to build.
 
     batch, budget: (min, opt, max) of the profile; budget is in tokens
-    plugin: the plugin library for TensorRT; None takes native ops
+    plugin: the plugin library for TensorRT; None builds from native ops
     workspace: limit of scratch memory in MiB; None leaves TensorRT's
     timing_cache: file that is read if it exists, and written; TensorRT only (TensorRT-RTX would need a GPU)
     version_compatible: the plan runs on later TensorRT versions too, the plugin inside it
-    hardware: a key of HARDWARE: which other GPUs the plan shall run on
+    hardware: a key of HARDWARE: the other GPUs that the plan shall run on
     compute_capabilities: targets of TensorRT-RTX such as "SM89"; empty means every one that it supports
     """
 

@@ -15,7 +15,7 @@ _MOST: Final = 20
 def error_log(module: Any) -> Any:
     """The ``ILogger`` of a TensorRT module, which keeps messages of severity ERROR and above in ``errors``.
 
-    TensorRT takes one logger per process and calls it from its own threads.
+    TensorRT uses one logger per process and calls it from its own threads.
     """
 
     class ErrorLog(module.ILogger):  # type: ignore[misc]  # the base class exists only where TensorRT is installed

@@ -1,4 +1,4 @@
-"""Import of TensorRT's and TensorRT-RTX's Python modules, which share one interface, when a caller first needs one."""
+"""TensorRT's and TensorRT-RTX's Python modules, which have the same interface, imported on first use."""
 
 from importlib import import_module
 from typing import Any, Final, Literal

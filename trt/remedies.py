@@ -11,7 +11,7 @@ from tokfilter.trt.log import joined
 __all__ = ["BUILD_AGAIN", "BUILD_REMEDIES", "LOAD_REMEDIES", "Remedies", "build_failure", "parser_messages", "remedy"]
 
 Remedies = Sequence[tuple[tuple[str, ...], str]]
-"""(words in TensorRT's message, lower case; the remedy). The first row of which a word is found counts."""
+"""(words in TensorRT's message, lower case; the remedy). The first row with a word that is found applies."""
 
 BUILD_REMEDIES: Final[Remedies] = (
     (

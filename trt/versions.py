@@ -1,6 +1,6 @@
-"""What differs between versions of TensorRT. Supported: 10.3 (JetPack 6) to 11.4; TensorRT-RTX from 1.7.
+"""Differences between versions of TensorRT. Supported: 10.3 (JetPack 6) to 11.4; TensorRT-RTX from 1.7.
 
-TensorRT-RTX counts its own versions and loads no plugins, so none of these facts applies to it.
+TensorRT-RTX has its own version numbers and loads no plugins, so none of these facts applies to it.
 Sources: TensorRT's release notes, and the change log of its ONNX parser (onnx-tensorrt).
 """
 
@@ -12,7 +12,7 @@ __all__ = ["SINCE", "Feature", "creation_flags", "supports"]
 Feature = Literal["plugin preferred to function", "TopkLastDim"]
 
 SINCE: Final[Mapping[Feature, tuple[int, int]]] = {
-    # Before, the ONNX parser takes a model-local function even where a plugin of the same name is loaded.
+    # Earlier ONNX parsers use a model-local function even where a plugin of the same name is loaded.
     "plugin preferred to function": (10, 7),
     # A plugin of NVIDIA's own library: TopK along the last axis.
     "TopkLastDim": (11, 0),

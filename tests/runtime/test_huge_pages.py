@@ -1,4 +1,4 @@
-"""Advice about huge pages: which memory it is given for, and that results do not depend on it."""
+"""Huge pages: the memory that they are requested for, and results that do not depend on them."""
 
 import mmap
 import sys
@@ -40,7 +40,7 @@ def ranges(cuts):
 
 
 @given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
-def test_new_parts_are_what_was_not_there_before(old, new):
+def test_new_parts_exclude_earlier_memory(old, new):
     before, after = ranges(old), ranges(new)
 
     def pages(found):
@@ -57,7 +57,7 @@ def test_new_parts_are_whole_huge_pages():
 
 
 def advised(address):
-    """Whether the mapping at an address carries the advice."""
+    """Whether huge pages were requested for the mapping at an address."""
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         head = line.split()[0]
@@ -71,7 +71,7 @@ def advised(address):
 
 @linux
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
-def test_memory_that_is_taken_in_the_block_is_advised_and_older_memory_is_not():
+def test_memory_allocated_in_the_block_is_advised_and_older_memory_is_not():
     def taken():
         memory = mmap.mmap(-1, 8 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return memory, np.frombuffer(memory, np.uint8).ctypes.data + 4 * PAGE

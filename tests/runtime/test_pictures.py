@@ -1,4 +1,4 @@
-"""benchmarks/pictures.py: kept pixels stay as they are, dropped ones change, on any grid."""
+"""Pictures of kept tokens: kept pixels are unchanged, dropped ones are not, on any grid."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_the_highest_score_is_yellow_and_nan_counts_as_lowest():
     assert np.argsort(warmth).tolist() == [0, 3, 2, 1]
 
 
-def test_one_score_is_wanted_for_each_patch():
+def test_one_score_is_needed_for_each_patch():
     with pytest.raises(DataError, match="needs 4 scores, got 3"):
         heat_picture(view(8, 8), [1, 2, 3], (2, 2))
 

@@ -1,4 +1,4 @@
-"""runtime/preprocess.py: the pixels of timm's evaluation transform without torch, and images that are not ordinary."""
+"""runtime/preprocess.py: the pixels of timm's evaluation transform without torch, and unusual images."""
 
 import io
 from pathlib import Path
@@ -115,18 +115,18 @@ def saved(image: Image.Image, suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpeg", "webp", "tiff", "gif", "bmp"])
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, fraction: float) -> None:
     whole = saved(noise(64, 64), suffix)
     path = tmp_path / f"cut.{suffix}"
-    path.write_bytes(whole[: int(len(whole) * share)])
+    path.write_bytes(whole[: int(len(whole) * fraction)])
     with pytest.raises(DataError, match=r"damaged or cut short|not an image"):
         open_image(path)
 
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_changed_bytes_give_an_image_or_a_sentence(
+def test_changed_bytes_give_an_image_or_a_data_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     content = bytearray(saved(noise(16, 16), data.draw(st.sampled_from(["png", "jpeg", "gif", "tiff"]))))
@@ -140,7 +140,7 @@ def test_changed_bytes_give_an_image_or_a_sentence(
         assert str(path) in str(error)
 
 
-def test_what_is_no_image_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is none at"):
         open_image(tmp_path / "missing.png")
     with pytest.raises(DataError, match="wants a file, got the folder"):

@@ -1,4 +1,4 @@
-"""Execution providers of ONNX Runtime: which there are, what CUDA is told, and CUDA itself on a GPU."""
+"""Execution providers of ONNX Runtime: availability, CUDA's options, and CUDA itself on a GPU."""
 
 from itertools import product
 
@@ -27,8 +27,8 @@ def test_providers(export_directory):
 
 
 @pytest.mark.parametrize("given", [{}, {"use_tf32": "1"}])
-def test_fp32_on_cuda_is_no_tf32_unless_asked_for(export_directory, monkeypatch, given):
-    """NVIDIA's wheels are looked for first, and what that prints is not on standard output."""
+def test_fp32_on_cuda_has_tf32_off_by_default(export_directory, monkeypatch, given):
+    """NVIDIA's wheels are loaded first, and their output is not on standard output."""
     seen = {}
 
     def started(path, options, providers):

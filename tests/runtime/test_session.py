@@ -199,7 +199,7 @@ def test_two_sessions_at_once_and_many_threads(export_directory, images):
 
 @dataclass
 class Slow(CheckedSession):
-    """An engine that says itself when it runs: what CheckedSession guards is seen from outside."""
+    """An engine that runs until the test releases it."""
 
     def __post_init__(self):
         self.running, self.go_on = threading.Event(), threading.Event()

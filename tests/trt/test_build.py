@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds here without a GPU; TensorRT's part is held by its type stubs and, on a GPU, `make test-gpu`."""
+"""TensorRT-RTX builds for real, without a GPU; TensorRT's part runs on a fake, and on a GPU in `make test-gpu`."""
 
 import sys
 from types import ModuleType
@@ -39,7 +39,7 @@ def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
     assert target["compute_capabilities"] == "all"
 
 
-def test_rtx_builds_for_the_compute_capabilities_asked_for(graphs, tmp_path):
+def test_rtx_builds_for_the_given_compute_capabilities(graphs, tmp_path):
     options = BuildOptions(batch=(1, 2, 4), budget=(1, 8, 16), compute_capabilities=("sm86", "SM89"))
     target = build_engine("tensorrt-rtx", graphs / "fp16.onnx", tmp_path / "model.plan", options)
     assert target["compute_capabilities"] == ["sm86", "SM89"]
@@ -77,7 +77,7 @@ def test_an_unknown_operator_is_named(tmp_path):
 
 
 def test_without_a_gpu_the_error_names_where_to_build(monkeypatch, graphs, tmp_path):
-    """TensorRT's Builder returns a null pointer there, which pybind11 makes a TypeError."""
+    """TensorRT's Builder returns a null pointer there, which pybind11 turns into a TypeError."""
 
     class Builder:
         def __init__(self, logger):

@@ -19,7 +19,7 @@ def plan(tmp_path):
     return tmp_path / "model.plan"
 
 
-def test_real_tensorrt_rtx_refuses_a_foreign_plan_in_words(plan):
+def test_real_tensorrt_rtx_refuses_a_foreign_plan(plan):
     """The library itself rejects it, without a GPU; its message and ours must reach the user."""
     module = pytest.importorskip("tensorrt_rtx")
     entry = Entry("model.plan", "filtered", "", 6, "tensorrt-rtx", "fp32", target={"gpu": "Orin", "tensorrt": "10.3"})
@@ -30,7 +30,7 @@ def test_real_tensorrt_rtx_refuses_a_foreign_plan_in_words(plan):
 NEEDS_PLUGIN = replace(ENTRY, target={"plugin": "libtokfilter_plugin.so"})
 
 
-def test_real_tensorrt_rtx_refuses_a_library_that_is_none(plan):
+def test_real_tensorrt_rtx_refuses_a_file_that_is_no_library(plan):
     module = pytest.importorskip("tensorrt_rtx")
     with pytest.raises(EngineError, match="cannot load the plugin library .*tokfilter plugin build"):
         engine_from_plan(module, plan, NEEDS_PLUGIN, [plan.with_name("model.onnx")])
@@ -61,7 +61,7 @@ def test_refusals_come_with_a_remedy(plan, message, remedy):
     assert "low severity" not in str(caught.value)
 
 
-def test_a_plugin_that_was_loaded_is_not_blamed(plan):
+def test_the_message_about_a_plugin_that_was_loaded_since_is_dropped(plan):
     module = fake_runtime_module("generated on an incompatible device, expecting compute 8.7 got compute 9.0")
     library = plan.parent / "libtokfilter_plugin.so"
     with pytest.raises(EngineError, match="another GPU") as caught:
@@ -69,7 +69,7 @@ def test_a_plugin_that_was_loaded_is_not_blamed(plan):
     assert "Cannot find plugin" not in str(caught.value)
 
 
-def test_a_driver_too_old_for_tensorrt_has_its_sentence(plan):
+def test_a_driver_too_old_for_tensorrt_is_named(plan):
     module = fake_runtime_module("")
 
     def refuse(logger):

@@ -43,7 +43,7 @@ def test_without_nvml_there_are_no_gpus(pynvml, monkeypatch, broken):
     assert gpus() == [] and driver_version() is None and _gpu_name() is None
 
 
-def test_an_engine_names_the_gpu_only_where_there_is_no_doubt_which_one_it_was_built_on(pynvml):
+def test_an_engine_names_its_gpu_only_where_all_gpus_are_alike(pynvml):
     assert _gpu_name() == "Fake GPU, 9.0"
     pynvml.denied = set()
     assert _gpu_name() == "Fake GPU, 9.0"

@@ -1,4 +1,4 @@
-"""Sessions over a fake TensorRT, so that a CPU can run the session's own logic."""
+"""Sessions on a fake TensorRT, so that their own logic runs on a CPU."""
 
 import shutil
 from dataclasses import replace

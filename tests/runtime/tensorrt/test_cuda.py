@@ -52,7 +52,7 @@ def test_the_primary_context_is_retained_once(pycuda):
     assert pycuda.retained == 1
 
 
-def test_errors_of_pycuda_are_ours_and_leave_no_context(pycuda):
+def test_errors_of_pycuda_become_engine_errors_and_leave_no_context(pycuda):
     device = cuda.Pycuda()
     pycuda.full = True
     with pytest.raises(EngineError, match="CUDA: cuMemAlloc failed: out of memory. Free device memory, or use sm"):
@@ -60,7 +60,7 @@ def test_errors_of_pycuda_are_ours_and_leave_no_context(pycuda):
     assert pycuda.stack == []
 
 
-def test_cuda_python_gives_a_thread_its_device_back_and_says_what_fails(monkeypatch):
+def test_cuda_python_restores_the_device_of_a_thread_and_names_the_failed_call(monkeypatch):
     runtime = FakeCudaRuntime()
     monkeypatch.setattr(cuda, "cuda_runtime", lambda: runtime)
     device = cuda.CudaPython()
@@ -81,7 +81,7 @@ def test_streams_leave_the_legacy_stream_alone_so_that_other_threads_may_capture
     assert (pycuda.streams, runtime.flags) == ([1], [1])
 
 
-def test_graphs_are_dropped_one_by_one_and_all_at_the_end(monkeypatch):
+def test_graphs_are_destroyed_one_by_one_and_all_at_close(monkeypatch):
     driver = FakeGraphDriver()
     monkeypatch.setattr(cuda_graph, "cuda_driver", lambda: driver)
     graphs = cuda_graph.Graphs()
@@ -95,7 +95,7 @@ def test_graphs_are_dropped_one_by_one_and_all_at_the_end(monkeypatch):
     assert driver.alive == set()
 
 
-def test_a_capture_that_took_nothing_in_is_an_error_and_leaves_no_graph(monkeypatch):
+def test_an_empty_capture_is_an_error_and_leaves_no_graph(monkeypatch):
     driver = FakeGraphDriver(nodes=0)
     monkeypatch.setattr(cuda_graph, "cuda_driver", lambda: driver)
     graphs = cuda_graph.Graphs()
@@ -113,7 +113,7 @@ def test_a_capture_that_took_nothing_in_is_an_error_and_leaves_no_graph(monkeypa
         (FakeDriver(init=803), EngineError, "CUDA error 803"),
     ],
 )
-def test_driver_without_a_gpu_has_its_sentence(monkeypatch, driver, kind, message):
+def test_driver_without_a_usable_gpu_is_refused(monkeypatch, driver, kind, message):
     monkeypatch.setattr(cuda_bindings.ctypes, "CDLL", lambda name: driver)
     with pytest.raises(kind, match=message):
         cuda_bindings.cuda_driver()
@@ -154,7 +154,7 @@ def real(request):
 
 
 @pytest.mark.gpu
-def test_what_goes_to_the_device_comes_back_in_the_order_of_the_stream(real):
+def test_copies_to_the_device_and_back_run_in_stream_order(real):
     with real.current():
         stream, size = real.stream(), 1 << 22
         sent, received, address = real.pinned(size), real.pinned(size), real.allocate(size)
@@ -172,7 +172,7 @@ def test_what_goes_to_the_device_comes_back_in_the_order_of_the_stream(real):
 
 
 @pytest.mark.gpu
-def test_a_thread_of_its_own_uses_the_device_and_ends(real):
+def test_a_new_thread_uses_the_device_and_ends(real):
     def work():
         with real.current():
             return real.allocate(1 << 20)
@@ -182,7 +182,7 @@ def test_a_thread_of_its_own_uses_the_device_and_ends(real):
 
 
 @pytest.mark.gpu
-def test_more_memory_than_the_device_has_is_refused_in_words(real):
+def test_out_of_device_memory_is_an_engine_error(real):
     with pytest.raises(EngineError, match="Free device memory, or use smaller batches"), real.current():
         real.allocate(1 << 46)
 

@@ -1,4 +1,4 @@
-"""How TensorRT sessions live: opened, used from several threads, closed, over a fake TensorRT."""
+"""TensorRT sessions opened, used from several threads and closed, with a fake TensorRT."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ def test_use_outside_the_with_block(plan, fake):
         session.run(images)
 
 
-def test_a_device_is_given_back_when_opening_fails(plan, fake, monkeypatch):
+def test_a_device_is_released_when_opening_fails(plan, fake, monkeypatch):
     def refuse(*_):
         raise EngineError("TensorRT refuses the plan")
 
@@ -37,7 +37,7 @@ def test_a_device_is_given_back_when_opening_fails(plan, fake, monkeypatch):
     assert fake.device.closed
 
 
-def test_a_second_thread_is_refused_and_the_first_gets_its_answer(plan, fake, monkeypatch):
+def test_a_second_thread_is_refused_and_the_first_gets_its_result(plan, fake, monkeypatch):
     images, entered, go_on = golden_of(plan.directory, plan.manifest).images, threading.Event(), threading.Event()
 
     def slow(stream):

@@ -1,5 +1,4 @@
-"""What TensorRT sessions refuse, each in a sentence that says what to do: with the real libraries where a CPU can load
-them, and over a fake TensorRT."""
+"""Errors of TensorRT sessions and their remedies, with a fake TensorRT, and with the real libraries on a CPU."""
 
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from tokfilter.trt.log import error_log
 NO_DRIVER = driver_version() is None
 
 
-def test_what_the_plan_does_not_serve(plan, fake):
+def test_batches_budgets_and_images_outside_the_plan_are_refused(plan, fake):
     with TensorRTSession(plan) as session:
         with pytest.raises(EngineError, match=r"batches of 1 to 4 at 1 to 16 tokens; .*got a batch of 5 at 8 tokens"):
             session.run(np.zeros((5, 3, 32, 32), np.float32), 8)
@@ -34,13 +33,13 @@ def test_budget_range_of_the_plan_is_named(plan, fake):
         session.run(np.zeros((1, 3, 32, 32), np.float32), 2)
 
 
-def test_changed_plan_is_refused_before_any_gpu_is_touched(plan):
+def test_changed_plan_is_refused_before_any_gpu_is_used(plan):
     (plan.directory / "model.plan").write_bytes(b"b plan")
     with pytest.raises(EngineError, match="model.plan is not the file"), TensorRTSession(plan):
         pass
 
 
-def test_a_changed_or_missing_plugin_library_is_refused_before_any_gpu_is_touched(plan):
+def test_a_changed_or_missing_plugin_library_is_refused_before_any_gpu_is_used(plan):
     library = plan.directory / "libtokfilter_plugin.so"
     library.write_bytes(b"library")
     entry = entry_from_file(plan.directory, library.name, "plugin", runtime="tensorrt")
@@ -72,7 +71,7 @@ def refuse_memory(device, size):
     raise EngineError("CUDA: out of memory")
 
 
-def test_what_was_allocated_is_given_back_when_opening_fails(plan, fake, monkeypatch):
+def test_allocations_are_released_when_opening_fails(plan, fake, monkeypatch):
     monkeypatch.setattr(fake.Device, "pinned", refuse_memory)
     session = TensorRTSession(plan, cuda_graph=True)
     with pytest.raises(EngineError, match="out of memory"), session:
@@ -90,7 +89,7 @@ def test_what_was_allocated_is_given_back_when_opening_fails(plan, fake, monkeyp
         ("set_optimization_profile_async", "no context for a batch of 1 at 8 tokens: Illegal address. Free"),
     ],
 )
-def test_what_tensorrt_logs_reaches_the_user_and_does_not_pile_up(plan, fake, monkeypatch, call, message):
+def test_logged_errors_are_in_the_message_and_do_not_accumulate(plan, fake, monkeypatch, call, message):
     logger = error_log(fake)
 
     def refuse(*_):
@@ -109,7 +108,7 @@ def test_what_tensorrt_logs_reaches_the_user_and_does_not_pile_up(plan, fake, mo
 
 
 @pytest.mark.skipif(not NO_DRIVER, reason="this machine has an NVIDIA driver")
-def test_no_driver_has_its_sentence(plan):
+def test_a_missing_driver_is_named(plan):
     rtx = replace(plan, entry=replace(plan.entry, runtime="tensorrt-rtx"))
     pytest.importorskip("tensorrt_rtx")
     session = session_from_model_file(rtx, SessionOptions(runtime="tensorrt-rtx"))

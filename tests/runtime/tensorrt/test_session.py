@@ -1,4 +1,4 @@
-"""The TensorRT session's own logic over a fake TensorRT; `make test-gpu` runs it on a GPU."""
+"""The TensorRT session's own logic on a fake TensorRT; `make test-gpu` runs it on a GPU."""
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -63,7 +63,7 @@ def test_failed_capture_is_an_error_and_no_silent_fallback(plan, fake, monkeypat
         session.run(np.zeros((1, 3, 32, 32), np.float32))
 
 
-def test_an_enqueue_that_fails_in_a_capture_says_why_and_ends_the_capture(plan, fake, monkeypatch):
+def test_an_enqueue_that_fails_in_a_capture_gives_the_reason_and_ends_the_capture(plan, fake, monkeypatch):
     def refuse_in_capture(context, stream):
         return fake.capturing is None
 
@@ -97,7 +97,7 @@ def test_an_rtx_plan_that_cannot_be_captured_is_refused(plan, fake, monkeypatch)
         session.run(images)
 
 
-def test_contexts_and_graphs_do_not_pile_up(plan, fake):
+def test_contexts_and_graphs_are_evicted(plan, fake):
     with TensorRTSession(plan, cuda_graph=True) as session:
         for k in [*range(1, 17), 1]:
             session.run(np.zeros((1, 3, 32, 32), np.float32), k)
