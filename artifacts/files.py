@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whatever happens while they are written."""
+"""Atomic writes of files and folders: temporary name, fsync, rename."""
 
 import hashlib
 import os
@@ -15,9 +15,9 @@ __all__ = ["atomic_path", "existing_file", "new_folder", "sha256", "sync_folder"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+    """Yield a path beside ``path`` to write to; it is renamed to ``path`` when the block ends without an error.
 
-    A full disk, an exception or a kill leaves an existing file as it was. Raises OSError from the writing.
+    A full disk, an exception or a kill leaves an existing file unchanged. Raises OSError from the writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -37,7 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder beside ``path`` to fill; it becomes ``path`` when the block ends without an error.
 
-    What stands at ``path`` already is never touched. Raises ExportError for it, and OSError from the writing.
+    An existing ``path`` is never changed: raises ExportError for it, and OSError from the writing.
     """
     taken = ExportError(f"{path} exists already and is not overwritten: choose another folder, or remove it.")
     if path.exists() or path.is_symlink():
@@ -49,7 +49,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync_folder(part)
         part.chmod(0o777 & ~_umask())
         try:
-            part.rename(path)  # an empty folder that came meanwhile is replaced, anything else refused
+            part.rename(path)  # replaces an empty folder created meanwhile, fails for anything else
         except OSError as error:
             if path.exists():
                 raise taken from error
@@ -59,7 +59,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have everything beneath a folder on the disk before it gets its name. Raises OSError."""
+    """Write everything in a folder to the disk (fsync) before it is renamed. Raises OSError."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink():
             continue
@@ -77,12 +77,12 @@ def _umask() -> int:
 
 
 def existing_file(path: str | Path, what: str) -> Path:
-    """``path`` when it is a file. Raises DataError that names what was wanted."""
+    """``path`` when it is a file. Raises DataError with the name of the expected file, ``what``."""
     path = Path(path)
     if path.is_dir():
-        raise DataError(f"{what} wants a file, got the folder {path}.")
+        raise DataError(f"{what}: expected a file, got the folder {path}.")
     if not path.is_file():
-        raise DataError(f"{what} wants a file, but there is none at {path}.")
+        raise DataError(f"{what}: expected a file, but there is none at {path}.")
     return path
 
 

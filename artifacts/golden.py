@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class GoldenArrays:
-    """What torch computed once.
+    """Inputs and expected outputs.
 
     images: [G, 3, H, W]
     scores: [G, N]
@@ -34,12 +34,12 @@ class GoldenArrays:
     logits: Mapping[int, Array]
 
     def tiled(self, batch: int, dtype: npt.DTypeLike = np.float32) -> Array:
-        """The images repeated to a batch, in the type that an engine takes."""
+        """The images repeated to a batch, in the input type of an engine: [batch, 3, H, W]."""
         rows = np.arange(batch) % len(self.images)
         return np.ascontiguousarray(self.images[rows].astype(dtype, copy=False))
 
     def expected_indices(self, k: int) -> npt.NDArray[np.int32]:
-        """Positions that the op's contract keeps for the golden scores: [G, k]."""
+        """Kept positions for the golden scores by the op's contract: [G, k]."""
         return token_select(self.scores[:, :, None], self.scores, k, prefix_tokens=0)[1]
 
 

@@ -1,6 +1,7 @@
-"""manifest.json: what an export directory holds, and how to know that it still holds that.
+"""manifest.json: the files of an export directory with their checksums, and the model's properties.
 
-Written by ``export/``, believed by ``runtime/`` only after the bytes agree. Neither torch nor an engine is needed here.
+Written by ``export/``; ``runtime/`` checks the sizes and SHA-256 sums of files before it uses them. Neither torch nor
+an engine is needed here.
 """
 
 import json
@@ -44,12 +45,12 @@ class Entry:
     """One file of an export directory.
 
     role: "filtered" and "full" are models, the others belong to them
-    runtime: what reads it; None for files that are no model
-    precision: fp32, fp16 or bf16, as typed in the graph
+    runtime: the engine that reads it; None for files that are no model
+    precision: fp32, fp16 or bf16, the types in the graph
     budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
-    batch_range, budget_range: (min, opt, max) that an engine was built for; None when any goes
-    target: what an engine was built for and with, plain values
-    external: files beside a graph that hold its weights, name -> sha256 (graphs beyond 2 GiB)
+    batch_range, budget_range: (min, opt, max) that an engine was built for; None for any
+    target: hardware, versions and options of an engine build, plain values
+    external: files with the external weights of a graph, name -> sha256 (graphs beyond 2 GiB)
     """
 
     path: str
@@ -67,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a runtime has to know of the model without reading weights.
+    """Properties of the model that a runtime needs.
 
     input_size: (3, H, W)
     keep: default budget in tokens
@@ -92,12 +93,12 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export directory holds.
+    """Contents of an export directory.
 
     source: name and sha256 of the bundle
-    versions: packages that wrote the files
+    versions: of the packages that wrote the files
     verification: results per file, or the reason why there are none
-    choice: the budget that `tokfilter tune` chose on a machine, with what it measured; empty before
+    choice: the budget that `tokfilter tune` chose on a machine, and its measurements; empty before
     """
 
     model: ModelCard
@@ -175,7 +176,7 @@ def _range(value: Sequence[int] | None) -> Range | None:
 
 
 def checked_path(directory: str | Path, entry: Entry) -> Path:
-    """Path of an entry whose bytes are the ones that the manifest names. Raises EngineError when they are not."""
+    """Path of an entry after a check of its size and SHA-256. Raises EngineError when they differ."""
     path = Path(directory) / entry.path
     if not path.is_file():
         raise EngineError(f"{path} is missing, though {NAME} lists it. Export again.")

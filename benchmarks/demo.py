@@ -50,7 +50,7 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     clock = _Stopwatch()
     accuracy = demo_study(folder, seed, progress)
     clock.lap("data, training, baselines")
-    export_bundle(folder / "model.pt", folder / "export", say=lambda what: progress(f"export: {what}", 0.0))
+    export_bundle(folder / "model.pt", folder / "export", progress=lambda what: progress(f"export: {what}", 0.0))
     clock.lap("export and verification")
     options = SessionOptions(threads=threads)
     bench = compare(folder / "export", _BATCHES, BUDGETS, options, QUICK, progress=progress, command=command)

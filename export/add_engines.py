@@ -20,7 +20,7 @@ __all__ = ["add_engines"]
 
 
 def add_engines(
-    directory: str | Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+    directory: str | Path, options: ExportOptions, progress: Callable[[str], None] = lambda _: None
 ) -> list[Entry]:
     """Build engines of each graph in ``options.precisions`` and list them in the manifest; returns their entries.
 
@@ -40,7 +40,7 @@ def add_engines(
     with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
         staging = Path(name)
         _link_graphs(directory, graphs, staging)
-        built = list(engines_from_graphs(staging, graphs, manifest.model, options, say))
+        built = list(engines_from_graphs(staging, graphs, manifest.model, options, progress))
         for entry in built:
             (staging / entry.path).replace(directory / entry.path)
     new = {entry.path for entry in built}
@@ -62,7 +62,7 @@ def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:
 
 
 def _plugin(directory: Path, manifest: Manifest) -> Path | None:
-    """The library built on this machine comes first: what the directory holds may be another machine's."""
+    """The library built on this machine comes first: the directory's may be for another machine."""
     with suppress(MissingDependencyError):
         return plugin_path()
     return next((checked_path(directory, entry) for entry in manifest.entries("plugin", "tensorrt")), None)

@@ -1,4 +1,4 @@
-"""Which engines an export builds, and how each is described in the manifest."""
+"""Build the engines of an export and describe each for the manifest."""
 
 import shutil
 import tempfile
@@ -22,14 +22,14 @@ _SUFFIXES: Final[dict[EngineKind, str]] = {"tensorrt": ".plan", "tensorrt-rtx": 
 
 
 def engines_from_graphs(
-    folder: Path, graphs: Sequence[Entry], card: ModelCard, options: ExportOptions, say: Callable[[str], None]
+    folder: Path, graphs: Sequence[Entry], card: ModelCard, options: ExportOptions, progress: Callable[[str], None]
 ) -> Iterator[Entry]:
-    """Build an engine from each graph in ``folder``; yields entries for the engines and for what belongs to them.
+    """Build an engine from each graph in ``folder``; yields entries of the engines, plugin and timing cache.
 
-    Raises MissingDependencyError, EngineError; what was yielded before stays valid.
+    Raises MissingDependencyError, EngineError; entries yielded before stay valid.
     """
     if options.rtx:
-        yield from _built("tensorrt-rtx", folder, graphs, card, options, None, say)
+        yield from _built("tensorrt-rtx", folder, graphs, card, options, None, progress)
     if not options.trt:
         return
     tensorrt_module("tensorrt")  # where TensorRT is missing, that error comes before the plugin's
@@ -37,7 +37,7 @@ def engines_from_graphs(
     if plugin is not None and not options.version_compatible:
         shutil.copy2(plugin, folder / plugin.name)
         yield entry_from_file(folder, plugin.name, "plugin", runtime="tensorrt")
-    yield from _built("tensorrt", folder, graphs, card, options, plugin, say)
+    yield from _built("tensorrt", folder, graphs, card, options, plugin, progress)
     yield entry_from_file(folder, TIMING_CACHE, "timing-cache", runtime="tensorrt")
 
 
@@ -57,12 +57,12 @@ def _built(
     card: ModelCard,
     options: ExportOptions,
     plugin: Path | None,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> Iterator[Entry]:
     budget = options.budget_profile(card.num_patches, card.keep)
     for graph in graphs:
         name = f"{graph.path.removesuffix('.onnx')}{_SUFFIXES[kind]}"
-        say(f"building {name}")
+        progress(f"building {name}")
         build = BuildOptions(
             batch=options.batch_range,
             budget=budget,

@@ -1,4 +1,4 @@
-"""The TokenSelect node of a graph, and the model-local function that stands in for it.
+"""The TokenSelect node of a graph, and its model-local function.
 
 Neither torch nor onnxscript is needed here: an edge device builds engines from graphs that were written elsewhere.
 """
@@ -15,11 +15,11 @@ def select_node(graph: ir.Model) -> ir.Node:
     """The graph's TokenSelect node. Raises ExportError unless there is exactly one."""
     nodes = [node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, NAME)]
     if len(nodes) != 1:
-        raise ExportError(f"wanted a graph with one {DOMAIN}::{NAME} node, got {len(nodes)}.")
+        raise ExportError(f"expected a graph with one {DOMAIN}::{NAME} node, got {len(nodes)}.")
     return nodes[0]
 
 
 def without_functions(graph: ir.Model) -> ir.Model:
-    """Detach all model-local functions: TensorRT before 10.7 prefers them to the plugin."""
+    """Remove all model-local functions: TensorRT before 10.7 prefers them to the plugin."""
     graph.functions.clear()
     return graph

@@ -1,6 +1,6 @@
-"""`tokfilter inspect`: what is in a bundle, a graph or an export directory, as plain values.
+"""`tokfilter inspect`: contents of a bundle, a graph or an export directory, as plain values.
 
-Nothing of a file is believed before it is checked, and nothing in it is run.
+Every file is checked before its values are used, and nothing in it is executed.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _PREFIX: Final = "tokfilter."
 
 
 def inspect_path(path: str | Path) -> dict[str, Any]:
-    """Describe what lies at ``path``: a bundle, an ONNX graph, an export directory or its manifest.
+    """Describe ``path``: a bundle, an ONNX graph, an export directory or its manifest.
 
     Raises DataError, BundleError, ExportError.
     """
@@ -31,7 +31,7 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         described = _directory(path if path.is_dir() else path.parent)
     elif not path.exists():
         raise DataError(
-            f"inspect wants a bundle, an ONNX graph or an export directory, but there is nothing at {path}."
+            f"inspect needs a bundle, an ONNX graph or an export directory, but there is nothing at {path}."
         )
     elif _starts_as_archive(path):
         described = _bundle(path)
@@ -78,7 +78,7 @@ def _graph(path: Path) -> dict[str, Any]:
     graph = load_graph(path)
     try:
         graph_stats.with_shapes(graph)
-    except Exception as error:  # onnx raises kinds of its own for graphs that contradict themselves
+    except Exception as error:  # onnx raises its own kinds of errors
         raise ExportError(f"{path} is no valid ONNX graph: its shapes contradict each other ({error}).") from error
     metadata = {
         name.removeprefix(_PREFIX): text for name, text in graph.metadata_props.items() if name.startswith(_PREFIX)

@@ -1,4 +1,4 @@
-"""`tokfilter export`: a bundle in, a directory of graphs, engines, golden tensors and a manifest out."""
+"""`tokfilter export`: write a directory of graphs, engines, golden tensors and a manifest from a bundle."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ from tokfilter.vit.model import FilteredViT
 
 __all__ = ["export_bundle"]
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -47,11 +47,13 @@ def export_bundle(
     bundle_path: str | Path,
     directory: str | Path,
     options: ExportOptions | None = None,
-    say: Say = lambda _: None,
+    progress: Progress = lambda _: None,
     checked: Callable[[Check], None] = lambda _: None,
 ) -> Manifest:
-    """Write ``directory`` from the bundle at ``bundle_path``. ``say`` is told of each step, ``checked`` of each check.
+    """Write ``directory`` from the bundle at ``bundle_path``.
 
+    progress: called with the name of each step
+    checked: called with each verification result
     Raises ExportError, BudgetError, VerificationError (nothing is written), MissingDependencyError (the graphs are
     written, the engine is not), EngineError.
     """
@@ -63,17 +65,17 @@ def export_bundle(
     options.budget_profile(model.num_patches, model.keep_tokens)
     source = {"name": path.name, "sha256": sha256(path)}
     with new_directory(Path(directory)) as folder:
-        say("tracing the model")
+        progress("tracing the model")
         traced = slots_graph_from_model(model, options.opset)
         card = _card(bundle, model, traced, options)
-        entries = list(_write_graphs(folder, traced, card, source, options, say))
+        entries = list(_write_graphs(folder, traced, card, source, options, progress))
         checks = []
-        for check in _checks(folder, entries, bundle, model, options, say):
+        for check in _checks(folder, entries, bundle, model, options, progress):
             checked(check)
             checks.append(check)
         require_passed(checks)
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle.golden))
-        engines, failure = _engines(folder, Path(directory), entries, card, options, say)
+        engines, failure = _engines(folder, Path(directory), entries, card, options, progress)
         if options.strip_functions:
             entries = [_stripped(folder, entry) for entry in entries]
         manifest = Manifest(
@@ -92,14 +94,14 @@ def export_bundle(
 
 
 def _engines(
-    folder: Path, target: Path, graphs: list[Entry], card: ModelCard, options: ExportOptions, say: Say
+    folder: Path, target: Path, graphs: list[Entry], card: ModelCard, options: ExportOptions, progress: Progress
 ) -> tuple[list[Entry], EngineError | MissingDependencyError | None]:
-    """The engines, and what stopped their building: the graphs are worth keeping without them."""
+    """The engines, and the error that stopped the build: the graphs are written without them."""
     if options.trt and (target / TIMING_CACHE).is_file():
         shutil.copy2(target / TIMING_CACHE, folder / TIMING_CACHE)
     built: list[Entry] = []
     try:
-        for entry in engines_from_graphs(folder, graphs, card, options, say):
+        for entry in engines_from_graphs(folder, graphs, card, options, progress):
             built.append(entry)
     except (EngineError, MissingDependencyError) as error:
         return built, error
@@ -128,8 +130,8 @@ def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportO
 
 
 def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[str, int]:
-    """Counted in the graphs, which takes no second where torch takes one for each budget; the numbers are the same."""
-    # Three budgets give every other one: the count is a parabola in k (benchmarks/statistics.py).
+    """Counted in the graphs: torch gives the same numbers and takes a second for each budget."""
+    # Three budgets determine every other one: the count is a parabola in k (runtime/measure/statistics.py, macs_at).
     quarters = {max(1, model.num_patches * i // 4) for i in (1, 2, 3)}
     slots, full = with_shapes(traced.clone()), with_shapes(full_graph_from_slots(traced, model.num_patches))
     counts = {"full": macs(full, lengths_of(full))}
@@ -139,12 +141,12 @@ def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[
 
 
 def _write_graphs(
-    folder: Path, traced: ir.Model, card: ModelCard, source: dict[str, str], options: ExportOptions, say: Say
+    folder: Path, traced: ir.Model, card: ModelCard, source: dict[str, str], options: ExportOptions, progress: Progress
 ) -> Iterator[Entry]:
     for precision in options.precisions:
         for name, graph, details in _forms(cast_precision(traced, precision), card.num_patches, options):
             name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
-            say(f"writing {name}")
+            progress(f"writing {name}")
             graph.producer_name, graph.producer_version = "tokfilter", __version__
             graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
             weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
@@ -159,7 +161,7 @@ def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[tu
 
 
 def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, budget: int | None) -> dict[str, str]:
-    """What a program needs to use the graph alone, as texts under ``tokfilter.*``."""
+    """Metadata to use the graph without the manifest, as texts under ``tokfilter.*``."""
     values = {
         "version": __version__,
         "bundle_sha256": source["sha256"],
@@ -175,7 +177,7 @@ def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, bud
 
 
 def _checks(
-    folder: Path, entries: list[Entry], bundle: Bundle, model: FilteredViT, options: ExportOptions, say: Say
+    folder: Path, entries: list[Entry], bundle: Bundle, model: FilteredViT, options: ExportOptions, progress: Progress
 ) -> Iterator[Check]:
     if not options.verify:
         return
@@ -184,7 +186,7 @@ def _checks(
     others = [image_set_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
     budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches)
     for entry in entries:
-        say(f"verifying {entry.path}")
+        progress(f"verifying {entry.path}")
         yield from check_graph(folder, entry, reference, golden, others, budgets)
 
 
@@ -200,7 +202,7 @@ def _versions() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    """Of the package, or of the distribution that brings it under another name, as onnxruntime-gpu does."""
+    """Version of the package, or of the distribution that installs it under another name, such as onnxruntime-gpu."""
     try:
         return version(package)
     except PackageNotFoundError as error:

@@ -1,19 +1,19 @@
-"""Precisions are typed into the graph: since TensorRT 11 an engine takes its types from nowhere else.
+"""Cast a graph to fp16 or bf16: since TensorRT 11 an engine takes its types from the graph only.
 
-What stays fp32, and why:
+These stay fp32:
 
 * everything up to the scores. An error there changes **which** tokens are kept; in fp32 every precision keeps the same
-  ones. The patch embedding and the filter are 1 to 3 % of the work.
-* layer norms and sums over tokens: their squares and sums leave fp16's range and bf16's digits.
+  ones. The patch embedding and the filter are 1 to 3 % of the MACs.
+* layer norms and sums over tokens: their squares and sums exceed fp16's range and bf16's digits.
 * the inputs and outputs of the graph.
 
-Everything else, weights included, is fp16 or bf16. Softmax is too: its input and output are rounded by the matrix
-products around it in any case, engines accumulate inside it in fp32, and fused attention wants it between two low
+Everything else, weights included, is fp16 or bf16. Softmax is too: the matrix products around it round its input and
+output in any case, engines accumulate inside it in fp32, and fused attention needs it between two low-precision
 products (TensorRT documentation, "Fused Attention").
 
-The typing is a pass over the graph because that takes milliseconds where another trace takes half a minute, and because
-it serves both low types alike. Libraries were weighed: onnxconverter-common knows no bf16, NVIDIA's AutoCast wants
-calibration data and a dozen packages, and neither knows that scores decide and logits do not.
+A pass over the graph takes milliseconds where another trace takes half a minute, and is the same for both types.
+Libraries that were considered: onnxconverter-common has no bf16, NVIDIA's AutoCast needs calibration data and a dozen
+packages, and neither keeps the scores in fp32 and the logits not.
 """
 
 from typing import Final
@@ -62,7 +62,7 @@ _MOVES: Final = {
     "Transpose",
     "Unsqueeze",
 }
-"""Ops that move numbers and round nothing."""
+"""Ops that move numbers without rounding."""
 
 
 def cast_precision(slots_graph: ir.Model, precision: str) -> ir.Model:
@@ -74,12 +74,12 @@ def cast_precision(slots_graph: ir.Model, precision: str) -> ir.Model:
     if precision == "fp32":
         return graph
     passes.ShapeInferencePass()(graph)
-    _Typing(graph.graph, precision).apply(_ancestors(select_node(graph)), select_node(graph))
+    _CastPass(graph.graph, precision).apply(_ancestors(select_node(graph)), select_node(graph))
     return without_dead_code(graph)
 
 
-class _Typing:
-    """One pass from the inputs to the outputs. Every value is fp32 or low; casts are made where the other is wanted."""
+class _CastPass:
+    """One pass from inputs to outputs. Every value is fp32 or low; a Cast is inserted where the other is needed."""
 
     def __init__(self, graph: ir.Graph, precision: str) -> None:
         self.graph = graph
@@ -107,7 +107,7 @@ class _Typing:
                 self.graph.outputs[position] = self._widened_output(output)
 
     def _take(self, node: ir.Node, position: int, kind: ir.DataType) -> None:
-        """Have input ``position`` of ``node`` come in type ``kind``."""
+        """Give input ``position`` of ``node`` the type ``kind``."""
         value = node.inputs[position]
         if value is None or value.dtype == kind or value.dtype not in (ir.DataType.FLOAT, self.low):
             return
@@ -141,7 +141,7 @@ class _Typing:
         return rounded
 
     def _widened_output(self, output: ir.Value) -> ir.Value:
-        """The output in fp32, under the name that the output had."""
+        """The output cast to fp32, under its old name."""
         name = output.name
         output.name = f"{name}_{self.precision}"
         wide = self._cast(output, ir.DataType.FLOAT)
@@ -173,25 +173,25 @@ def _describe(value: ir.Value, name: str, kind: ir.DataType, shape: ir.Shape | N
 def emulate_bf16(graph: ir.Model) -> ir.Model:
     """An fp32 graph that rounds where ``graph`` does: ONNX Runtime's CPU has no kernels for bf16.
 
-    Weights are widened, which is exact, and every result of a low-typed operation is rounded to the low type and back,
-    which is what a processor does that multiplies in bf16 and accumulates in fp32.
+    Weights are cast to fp32, which is exact, and every result of a bf16 operation is rounded to bf16 and back, as by
+    hardware that multiplies in bf16 and accumulates in fp32.
     """
-    twin = graph.clone()
-    passes.ShapeInferencePass()(twin)
+    emulated = graph.clone()
+    passes.ShapeInferencePass()(emulated)
     low_types = set(LOW_TYPES.values())
-    for value in twin.graph.initializers.values():
+    for value in emulated.graph.initializers.values():
         if value.const_value is not None and value.dtype in low_types:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
             _retype(value, ir.DataType.FLOAT)
-    for node in list(twin.graph):
+    for node in list(emulated.graph):
         low = [output for output in node.outputs if output.dtype in low_types]
         for output in low:
             if node.op_type not in _MOVES or node.op_type == "Cast":
-                _round_trip(twin.graph, node, output)
+                _round_trip(emulated.graph, node, output)
             _retype(output, ir.DataType.FLOAT)
         if node.op_type == "Cast" and low:
             node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-    return twin
+    return emulated
 
 
 def _round_trip(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:

@@ -1,4 +1,4 @@
-"""What torch says: the expected outputs of a bundle's model on its golden images and on the user's."""
+"""Expected outputs: a bundle's model in torch on its golden images and on the user's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,10 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with names for people: ``images`` [M, 3, H, W], normalised."""
+    """Images with labels for messages.
+
+    images: [M, 3, H, W], normalised
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -33,7 +36,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Expected:
-    """Outputs of torch for some image_set at one budget.
+    """Outputs of torch for an image set at one budget.
 
     logits: [M, classes]
     scores: [M, N]
@@ -47,20 +50,20 @@ class Expected:
 
 @dataclass
 class Reference:
-    """A model in evaluation mode, asked once for each question. Budget None means every token and no filter work."""
+    """A model in evaluation mode; each output is computed once. Budget None means every token and no filter."""
 
     model: FilteredViT
     _known: dict[tuple[str, int | None], Expected] = field(default_factory=dict)
 
     def expected(self, image_set: ImageSet, budget: int | None) -> Expected:
-        """Outputs for ``image_set``; what the bundle brought along as golden is returned, not computed again."""
+        """Outputs for ``image_set``; the bundle's golden outputs are not computed again."""
         key = (image_set.name, budget)
         if key not in self._known:
             self._known[key] = self._computed(image_set.images, budget)
         return self._known[key]
 
     def trust(self, bundle: Bundle, image_set: ImageSet) -> None:
-        """Take the bundle's golden outputs for ``image_set`` as they are: training computed them."""
+        """Use the bundle's golden outputs for ``image_set``."""
         golden = bundle.golden
         self._known[image_set.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
         for k, logits in golden.logits.items():
@@ -113,16 +116,16 @@ def golden_image_set(bundle: Bundle) -> ImageSet:
 
 
 def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
-    """Every image file of a folder, as the bundle's preprocessing makes it. Raises DataError."""
+    """Every image file of a folder with the bundle's preprocessing. Raises DataError."""
     from PIL import Image, UnidentifiedImageError
     from timm.data.transforms_factory import create_transform
 
     if not folder.is_dir():
-        raise DataError(f"--verify-images wants a folder of images, but there is none at {folder}.")
+        raise DataError(f"--verify-images must be a folder of images, but there is none at {folder}.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise DataError(
-            f"--verify-images wants a folder of images, but {folder} holds none of {', '.join(sorted(_SUFFIXES))}."
+            f"--verify-images must be a folder of images, but {folder} holds none of {', '.join(sorted(_SUFFIXES))}."
         )
     transform = create_transform(
         input_size=preprocessing.input_size,
@@ -138,6 +141,6 @@ def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSe
             with Image.open(path) as image:
                 images.append(transform(image.convert("RGB")))
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"--verify-images wants images, but {path} is none that can be read ({error}).") from error
+            raise DataError(f"--verify-images: {path} is no image that can be read ({error}). Remove it.") from error
     labels = tuple(str(path.relative_to(folder)) for path in paths)
     return ImageSet(str(folder), labels, torch.stack(images))

@@ -88,7 +88,7 @@ def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
     del model, backbone, golden
 
     clock = _Clock()
-    manifest = export_bundle(bundle, folder / "out", say=clock.say)
+    manifest = export_bundle(bundle, folder / "out", progress=clock.say)
     checks = manifest.verification["checks"]
     clock.say("building")
     patches = manifest.model.num_patches

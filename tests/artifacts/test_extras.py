@@ -55,7 +55,7 @@ def test_every_hint_in_the_code_names_an_extra():
 
 def test_only_one_file_writes_the_command():
     code = [path for path in TEXTS if path.suffix == ".py" and path != ROOT / "artifacts" / "extras.py"]
-    assert [path.name for path in code if "tokfilter[" in path.read_text(encoding="utf-8")] == []
+    assert [path.name for path in code if "install 'tokfilter[" in path.read_text(encoding="utf-8")] == []
 
 
 def test_without_metadata_there_are_no_extras_and_the_hint_stays(monkeypatch):

@@ -115,9 +115,9 @@ def test_links_are_not_followed_when_a_folder_is_synced(tmp_path):
 def test_existing_file(tmp_path):
     (tmp_path / "file").write_text("x")
     assert existing_file(str(tmp_path / "file"), "a test") == tmp_path / "file"
-    with pytest.raises(DataError, match="a test wants a file, got the folder"):
+    with pytest.raises(DataError, match="a test: expected a file, got the folder"):
         existing_file(tmp_path, "a test")
-    with pytest.raises(DataError, match="a test wants a file, but there is none"):
+    with pytest.raises(DataError, match="a test: expected a file, but there is none"):
         existing_file(tmp_path / "none", "a test")
 
 

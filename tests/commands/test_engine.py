@@ -143,7 +143,7 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
         ([], 2, "say which engines: --trt, --rtx or both."),
         (["--trt"], 4, "the package tensorrt cannot be imported"),
         (["--rtx"], 4, "the package tensorrt_rtx cannot be imported"),
-        (["--trt", "--plugin", "none.so"], 1, "--plugin wants a file, but there is none at none.so"),
+        (["--trt", "--plugin", "none.so"], 1, "--plugin: expected a file, but there is none at none.so"),
         (["--trt", "--precision", "fp16"], 1, "expected a graph in fp16 to build from; this export has fp32."),
         (["--rtx", "--batch", "4:2:8"], 1, "got 4:2:8"),
         (["--rtx", "--batch", "eight"], 1, "eight"),

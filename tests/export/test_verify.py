@@ -129,25 +129,25 @@ def test_five_budgets_where_the_model_has_them(golden_budgets, default, patches,
 
 
 def test_every_image_of_a_folder_is_compared(traced_graph, bundle_file, tmp_path, reference, golden):
-    folder = tmp_path / "photos"
+    folder = tmp_path / "images"
     (folder / "cats").mkdir(parents=True)
     for index, (size, mode) in enumerate([((40, 32), "RGB"), ((32, 50), "L"), ((1, 1), "RGB"), ((64, 64), "RGBA")]):
         noise = np.random.default_rng(index).integers(0, 255, (*size, 4), dtype=np.uint8)
         Image.fromarray(noise, "RGBA").convert(mode).save(folder / "cats" / f"{index}.png")
     (folder / "notes.txt").write_text("no image")
-    photos = image_set_from_folder(folder, load_bundle(bundle_file).preprocessing)
-    assert photos.images.shape == (4, 3, 32, 32)
-    assert photos.labels == ("cats/0.png", "cats/1.png", "cats/2.png", "cats/3.png")
+    image_set = image_set_from_folder(folder, load_bundle(bundle_file).preprocessing)
+    assert image_set.images.shape == (4, 3, 32, 32)
+    assert image_set.labels == ("cats/0.png", "cats/1.png", "cats/2.png", "cats/3.png")
     save_graph(traced_graph.clone(), tmp_path / "model.onnx")
     entry = Entry(path="model.onnx", role="filtered", sha256="", bytes=0, runtime="onnx", precision="fp32")
-    checks = check_graph(tmp_path, entry, reference, golden, [photos], [8])
+    checks = check_graph(tmp_path, entry, reference, golden, [image_set], [8])
     assert (checks[-1].images, checks[-1].budget, checks[-1].passed) == (8, 8, True)
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n broken", b""])
 def test_an_image_that_is_none_is_named(bundle_file, tmp_path, content):
     (tmp_path / "bad.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad.png is none that can be read"):
+    with pytest.raises(DataError, match=r"bad.png is no image that can be read"):
         image_set_from_folder(tmp_path, load_bundle(bundle_file).preprocessing)
 
 

@@ -143,7 +143,7 @@ def test_changed_bytes_give_an_image_or_a_data_error(
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is none at"):
         open_image(tmp_path / "missing.png")
-    with pytest.raises(DataError, match="wants a file, got the folder"):
+    with pytest.raises(DataError, match="expected a file, got the folder"):
         open_image(tmp_path)
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match="not an image that Pillow can read"):

@@ -1,7 +1,9 @@
-"""A wheel of this tokfilter, the same bytes for the same sources.
+"""A wheel of the running tokfilter; equal sources give equal bytes.
 
-Written by hand because a kit is also made where neither pyproject.toml nor setuptools is: from an installed wheel.
-The format is PyPA's "Binary distribution format", version 1.0.
+The format is PyPA's "Binary distribution format", version 1.0. Why no build back end writes it: an edge bundle is also
+packed by an installed tokfilter, without pyproject.toml and setuptools, and must hold the same wheel. setuptools 77 and
+84 write different bytes from one source, and ``wheel.wheelfile.WheelFile`` dates RECORD with the current time; it would
+save the five lines that write RECORD. A test compares the files with those of a wheel that setuptools builds.
 """
 
 import base64
@@ -15,18 +17,18 @@ from tokfilter.export.serving.edge_bundle.source import Package
 __all__ = ["wheel_bytes", "wheel_name"]
 
 _OLDEST: Final = (1980, 1, 1, 0, 0, 0)
-"""The first moment that a zip file can name."""
+"""The earliest time of the zip format."""
 
 _WHEEL: Final = "Wheel-Version: 1.0\nGenerator: tokfilter\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
 def wheel_name(package: Package) -> str:
-    """File name by which pip knows the wheel."""
+    """The wheel's file name, which pip parses."""
     return f"tokfilter-{package.version}-py3-none-any.whl"
 
 
 def wheel_bytes(package: Package) -> bytes:
-    """The wheel. Nothing is compressed, so that no version of zlib makes a difference."""
+    """The wheel, not compressed: versions of zlib compress differently."""
     info = f"tokfilter-{package.version}.dist-info"
     members = {name: path.read_bytes() for name, path in sorted(package.files.items())}
     members |= {

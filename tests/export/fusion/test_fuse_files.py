@@ -32,9 +32,9 @@ def source(foreign_graph) -> Path:
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(DataError, match="wants a file, but there is none at"):
+    with pytest.raises(DataError, match="expected a file, but there is none at"):
         fuse_graph(tmp_path / "none.onnx", tmp_path / "out.onnx")
-    with pytest.raises(DataError, match="wants a file, got the folder"):
+    with pytest.raises(DataError, match="expected a file, got the folder"):
         fuse_graph(tmp_path, tmp_path / "out.onnx")
 
 

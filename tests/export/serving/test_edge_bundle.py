@@ -169,7 +169,7 @@ def test_refusals_write_nothing(copied, tmp_path):
     (tmp_path / "notes.txt").write_text("no library")
     with pytest.raises(DataError, match="--plugin must be a shared library"):
         pack(copied, tmp_path / "edge.tar", tmp_path / "notes.txt")
-    with pytest.raises(DataError, match="--plugin wants a file, but there is none"):
+    with pytest.raises(DataError, match="--plugin: expected a file, but there is none"):
         pack(copied, tmp_path / "edge.tar", tmp_path / "nowhere.so")
     with pytest.raises(DataError, match="manifest"):
         pack(tmp_path, tmp_path / "edge.tar")
