@@ -3,16 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := $(BIN)/python -m tokfilter.benchmarks
 INSTALLED := .venv/.installed
+PYTHON310 ?= $(shell .ci/python 3.10)
 
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test check format plugin test-gpu triton bench clean
+.PHONY: install demo test test-py310 check format plugin test-gpu triton bench install-check release clean
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
 	mkdir -p .typing && ln -sfn .. .typing/tokfilter
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .typing tensorrt-stubs==10.13.0.35.1
 	sed -i -E $(STUBS) .typing/tensorrt_bindings/tensorrt.pyi
@@ -23,6 +24,11 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The edge user's interpreter: the wheel, without torch, on Python 3.10, and the tests that need no torch.
+test-py310: install
+	@python=$(PYTHON310); if [ -n "$$python" ]; then .ci/edge "$$python"; \
+	else echo "No Python 3.10 here (pyenv or PATH): the edge bundle is not tried on it."; fi
 
 check: install
 	$(BIN)/ruff check .
@@ -64,5 +70,12 @@ bench: install
 	$(BENCH) kernel-figures
 	$(BENCH) readme
 
+# Is there a release of every dependency for each Python? Downloads metadata, installs nothing.
+install-check:
+	.ci/install-check
+
+release: install
+	.ci/release
+
 clean:
-	rm -rf .venv .typing build demo *.egg-info
+	rm -rf .venv .typing build dist demo *.egg-info
