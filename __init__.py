@@ -64,10 +64,11 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("tokfilter"):
             raise
+        from tokfilter.artifacts.extras import install_hint
         from tokfilter.errors import MissingDependencyError
 
         raise MissingDependencyError(
-            f"tokfilter.{name} needs the package {error.name}, which is not installed: pip install 'tokfilter[{extra}]'"
+            f"tokfilter.{name} needs the package {error.name}, which is not installed: {install_hint(extra)}"
         ) from error
     globals()[name] = value
     return value

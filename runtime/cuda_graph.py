@@ -1,6 +1,6 @@
 """CUDA graphs through the driver's C interface, which works with either CUDA binding.
 
-pycuda 2026.1 has no graphs. cuda-python has them, in the same five calls, but tokfilter[trt] installs pycuda: two
+pycuda 2026.1 has no graphs. cuda-python has them, in the same five calls, but the extra trt installs pycuda: two
 implementations would be needed in place of one.
 """
 

@@ -4,11 +4,10 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from paths import DATA
+from paths import DATA, RESULTS
 from PIL import Image
 
 from tokfilter.benchmarks.documents import document_from_file
-from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.cli import cli
 from tokfilter.errors import DataError
 

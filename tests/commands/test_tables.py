@@ -1,7 +1,7 @@
 import pytest
+from paths import RESULTS
 
 from tokfilter.benchmarks.documents import document_from_file
-from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.commands.tables import print_comparison
 
 

@@ -6,4 +6,5 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 BUILD = ROOT / "build"
 DATA = TESTS / "data"
+RESULTS = ROOT / "benchmarks" / "results"
 SCHEMAS = ROOT / "benchmarks" / "schemas"
