@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernel on each architecture: registers, shared memory, spills, occupancy."""
+"""Registers, shared memory, spills and occupancy of the compiled kernel on each GPU architecture."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ ARCHITECTURES: Final = {
 }
 
 MAX_PATCHES: Final = {(1, 256): 256, (4, 256): 1024, (8, 512): 4096, (16, 512): 8192}
-"""The kernel's variants, (keys per thread, threads per block), and the patches that each takes."""
+"""Variants of the kernel: (keys per thread, threads per block) -> largest number of patches."""
 
 _REGISTERS: Final = 65536
 _WARP: Final = 32
@@ -51,7 +51,7 @@ _ENTRY: Final = re.compile(
 
 @dataclass(frozen=True)
 class Resources:
-    """What ptxas says of one variant on one architecture; ``occupancy`` is the share of resident threads it allows."""
+    """Output of ptxas for one variant on one architecture; ``occupancy`` is the fraction of resident threads."""
 
     architecture: int
     score_type: int
@@ -65,10 +65,10 @@ class Resources:
 
 
 def occupancy(sm: Multiprocessor, threads: int, registers: int, shared_bytes: int) -> float:
-    """Resident threads of a kernel as a share of what the multiprocessor holds.
+    """Resident threads of a kernel as a fraction of the multiprocessor's limit.
 
-    Registers are given to warps in units of 256 within each scheduler's quarter, shared memory to blocks in units of
-    128 bytes (cuda_occupancy.h of the CUDA toolkit).
+    Registers are allocated to warps in units of 256 within each scheduler's quarter, shared memory to blocks in units
+    of 128 bytes (cuda_occupancy.h of the CUDA toolkit).
     """
     warps = -(-threads // _WARP)
     per_warp = -(-registers * _WARP // 256) * 256
@@ -79,16 +79,16 @@ def occupancy(sm: Multiprocessor, threads: int, registers: int, shared_bytes: in
 
 
 def compiler() -> str:
-    """Name the release of nvcc. Raises MissingDependencyError."""
+    """The release of nvcc. Raises MissingDependencyError."""
     text = subprocess.run([find_nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     return f"nvcc {found[1] if found else text}"
 
 
 def compile_matrix(directory: Path, architectures: tuple[int, ...] = tuple(ARCHITECTURES)) -> list[Resources]:
-    """Compile the kernel for each architecture, and to PTX for those to come; leaves the binaries in ``directory``.
+    """Compile the kernel for each architecture, and to PTX for later ones, into ``directory``.
 
-    Raises MissingDependencyError without nvcc, EngineError at the first error or warning.
+    Raises MissingDependencyError without nvcc, EngineError for an error or a warning of the compiler.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as jobs:
@@ -99,7 +99,7 @@ def compile_matrix(directory: Path, architectures: tuple[int, ...] = tuple(ARCHI
         found = [resources for report in reports for resources in _parsed(report)]
         newest.result()
     if len(found) != 3 * len(MAX_PATCHES) * len(architectures):
-        raise EngineError(f"ptxas reported on {len(found)} kernels, wanted 12 for each of sm_{architectures}.")
+        raise EngineError(f"ptxas reported {len(found)} kernels, expected 12 for each of sm_{architectures}.")
     return found
 
 
@@ -116,8 +116,8 @@ def _parsed(report: str) -> list[Resources]:
     found = []
     for entry in _ENTRY.finditer(report):
         score_type, keys, threads, sm, stack, stores, loads, registers, shared = map(int, entry.groups())
-        share = occupancy(ARCHITECTURES[sm], threads, registers, shared)
+        fraction = occupancy(ARCHITECTURES[sm], threads, registers, shared)
         found.append(
-            Resources(sm, score_type, keys, threads, registers, shared, stack, stores + loads, round(share, 4))
+            Resources(sm, score_type, keys, threads, registers, shared, stack, stores + loads, round(fraction, 4))
         )
     return found

@@ -1,8 +1,8 @@
-"""How long the selection keeps a multiprocessor busy, from the instructions that the compiler wrote.
+"""Upper bound on the cycles of the selection, from the kernel's machine code.
 
-A bound from above: every instruction but the row copy and the other order's loops is counted, so also branches that one
-run cannot all take; a loop counts as often as it can turn; each instruction costs what its unit needs when all four
-schedulers want it at once.
+Every instruction is counted, except the row copy and the loops of the other order; so branches that exclude each other
+are all counted. A loop counts with its largest number of iterations, and an instruction with the cycles that its unit
+needs when all four schedulers issue it at the same time.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ __all__ = ["ORIN", "Device", "Kernel", "busy_cycles", "kernel_code"]
 
 @dataclass(frozen=True)
 class Device:
-    """What the estimate needs to know of a GPU."""
+    """Facts of a GPU for the estimate."""
 
     name: str
     architecture: int
@@ -37,9 +37,9 @@ ORIN: Final = Device("Jetson AGX Orin 64 GB", 87, 16, 1.3e9, 204.8e9)
 _SCHEDULERS: Final = 4
 _WARP: Final = 32
 
-# Cycles that one warp's instruction holds its scheduler: CUDA C++ Programming Guide, "Throughput of Native Arithmetic
-# Instructions", compute capability 8.6 and 8.7: 64 integer operations per cycle and multiprocessor, 16 of POPC's kind,
-# 32 of shuffles, votes and shared memory.
+# Cycles that one instruction of a warp occupies its scheduler: CUDA C++ Programming Guide, "Throughput of Native
+# Arithmetic Instructions", compute capability 8.6 and 8.7: per cycle and multiprocessor 64 integer operations, 16 POPC
+# and the like, 32 shuffles, votes and accesses of shared memory.
 _COST: Final = {"POPC": 8, "FLO": 8, "BREV": 8, "SHFL": 4, "VOTE": 4, "LDS": 4, "STS": 4, "BAR": 4, "B2R": 4, "S2R": 4}
 _OTHER_COST: Final = 2
 
@@ -59,7 +59,7 @@ class Kernel:
         return {name for name, _ in self.code[loop[0] : loop[1] + 1]}
 
     def words(self, loop: tuple[int, int]) -> int:
-        """Words of shared memory that each thread reads in one turn of a loop."""
+        """Words of shared memory that each thread reads in one iteration of a loop."""
         loads = [operands for name, operands in self.code[loop[0] : loop[1] + 1] if name == "LDS"]
         return sum(4 if load.startswith(".128") else 2 if load.startswith(".64") else 1 for load in loads)
 
@@ -67,22 +67,22 @@ class Kernel:
 def kernel_code(cubin: Path, score_type: int, keys_per_thread: int) -> Kernel:
     """Disassemble one variant of the kernel.
 
-    Raises MissingDependencyError without nvdisasm, EngineError where the binary lacks the variant.
+    Raises MissingDependencyError without nvdisasm, EngineError if the binary lacks the variant.
     """
     tool = find_tool("nvdisasm", "/usr/local/cuda/bin/nvdisasm", *_triton(), hint="It comes with the CUDA toolkit.")
     text = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
-    wanted = f"ScoreTypeE{score_type}ELi{keys_per_thread}ELi"
+    name = f"ScoreTypeE{score_type}ELi{keys_per_thread}ELi"
     for section in text.split("//--------------------- .text."):
-        if wanted in section.split("\n", 1)[0]:
+        if name in section.split("\n", 1)[0]:
             return _parsed(section.splitlines())
     raise EngineError(f"No kernel for score type {score_type} and {keys_per_thread} keys in {cubin}.")
 
 
 def busy_cycles(kernel: Kernel, order: Order, threads: int, key_bits: int, rows_per_block: int) -> float:
-    """Cycles for which one block's selection keeps the four schedulers of a multiprocessor busy, at most.
+    """Upper bound on the cycles for which one block's selection occupies a multiprocessor's four schedulers.
 
     key_bits: 32 for fp32 scores, 16 for others
-    Raises EngineError where the loops are not those of ``choose_rows.cuh``.
+    Raises EngineError if the loops are not those of ``choose_rows.cuh``.
     """
     warps = threads // _WARP
     turns = [1.0] * len(kernel.code)
@@ -96,22 +96,24 @@ def busy_cycles(kernel: Kernel, order: Order, threads: int, key_bits: int, rows_
 
 
 def _kinds(kernel: Kernel) -> list[tuple[str, str]]:
-    """What each loop is for, and for which order ("" for both)."""
+    """The purpose of each loop, and its order ("" for both)."""
     kinds: list[str] = []
     for loop in kernel.loops:
         names = kernel.names(loop)
         if "STG" in names:
-            kinds.append("copy")  # of rows, and what is inside
+            kinds.append("copy")  # of rows, with the loops inside
         elif "BAR" in names:
-            kinds.append("search")  # for the cut: a turn for each bit of a key
+            kinds.append("search")  # for the threshold: one iteration for each bit of a key
         elif kinds[-1:] == ["search"]:
             kinds.append("totals")  # of the warps
-        else:  # ranks within a window, and what unrolling left over
+        else:  # ranks within a window, and the remainder of an unrolled loop
             kinds.append("rest" if kinds[-1:] == ["ranks"] else "ranks")
     searches = [at for at, kind in enumerate(kinds) if kind == "search"]
     if len(searches) != 3 or "ranks" not in kinds:
-        raise EngineError(f"The kernel's loops are {kinds}, wanted three searches and a ranking: read choose_rows.cuh.")
-    # Order by score searches twice and ranks; what stands before the ranking, up to two searches back, is its own.
+        raise EngineError(
+            f"The kernel's loops are {kinds}, expected three searches and a ranking: see choose_rows.cuh."
+        )
+    # Order by score runs two searches and the ranking: the ranking and the two searches before it belong to it.
     last = max(at for at in searches if at < kinds.index("ranks"))
     ranked = kinds.index("ranks") + kinds.count("ranks") + kinds.count("rest")
     own = range(searches[searches.index(last) - 1], ranked)
@@ -133,7 +135,7 @@ def _parsed(lines: list[str]) -> Kernel:
             labels[found[1]] = len(code)
         elif found := _INSTRUCTION.match(line):
             code.append((found[2], found[3]))
-            # Behind the exit stand the detours of diverged warps, and this kernel's warps do not diverge at a barrier.
+            # After the exit comes the code of diverged warps; the warps of this kernel do not diverge at a barrier.
             if found[2] == "EXIT" and "@" not in line:
                 break
     loops = []

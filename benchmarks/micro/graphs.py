@@ -1,7 +1,7 @@
-"""TokenSelect as small ONNX graphs with every shape fixed: the plugin's node, and its baselines at their best.
+"""TokenSelect as small ONNX graphs with fixed shapes: the plugin's node, and its alternatives in their fastest form.
 
-The baselines give the kept rows in the order of the scores, which needs no second sort, fetch prefix and patch rows with
-one Gather, so that no Concat of tokens follows, and have as constants all positions that can be constant.
+The alternatives return the kept rows in the order of the scores, without a second sort. One Gather fetches prefix and
+patch rows, so no Concat of tokens follows. All positions that can be constant are constants.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.parser
 
-from tokfilter.benchmarks.micro.cases import Case
+from tokfilter.benchmarks.micro.cases import TimingCase
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 
 __all__ = ["native_graph", "plugin_graph", "topk_last_dim_graph"]
@@ -53,25 +53,25 @@ _LAST_DIM: Final = (
 )
 
 
-def plugin_graph(case: Case, order: str) -> onnx.ModelProto:
-    """The node of the fused plugin, without a function to fall back on: no plugin, no engine."""
-    body = _PLUGIN.format(domain=DOMAIN, name=NAME, version=VERSION, k=case.k, prefix=case.prefix, order=order)
+def plugin_graph(case: TimingCase, order: str) -> onnx.ModelProto:
+    """The node of the fused plugin without its function: TensorRT needs the plugin to build it."""
+    body = _PLUGIN.format(domain=DOMAIN, name=NAME, version=VERSION, k=case.k, prefix=case.prefix_tokens, order=order)
     return _model(case, body, f', "{DOMAIN}" : 1')
 
 
-def native_graph(case: Case) -> onnx.ModelProto:
-    """TopK and one Gather, in operators of every runtime."""
+def native_graph(case: TimingCase) -> onnx.ModelProto:
+    """TopK and one Gather, standard ONNX operators."""
     model = _model(case, _ROWS.format(ranking=_NATIVE), "")
     return _with_rows(model, case, np.int64, budget=np.array([case.k], np.int64))
 
 
-def topk_last_dim_graph(case: Case) -> onnx.ModelProto:
+def topk_last_dim_graph(case: TimingCase) -> onnx.ModelProto:
     """NVIDIA's plugin TopkLastDim (TensorRT 11) and one Gather."""
     model = _model(case, _ROWS.format(ranking=_LAST_DIM.format(k=case.k)), ', "trt" : 1')
     return _with_rows(model, case, np.int32)
 
 
-def _model(case: Case, body: str, domains: str) -> onnx.ModelProto:
+def _model(case: TimingCase, body: str, domains: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(
         _HEADER.format(
             ir=_IR_VERSION,
@@ -79,24 +79,24 @@ def _model(case: Case, body: str, domains: str) -> onnx.ModelProto:
             domains=domains,
             type=_ONNX[case.dtype],
             batch=case.batch,
-            rows=case.prefix + case.patches,
+            rows=case.prefix_tokens + case.num_patches,
             channels=case.channels,
-            patches=case.patches,
-            kept=case.prefix + case.k,
+            patches=case.num_patches,
+            kept=case.prefix_tokens + case.k,
             body=body,
         )
     )
 
 
 def _with_rows(
-    model: onnx.ModelProto, case: Case, dtype: type[np.signedinteger], **more: np.ndarray
+    model: onnx.ModelProto, case: TimingCase, dtype: type[np.signedinteger], **more: np.ndarray
 ) -> onnx.ModelProto:
-    """Add the constants of ``_ROWS`` in the type of the ranking's positions."""
-    rows = case.prefix + case.patches
+    """Add the constants of ``_ROWS`` in the type of the ranked positions."""
+    rows = case.prefix_tokens + case.num_patches
     starts = np.arange(case.batch, dtype=dtype)[:, None] * rows
     constants = {
-        "first_patches": starts + dtype(case.prefix),
-        "prefix_rows": starts + np.arange(case.prefix, dtype=dtype),
+        "first_patches": starts + dtype(case.prefix_tokens),
+        "prefix_rows": starts + np.arange(case.prefix_tokens, dtype=dtype),
         "flat_shape": np.array([case.batch * rows, case.channels], np.int64),
         **more,
     }

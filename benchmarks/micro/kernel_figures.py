@@ -1,7 +1,7 @@
-"""The kernel's figures without a GPU: compile matrix, bytes moved, cycles of the selection.
+"""The CUDA kernel without a GPU: compile matrix, bytes moved, cycles of the selection.
 
-``python -m tokfilter.benchmarks kernel-figures`` measures them again, writes the JSON and the tables in ``csrc/README.md``. It
-needs nvcc, nvdisasm (Triton's will do) and g++, and a few minutes.
+``python -m tokfilter.benchmarks kernel-figures`` measures them, and writes the JSON document and the tables in
+``kernels/csrc/README.md``. It needs nvcc, nvdisasm (Triton's is enough) and g++, and takes a few minutes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import click
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.micro.compile_matrix import ARCHITECTURES, MAX_PATCHES, compile_matrix, compiler
 from tokfilter.benchmarks.micro.cycles import ORIN, busy_cycles, kernel_code
-from tokfilter.benchmarks.micro.kernel_cases import Case, run_cases
+from tokfilter.benchmarks.micro.kernel_cases import KernelCase, run_cases
 from tokfilter.benchmarks.micro.native import CSRC, KERNEL, build_check
 from tokfilter.benchmarks.options import PROGRAM, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
@@ -39,7 +39,7 @@ _PREFIX, _SIZE = 1, 2  # one class token; fp16
 
 
 def sources_digest() -> str:
-    """Digest of what decides the figures: the kernel's own source files."""
+    """Digest of the kernel's source files, on which the figures depend."""
     digest = hashlib.sha256()
     for path in sorted((KERNEL, *CSRC.glob("*.cuh"), *CSRC.glob("*.h"))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -47,7 +47,7 @@ def sources_digest() -> str:
 
 
 def measure(directory: Path) -> dict[str, Any]:
-    """Compile for every architecture, run the models' sizes on the CUDA-on-CPU layer, count instructions."""
+    """Compile for every architecture, run the models' sizes on the CUDA-on-CPU layer, bound the cycles."""
     matrix = compile_matrix(directory)
     traffic = _traffic(build_check("check_cases", directory, ""))
     return {
@@ -65,19 +65,21 @@ def measure(directory: Path) -> dict[str, Any]:
 
 def _traffic(check: Path) -> list[dict[str, Any]]:
     rows = []
-    for model, (patches, channels, k) in _MODELS.items():
+    for model, (num_patches, channels, k) in _MODELS.items():
         for batch in _BATCHES:
-            case = Case(batch, _PREFIX, patches, channels, k, _SIZE, multiprocessors=ORIN.multiprocessors, seed=batch)
+            case = KernelCase(
+                batch, _PREFIX, num_patches, channels, k, _SIZE, multiprocessors=ORIN.multiprocessors, seed=batch
+            )
             (record,) = run_cases([check], [case])
             if record["difference"]:
-                raise VerificationError(f"No figures of a wrong result: {case}: {record['difference']}")
-            sizes = {"model": model, "batch": batch, "patches": patches, "channels": channels, "k": k}
+                raise VerificationError(f"the kernel differs from the reference, {case}: {record['difference']}")
+            sizes = {"model": model, "batch": batch, "patches": num_patches, "channels": channels, "k": k}
             rows.append(sizes | {"minimum": 2 * batch * channels * (_PREFIX + k) * _SIZE} | record)
     return rows
 
 
 def _cycles(directory: Path, row: dict[str, Any], order: Order) -> dict[str, Any]:
-    """Estimate for fp32 scores, the costliest, at the batch of the row."""
+    """The bound for fp32 scores, the most expensive type, at the batch of the row."""
     keys, threads = next(variant for variant, most in MAX_PATCHES.items() if row["patches"] <= most)
     kernel = kernel_code(directory / f"sm_{ORIN.architecture}.cubin", 0, keys)
     blocks = row["blocks"] // row["batch"]
@@ -96,7 +98,7 @@ def _cycles(directory: Path, row: dict[str, Any], order: Order) -> dict[str, Any
 
 
 def tables(figures: dict[str, Any]) -> str:
-    """The figures as the README shows them."""
+    """The README's tables."""
     return "\n\n".join((_matrix_table(figures), _traffic_table(figures), _cycles_table(figures)))
 
 
@@ -115,8 +117,8 @@ def _matrix_table(figures: dict[str, Any]) -> str:
                 for one in figures["matrix"]
                 if (one["architecture"], one["keys_per_thread"], one["threads"]) == (sm, keys, threads)
             ]
-            registers, share = max(one["registers"] for one in same), min(one["occupancy"] for one in same)
-            cells.append(f"{registers} / {share:.0%}")
+            registers, fraction = max(one["registers"] for one in same), min(one["occupancy"] for one in same)
+            cells.append(f"{registers} / {fraction:.0%}")
         spills = sum(one["spill_bytes"] for one in figures["matrix"] if one["architecture"] == sm)
         shared = max(one["shared_bytes"] for one in figures["matrix"] if one["architecture"] == sm)
         rows.append([f"sm_{sm}", *cells, shared, spills])

@@ -1,6 +1,6 @@
-"""The methods that the micro-benchmark compares: torch, our kernel alone, and engines of one small graph each.
+"""The methods of the micro-benchmark: torch, our kernel alone, and TensorRT engines of one small graph each.
 
-A method is made for one case and gives a function that puts one call on torch's current stream.
+A method builds, for one case, a function that enqueues one call on torch's current stream.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from tokfilter.benchmarks.micro.cases import Case
+from tokfilter.benchmarks.micro.cases import TimingCase
 from tokfilter.benchmarks.micro.graphs import native_graph, plugin_graph, topk_last_dim_graph
 from tokfilter.benchmarks.micro.native import GpuKernel, arguments_from_tensors, build_gpu_library
 from tokfilter.errors import EngineError, MissingDependencyError
@@ -38,25 +38,25 @@ __all__ = [
 ]
 
 Call = Callable[[], Tensor]
-"""Puts one call on the current stream; returns selected [B, P+k, C], the same tensor every time."""
+"""Enqueues one call on the current stream; returns selected [B, P+k, C], the same tensor every time."""
 
 
-def example(case: Case, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Tokens [B, P+N, C] and scores [B, N] without ties, so that every method must keep the same rows."""
+def example(case: TimingCase, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Tokens [B, P+N, C] and scores [B, N] without ties, so that all methods must keep the same rows."""
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, case.dtype)
-    tokens = torch.randn(case.batch, case.prefix + case.patches, case.channels, generator=generator)
-    ranks = torch.rand(case.batch, case.patches, generator=generator).argsort(dim=1)
+    tokens = torch.randn(case.batch, case.prefix_tokens + case.num_patches, case.channels, generator=generator)
+    ranks = torch.rand(case.batch, case.num_patches, generator=generator).argsort(dim=1)
     return tokens.to(dtype).to(device), ranks.float().to(device)
 
 
-def torch_call(case: Case, tokens: Tensor, scores: Tensor) -> Call:
+def torch_call(case: TimingCase, tokens: Tensor, scores: Tensor) -> Call:
     """torch.topk, gather, cat."""
 
     def call() -> Tensor:
         kept = scores.topk(case.k, dim=1).indices
-        patches = tokens[:, case.prefix :].gather(1, kept.unsqueeze(-1).expand(-1, -1, case.channels))
-        return torch.cat([tokens[:, : case.prefix], patches], dim=1)
+        patches = tokens[:, case.prefix_tokens :].gather(1, kept.unsqueeze(-1).expand(-1, -1, case.channels))
+        return torch.cat([tokens[:, : case.prefix_tokens], patches], dim=1)
 
     return call
 
@@ -75,13 +75,13 @@ def plan_from_graph(module: Any, graph: bytes, shapes: Shapes | None = None) -> 
     return network.build()
 
 
-def call_from_graph(module: Any, graph: onnx.ModelProto, case: Case, tokens: Tensor, scores: Tensor) -> Call:
+def call_from_graph(module: Any, graph: onnx.ModelProto, case: TimingCase, tokens: Tensor, scores: Tensor) -> Call:
     """A call of an engine on these tensors. Raises EngineError."""
     engine, runtime = engine_from_memory(module, plan_from_graph(module, graph.SerializeToString()))
     context = engine.create_execution_context()
     if context is None:
         raise EngineError(f"no execution context: {logged_errors(module)}. Free device memory.")
-    selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
+    selected = tokens.new_empty(case.batch, case.prefix_tokens + case.k, case.channels)
     for name, tensor in {"tokens": tokens, "scores": scores, "selected": selected}.items():
         context.set_tensor_address(name, tensor.data_ptr())
 
@@ -93,35 +93,35 @@ def call_from_graph(module: Any, graph: onnx.ModelProto, case: Case, tokens: Ten
     return call
 
 
-Maker = Callable[[Case, Tensor, Tensor, Path | None], Call]
-"""(case, tokens, scores, plugin library) -> a call. Raises MissingDependencyError for what is not on this machine."""
+Maker = Callable[[TimingCase, Tensor, Tensor, Path | None], Call]
+"""(case, tokens, scores, plugin library) -> a call. Raises MissingDependencyError for a missing package or GPU."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to do TokenSelect. order: of the rows that it keeps; make: a call for a case."""
+    """An implementation of TokenSelect. order: of the kept rows; make: builds a call for a case."""
 
     name: str
     order: str
     make: Maker
 
-    def expected(self, case: Case, tokens: Tensor, scores: Tensor) -> Tensor:
-        """What the call must give, bit for bit: [B, P+k, C]."""
-        return token_select(tokens, scores, case.k, case.prefix, self.order)[0]
+    def expected(self, case: TimingCase, tokens: Tensor, scores: Tensor) -> Tensor:
+        """The expected result, bit for bit: [B, P+k, C]."""
+        return token_select(tokens, scores, case.k, case.prefix_tokens, self.order)[0]
 
 
-def _torch(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+def _torch(case: TimingCase, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
     return torch_call(case, tokens, scores)
 
 
 def _kernel(order: str) -> Maker:
     """The CUDA kernel without an engine around it, built by nvcc for this GPU."""
 
-    def make(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+    def make(case: TimingCase, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
         kernel = GpuKernel(build_gpu_library(cache_directory() / "kernel"))
-        selected = tokens.new_empty(case.batch, case.prefix + case.k, case.channels)
+        selected = tokens.new_empty(case.batch, case.prefix_tokens + case.k, case.channels)
         indices = torch.empty(case.batch, case.k, dtype=torch.int32, device=tokens.device)
-        arguments = arguments_from_tensors(tokens, scores, selected, indices, case.prefix, order)
+        arguments = arguments_from_tensors(tokens, scores, selected, indices, case.prefix_tokens, order)
 
         def call(_alive: tuple[Tensor, ...] = (tokens, scores, indices)) -> Tensor:
             status = kernel.launch(arguments, torch.cuda.current_stream().cuda_stream)
@@ -135,7 +135,7 @@ def _kernel(order: str) -> Maker:
 
 
 def _plugin(order: str) -> Maker:
-    def make(case: Case, tokens: Tensor, scores: Tensor, library: Path | None) -> Call:
+    def make(case: TimingCase, tokens: Tensor, scores: Tensor, library: Path | None) -> Call:
         module = tensorrt_module("tensorrt")
         load_plugins(module, module.get_plugin_registry(), [library or plugin_path()])
         return call_from_graph(module, plugin_graph(case, order), case, tokens, scores)
@@ -144,13 +144,13 @@ def _plugin(order: str) -> Maker:
 
 
 def _native(runtime: str) -> Maker:
-    def make(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+    def make(case: TimingCase, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
         return call_from_graph(tensorrt_module(runtime), native_graph(case), case, tokens, scores)
 
     return make
 
 
-def _last_dim(case: Case, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
+def _last_dim(case: TimingCase, tokens: Tensor, scores: Tensor, _library: Path | None) -> Call:
     module = tensorrt_module("tensorrt")
     module.init_libnvinfer_plugins(error_log(module), "")
     if module.get_plugin_registry().get_creator("TopkLastDim", "1", "") is None:

@@ -1,7 +1,7 @@
-"""Builds the CUDA kernel outside of any plugin and calls its launcher through ctypes.
+"""Builds the CUDA kernel without a plugin and calls its launcher through ctypes, for tests and benchmarks.
 
-The same source goes through nvcc for a GPU, or through a host compiler over the CUDA-on-CPU layer (``tests/tools/cuda_on_cpu``).
-Tests and benchmarks use this; the engine's plugin is built by ``kernels/build.py``.
+The same source is compiled by nvcc for a GPU, or by a host compiler with the CUDA-on-CPU layer
+(``tests/tools/cuda_on_cpu``). The plugin of TensorRT engines is built by ``kernels/build.py``.
 """
 
 import ctypes
@@ -63,7 +63,7 @@ class Arguments(ctypes.Structure):
 def arguments_from_tensors(
     tokens: "Tensor", scores: "Tensor", selected: "Tensor", indices: "Tensor | None", prefix_tokens: int, order: str
 ) -> Arguments:
-    """Describe contiguous torch tensors to the launcher; they must outlive the launch.
+    """The launcher's arguments for contiguous torch tensors, which must outlive the launch.
 
     tokens: [B, P+N, C], elements of 1, 2 or 4 bytes
     scores: [B, N], float32, float16 or bfloat16
@@ -79,7 +79,7 @@ def arguments_from_tensors(
 
 @dataclass(frozen=True)
 class LaunchRecord:
-    """What the CUDA-on-CPU layer saw of a launch; ``report`` is empty when it found no defect."""
+    """Counts of the CUDA-on-CPU layer for one launch; ``report`` is "" if it found no defect."""
 
     report: str
     loaded_bytes: int
@@ -89,7 +89,7 @@ class LaunchRecord:
 
 
 class GpuKernel:
-    """The launcher in a library that :func:`build_gpu_library` made. Loading it touches no GPU."""
+    """The launcher in a library of :func:`build_gpu_library`. Loading it does not use the GPU."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
@@ -101,9 +101,9 @@ class GpuKernel:
         self._launch.restype = ctypes.c_int
 
     def problem(self, arguments: Arguments) -> str | None:
-        """Say what the arguments break of the launcher's contract, or None."""
-        sentence = self._problem(ctypes.byref(arguments))
-        return None if sentence is None else str(sentence, "utf-8")
+        """The launcher's error message for invalid arguments, or None."""
+        message = self._problem(ctypes.byref(arguments))
+        return None if message is None else str(message, "utf-8")
 
     def launch(self, arguments: Arguments, stream: int = 0) -> int:
         """Enqueue on a cudaStream_t (0 is the default stream); returns a cudaError_t, 0 for success."""
@@ -111,7 +111,7 @@ class GpuKernel:
 
 
 class CpuKernel(GpuKernel):
-    """The launcher in a library that :func:`build_cpu_library` made; a launch has ended when it returns."""
+    """The launcher in a library of :func:`build_cpu_library`; it returns after the launch has ended."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -125,11 +125,11 @@ class CpuKernel(GpuKernel):
         schedule: int = 0,
         seed: int = 1,
     ) -> None:
-        """Choose the device that launches see, and in which order its threads run (``tests/tools/cuda_on_cpu/cuda_on_cpu.h``)."""
+        """Set the emulated device and the order of its threads (``tests/tools/cuda_on_cpu/cuda_on_cpu.h``)."""
         self._library.cuda_on_cpu_set_device(multiprocessors, runtime_error, launch_error, schedule, seed)
 
     def last_launch(self) -> LaunchRecord:
-        """Return the record of the last launch."""
+        """The record of the last launch."""
         counts = (ctypes.c_int64 * 4)()
         report = str(self._library.cuda_on_cpu_last_launch(counts), "utf-8")
         return LaunchRecord(report, *counts)
@@ -141,16 +141,17 @@ def find_nvcc() -> str:
 
 
 def build_cpu_library(directory: Path) -> Path:
-    """Build the launcher over the CUDA-on-CPU layer. Raises MissingDependencyError, EngineError."""
+    """Build the launcher with the CUDA-on-CPU layer. Raises MissingDependencyError, EngineError."""
     sources = (KERNEL, *_LAYER, CSRC / "token_select_c.cpp")
-    # -Bsymbolic, here and for the GPU: a CUDA runtime that is loaded already (torch's) must not stand in for our own.
+    # -Bsymbolic, also for the GPU: else symbols of a CUDA runtime that is already loaded (torch's) replace our own.
     return _host_link(directory / "libtoken_select_cpu.so", sources, "", ("-shared", "-Wl,-Bsymbolic"))
 
 
 def build_check(name: str, directory: Path, sanitizer: str = "memory", kernel: Path = KERNEL) -> Path:
-    """Build ``tests/tools/kernel_checks/<name>.cpp`` with layer and kernel, under a sanitizer of :data:`SANITIZERS` or ``""`` (none).
+    """Build ``tests/tools/kernel_checks/<name>.cpp`` with the CUDA-on-CPU layer and the kernel.
 
-    kernel: another version of ``token_select.cu``, in a folder with its own versions of the headers that it includes
+    sanitizer: one of :data:`SANITIZERS`, or "" for none
+    kernel: another version of ``token_select.cu``, in a folder with the headers that it includes
     Raises MissingDependencyError, EngineError.
     """
     sources = (kernel, *_LAYER, CHECKS / f"{name}.cpp")
@@ -158,7 +159,7 @@ def build_check(name: str, directory: Path, sanitizer: str = "memory", kernel: P
 
 
 def build_gpu_library(directory: Path, architectures: str = "native") -> Path:
-    """Build the launcher with nvcc; ``architectures`` as its -arch takes it.
+    """Build the launcher with nvcc; ``architectures`` is its option -arch.
 
     Raises MissingDependencyError, EngineError.
     """
@@ -207,9 +208,9 @@ def _host_link(target: Path, sources: Sequence[Path], sanitizer: str, flags: Seq
     sanitize = (f"-fsanitize={SANITIZERS[sanitizer]}", "-fno-sanitize-recover=all") if sanitizer else ()
 
     def compiled(source: Path) -> str:
-        # The layer keeps books for all fibers at once, which only looks like a race: it is not watched for any.
-        watch = () if sanitizer == "race" and source in _LAYER else sanitize
-        return _object(target.parent, (*common, *watch, "-c", "-x", "c++"), source)
+        # The layer shares its counters between fibers; the thread sanitizer would report them as a race.
+        flags_of_source = () if sanitizer == "race" and source in _LAYER else sanitize
+        return _object(target.parent, (*common, *flags_of_source, "-c", "-x", "c++"), source)
 
     with ThreadPoolExecutor(_JOBS) as jobs:
         objects = list(jobs.map(compiled, sources))
@@ -217,7 +218,7 @@ def _host_link(target: Path, sources: Sequence[Path], sanitizer: str, flags: Seq
 
 
 def _object(directory: Path, command: Sequence[str], source: Path) -> str:
-    """Compile, unless the same files went through the same command before."""
+    """Compile, unless an object of the same files and the same command exists."""
     digest = hashlib.sha256("\0".join(command).encode())
     folders = (source.parent, CSRC, CUDA_ON_CPU, CUDA_ON_CPU / "include")
     headers = (path for folder in folders for pattern in ("*.h", "*.cuh") for path in sorted(folder.glob(pattern)))

@@ -1,8 +1,9 @@
-"""``python -m tokfilter.benchmarks micro``: TokenSelect on this GPU, beside what else could do its work.
+"""``python -m tokfilter.benchmarks micro``: time of TokenSelect on this GPU, ours and the alternatives.
 
-Microseconds and share of the memory bandwidth, L2 cache cold and warm, of our kernel, alone and as TensorRT's plugin,
-TopK + Gather of TensorRT and of TensorRT-RTX, NVIDIA's plugin TopkLastDim + Gather, and torch. Each method's result is
-compared with the reference before it is timed; one that this machine lacks something for is named with what it lacks.
+Microseconds and fraction of the memory bandwidth, with cold and with warm L2 cache, of our kernel (alone and as
+TensorRT's plugin), TopK + Gather of TensorRT and of TensorRT-RTX, NVIDIA's plugin TopkLastDim + Gather, and torch. Each
+method's result is compared with the reference before it is timed. A method that this machine cannot run is listed as
+skipped, with the reason.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Final
 import click
 import torch
 
-from tokfilter.benchmarks.micro.cases import CASES, Case, Measurement, table
+from tokfilter.benchmarks.micro.cases import CASES, Measurement, TimingCase, table
 from tokfilter.benchmarks.micro.methods import METHODS, Method, example
 from tokfilter.benchmarks.micro.timer import Timer, same
 from tokfilter.benchmarks.options import PROGRAM, command_line, json_option, output_option, publish
@@ -27,7 +28,7 @@ _VERSION: Final = 1
 
 
 def gpu_report(
-    cases: Iterable[Case],
+    cases: Iterable[TimingCase],
     library: Path | None,
     samples: int,
     say: Callable[[str], None] = lambda _: None,
@@ -35,12 +36,15 @@ def gpu_report(
 ) -> dict[str, Any]:
     """Measure all methods on the cases and return the report.
 
-    library: the plugin library; None takes the one that ``tokfilter plugin build`` made
+    library: the plugin library; None is the output of ``tokfilter plugin build``
     samples: per method and cache state
     Raises MissingDependencyError without a GPU; VerificationError for a wrong result; EngineError.
     """
     if not torch.cuda.is_available():
-        raise MissingDependencyError("The micro-benchmark needs an NVIDIA GPU that torch can use; there is none here.")
+        raise MissingDependencyError(
+            "The micro-benchmark needs an NVIDIA GPU, and torch finds none: run it on a machine with one, or run "
+            "kernel-figures, which needs no GPU."
+        )
     timer = Timer(samples)
     peak, before = timer.copy_gb_s(), conditions()
     rows = []
@@ -53,8 +57,8 @@ def gpu_report(
     return _document(rows, peak, timer.floor_us, samples, {"before": before, "after": conditions()}, command)
 
 
-def _measured(method: Method, case: Case, library: Path | None, timer: Timer) -> Measurement:
-    """Compared first, timed second; a method that needs what is not here is skipped with the reason."""
+def _measured(method: Method, case: TimingCase, library: Path | None, timer: Timer) -> Measurement:
+    """Compare a method's result, then time it; a method that cannot run here is skipped with the reason."""
     tokens, scores = example(case, "cuda")
     try:
         call = method.make(case, tokens, scores, library)
@@ -63,7 +67,7 @@ def _measured(method: Method, case: Case, library: Path | None, timer: Timer) ->
     found = call()
     torch.cuda.synchronize()
     if not same(found, method.expected(case, tokens, scores)):
-        raise VerificationError(f"{method.name} differs from the reference on {case.name}: nothing is timed.")
+        raise VerificationError(f"{method.name} differs from the reference on {case.name}, so it is not timed.")
     return Measurement(method.name, timer.warm_us(call), timer.cold_us(call))
 
 
@@ -90,9 +94,13 @@ def _document(
 
 
 @click.command()
-@click.option("--plugin", type=click.Path(path_type=Path), help="Plugin library; default: what plugin build made.")
+@click.option(
+    "--plugin", type=click.Path(path_type=Path), help="Plugin library. Default: the output of `tokfilter plugin build`."
+)
 @click.option("--samples", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--case", "words", multiple=True, help="Only cases whose name has this, e.g. 'batch 1,'. Repeatable.")
+@click.option(
+    "--case", "words", multiple=True, help="Only cases with this text in the name, e.g. 'batch 1,'. Repeatable."
+)
 @output_option("gpu-report.json")
 @json_option
 def main(plugin: Path | None, samples: int, words: Sequence[str], output: Path, as_json: bool) -> None:

@@ -1,7 +1,7 @@
-"""Microseconds of short GPU work: CUDA graphs between device events, the L2 cache warm or flushed.
+"""Time of short GPU work in microseconds: CUDA graphs between CUDA events, with a warm or a flushed L2 cache.
 
-Convention of FlashInfer's timer (flashinfer/testing/utils.py, fb28d72): dry runs first, cold L2 by default, all samples
-kept. Replayed from a graph, a call costs no host time; what two events around nothing cost is measured, not guessed.
+Like FlashInfer's timer (flashinfer/testing/utils.py, fb28d72): dry runs first, cold L2 by default, all samples kept. A
+graph's replay has no host time per call; the time of an empty launch is measured.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _COPY_BYTES: Final = 2**28
 
 
 class Timer:
-    """Times calls that put work on torch's current stream. samples: how many of each kind."""
+    """Times calls that enqueue work on torch's current stream. samples: per method and cache state."""
 
     def __init__(self, samples: int = 100) -> None:
         self._samples = samples
@@ -27,7 +27,7 @@ class Timer:
         self._flush = torch.empty(max(2 * l2_bytes, 2**24), dtype=torch.uint8, device="cuda")
         nothing = torch.zeros(1, device="cuda")
         self.floor_us = float(torch.tensor(self.cold_us(lambda: nothing.zero_())).median())
-        """A graph of the smallest kernel there is, timed as ``cold_us`` times a call."""
+        """Time of a graph with one minimal kernel, measured like ``cold_us``."""
 
     def warm_us(self, call: Callable[[], Any]) -> list[float]:
         """Microseconds per call, many calls back to back: inputs and outputs stay in the L2 cache if they fit."""
@@ -39,14 +39,14 @@ class Timer:
         return self._replays(self._captured(call, 1), flush=True)
 
     def copy_gb_s(self) -> float:
-        """What a plain copy of device memory reaches, in GB/s of bytes read and written: the peak that is real here."""
+        """Bandwidth of a plain copy of device memory in GB/s, bytes read and written: the practical peak."""
         source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device="cuda")
         target = torch.empty_like(source)
         samples = self._replays(self._captured(lambda: target.copy_(source), 1), flush=False)
         return 2 * _COPY_BYTES / float(torch.tensor(samples).median()) / 1e3
 
     def _captured(self, call: Callable[[], Any], times: int) -> torch.cuda.CUDAGraph:
-        """A graph of ``times`` calls. The first calls run outside of it: TensorRT allocates and plans in them."""
+        """A graph of ``times`` calls. TensorRT allocates in its first calls, so those run outside of the graph."""
         with torch.cuda.stream(self._stream):
             for _ in range(_DRY_RUNS):
                 call()

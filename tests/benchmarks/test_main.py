@@ -32,7 +32,7 @@ def test_help_lists_every_program_and_imports_none():
         assert len(entry.help) < 60
 
 
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "readme"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_has_its_help(name):
     result = run(name, "--help")
     assert result.exit_code == 0, result.output

@@ -6,7 +6,7 @@ import pytest
 import torch
 from paths import BUILD
 
-from tokfilter.benchmarks.micro.kernel_cases import Case, awkward_cases, random_cases, run_cases
+from tokfilter.benchmarks.micro.kernel_cases import KernelCase, awkward_cases, random_cases, run_cases
 from tokfilter.benchmarks.micro.native import (
     CpuKernel,
     GpuKernel,
@@ -169,7 +169,7 @@ def test_compute_sanitizer_finds_nothing(tool: str, tmp_path: Path) -> None:
     sanitizer = built(sanitizer_path)
     log = tmp_path / "log-%p.txt"
     command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--log-file", str(log)]
-    cases = [*random_cases(60, seed=3), Case(2, 1, 196, 384, 98), Case(1, 1, 1024, 64, 512, order=1)]
+    cases = [*random_cases(60, seed=3), KernelCase(2, 1, 196, 384, 98), KernelCase(1, 1, 1024, 64, 512, order=1)]
     records = run_cases([*command, built(build_gpu_check, KERNELS)], cases)
     assert {record["difference"] for record in records} == {""}
 

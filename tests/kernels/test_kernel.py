@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import BUILD
 
-from tokfilter.benchmarks.micro.kernel_cases import Case, awkward_cases, random_cases, run_cases, tensors_of
+from tokfilter.benchmarks.micro.kernel_cases import KernelCase, awkward_cases, random_cases, run_cases, tensors_of
 from tokfilter.benchmarks.micro.native import KERNEL, Arguments, CpuKernel, build_check, build_cpu_library
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.kernels.reference import token_select
@@ -30,7 +30,7 @@ def kernel() -> CpuKernel:
     return CpuKernel(built(build_cpu_library, KERNELS))
 
 
-def prove(cases: Iterable[Case]) -> int:
+def prove(cases: Iterable[KernelCase]) -> int:
     """Run the cases under the memory sanitizers; fails at the first difference. Returns how many there were."""
     cases = list(cases)
     records = run_cases([built(build_check, "check_cases", KERNELS)], cases)
@@ -41,13 +41,13 @@ def prove(cases: Iterable[Case]) -> int:
     return len(cases)
 
 
-def arguments_for(case: Case, tokens, scores, selected, indices) -> Arguments:
+def arguments_for(case: KernelCase, tokens, scores, selected, indices) -> Arguments:
     address = [None if array is None else array.ctypes.data for array in (tokens, scores, selected, indices)]
-    sizes = (case.batch, case.prefix, case.patches, case.channels, case.k)
+    sizes = (case.batch, case.prefix_tokens, case.num_patches, case.channels, case.k)
     return Arguments(*address, *sizes, case.element_size, case.score_type, case.order)
 
 
-def launch(kernel: CpuKernel, case: Case):
+def launch(kernel: CpuKernel, case: KernelCase):
     """The kernel's outputs for a case and the reference's."""
     tensors = tensors_of(case)
     selected, indices = np.zeros_like(tensors.selected), np.zeros_like(tensors.indices)
@@ -72,7 +72,7 @@ def test_five_thousand_random_cases_are_bit_equal_and_clean() -> None:
     assert prove(random_cases(5000)) == 5000
 
 
-def run_watched_for_races(program: Path, cases: list[Case]) -> list[dict]:
+def run_watched_for_races(program: Path, cases: list[KernelCase]) -> list[dict]:
     try:
         return run_cases([program], cases)
     except EngineError as error:
@@ -88,7 +88,7 @@ def run_watched_for_races(program: Path, cases: list[Case]) -> list[dict]:
 def test_no_races_on_shared_memory() -> None:
     sizes = [(2, 196, 9, 98), (1, 300, 3, 130), (1, 1500, 1, 20), (1, 5000, 1, 3)]
     cases = [
-        Case(batch, 1, patches, channels, k, order=order, score_type=order, scores="ties", multiprocessors=1)
+        KernelCase(batch, 1, patches, channels, k, order=order, score_type=order, scores="ties", multiprocessors=1)
         for batch, patches, channels, k in sizes
         for order in (0, 1)
     ]
@@ -112,7 +112,7 @@ MUTANTS = {
 }
 MISSING_BARRIER = ("choose_rows.cuh", "= own_warp;\n    __syncthreads();", "= own_warp;")
 MUTANT_CASES = [
-    Case(1, 1, 70, 264, 35, order=order, schedule=schedule, scores=scores, seed=schedule)
+    KernelCase(1, 1, 70, 264, 35, order=order, schedule=schedule, scores=scores, seed=schedule)
     for order in (0, 1)
     for schedule in (0, 1)
     for scores in ("normal", "special", "ties")
@@ -157,7 +157,7 @@ def test_the_proof_sees_a_missing_barrier(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 def test_every_call_equals_the_reference(kernel, patches, budget, prefix, channels, order, score_type, seed) -> None:
     k = max(1, round(budget * patches))
-    case = Case(1, prefix, patches, channels, k, 4, score_type, order, seed=seed, scores="special")
+    case = KernelCase(1, prefix, patches, channels, k, 4, score_type, order, seed=seed, scores="special")
     tensors, selected, indices = launch(kernel, case)
     np.testing.assert_array_equal(selected, tensors.selected)
     np.testing.assert_array_equal(indices, tensors.indices)
@@ -168,7 +168,7 @@ def test_the_result_does_not_depend_on_how_many_blocks_share_an_image(kernel: Cp
     blocks = set()
     for multiprocessors in (1, 2, 3, 5, 16, 132):
         kernel.set_device(multiprocessors)
-        tensors, selected, _ = launch(kernel, Case(1, 1, 196, 8, 98, order=order, scores="ties"))
+        tensors, selected, _ = launch(kernel, KernelCase(1, 1, 196, 8, 98, order=order, scores="ties"))
         np.testing.assert_array_equal(selected, tensors.selected)
         blocks.add(kernel.last_launch().blocks)
     kernel.set_device()
@@ -176,16 +176,16 @@ def test_the_result_does_not_depend_on_how_many_blocks_share_an_image(kernel: Cp
 
 
 def test_one_image_spreads_over_blocks_and_many_images_take_one_each(kernel: CpuKernel) -> None:
-    launch(kernel, Case(1, 1, 196, 16, 98))
+    launch(kernel, KernelCase(1, 1, 196, 16, 98))
     assert kernel.last_launch().blocks == 13  # a row per warp
-    launch(kernel, Case(64, 1, 196, 16, 98))
+    launch(kernel, KernelCase(64, 1, 196, 16, 98))
     assert kernel.last_launch().blocks == 64
 
 
 def test_more_images_than_a_grid_has_rows(kernel: CpuKernel, tmp_path: Path) -> None:
     # Layers of three images instead of 65,535, so that a batch of eight fills two and a part of the third.
     few = mutant(tmp_path, "token_select.cu", "kMaxGridY = 65535", "kMaxGridY = 3")
-    records = run_cases([few], [Case(batch, 1, 9, 4, 3, multiprocessors=1) for batch in (1, 2, 3, 4, 6, 7, 8)])
+    records = run_cases([few], [KernelCase(batch, 1, 9, 4, 3, multiprocessors=1) for batch in (1, 2, 3, 4, 6, 7, 8)])
     assert {record["difference"] for record in records} == {""}
     # The layer checks the limits of a grid before it reports the error that it was told to report.
     kernel.set_device(launch_error=719)
@@ -198,7 +198,7 @@ def test_tokens_beyond_two_to_the_32_elements(kernel: CpuKernel) -> None:
     tokens = np.zeros((1, 4097, 1 << 20), np.uint8)  # pages that nobody writes take no memory
     scores = np.arange(4096, dtype=np.float32)[None]
     tokens[0, 4095:, :] = [[3], [7]]
-    case = Case(1, 1, 4096, 1 << 20, 2, 1)
+    case = KernelCase(1, 1, 4096, 1 << 20, 2, 1)
     selected, indices = np.zeros((1, 3, 1 << 20), np.uint8), np.zeros((1, 2), np.int32)
     assert kernel.launch(arguments_for(case, tokens, scores, selected, indices)) == 0
     expected, positions = token_select(tokens, scores, 2)
@@ -207,8 +207,8 @@ def test_tokens_beyond_two_to_the_32_elements(kernel: CpuKernel) -> None:
 
 
 def test_indices_are_optional(kernel: CpuKernel) -> None:
-    tensors = tensors_of(Case(1, 1, 9, 4, 3))
+    tensors = tensors_of(KernelCase(1, 1, 9, 4, 3))
     selected = np.zeros_like(tensors.selected)
-    arguments = arguments_for(Case(1, 1, 9, 4, 3), tensors.tokens, tensors.scores, selected, None)
+    arguments = arguments_for(KernelCase(1, 1, 9, 4, 3), tensors.tokens, tensors.scores, selected, None)
     assert kernel.launch(arguments) == 0
     np.testing.assert_array_equal(selected, tensors.selected)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from paths import BUILD
 
-from tokfilter.benchmarks.micro.kernel_cases import Case, stream_of
+from tokfilter.benchmarks.micro.kernel_cases import KernelCase, stream_of
 from tokfilter.benchmarks.micro.native import (
     Arguments,
     CpuKernel,
@@ -110,14 +110,16 @@ def test_the_gpu_check_says_that_there_is_no_gpu() -> None:
     program = built(build_gpu_check, KERNELS, "compute_75")
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU: tests/test_gpu_kernel.py runs the check on it")
-    result = subprocess.run([program], input=stream_of(Case(1, 1, 9, 4, 3)), capture_output=True, check=False)
+    result = subprocess.run([program], input=stream_of(KernelCase(1, 1, 9, 4, 3)), capture_output=True, check=False)
     assert result.returncode == 3
     assert b"cudaError" in result.stderr
 
 
 def test_half_a_case_is_refused() -> None:
     program = built(build_check, "check_cases", KERNELS)
-    result = subprocess.run([program], input=stream_of(Case(1, 1, 9, 4, 3))[:-1], capture_output=True, check=False)
+    result = subprocess.run(
+        [program], input=stream_of(KernelCase(1, 1, 9, 4, 3))[:-1], capture_output=True, check=False
+    )
     assert result.returncode == 2
     assert b"ends in the middle" in result.stderr
 

@@ -113,5 +113,5 @@ def test_occupancy(sm: Multiprocessor, threads: int, registers: int, shared: int
 
 
 def test_code_without_the_kernels_loops_is_not_estimated() -> None:
-    with pytest.raises(EngineError, match="wanted three searches"):
+    with pytest.raises(EngineError, match="expected three searches"):
         busy_cycles(Kernel((("IADD3", ""), ("BRA", "")), ((0, 1),)), "position", 256, 32, 8)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from tokfilter.benchmarks.__main__ import cli
 from tokfilter.benchmarks.micro import program as micro
-from tokfilter.benchmarks.micro.cases import CASES, Case, Measurement, gigabytes_per_second, table, without_floor
+from tokfilter.benchmarks.micro.cases import CASES, Measurement, TimingCase, gigabytes_per_second, table, without_floor
 from tokfilter.benchmarks.micro.graphs import native_graph, plugin_graph, topk_last_dim_graph
 from tokfilter.benchmarks.micro.methods import METHODS, example, torch_call
 from tokfilter.errors import MissingDependencyError
@@ -23,17 +23,17 @@ from tokfilter.kernels.op import ATTRIBUTES, DOMAIN, NAME
 from tokfilter.kernels.reference import token_select
 
 SMALL = [
-    Case("one row", 1, 1, 1, 1, "float32", 0),
-    Case("odd", 3, 7, 3, 5, "float16", 0),
-    Case("all kept", 2, 9, 9, 4, "float32", 5),
-    Case("DeiT-S", 2, 196, 98, 24, "float16", 1),
+    TimingCase("one row", 1, 1, 1, 1, "float32", 0),
+    TimingCase("odd", 3, 7, 3, 5, "float16", 0),
+    TimingCase("all kept", 2, 9, 9, 4, "float32", 5),
+    TimingCase("DeiT-S", 2, 196, 98, 24, "float16", 1),
 ]
 
 
 def test_minimum_bytes_by_hand() -> None:
     # 2 images: 6 scores of 4 bytes; 1 + 3 rows of 8 elements of 2 bytes, read and written.
-    assert Case("x", 2, 6, 3, 8, "float16", 1).minimum_bytes == 2 * (6 * 4 + 2 * 4 * 8 * 2)
-    assert Case("x", 2, 6, 3, 8, "float32", 0).minimum_bytes == 2 * (6 * 4 + 2 * 3 * 8 * 4)
+    assert TimingCase("x", 2, 6, 3, 8, "float16", 1).minimum_bytes == 2 * (6 * 4 + 2 * 4 * 8 * 2)
+    assert TimingCase("x", 2, 6, 3, 8, "float32", 0).minimum_bytes == 2 * (6 * 4 + 2 * 3 * 8 * 4)
 
 
 def test_cases_are_the_models_batches_and_types_once_each() -> None:
@@ -48,7 +48,7 @@ def test_bandwidth_and_floor() -> None:
 
 
 def test_entry_has_shares_of_the_copy_bandwidth() -> None:
-    case = Case("x", 1, 500, 499, 1000, "float16", 1)  # 2,002,000 bytes
+    case = TimingCase("x", 1, 500, 499, 1000, "float16", 1)  # 2,002,000 bytes
     entry = Measurement("m", [10.0] * 9 + [1000.0], [22.0] * 10).as_dict(case, peak_gb_s=400.0, floor_us=2.0)
     assert entry["warm"]["microseconds"]["median"] == 10.0
     assert entry["warm"]["gb_s"] == pytest.approx(200.2)
@@ -78,9 +78,9 @@ def test_table_says_what_was_skipped_and_why() -> None:
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.model)
-def test_baselines_select_what_the_reference_selects(case: Case) -> None:
+def test_baselines_select_what_the_reference_selects(case: TimingCase) -> None:
     tokens, scores = example(case, "cpu")
-    expected, _ = token_select(tokens.numpy(), scores.numpy(), case.k, case.prefix, "score")
+    expected, _ = token_select(tokens.numpy(), scores.numpy(), case.k, case.prefix_tokens, "score")
     assert np.array_equal(torch_call(case, tokens, scores)().numpy(), expected)
     graph = native_graph(case)
     onnx.checker.check_model(graph, full_check=True)
@@ -94,7 +94,7 @@ def test_methods_are_held_against_the_reference_in_their_order(order: str) -> No
     case = SMALL[3]
     tokens, scores = example(case, "cpu")
     method = next(m for m in METHODS.values() if m.order == order)
-    expected, _ = token_select(tokens.numpy(), scores.numpy(), case.k, case.prefix, order)
+    expected, _ = token_select(tokens.numpy(), scores.numpy(), case.k, case.prefix_tokens, order)
     assert np.array_equal(method.expected(case, tokens, scores).numpy(), expected)
 
 
@@ -115,12 +115,12 @@ def test_plugin_graphs_carry_the_plugins_names_and_no_fallback() -> None:
 BUILDS = """
 import sys
 import tensorrt_rtx as module
-from tokfilter.benchmarks.micro.cases import Case
+from tokfilter.benchmarks.micro.cases import TimingCase
 from tokfilter.benchmarks.micro.methods import plan_from_graph
 from tokfilter.benchmarks.micro.graphs import native_graph, plugin_graph
 from tokfilter.errors import EngineError
 
-case = Case("small", 2, 196, 98, 24, "float16")
+case = TimingCase("small", 2, 196, 98, 24, "float16")
 assert plan_from_graph(module, native_graph(case).SerializeToString()).nbytes > 0
 try:
     plan_from_graph(module, plugin_graph(case, "position").SerializeToString())
@@ -154,7 +154,7 @@ def test_an_unknown_case_is_a_usage_error() -> None:
 
 @pytest.mark.gpu
 def test_micro_benchmark_reports_every_method_or_why_not() -> None:
-    case = Case("DeiT-S", 8, 196, 98, 384, "float16")
+    case = TimingCase("DeiT-S", 8, 196, 98, 384, "float16")
     report = json.loads(json.dumps(micro.gpu_report([case], None, samples=20)))
     (row,) = report["rows"]
     assert row["minimum_bytes"] == case.minimum_bytes
