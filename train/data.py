@@ -1,4 +1,4 @@
-"""Images as users have them: folders or tar archives with classes, listed by timm's readers, divided, and checked."""
+"""Labelled images in folders or tar archives: listed by timm's readers, split into train and test, checked."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ Progress = Callable[[str, float], None]
 
 
 def quiet(step: str, fraction: float) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 _TRAIN: Final = ("train", "training")
@@ -38,7 +38,7 @@ class ImageList:
     root: folder that the files' names are relative to
     files: names below root, in timm's order
     labels: class of each file, an index into class_names
-    parts: where each image lies in an archive below root; None when the files are files
+    parts: place of each image in an archive below root; None for images in folders
     """
 
     root: Path
@@ -57,7 +57,7 @@ class ImageList:
         return replace(self, files=files, labels=labels, parts=parts)
 
     def image(self, position: int) -> Image.Image:
-        """One image, upright and in RGB. Raises DataError that names it when it cannot be decoded."""
+        """One image in RGB, upright by its EXIF orientation. Raises DataError with its name when it is damaged."""
         if self.parts is None:
             return open_image(self.root / self.files[position])
         part = self.parts[position]
@@ -66,11 +66,11 @@ class ImageList:
             return image_from_bytes(archive.read(part.size), str(self.root / self.files[position]))
 
     def bytes(self, position: int) -> int:
-        """Size of one image as it is stored."""
+        """Size of one image file."""
         return (self.root / self.files[position]).stat().st_size if self.parts is None else self.parts[position].size
 
     def digest(self) -> str:
-        """Hexadecimal SHA-256 over names, sizes in bytes and classes: what a record names the data by."""
+        """Hexadecimal SHA-256 over names, sizes in bytes and classes; identifies the data in records."""
         text = hashlib.sha256()
         for i, (name, label) in enumerate(zip(self.files, self.labels, strict=True)):
             text.update(f"{name}\0{self.bytes(i)}\0{self.class_names[label]}\n".encode())
@@ -79,26 +79,26 @@ class ImageList:
 
 @dataclass(frozen=True)
 class Splits:
-    """What is trained on, and what is only ever measured on."""
+    """Training images and test images."""
 
     train: ImageList
     test: ImageList
 
 
 def images_from_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageList:
-    """List a folder or archives (``listing.py``); classes are ordered as timm orders them, or as ``class_names`` does.
+    """List a folder or archives (``listing.py``); classes in timm's order, or in the order of ``class_names``.
 
-    Raises DataError: nothing there, no images, an empty class folder, a single class, a class that is not expected.
+    Raises DataError: no such folder, no images, an empty class folder, a single class, a class not in ``class_names``.
     """
     listing = listing_from_path(root)
     if class_names is not None:
-        if strangers := sorted(set(listing.order) - set(class_names)):
+        if unknown := sorted(set(listing.order) - set(class_names)):
             raise DataError(
-                f"{root} has classes that the model does not know: {', '.join(strangers[:5])}. "
-                f"It knows {len(class_names)}, first {', '.join(class_names[:3])}."
+                f"{root} has classes that the model was not trained for: {', '.join(unknown[:5])}. "
+                f"It has {len(class_names)}, first {', '.join(class_names[:3])}. Remove these, or see --class-map."
             )
     elif len(listing.order) < 2:
-        raise DataError(f"{root} holds one class only ({listing.order[0]}); there is nothing to tell apart.")
+        raise DataError(f"{root} has one class only ({listing.order[0]}); training needs at least two.")
     names = listing.order if class_names is None else tuple(class_names)
     index = {name: label for label, name in enumerate(names)}
     labels = tuple(index[name] for name in listing.classes)
@@ -106,37 +106,37 @@ def images_from_folder(root: Path, class_names: Sequence[str] | None = None) -> 
 
 
 def splits_from_folder(root: Path, class_names: Sequence[str] | None = None, holdout: float = 0.1) -> Splits:
-    """Training and test images: ``root/train`` and ``root/{test,val,validation}``, or one folder that is divided.
+    """Training and test images: ``root/train`` and ``root/{test,val,validation}``, or one folder that is split here.
 
     Each can be a folder of classes, a folder of archives, or an archive (``root/train.tar``).
 
-    holdout: share of each class that is held out when nobody divided the folder; at least one image, always the same
+    holdout: fraction of each class that is held out of a folder without such parts; at least one image, always the same
     Raises DataError.
     """
     train = _split(root, _TRAIN)
     if train is None:
-        return _divided(images_from_folder(root, class_names), holdout)
+        return _split_by_class(images_from_folder(root, class_names), holdout)
     test = _split(root, _TEST)
     if test is None:
-        raise DataError(f"{root} has {train.name}, but none of {', '.join(_TEST)} to measure on.")
+        raise DataError(f"{root} has {train.name}, but none of {', '.join(_TEST)}: add test images in one of these.")
     listed = images_from_folder(train, class_names)
     return Splits(listed, images_from_folder(test, listed.class_names))
 
 
 def _split(root: Path, names: Sequence[str]) -> Path | None:
-    """The first of the folders or archives that is there."""
+    """The first folder or archive that exists."""
     return next((p for name in names for p in (root / name, root / f"{name}.tar") if p.exists()), None)
 
 
-def _divided(images: ImageList, holdout: float) -> Splits:
+def _split_by_class(images: ImageList, holdout: float) -> Splits:
     if not 0 < holdout < 1:
-        raise DataError(f"the share of images to hold out wants to lie between 0 and 1, got {holdout}.")
+        raise DataError(f"the fraction of images to hold out must lie between 0 and 1, got {holdout}.")
     labels, held = np.array(images.labels), set[int]()
     for label in range(len(images.class_names)):
         members = np.flatnonzero(labels == label)
         if 0 < len(members) < 2:
             raise DataError(
-                f"class {images.class_names[label]} has one image; two are the least, one to train and one to test."
+                f"class {images.class_names[label]} has one image; at least two are needed, to train and to test."
             )
         shuffled = np.random.default_rng(label).permutation(members)
         held.update(shuffled[: max(1, round(holdout * len(members)))].tolist() if len(members) else ())
@@ -147,29 +147,30 @@ def _divided(images: ImageList, holdout: float) -> Splits:
 def checked(
     images: ImageList, progress: Progress, report: Callable[[str], None], dist_context: DistContext = SINGLE_PROCESS
 ) -> ImageList:
-    """Decode every image once and leave out those that cannot be, each reported by name and reason.
+    """Decode every image once and leave out those that fail, each reported by name and reason.
 
-    dist_context: each of its processes decodes and reports its share, and all leave out the same images
-    Raises DataError when a class is left without images.
+    dist_context: its processes divide the images among themselves; all leave out the same ones
+    Raises DataError when a class has no image left.
     """
-    damaged, mine = (
-        torch.zeros(len(images), dtype=torch.uint8),
-        range(dist_context.rank, len(images), dist_context.size),
-    )
+    damaged = torch.zeros(len(images), dtype=torch.uint8)
+    mine = range(dist_context.rank, len(images), dist_context.size)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for i, complaint in zip(mine, pool.map(lambda i: _complaint(images, i), mine), strict=True):
-            if complaint is not None:
+        for i, error in zip(mine, pool.map(lambda i: _decoding_error(images, i), mine), strict=True):
+            if error is not None:
                 damaged[i] = 1
-                report(f"skipped {complaint}")
+                report(f"skipped {error}")
             if i % 100 == dist_context.rank:
                 progress("checking images", i / len(images))
-    left = images.subset(torch.nonzero(dist_context.all_reduce(damaged) == 0).flatten().tolist())
-    if lost := sorted(set(images.labels) - set(left.labels)):
-        raise DataError(f"no image of class {images.class_names[lost[0]]} in {images.root} can be decoded.")
-    return left
+    whole = images.subset(torch.nonzero(dist_context.all_reduce(damaged) == 0).flatten().tolist())
+    if lost := sorted(set(images.labels) - set(whole.labels)):
+        raise DataError(
+            f"no image of class {images.class_names[lost[0]]} in {images.root} can be decoded: replace its files or "
+            "remove the class."
+        )
+    return whole
 
 
-def _complaint(images: ImageList, position: int) -> str | None:
+def _decoding_error(images: ImageList, position: int) -> str | None:
     try:
         images.image(position)
     except DataError as error:

@@ -28,9 +28,9 @@ _HOLD_BYTES: Final = 1 << 30
 class Batch:
     """Some images of a data set.
 
-    images: [B, 3, H, W], uint8
+    images: [B, 3, H, W], uint8 from an ImageDataset
     labels: [B]
-    positions: [B], places in the ImageList
+    positions: [B], indices into the data set
     """
 
     images: Tensor

@@ -1,6 +1,6 @@
-"""Several processes, on one machine or several, that share a job: torchrun starts them and watches over them.
+"""Several processes of one job, on one or several machines, started by torchrun.
 
-Each takes its own part of the work and leaves it in files; what they tell each other is when all have come so far.
+Each writes the results of its own images to files. Between processes only barriers and flags are exchanged.
 """
 
 import os
@@ -19,16 +19,16 @@ from tokfilter.errors import DataError
 __all__ = ["SINGLE_PROCESS", "DistContext", "context_from_torchrun"]
 
 _TIMEOUT: Final = timedelta(days=7)
-"""How long a worker waits for the others: shards differ in time, and torchrun itself ends all when one dies."""
+"""Timeout of a barrier: shards differ in time, and torchrun ends all processes when one dies."""
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """The processes of a job.
+    """This process among those of a job.
 
-    rank: which of them this one is
-    size: how many they are
-    local_rank: which one on its machine, and so which GPU is its own
+    rank: index of this process
+    size: number of processes
+    local_rank: index on its machine, and so of its GPU
     """
 
     rank: int = 0
@@ -37,7 +37,7 @@ class DistContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process does what must be done once."""
+        """Whether this is the process that does what must be done once."""
         return self.rank == 0
 
     @property
@@ -47,17 +47,17 @@ class DistContext:
             return "cpu"
         if self.local_rank >= torch.cuda.device_count():
             raise DataError(
-                f"this machine shows {torch.cuda.device_count()} GPU, and process {self.local_rank + 1} has none left: "
+                f"this machine has {torch.cuda.device_count()} GPU, and process {self.local_rank + 1} gets none: "
                 "start torchrun with --nproc-per-node gpu, or with CUDA_VISIBLE_DEVICES= to label on the CPU."
             )
         return f"cuda:{self.local_rank}"
 
     def barrier(self) -> None:
-        """Wait until every process has come here. Raises DataError when one is gone."""
+        """Wait until every process has called this. Raises DataError when one has died."""
         self.all_reduce(torch.zeros(1, dtype=torch.uint8))
 
     def all_reduce(self, flags: Tensor) -> Tensor:
-        """Flags that any process has raised. flags: [n], uint8. Raises DataError when a process is gone."""
+        """Flags set by any process (maximum). flags: [n], uint8. Raises DataError when a process has died."""
         if self.size == 1:
             return flags
         joined = flags.clone()
@@ -65,8 +65,8 @@ class DistContext:
             dist.all_reduce(joined, dist.ReduceOp.MAX)
         except RuntimeError as error:
             raise DataError(
-                f"worker {self.rank} of {self.size} waited for another one that is gone. Whole shards are kept: "
-                "run the same command again to go on."
+                f"worker {self.rank} of {self.size} waited for a process that has died. Complete shards are kept: "
+                "run the same command again to continue."
             ) from error
         return joined
 
@@ -76,11 +76,11 @@ SINGLE_PROCESS: Final = DistContext()
 
 @contextmanager
 def context_from_torchrun() -> Iterator[DistContext]:
-    """The dist_context that torchrun started this process in, or this process alone."""
+    """The context from torchrun's environment variables; a single process without torchrun."""
     if not dist.is_torchelastic_launched():
         yield SINGLE_PROCESS
         return
-    dist.init_process_group("gloo", timeout=_TIMEOUT)  # only flags travel, so the CPU's engine serves GPUs too
+    dist.init_process_group("gloo", timeout=_TIMEOUT)  # only flags are sent, so the CPU back end serves GPUs too
     try:
         yield DistContext(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
     finally:

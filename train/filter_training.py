@@ -1,6 +1,6 @@
-"""Teaches the token filter to predict delta loss from the tokens before attention, the backbone frozen.
+"""Trains the token filter to predict delta loss from the tokens before attention; the backbone is frozen.
 
-The paper's rule, as far as it is known: labels by a threshold rho on delta loss, an MLP before attention. Binary
+From the paper, as far as it is known: labels by a threshold rho on delta loss, an MLP before attention. Binary
 cross-entropy, its class-balancing weight and the MLP's shape are ours.
 """
 
@@ -25,11 +25,11 @@ Objective = Literal["threshold", "regression", "ranking"]
 
 @dataclass(frozen=True)
 class FilterTraining:
-    """How the filter learns.
+    """Settings of the filter's training.
 
-    objective: threshold (binary labels delta loss > rho; the paper's rule), regression (on the signed square root of
-        delta loss in units of its standard deviation; ours) or ranking (of the tokens of an image in pairs, each pair
-        weighted by the square root of its difference in delta loss; ours)
+    objective: threshold (binary labels delta loss > rho; the paper's rule), regression (of the signed square root of
+        delta loss in units of its standard deviation; ours) or ranking (pairs of tokens of an image, each weighted by
+        the square root of the difference in delta loss; ours)
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=2e-3, weight_decay=0.01))
@@ -37,7 +37,9 @@ class FilterTraining:
 
     def __post_init__(self) -> None:
         if self.objective not in get_args(Objective):
-            raise DataError(f"the filter's objective is one of {', '.join(get_args(Objective))}.")
+            raise DataError(
+                f"the filter's objective is one of {', '.join(get_args(Objective))}, got {self.objective!r}."
+            )
 
 
 def train_filter(
@@ -53,7 +55,7 @@ def train_filter(
 
     dataset: the labelled images
     delta: [n, N], their delta loss
-    Returns metrics: rho, share of important tokens, first and last losses.
+    Returns metrics: rho, fraction of important tokens, first and last losses.
     """
     rho = labels.threshold(delta)
     targets = _targets(delta, rho, config.objective)
@@ -64,15 +66,15 @@ def train_filter(
         with torch.no_grad():
             tokens = model.embed(dataset.normalised(batch.images, device))
         scores = model.scorer(tokens[:, model.prefix_tokens :].clone())
-        wanted = targets[batch.positions].to(device)
+        target = targets[batch.positions].to(device)
         if config.objective == "ranking":
-            return ranking_loss(scores, wanted)
+            return ranking_loss(scores, target)
         if config.objective == "regression":
-            return F.mse_loss(scores, wanted)
-        return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=_balance(targets).to(device))
+            return F.mse_loss(scores, target)
+        return F.binary_cross_entropy_with_logits(scores, target, pos_weight=_balance(targets).to(device))
 
     identity = f"{dataset.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
-    losses = train("filter", _alone(model.scorer), dataset, loss, config.plan, seed, identity, run_dir)
+    losses = train("filter", _trainable(model.scorer), dataset, loss, config.plan, seed, identity, run_dir)
     if isinstance(model.scorer, TokenFilter):
         model.scorer.trained = True
     important = float((delta > rho).float().mean())
@@ -80,10 +82,10 @@ def train_filter(
 
 
 def ranking_loss(scores: Tensor, delta: Tensor) -> Tensor:
-    """Logistic loss over the pairs of an image's tokens; a pair counts by the square root of what separates it.
+    """Logistic loss over pairs of tokens of an image, weighted by the square root of their difference in delta loss.
 
     scores, delta: [B, N]
-    Returns a scalar: 0 when every pair is in order by a wide margin, ln 2 when all scores are alike.
+    Returns a scalar: near 0 when every pair is in order by a wide margin, ln 2 when all scores are equal.
     """
     margins = scores[:, :, None] - scores[:, None, :]
     weights = (delta[:, :, None] - delta[:, None, :]).clamp_min(0).sqrt()
@@ -101,16 +103,16 @@ def _targets(delta: Tensor, rho: float, objective: Objective) -> Tensor:
 
 
 def _balance(targets: Tensor) -> Tensor:
-    """Weight that makes important and unimportant tokens count alike."""
+    """Positive weight of the cross-entropy: important and unimportant tokens get the same total weight."""
     positive = targets.clamp(0, 1).mean().clamp(1e-3, 1 - 1e-3)
     return (1 - positive) / positive
 
 
-def _alone(scorer: nn.Module) -> nn.Module:
+def _trainable(scorer: nn.Module) -> nn.Module:
     return scorer.requires_grad_(True).train()
 
 
 def _tail(losses: list[float]) -> float:
-    """Mean of the last tenth, because a single step's loss is noise."""
+    """Mean of the last tenth of the steps; a single step's loss is too noisy."""
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)

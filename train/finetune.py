@@ -1,4 +1,4 @@
-"""Trains backbones: from scratch or on the user's classes with every token, and with a hard top-k of elastic budgets.
+"""Trains backbones: with every token, or with a hard top-k at budgets drawn in each step (elastic fine-tuning).
 
 The paper fine-tunes the backbone with its filter; elastic budgets, distillation and every number here are ours.
 """
@@ -22,7 +22,7 @@ __all__ = ["Budgeted", "FineTuning", "initialise", "train_backbone", "train_elas
 
 
 class Budgeted(Protocol):
-    """What has logits at a budget: FilteredViT, and the baseline with fewer pixels."""
+    """A model with logits at a budget: FilteredViT, and the baselines of the study."""
 
     num_patches: int
 
@@ -32,13 +32,13 @@ class Budgeted(Protocol):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a backbone learns.
+    """Settings of a backbone's training.
 
     smoothing: of the labels
-    low: the smallest share of the tokens that may be drawn
-    budgets: so many, drawn anew, share the images of each step; one of them is every token
-    fixed: every image keeps this budget, and the checkpoint serves it alone; None draws
-    distill: weight of the divergence from the start model's full logits; 0 leaves it out
+    low: smallest ratio of tokens that is drawn
+    budgets: number of budgets that are drawn in each step and divide its images; one of them is every token
+    fixed: train at this budget only; None draws budgets
+    distill: weight of the divergence from the start model's logits with every token; 0: none
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=5e-4))
@@ -52,15 +52,15 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not (0 < self.low <= 1 and self.budgets >= 2):
             raise BudgetError(
-                f"elastic fine-tuning wants a lowest share in (0, 1] and two or more budgets a step, "
-                f"got low {self.low}, budgets {self.budgets}."
+                f"elastic fine-tuning needs a smallest ratio in (0, 1] and at least 2 budgets per step, "
+                f"got {self.low} and {self.budgets}."
             )
 
 
 def initialise(backbone: Any, seed: int) -> None:
-    """Draw new weights as timm's "jax" mode does (Xavier for linear layers).
+    """Draw new weights by timm's "jax" mode (Xavier for linear layers).
 
-    timm's default, normal with deviation 0.02, was made for wide models and leaves a narrow one on a plateau.
+    With timm's default, a normal distribution of deviation 0.02, the loss of a narrow model stays on a plateau.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -83,9 +83,9 @@ def train_elastic(
     name: str = "finetune",
     teacher: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Train with budgets drawn anew each step, in place; a scorer stays as it is. Returns metrics.
+    """Train with budgets drawn in each step, in place; the scorer is not trained. Returns metrics.
 
-    teacher: a model whose full logits are imitated when ``config.distill`` is above 0
+    teacher: model for distillation by its logits with every token, when ``config.distill`` is above 0
     """
     return _run(name, model, dataset, config, seed, run_dir, elastic=True, teacher=teacher)
 
@@ -107,14 +107,14 @@ def _run(
         images = augmented(dataset.normalised(batch.images, device), config.augmentation, generator)
         keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
         _reseed(model, generator)
-        parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # few images have fewer parts
+        parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # fewer images than budgets make fewer parts
         logits = torch.cat([model(part, keep) for part, keep in parts])
         value = F.cross_entropy(logits, batch.labels.to(device), label_smoothing=config.smoothing)
         if teacher is None or config.distill == 0:
             return value
         with torch.no_grad():
-            wanted = teacher(images, teacher.num_patches).log_softmax(-1)
-        divergence = F.kl_div(logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True)
+            target = teacher(images, teacher.num_patches).log_softmax(-1)
+        divergence = F.kl_div(logits.log_softmax(-1), target, reduction="batchmean", log_target=True)
         return value + config.distill * divergence
 
     model.train()
@@ -124,24 +124,24 @@ def _run(
     return {"first_loss": losses[0], "last_loss": sum(last) / len(last), "steps": len(losses)}
 
 
-def _budgets(config: FineTuning, patches: int, generator: torch.Generator) -> list[int]:
-    """The fixed one; or every token and smaller counts, in an order drawn anew.
+def _budgets(config: FineTuning, num_patches: int, generator: torch.Generator) -> list[int]:
+    """Token counts of a step: the fixed one; or every token and smaller counts, in random order.
 
-    Between the lowest count and all, the smaller ones divide the logarithm evenly, from an offset that is drawn: half
-    as many tokens is as far at any size, and no step leaves the small budgets out. After the sandwich rule of slimmable
-    networks (arXiv 1903.05134), which shows every image to each budget; here the images are shared out.
+    The smaller counts are evenly spaced on a logarithmic scale between the lowest count and every token, from a random
+    offset, so that every step has small budgets. After the sandwich rule of slimmable networks (arXiv 1903.05134),
+    which runs every image at each budget; here the budgets divide the images of the step.
     """
     if config.fixed is not None:
-        return [tokens_from_keep(config.fixed, patches)]
-    lowest, smaller = max(1, round(config.low * patches)), config.budgets - 1
+        return [tokens_from_keep(config.fixed, num_patches)]
+    lowest, smaller = max(1, round(config.low * num_patches)), config.budgets - 1
     spots = (torch.arange(smaller) + torch.rand(1, generator=generator)) / smaller
-    counts = lowest * ((patches + 1) / lowest) ** spots
-    drawn = [patches, *counts.int().clamp(max=patches).tolist()]
+    counts = lowest * ((num_patches + 1) / lowest) ** spots
+    drawn = [num_patches, *counts.int().clamp(max=num_patches).tolist()]
     return [drawn[i] for i in torch.randperm(len(drawn), generator=generator)]
 
 
 def _reseed(model: Any, generator: torch.Generator) -> None:
-    """The random baseline draws from the step's source too, so that it resumes like everything else."""
+    """Seed the random baseline from the step's generator, so that a resumed run draws the same scores."""
     for module in model.modules():
         if isinstance(module, RandomScorer):
             module.generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))

@@ -1,6 +1,6 @@
-"""Delta loss estimated from one gradient per image instead of one forward pass per token.
+"""Delta loss estimated from one gradient per image instead of one forward pass per token (ours).
 
-The loss with token x replaced by its mask m is, to first order, the loss plus gradient times (m - x). Ours.
+The loss with token x replaced by its mask m is, to first order, the loss plus gradient times (m - x).
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def first_order_loss(
 
     images: [B, 3, H, W], normalised
     labels: [B]
-    chunk: bounds the memory as for exact labels: a gradient keeps what every block computed, so fewer images at once
+    chunk: bounds the memory as for exact labels: a gradient needs the activations of every block, so fewer images
     Returns the estimate [B, N] and the unmasked loss [B], in nats.
     """
     at_once = max(1, chunk // (2 * len(model.backbone.blocks)))
@@ -49,12 +49,12 @@ def _estimate(model: FilteredViT, images: Tensor, labels: Tensor, config: MaskCo
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No weight wants a gradient: what only their gradients need is not kept."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """No gradients for weights, so that the activations they would need are not kept."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)

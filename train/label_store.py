@@ -1,9 +1,7 @@
-"""A folder of labels: ``labels.json`` says what they belong to, ``shard-<first image>.safetensors`` hold them.
+"""A folder of labels: identity in ``labels.json``, delta loss in ``shard-<first image>.safetensors``.
 
-The format on one page: ``docs/labels.md``.
-
-Each shard is written atomically and carries the identity of its store and the checksum of its content, so a run that
-was killed goes on with the first shard that is not whole, and shards of two runs never mix.
+Format: ``docs/labels.md``. Each shard is written atomically with the identity of its store and a checksum, so a killed
+run continues with the shards that are incomplete, and shards of two runs never mix.
 """
 
 import hashlib
@@ -28,12 +26,12 @@ _VERSION: Final = 2
 _HEADER: Final = "labels.json"
 
 SHARD_IMAGES: Final = 128
-"""Images per shard: what a killed run loses at the most. A shard of DeiT's 196 tokens has 100 kB."""
+"""Images per shard: the most that a killed run loses. A shard of DeiT's 196 tokens has 100 kB."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Labels of neighbouring images.
+    """Labels of consecutive images.
 
     start: position of the first image
     delta: [n, N], delta loss in nats
@@ -47,7 +45,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of a whole data set, and what they depend on (delta: [n, N], base: [n])."""
+    """Labels of a data set, and the identity of the run that made them (delta: [n, N], base: [n])."""
 
     delta: Tensor
     base: Tensor
@@ -59,25 +57,25 @@ class LabelStore:
 
     def __init__(self, folder: Path, shard_images: int = SHARD_IMAGES) -> None:
         if shard_images < 1:
-            raise DataError(f"a shard wants at least one image, got {shard_images}.")
+            raise DataError(f"a shard must have at least one image, got {shard_images}.")
         self.folder = folder
         self.shard_images = shard_images
         self._header: dict[str, Any] = {}
 
     def join(self, identity: dict[str, Any]) -> None:
-        """Go on with the store that another process has opened. Raises DataError when it is another's or not there."""
+        """Use a store that another process has opened. Raises DataError for another identity or a missing store."""
         self._header = _read_header(self.folder)
         self.shard_images = self._header["shard_images"]
         self.check(identity)
 
-    def open(self, identity: dict[str, Any], images: ImageSource, patches: int) -> None:
-        """Begin a store, or go on with one of the same identity. Raises DataError for another's."""
-        wanted = {
+    def open(self, identity: dict[str, Any], images: ImageSource, num_patches: int) -> None:
+        """Create a store, or continue one of the same identity. Raises DataError for another identity."""
+        header = {
             "format": _FORMAT,
             "version": _VERSION,
             "identity": json.loads(json.dumps(identity)),
             "images": len(images),
-            "patches": patches,
+            "patches": num_patches,
             "shard_images": self.shard_images,
             "files": list(images.files),
         }
@@ -85,22 +83,22 @@ class LabelStore:
             self.join(identity)
             return
         with atomic_path(self.folder / _HEADER) as part:
-            part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        self._header = wanted
+            part.write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+        self._header = header
 
     def clear(self) -> None:
-        """Forget what an earlier run left."""
+        """Remove the labels of an earlier run."""
         for file in (self.folder / _HEADER, *self.folder.glob("shard-*.safetensors")):
             file.unlink(missing_ok=True)
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what runs that were killed had begun to write."""
+        """Remove unfinished files of killed runs."""
         for file in (*self.folder.glob(f".{_HEADER}.*.part"), *self.folder.glob(".shard-*.part")):
             file.unlink(missing_ok=True)
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Refuse labels of another identity. Raises DataError that names what differs."""
+        """Compare the identity. Raises DataError with the names that differ."""
         header = self._header or _read_header(self.folder)
         mine, theirs = json.loads(json.dumps(identity)), header["identity"]
         differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
@@ -111,7 +109,7 @@ class LabelStore:
             )
 
     def missing(self) -> list[range]:
-        """Positions of the images of each shard that is not there whole."""
+        """Image positions of each shard that is missing or incomplete."""
         return [shard for shard in self._shards() if self._load(shard) is None]
 
     def write(self, shard: Shard) -> None:
@@ -121,14 +119,14 @@ class LabelStore:
             save_file(tensors, part, self._facts(shard.start, tensors))
 
     def read(self) -> Labels:
-        """All labels. Raises DataError when a shard is missing or not whole."""
+        """All labels. Raises DataError when a shard is missing or incomplete."""
         self._header = self._header or _read_header(self.folder)
         self.shard_images = self._header["shard_images"]
         found = [self._load(shard) for shard in self._shards()]
-        whole = [tensors for tensors in found if tensors is not None]
-        if lacking := len(found) - len(whole):
-            raise DataError(f"{self.folder} lacks {lacking} shards; run `tokfilter label` again to go on.")
-        delta, base = (torch.cat([tensors[name] for tensors in whole]) for name in ("delta", "base"))
+        complete = [tensors for tensors in found if tensors is not None]
+        if lacking := len(found) - len(complete):
+            raise DataError(f"{self.folder} lacks {lacking} shards; run `tokfilter label` again to continue.")
+        delta, base = (torch.cat([tensors[name] for tensors in complete]) for name in ("delta", "base"))
         return Labels(delta, base, self._header["identity"])
 
     def _shards(self) -> list[range]:
@@ -136,7 +134,7 @@ class LabelStore:
         return [range(start, min(count, start + self.shard_images)) for start in range(0, count, self.shard_images)]
 
     def _load(self, shard: range) -> dict[str, Tensor] | None:
-        """A shard's tensors, or None when it is not there, not whole, or another's."""
+        """A shard's tensors, or None when it is missing, incomplete, or of another store."""
         try:
             with safe_open(self._path(shard.start), "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in ("delta", "base")}
@@ -147,7 +145,7 @@ class LabelStore:
         return tensors if fits and facts == self._facts(shard.start, tensors) else None
 
     def _facts(self, start: int, tensors: dict[str, Tensor]) -> dict[str, str]:
-        """What a shard says of itself: whose it is, where it belongs, and the checksum of what it holds."""
+        """Metadata of a shard: digest of the store's identity, first image, checksum."""
         identity = json.dumps(self._header["identity"], sort_keys=True)
         return {
             "identity": hashlib.sha256(identity.encode()).hexdigest(),
@@ -164,11 +162,11 @@ def _read_header(folder: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
         if header["format"] != _FORMAT or header["version"] != _VERSION:
             raise DataError(
-                f"{folder / _HEADER} is of another program or of version {header['version']}; this tokfilter reads "
-                f"labels of version {_VERSION}. Label again into another folder (`tokfilter label`)."
+                f"{folder / _HEADER} was written by another program or in version {header['version']}; this tokfilter "
+                f"reads labels of version {_VERSION}. Label again into another folder (`tokfilter label`)."
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} holds no labels ({error}); `tokfilter label` writes them.") from error
+        raise DataError(f"{folder} has no labels ({error}); `tokfilter label` writes them.") from error
     return header
 
 

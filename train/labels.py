@@ -1,4 +1,4 @@
-"""Labels of tokens: what masking a token costs (delta loss, arXiv 2305.14840), exact or estimated more cheaply.
+"""Labels of tokens: delta loss (arXiv 2305.14840), exact or by a cheaper estimate.
 
 Delta loss: cross-entropy of the frozen backbone on the true label with a token masked, minus the one without a mask.
 """
@@ -39,19 +39,19 @@ LabelPrecision = Literal["fp32", "fp16", "bf16"]
 
 _HALVES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-_BATCH: Final = 32  # images that are decoded and embedded at once
+_BATCH: Final = 32  # images that are decoded and embedded together
 
 
 @dataclass(frozen=True)
 class LabelConfig:
     """How labels are made, and which tokens count as important.
 
-    mask: what masking means
+    mask: the replacement of a masked token
     rho: a token is important when its delta loss is greater, in nats (the paper's rule; its value is not known)
     fraction: used when rho is None: rho becomes the quantile above which this fraction of all tokens lies
     method: exact (the paper's: one forward pass per token), first-order (one gradient per image) or grouped (one
         forward pass per group of tokens); the latter two are ours
-    groups: which tokens the method grouped masks together
+    groups: sets of tokens of the method grouped
     precision: of the forward passes; fp16 and bf16 by torch's autocast, with losses in fp32 always
     """
 
@@ -70,9 +70,7 @@ class LabelConfig:
                 f"the precision of labels is one of {', '.join(get_args(LabelPrecision))}, got {self.precision!r}."
             )
         if self.method == "first-order" and self.mask.value == "removed":
-            raise DataError(
-                "first-order labels want a mask that puts something in a token's place: zero or mean, got removed."
-            )
+            raise DataError("first-order labels need a mask that replaces a token: zero or mean, got removed.")
         if not 0 < self.fraction < 1:
             raise DataError(f"the fraction of important tokens must lie between 0 and 1, got {self.fraction}.")
 
@@ -103,15 +101,15 @@ def delta_loss(
     images: [B, 3, H, W], normalised
     labels: [B]
     chunk: masked variants per forward pass; bounds the memory, does not change the result
-    positions: [B], places of the images in their data set, from which random groups are drawn; None counts from 0
-    Returns delta loss [B, N] and the unmasked loss [B], in nats. The model has to be in evaluation mode.
+    positions: [B], indices of the images in their data set, the seeds of random groups; None counts from 0
+    Returns delta loss [B, N] and the unmasked loss [B], in nats. The model must be in evaluation mode.
     """
     with autocast_from_precision(config.precision, images.device):
         return _delta_loss(model, images, labels, config, chunk, positions)
 
 
 def autocast_from_precision(precision: LabelPrecision, device: torch.device) -> AbstractContextManager[Any]:
-    """What forward passes of that precision run in."""
+    """The autocast context for forward passes of that precision."""
     half = _HALVES.get(precision)
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
@@ -139,7 +137,7 @@ def _delta_loss(
 def _cost_of_sets(
     model: FilteredViT, images: Tensor, labels: Tensor, sets: Tensor, config: MaskConfig, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """What masking each set [B, S, size] adds to the loss [B, S], and the unmasked loss [B]; B is at most ``chunk``."""
+    """Added loss [B, S] of masking each set [B, S, size], and the unmasked loss [B]; B is at most ``chunk``."""
     tokens = model.embed(images)
     base = F.cross_entropy(model.classify_tokens(tokens, images).float(), labels, reduction="none")
     repeated = labels.repeat_interleave(sets.shape[1])
@@ -158,7 +156,7 @@ def label_images(
     chunk: int = 256,
     dist_context: DistContext = SINGLE_PROCESS,
 ) -> Labels:
-    """Delta loss of every image, shard by shard into ``store``; whole shards that lie there already are kept.
+    """Delta loss of every image, shard by shard into ``store``; complete shards are not made again.
 
     dist_context: its processes divide the missing shards among themselves; all use the same store
     Raises DataError when the store belongs to another model, other data or other settings.
@@ -171,14 +169,14 @@ def label_images(
     dist_context.barrier()
     store.join(identity)
     missing = store.missing()
-    dist_context.barrier()  # nobody writes before all have seen what is missing
+    dist_context.barrier()  # no process writes before all have listed the missing shards
     mine = {shard.stop: shard.start for shard in missing[dist_context.rank :: dist_context.size]}
-    plan = [part for stop, start in mine.items() for part in torch.split(torch.arange(start, stop), _BATCH)]
+    order = [part for stop, start in mine.items() for part in torch.split(torch.arange(start, stop), _BATCH)]
     parts = []
-    for done, batch in enumerate(dataset.batches(plan)):
+    for done, batch in enumerate(dataset.batches(order)):
         images = dataset.normalised(batch.images, device)
         parts.append(delta_loss(model, images, batch.labels.to(device), config, chunk, batch.positions))
-        run_dir.progress("label: delta loss of every token", (done + 1) / len(plan))
+        run_dir.progress("label: delta loss of every token", (done + 1) / len(order))
         if (stop := int(batch.positions[-1]) + 1) in mine:
             delta, base = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
             store.write(Shard(mine[stop], delta, base))
@@ -190,7 +188,7 @@ def label_images(
 
 
 def identity_from(model: FilteredViT, dataset: TrainingData, config: LabelConfig) -> dict[str, Any]:
-    """What labels depend on: weights, images, preprocessing, what masking means, and the method."""
+    """All that labels depend on: weights, images, preprocessing, mask, method."""
     return {
         "weights": weights_digest(weights_from_model(model)[0]),
         "images": dataset.images.digest(),

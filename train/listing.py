@@ -1,6 +1,6 @@
-"""Finds images and their classes by timm's readers: in folders, in a tar archive, in a folder of tar archives.
+"""Lists images and their classes by timm's readers: in folders, in a tar archive, in a folder of tar archives.
 
-timm's readers list; its ImageDataset is not used, because it puts the next image in the place of a damaged one.
+timm's ImageDataset is not used, because it replaces a damaged image by the next one.
 """
 
 import tarfile
@@ -19,9 +19,9 @@ __all__ = ["Listing", "Part", "listing_from_path"]
 
 @dataclass(frozen=True)
 class Part:
-    """Where an image lies in an archive.
+    """Place of an image in an archive.
 
-    archive: name below the data's root
+    archive: name, relative to the data's root
     offset, size: in bytes
     """
 
@@ -35,10 +35,10 @@ class Listing:
     """Images in timm's order.
 
     root: folder that names are relative to
-    files: names of the images; in archives with the archive's name before
+    files: names of the images; in archives the archive's name comes first
     classes: class of each
     order: the classes, in timm's order
-    parts: where each image lies in an archive; None when the files are files
+    parts: place of each image in an archive; None for images in folders
     """
 
     root: Path
@@ -51,13 +51,13 @@ class Listing:
 def listing_from_path(root: Path) -> Listing:
     """List a folder with one subfolder per class, a .tar file, or a folder of .tar files.
 
-    Raises DataError: nothing there, no images, a class folder without images, an archive that is damaged or compressed.
+    Raises DataError: no such folder, no images, a class folder without images, a damaged or compressed archive.
     """
     if root.is_file() and root.suffix.lower() == ".tar":
         return _from_archives(root, root.parent)
     if not root.is_dir():
         raise DataError(
-            f"images want a folder with one subfolder per class or a .tar archive, but there is no folder {root}."
+            f"expected a folder with one subfolder per class or a .tar archive, but there is no folder {root}."
         )
     return _from_archives(root, root) if any(root.glob("*.tar")) else _from_folder(root)
 
@@ -65,27 +65,27 @@ def listing_from_path(root: Path) -> Listing:
 def _from_folder(root: Path) -> Listing:
     found, index = find_images_and_targets(str(root), types=_readable())
     if not found:
-        raise DataError(f"{root} holds no images. It wants one subfolder per class with JPEG, PNG, WebP... files.")
+        raise DataError(f"{root} has no images: expected one subfolder per class with JPEG, PNG, WebP... files.")
     files = tuple(Path(file).relative_to(root).as_posix() for file, _ in found)
     filled = {name.split("/")[0] for name in files}
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     if empty := sorted(folders - filled):
-        raise DataError(f"{root} has class folders without images: {', '.join(empty[:5])}. Fill or remove them.")
+        raise DataError(f"{root} has class folders without images: {', '.join(empty[:5])}. Add images or remove them.")
     order = _order(index)
     return Listing(root, files, tuple(order[target] for _, target in found), order)
 
 
 def _from_archives(path: Path, root: Path) -> Listing:
     try:
-        # timm would keep its list as a pickle beside the archives, and read one that lies there.
+        # With a cache, timm writes its list as a pickle beside the archives, and unpickles one that it finds there.
         samples, targets, index, _ = extract_tarinfos(str(path), cache_tarinfo=False, extensions=_readable())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
-            f"{path} could not be read as tar archives ({error}). They want to be whole and not compressed."
+            f"{path} could not be read as tar archives ({error}). They must be complete and not compressed."
         ) from error
-    except ValueError as error:  # what timm's code ends in when it has found nothing
+    except ValueError as error:  # timm raises it when it has found no image
         raise DataError(
-            f"{path} holds no images. An archive wants one folder per class, or is a class itself."
+            f"{path} has no images: expected one folder per class in an archive, or one archive per class."
         ) from error
     order, files, parts = _order(index), [], []
     for image, archive, inner in samples:
@@ -100,5 +100,5 @@ def _order(index: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _readable() -> set[str]:
-    """Endings of the files that Pillow can open."""
+    """File name extensions that Pillow can open."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}

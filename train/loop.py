@@ -1,7 +1,7 @@
-"""The one training loop: AdamW, warm-up and cosine by timm, and a checkpoint from which it goes on as if undisturbed.
+"""The training loop: AdamW, warm-up and cosine schedule by timm, checkpoints; a resumed run is bit-exact.
 
-Nothing random is carried from step to step: what a step draws comes from (seed, name, step). So weights, optimiser and
-the step's number are all that a checkpoint holds.
+The random numbers of a step depend on (seed, name, step) alone, so a checkpoint holds weights, optimiser state and the
+losses of the steps that are done, and no generator state.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from tokfilter.train.dataset import Batch, TrainingData
 __all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "load_plain", "train"]
 
 StepLoss = Callable[[Batch, torch.Generator], Tensor]
-"""(batch, the step's source of random numbers) -> loss, a scalar."""
+"""(batch, the step's random generator) -> loss, a scalar."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how fast a stage learns.
+    """Length and learning rate of a stage.
 
     steps, batch: optimiser steps, images per step
     lr, weight_decay: of AdamW; norms and biases do not decay
-    warmup: share of the steps that the learning rate rises
+    warmup: fraction of the steps in which the learning rate rises
     clip: largest gradient norm
     """
 
@@ -47,9 +47,11 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where stages leave their checkpoints, and whether they go on from those that lie there.
+    """Folder for the checkpoints of a run.
 
-    save_seconds: time between two checkpoints of a stage; its end is always saved
+    folder: None writes no checkpoints
+    resume: continue from the checkpoints in the folder
+    save_seconds: time between two checkpoints of a stage; the end of a stage is always saved
     """
 
     folder: Path | None = None
@@ -58,18 +60,18 @@ class RunDir:
     progress: Progress = field(default=quiet)
 
     def path(self, name: str) -> Path | None:
-        """The checkpoint of a stage, when there is a folder to keep it in."""
+        """The checkpoint file of a stage; None without a folder."""
         return None if self.folder is None else self.folder / f"{name}.checkpoint.pt"
 
 
 def generator_from(*parts: object) -> torch.Generator:
-    """A source of random numbers that depends on ``parts`` alone."""
+    """A random generator whose seed depends on ``parts`` alone."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def batch_plan(count: int, batch: int, start: int, stop: int, *seed: object) -> Iterator[Tensor]:
-    """Positions of the images of steps start..stop-1: every epoch its own order, what does not fill a batch left out.
+    """Image positions of steps start..stop-1; a new order in every epoch, the last incomplete batch left out.
 
     Fewer images than a batch make one smaller batch.
     """
@@ -92,9 +94,9 @@ def train(
     identity: str,
     run_dir: RunDir,
 ) -> list[float]:
-    """Minimise ``loss`` over the parameters of ``module`` that want gradients.
+    """Minimise ``loss`` over the parameters of ``module`` that require gradients.
 
-    identity: what the run depends on; a checkpoint of another identity is refused
+    identity: text of all that the run depends on; a checkpoint of another identity is refused
     Returns the loss of every step. Raises DataError, KeyboardInterrupt (the last checkpoint stays).
     """
     optimizer = create_optimizer_v2(module, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
@@ -144,14 +146,14 @@ def _save(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.O
 
 
 def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Take up what a checkpoint holds. Returns the losses of the steps that are done; none without a checkpoint."""
+    """Load a checkpoint. Returns the losses of the steps that are done; none without a checkpoint."""
     if not path.is_file():
         return []
     content = load_plain(path)
     if content.get("identity") != identity:
         raise DataError(
-            f"{path} belongs to a run with other data, settings or start weights. Run without --resume to begin anew, "
-            "or give another work directory."
+            f"{path} belongs to a run with other data, settings or start weights. Run without --resume to start again, "
+            "or give another run directory."
         )
     module.load_state_dict(content["weights"])
     optimizer.load_state_dict(content["optimizer"])
@@ -163,11 +165,11 @@ def load_plain(path: Path) -> dict[str, Any]:
     """Read a dict of tensors and plain values that torch.save wrote, without unpickling. Raises DataError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes torch raise, the answer is the same
+    except Exception as error:  # torch raises many kinds of errors for damaged and hostile files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise DataError(
             f"{path} is damaged, or holds more than tensors and plain values ({reason}); tokfilter never unpickles."
         ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} wants to hold named tensors, got {type(content).__name__}.")
+        raise DataError(f"{path} must hold a dict of named tensors, got {type(content).__name__}.")
     return content

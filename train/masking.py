@@ -1,4 +1,4 @@
-"""Variants of an image's tokens with some patch tokens masked each, made from one embedding of the image."""
+"""Logits of an image with some patch tokens masked; all variants share one embedding of the image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,12 @@ MaskPoint = Literal["before", "after"]
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """What masking a token means.
+    """The replacement of a masked token.
 
     value: zero (the paper's), mean (the image's mean patch token), removed (the token is dropped, as at inference)
-    point: before or after the position embedding. Before: the token loses its content and keeps its position. What the
-        paper does is not known; after is our default, because a zero that keeps its position is a token that no image
-        has: on digits-in-scenes a model that kept the best quarter by those labels classified 73 % of 200 images, by
-        labels made after the position embedding 94 %.
+    point: before or after the position embedding is added. Before: the token loses its content and keeps its position.
+        The paper's choice is not known. Ours is after: on digits-in-scenes a model that kept the best quarter of the
+        tokens by these labels classified 94 % of 200 images, by labels made before the position embedding 73 %.
     """
 
     value: MaskValue = "zero"
@@ -37,7 +36,7 @@ class MaskConfig:
 
 
 def position_tokens(model: FilteredViT, images: Tensor) -> Tensor:
-    """What reaches the slot when the patch embedding yields nothing: prefix tokens and position embeddings.
+    """The tokens of an image whose patch embedding is zero: prefix tokens and position embeddings.
 
     images: [B, 3, H, W], normalised
     Returns [1, P+N, C].
@@ -50,7 +49,7 @@ def position_tokens(model: FilteredViT, images: Tensor) -> Tensor:
 
 
 def mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: MaskConfig) -> Tensor:
-    """What stands where a token was masked.
+    """The replacement of every patch token.
 
     images: [B, 3, H, W], normalised
     tokens: [B, P+N, C], their embedding
@@ -68,12 +67,12 @@ def mask_tokens(model: FilteredViT, images: Tensor, tokens: Tensor, config: Mask
 def logits_of_variants(
     model: FilteredViT, images: Tensor, tokens: Tensor, sets: Tensor, config: MaskConfig, chunk: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Classify B * S variants of B images, ``chunk`` at a time: that many copies of an image's tokens are alive.
+    """Classify B * S variants of B images, ``chunk`` at a time, so that at most ``chunk`` copies of tokens exist.
 
     images: [B, 3, H, W], normalised
     tokens: [B, P+N, C], their embedding
     sets: [B, S, size], the patch tokens that are masked together in each variant; no token twice in a set
-    Yields (which of the flattened variants [B * S], logits [len, classes]).
+    Yields (slice of the flattened variants [B * S], logits [len, classes]).
     """
     masks = None if config.value == "removed" else mask_tokens(model, images, tokens, config)
     variants = torch.arange(sets.shape[0] * sets.shape[1], device=tokens.device)

@@ -20,6 +20,7 @@ from tokfilter.train.labels import label_images
 from tokfilter.train.loop import RunDir
 from tokfilter.train.stages import labelled_positions, run_stages
 from tokfilter.train.start import Start
+from tokfilter.vit.bundle import UNTRAINED
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
 from tokfilter.vit.scorers import TokenFilter
@@ -55,6 +56,9 @@ def bundle_from_start(
     )
     record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": config.seed}
     record.update(run_stages(model, train_dataset, config, run_dir, labels))
+    if not model.drop.scorer.trained:
+        record["filter"] = UNTRAINED
+        model.drop.state.warned = True  # the record has it, and the stages were the caller's choice
     record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, run_dir.progress)]
     return _bundle(model.cpu(), start, splits, config, tests, record)
 
@@ -86,6 +90,7 @@ def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilte
     if config.filter_config.summary in (0, old.config.summary):
         return old
     scorer = model.new_filter(replace(old.config, summary=config.filter_config.summary))
+    scorer.trained = old.trained
     scoring = {name: value for name, value in old.state_dict().items() if not name.startswith("summary.")}
     scorer.load_state_dict(scoring, strict=False)
     return scorer

@@ -1,6 +1,6 @@
-"""Where training starts: a timm model with its published weights, the user's own state dict, a bundle, or new weights.
+"""Start models: a timm model with published, new or the user's own weights, or a bundle.
 
-Weights are read by timm's own loader with ``weights_only=True`` or from safetensors; nothing is ever unpickled.
+Weights are read by timm's loader with ``weights_only=True`` or from safetensors; nothing is ever unpickled.
 """
 
 import zipfile
@@ -27,12 +27,12 @@ __all__ = ["Start", "checkpoint_weights", "start_from_bundle", "start_from_timm"
 
 @dataclass(frozen=True)
 class Start:
-    """A backbone to begin with.
+    """A start model.
 
-    origin: where its weights come from, for the record
-    trained: its head already tells the data's classes apart
-    scorer: a filter that came with it
-    record: what an earlier training recorded
+    origin: source of the weights, for the record
+    trained: whether its head is trained for the data's classes
+    scorer: filter of a bundle
+    record: training record of a bundle
     """
 
     architecture: Architecture
@@ -55,9 +55,9 @@ def start_from_timm(
 ) -> Start:
     """Build a timm model for ``classes`` classes, with the weights of a file, timm's, or new ones.
 
-    new_head: a checkpoint of other classes is welcome, because a new head is going to be trained
+    new_head: accept a checkpoint of other classes; the head is new and must be trained
     preprocessing: overrides of timm's (mean, std, crop_pct...)
-    Raises UnsupportedModelError, DataError: a file that does not fit, another number of classes.
+    Raises UnsupportedModelError, DataError: weights that do not fit, another number of classes.
     """
     architecture = replace(architecture, kwargs={**architecture.kwargs, "num_classes": classes})
     backbone: Any = create_backbone(architecture, pretrained=pretrained and checkpoint is None)
@@ -77,8 +77,8 @@ def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
     bundle = load_bundle(path)
     if bundle.class_names and tuple(bundle.class_names) != class_names:
         raise DataError(
-            f"{path} knows {len(bundle.class_names)} classes, first {', '.join(bundle.class_names[:3])}; the data has "
-            f"{len(class_names)}, first {', '.join(class_names[:3])}. They want to be the same."
+            f"{path} was trained for {len(bundle.class_names)} classes, first {', '.join(bundle.class_names[:3])}; the "
+            f"data has {len(class_names)}, first {', '.join(class_names[:3])}. They must be the same: see --class-map."
         )
     model = model_from_bundle(bundle)
     scorer = model.scorer
@@ -88,32 +88,32 @@ def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
 
 
 def checkpoint_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: .safetensors, or what torch.save wrote, also nested in ``state_dict`` or ``model``.
+    """Read a state dict: .safetensors, or a torch.save file, also nested in ``state_dict`` or ``model``.
 
-    Raises DataError when there is none, when it is damaged, or when it would need unpickling.
+    Raises DataError when the file is missing, damaged, or would need unpickling.
     """
     path = existing_file(path, "a checkpoint")
     if path.suffix != ".safetensors" and zipfile.is_zipfile(path) is False and path.read_bytes()[:1] != b"\x80":
-        raise DataError(f"{path} is no checkpoint: neither safetensors nor written by torch.save.")
+        raise DataError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save.")
     try:
         weights = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes the readers raise, the answer is the same
+    except Exception as error:  # the readers raise many kinds of errors for damaged and hostile files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise DataError(
             f"{path} is damaged, or holds more than tensors and plain values ({reason}). tokfilter never unpickles: "
-            "save the model's state_dict(), best as .safetensors."
+            "save the model's state_dict(), preferably as .safetensors."
         ) from error
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise DataError(f"{path} holds no tensors by name; save the model's state_dict().")
+        raise DataError(f"{path} has no named tensors; save the model's state_dict().")
     return tensors
 
 
 def _load(backbone: Any, path: Path, classes: int, new_head: bool) -> bool:
-    """Fill ``backbone`` from a file. Returns whether its head came along."""
+    """Load a file into ``backbone``. Returns whether the file had a head for the classes."""
     weights: dict[str, Tensor] = checkpoint_weights(path)
     if isinstance(backbone, VisionTransformer):
-        weights = checkpoint_filter_fn(weights, backbone)  # other image sizes: timm resamples the position embedding
+        weights = checkpoint_filter_fn(weights, backbone)  # timm resamples the position embedding for other image sizes
     heads = backbone.pretrained_cfg.get("classifier", "head")
     heads = [heads] if isinstance(heads, str) else list(heads)
     found = {name: len(weights[f"{name}.weight"]) for name in heads if f"{name}.weight" in weights}
@@ -123,22 +123,22 @@ def _load(backbone: Any, path: Path, classes: int, new_head: bool) -> bool:
             got = f"{next(iter(found.values()))} classes" if found else "no classification head"
             raise DataError(
                 f"{path} has {got}, the data has {classes} classes. Train a new head with the stage `backbone`, or "
-                "give the data that the checkpoint was trained for."
+                "use the data that the checkpoint was trained on."
             )
         weights = {name: value for name, value in weights.items() if name.split(".")[0] not in heads}
     expected = backbone.state_dict()
-    lacking = [n for n in expected if n not in weights and (fits or n.split(".")[0] not in heads)]
+    missing = [n for n in expected if n not in weights and (fits or n.split(".")[0] not in heads)]
     wrong = [n for n in weights if n in expected and weights[n].shape != expected[n].shape]
-    surplus = [n for n in weights if n not in expected]
-    if lacking or wrong or surplus:
-        name, problem = next((group[0], what) for group, what in _problems(lacking, wrong, surplus) if group)
+    unknown = [n for n in weights if n not in expected]
+    if missing or wrong or unknown:
+        name, problem = next((group[0], what) for group, what in _problems(missing, wrong, unknown) if group)
         raise DataError(
-            f"{path} does not fit {type(backbone).__name__}: {len(lacking)} tensors are missing, {len(wrong)} have "
-            f"another shape, {len(surplus)} are unknown; first: {name} is {problem}. Check --arch and --arch-arg."
+            f"{path} does not fit {type(backbone).__name__}: {len(missing)} tensors are missing, {len(wrong)} have "
+            f"another shape, {len(unknown)} are unknown; first: {name} is {problem}. Check --arch and --arch-arg."
         )
     backbone.load_state_dict(weights, strict=fits)
     return fits
 
 
-def _problems(lacking: list[str], wrong: list[str], surplus: list[str]) -> list[tuple[list[str], str]]:
-    return [(lacking, "missing"), (wrong, "of another shape"), (surplus, "unknown")]
+def _problems(missing: list[str], wrong: list[str], unknown: list[str]) -> list[tuple[list[str], str]]:
+    return [(missing, "missing"), (wrong, "of another shape"), (unknown, "unknown")]

@@ -27,11 +27,12 @@ from tokfilter.vit.info import ModelInfo
 from tokfilter.vit.model import FilteredViT, check_patched, weights_from_model
 from tokfilter.vit.scorers import TokenFilter
 
-__all__ = ["bundle_from_model", "load_bundle", "load_model", "model_from_bundle", "save_bundle"]
+__all__ = ["UNTRAINED", "bundle_from_model", "load_bundle", "load_model", "model_from_bundle", "save_bundle"]
 
 _GOLDEN_KEEPS: Final[tuple[Keep, ...]] = (0.7, 0.5, 0.25)
 _RANDOM_EXAMPLES: Final = 2
-_UNTRAINED: Final = "untrained"
+UNTRAINED: Final = "untrained"
+"""Entry `filter` of the training record of a model whose filter has new weights."""
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -79,7 +80,7 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
     model = FilteredViT(backbone, keep=bundle.keep)
     scorer = model.new_filter(bundle.filter_config)
     scorer.load_state_dict(bundle.filter)
-    scorer.trained = bundle.training.get("filter") != _UNTRAINED
+    scorer.trained = bundle.training.get("filter") != UNTRAINED
     model.drop.scorer = scorer
     model.info = ModelInfo(
         bundle.architecture,
@@ -122,7 +123,7 @@ def bundle_from_model(
     model = _on_cpu(model)
     images, note = _examples(model, info, examples)
     training = {key: value for key, value in info.training.items() if key not in ("filter", "golden")}
-    training |= {"filter": info.training.get("filter", "trained elsewhere") if scorer.trained else _UNTRAINED}
+    training |= {"filter": info.training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED}
     backbone, weights = weights_from_model(model)
     names = info.class_names if class_names is None else class_names
     return Bundle(

@@ -1,4 +1,4 @@
-"""What a user sees of bad data, from `train` and from `label`: a sentence and an exit code; nothing is left behind."""
+"""Bad data given to `train` and `label`: one message, an exit code, no output files."""
 
 import numpy as np
 import pytest
@@ -54,14 +54,14 @@ def no_folder(data):
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (one_class, "holds one class only (ant); there is nothing to tell apart"),
-        (empty_class, "has class folders without images: cat2. Fill or remove them"),
+        (one_class, "has one class only (ant); training needs at least two"),
+        (empty_class, "has class folders without images: cat2. Add images or remove them"),
         (nothing_decodes, "no image of class dog in"),
         (no_folder, "but there is no folder"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "label"])
-def test_bad_folders_are_refused_in_a_sentence(data, bundle_file, tmp_path, verb, harm, words):
+def test_bad_folders_are_refused_with_one_message(data, bundle_file, tmp_path, verb, harm, words):
     harm(data)
     output = tmp_path / "out"
     arguments = {"train": [data, "--checkpoint", bundle_file, "-o", output], "label": [data, bundle_file, "-o", output]}
@@ -112,5 +112,7 @@ def test_a_bundle_of_other_classes_is_refused(tmp_path, bundle_file):
     data = folder_of(tmp_path / "data", {"ant": 3, "bee": 3})
     result = tokfilter("label", data, bundle_file, "-o", tmp_path / "labels")
     assert result.exit_code == 1
-    assert "knows 5 classes, first ant, bee, cat; the data has 2, first ant, bee" in " ".join(result.output.split())
+    assert "was trained for 5 classes, first ant, bee, cat; the data has 2, first ant, bee" in " ".join(
+        result.output.split()
+    )
     assert not (tmp_path / "labels").exists()

@@ -14,7 +14,7 @@ from tokfilter.train.dataset import ImageDataset
 PREPROCESSING = Preprocessing((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
-def quiet(what, share):
+def quiet(step, fraction):
     pass
 
 
@@ -49,7 +49,7 @@ def test_classes_stand_in_timms_order_or_in_the_models(folder):
 
 
 def test_a_class_that_the_model_does_not_know_is_refused(folder):
-    with pytest.raises(DataError, match="does not know: cat10, cat9. It knows 2"):
+    with pytest.raises(DataError, match="was not trained for: cat10, cat9. It has 2"):
         images_from_folder(folder, ["ant", "bee"])
 
 
@@ -57,10 +57,10 @@ def test_folders_that_hold_nothing_to_learn_from_are_refused(tmp_path, folder):
     with pytest.raises(DataError, match="there is no folder"):
         images_from_folder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="has no images"):
         images_from_folder(tmp_path / "empty")
     picture(tmp_path / "single/ant/0.png")
-    with pytest.raises(DataError, match="one class only .ant."):
+    with pytest.raises(DataError, match="has one class only .ant."):
         images_from_folder(tmp_path / "single")
     (folder / "dog").mkdir()
     (folder / "dog/notes.txt").write_text("no image")
@@ -101,11 +101,11 @@ def test_images_that_cannot_be_decoded_are_reported_by_name_and_skipped(folder):
     (folder / "bee/broken.png").write_bytes(b"no image at all")
     whole = (folder / "ant/0.png").read_bytes()
     (folder / "ant/cut.png").write_bytes(whole[: len(whole) // 2])
-    said = []
-    images = checked(images_from_folder(folder), quiet, said.append)
+    reports = []
+    images = checked(images_from_folder(folder), quiet, reports.append)
     assert len(images) == 16
-    assert len(said) == 2 and all(text.startswith("skipped ") for text in said)
-    assert "ant/cut.png" in said[0] and "bee/broken.png" in said[1]
+    assert len(reports) == 2 and all(text.startswith("skipped ") for text in reports)
+    assert "ant/cut.png" in reports[0] and "bee/broken.png" in reports[1]
 
 
 def test_a_class_whose_images_are_all_damaged_is_an_error(folder):

@@ -8,20 +8,30 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.errors import DataError, RecipeError, UnsupportedModelError
 from tokfilter.train.fit import fit
 from tokfilter.train.recipe import Recipe
+from tokfilter.vit.bundle import load_bundle, save_bundle
+from tokfilter.vit.info import ModelInfo, preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import NormScorer
 
 QUICK = {"backbone.epochs": 1, "filter.epochs": 1, "finetune.epochs": 1, "filter.batch": 8, "finetune.batch": 8}
 
 
+ARCHITECTURE = Architecture(
+    "vit_tiny_patch16_224",
+    {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 10},
+)
+
+
 def small(classes=10, **options):
     torch.manual_seed(0)
-    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    return FilteredViT(timm.create_model("vit_tiny_patch16_224", num_classes=classes, **shape), **options)
+    return FilteredViT(
+        timm.create_model(ARCHITECTURE.name, **{**ARCHITECTURE.kwargs, "num_classes": classes}), **options
+    )
 
 
 def images(count=24, classes=10):
@@ -166,3 +176,23 @@ def test_undecodable_images_give_a_warning(folder):
     finally:
         broken.unlink()
     assert any("broken.png" in str(warning.message) for warning in caught)
+
+
+def test_a_bundle_of_the_model_has_the_record_and_the_class_names(folder, tmp_path):
+    model = small()
+    model.info = ModelInfo(ARCHITECTURE, preprocessing_from_backbone(model.backbone))
+    record = fit(model, folder, overrides={**QUICK, "data.crop_pct": 1})
+    save_bundle(model, tmp_path / "model.pt")
+    found = load_bundle(tmp_path / "model.pt")
+    assert found.class_names == list("0123456789") and found.preprocessing.crop_pct == 1.0
+    assert found.training["finetune"] == record["finetune"] and len(found.golden.images) == 4
+    fit(model, images(), overrides=QUICK)
+    assert model.info.class_names == tuple("0123456789") and model.info.examples.shape == (4, 3, 32, 32)
+
+
+def test_the_filter_is_marked_as_trained():
+    model = small()
+    with pytest.warns(UserWarning, match="untrained"):
+        model(torch.zeros(1, 3, 32, 32), keep=0.5)
+    fit(model, images(), overrides=QUICK)
+    assert model.scorer.trained

@@ -55,7 +55,7 @@ def test_random_groups_depend_on_the_image_and_on_nothing_else():
     ("arguments", "words"),
     [
         (("round", 4, 1), "block, random, got 'round'"),
-        (("block", 1, 1), "take the method exact"),
+        (("block", 1, 1), "use the method exact"),
         (("block", 6, 1), "square number of tokens"),
         (("block", 4, 3), "as many rounds as the block's side"),
         (("random", 4, 0), "1 round"),

@@ -132,13 +132,13 @@ def compressed(path):
 def test_a_damaged_or_compressed_archive_is_refused_by_name(tmp_path, harm):
     path = as_one_archive(tmp_path)
     harm(path)
-    with pytest.raises(DataError, match=r"data\.tar could not be read as tar archives .*whole and not compressed"):
+    with pytest.raises(DataError, match=r"data\.tar could not be read as tar archives .*complete and not compressed"):
         images_from_folder(path)
 
 
 @pytest.mark.parametrize("contents", [{}, {"notes/a.txt": b"text"}])
 def test_an_archive_without_images_is_refused(tmp_path, contents):
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="has no images"):
         images_from_folder(archive(tmp_path / "data.tar", contents))
 
 
@@ -175,12 +175,12 @@ def written(path, text):
 
 def test_a_class_map_gives_the_order_and_leaves_out_other_classes_by_name(tmp_path):
     images = images_from_folder(in_folder(tmp_path / "data", classes()))
-    names, said = class_map_from_file(written(tmp_path / "map.txt", "cat\nzebra\n ant\n\n")), []
+    names, reports = class_map_from_file(written(tmp_path / "map.txt", "cat\nzebra\n ant\n\n")), []
     assert names == ("cat", "zebra", "ant")
-    found = mapped(images, names, said.append)
+    found = mapped(images, names, reports.append)
     assert found.class_names == names and len(found) == 6
     assert {found.files[i].split("/")[0]: label for i, label in enumerate(found.labels)} == {"ant": 2, "cat": 0}
-    assert said == ["left out 3 images of 1 classes that the class map does not name: bee"]
+    assert reports == ["left out 3 images of 1 classes that are not in the class map: bee"]
 
 
 def test_a_class_map_is_what_timm_reads(tmp_path):
@@ -197,10 +197,10 @@ def test_a_class_map_is_what_timm_reads(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("map.pkl", "x", "wants to be a .txt file"),
+        ("map.pkl", "x", "must be a .txt file"),
         ("map.txt", "", "line 1 is empty"),
         ("map.txt", "ant\n\nbee", "line 2 is empty"),
-        ("map.txt", "ant\nbee\nant", "names classes twice: ant"),
+        ("map.txt", "ant\nbee\nant", "has class names twice: ant"),
     ],
 )
 def test_class_maps_that_are_none_are_refused(tmp_path, name, text, words):
@@ -210,7 +210,7 @@ def test_class_maps_that_are_none_are_refused(tmp_path, name, text, words):
 
 def test_other_files_than_class_maps_are_refused(tmp_path):
     (tmp_path / "map.txt").write_bytes(os.urandom(3) + b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         class_map_from_file(tmp_path / "map.txt")
     with pytest.raises(DataError, match="there is none"):
         class_map_from_file(tmp_path / "nowhere.txt")
@@ -226,13 +226,13 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert DistContext(0, 2, 0).device == "cuda:0"
-    with pytest.raises(DataError, match=r"shows 1 GPU, and process 2 has none left: .*--nproc-per-node gpu"):
+    with pytest.raises(DataError, match=r"has 1 GPU, and process 2 gets none: .*--nproc-per-node gpu"):
         _ = DistContext(1, 2, 1).device
 
 
-def test_each_of_a_team_checks_its_share(tmp_path):
+def test_each_of_several_processes_checks_its_part_of_the_images(tmp_path):
     folder = in_folder(tmp_path / "data", {**classes(), "bee/none.png": b"no image", "cat/none.png": b""})
-    images, said, raised = images_from_folder(folder), [], []
+    images, reports, raised = images_from_folder(folder), [], []
 
     class Half(DistContext):
         def all_reduce(self, flags):
@@ -240,6 +240,6 @@ def test_each_of_a_team_checks_its_share(tmp_path):
             return flags
 
     for rank in (0, 1):
-        checked(images, quiet, said.append, Half(rank, 2))
-    assert sorted(text.split(" is")[0].rsplit("/", 2)[1] for text in said) == ["bee", "cat"]
+        checked(images, quiet, reports.append, Half(rank, 2))
+    assert sorted(text.split(" is")[0].rsplit("/", 2)[1] for text in reports) == ["bee", "cat"]
     assert (raised[0] | raised[1]).sum() == 2

@@ -24,7 +24,7 @@ SMALL = Architecture(
 )
 
 
-def quiet(what, share):
+def quiet(step, fraction):
     pass
 
 
@@ -62,9 +62,9 @@ class Interrupted(Exception):  # noqa: N818  (a signal, not an error)
     pass
 
 
-def stopping_at(what, share):
-    def progress(said, done):
-        if said.startswith(what) and done > share:
+def stopping_at(stage, fraction):
+    def progress(step, done):
+        if step.startswith(stage) and done > fraction:
             raise Interrupted
 
     return progress
@@ -91,13 +91,13 @@ def test_a_run_that_was_interrupted_goes_on_as_if_undisturbed(tmp_path, splits, 
     with pytest.raises(Interrupted):
         bundle_from_start(start(), splits, short(), work)
     seen = []
-    resumed = RunDir(tmp_path / "halved", resume=True, progress=lambda what, share: seen.append((what, share)))
+    resumed = RunDir(tmp_path / "halved", resume=True, progress=lambda step, fraction: seen.append((step, fraction)))
     again = bundle_from_start(start(), splits, short(), resumed)
     assert same(weights_of(whole), weights_of(again))
     if stage != "label":  # the interrupted stage's first steps are not done twice
-        assert min(share for what, share in seen if what.startswith(stage)) > 0.4
+        assert min(fraction for step, fraction in seen if step.startswith(stage)) > 0.4
     if stage == "finetune":
-        assert not any(what.startswith(("backbone: ", "filter: ")) for what, _ in seen)
+        assert not any(step.startswith(("backbone: ", "filter: ")) for step, _ in seen)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, splits):
@@ -193,7 +193,7 @@ def test_a_fixed_budget_is_the_only_one(splits):
 
 @pytest.mark.parametrize("options", [{"low": 0.0}, {"low": 1.5}, {"budgets": 1}])
 def test_elastic_settings_that_train_no_budgets_are_refused(options):
-    with pytest.raises(BudgetError, match="elastic fine-tuning wants"):
+    with pytest.raises(BudgetError, match="elastic fine-tuning needs"):
         FineTuning(**options)
 
 
@@ -218,6 +218,7 @@ def test_unknown_stages_are_refused(stages):
 
 def test_labels_made_before_are_taken_and_anothers_are_refused_by_hash(tmp_path, splits):
     bundle = bundle_from_start(start(), splits, short(("backbone",)), RunDir(tmp_path / "w"))
+    assert bundle.training["filter"] == "untrained" and not model_from_bundle(bundle).scorer.trained
     save_bundle(bundle, tmp_path / "model.pt")
     names = splits.train.class_names
     begun = start_from_bundle(tmp_path / "model.pt", names)
@@ -245,33 +246,33 @@ def test_fine_tuning_alone_keeps_the_bundles_filter(tmp_path, splits):
     begun = start_from_bundle(tmp_path / "model.pt", splits.train.class_names)
     second = bundle_from_start(begun, splits, short(("finetune",)), RunDir(tmp_path / "w2"))
     assert same(first.filter, second.filter) and not same(first.backbone, second.backbone)
-    assert model_from_bundle(second).budget == 8
-    with pytest.raises(DataError, match="knows 10 classes, first 0, 1, 2; the data has 2, first a, b"):
+    assert model_from_bundle(second).keep_tokens == 8
+    with pytest.raises(DataError, match="was trained for 10 classes, first 0, 1, 2; the data has 2, first a, b"):
         start_from_bundle(tmp_path / "model.pt", ("a", "b"))
 
 
-def deciding(bundle):
+def scoring(bundle):
     return {name: value for name, value in bundle.filter.items() if not name.startswith("summary.")}
 
 
-def test_a_summary_is_learned_with_the_backbone_and_leaves_the_choice_alone(tmp_path, splits):
+def test_a_global_context_is_trained_with_the_backbone_and_changes_no_scores(tmp_path, splits):
     plain = bundle_from_start(start(), splits, short(), RunDir(tmp_path / "a"))
     recipe = dataclasses.replace(short(), filter_config=FilterConfig(summary=4))
-    told = bundle_from_start(start(), splits, recipe, RunDir(tmp_path / "b"))
-    assert same(deciding(told), plain.filter) and told.filter_config.summary == 4
-    assert told.filter["summary.expand.weight"].any() and not same(told.backbone, plain.backbone)
+    context = bundle_from_start(start(), splits, recipe, RunDir(tmp_path / "b"))
+    assert same(scoring(context), plain.filter) and context.filter_config.summary == 4
+    assert context.filter["summary.expand.weight"].any() and not same(context.backbone, plain.backbone)
     untuned = dataclasses.replace(recipe, stages=("backbone", "label", "filter"))
-    silent = bundle_from_start(start(), splits, untuned, RunDir(tmp_path / "c"))
-    assert not silent.filter["summary.expand.weight"].any()
+    initial = bundle_from_start(start(), splits, untuned, RunDir(tmp_path / "c"))
+    assert not initial.filter["summary.expand.weight"].any()
 
 
-@pytest.mark.parametrize(("asked", "found"), [(0, 4), (4, 4), (7, 7)])
-def test_fine_tuning_keeps_a_bundles_summary_or_adds_one(tmp_path, splits, asked, found):
+@pytest.mark.parametrize(("width", "found"), [(0, 4), (4, 4), (7, 7)])
+def test_fine_tuning_keeps_a_bundles_global_context_or_adds_one(tmp_path, splits, width, found):
     recipe = dataclasses.replace(short(), filter_config=FilterConfig(summary=4))
     first = bundle_from_start(start(), splits, recipe, RunDir(tmp_path / "a"))
     save_bundle(first, tmp_path / "model.pt")
     begun = start_from_bundle(tmp_path / "model.pt", splits.train.class_names)
-    tuned = dataclasses.replace(short(("finetune",)), filter_config=FilterConfig(summary=asked))
+    tuned = dataclasses.replace(short(("finetune",)), filter_config=FilterConfig(summary=width))
     second = bundle_from_start(begun, splits, tuned, RunDir(tmp_path / "b"))
-    assert second.filter_config.summary == found and same(deciding(second), deciding(first))
+    assert second.filter_config.summary == found and same(scoring(second), scoring(first))
     assert second.filter["summary.expand.weight"].any()
