@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-__all__ = ["error_log", "joined", "logged_errors"]
+__all__ = ["error_log", "join_messages", "logged_errors"]
 
 _MOST: Final = 20
 """Errors kept, so that the log of a long-running service does not grow."""
@@ -35,9 +35,9 @@ def logged_errors(module: Any) -> str:
     errors = error_log(module).errors
     messages = tuple(errors)  # a copy: other threads may be logging
     errors.clear()
-    return joined(messages)
+    return join_messages(messages)
 
 
-def joined(messages: Sequence[str]) -> str:
+def join_messages(messages: Sequence[str]) -> str:
     """Messages as one line without repetitions and final stops; "no reason given" where there are none."""
     return " / ".join(dict.fromkeys(message.strip().rstrip(".") for message in messages)) or "no reason given"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.trt.log import error_log, joined, logged_errors
+from tokfilter.trt.log import error_log, join_messages, logged_errors
 from tokfilter.trt.module import name_and_version
 from tokfilter.trt.remedies import build_failure, parser_messages
 from tokfilter.trt.versions import creation_flags
@@ -35,7 +35,7 @@ class Network:
         try:
             self.builder = module.Builder(self.log)
         except (TypeError, RuntimeError) as error:  # the binding got a null pointer, and reports no more
-            reason = joined(tuple(self.log.errors) or (str(error),))
+            reason = join_messages(tuple(self.log.errors) or (str(error),))
             raise MissingDependencyError(
                 f"{name_and_version(module)} builds engines on the GPU that runs them, and none can be used here "
                 f"({reason}). Run the same command on that machine, with an NVIDIA driver (in a container: --gpus "

@@ -6,7 +6,7 @@ The C++ library has the table for loading as well (``runtime/cpp/src/version.cpp
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tokfilter.trt.log import joined
+from tokfilter.trt.log import join_messages
 
 __all__ = ["BUILD_AGAIN", "BUILD_REMEDIES", "LOAD_REMEDIES", "Remedies", "build_failure", "parser_messages", "remedy"]
 
@@ -67,7 +67,7 @@ def remedy(messages: str, table: Remedies, default: str = "") -> str:
 def build_failure(what: str, messages: Sequence[str]) -> str:
     """An error message: ``what`` failed, the first three of TensorRT's messages, and the remedy."""
     distinct = list(dict.fromkeys(message.strip() for message in messages))
-    return f"{what}: {joined(distinct[:3])}. {remedy(joined(distinct), BUILD_REMEDIES)}".strip()
+    return f"{what}: {join_messages(distinct[:3])}. {remedy(join_messages(distinct), BUILD_REMEDIES)}".strip()
 
 
 def parser_messages(errors: Iterable[Any]) -> list[str]:

@@ -14,7 +14,7 @@ from tokfilter.runtime.huge_pages import advised_huge_pages, new_parts, writable
 from tokfilter.runtime.sessions import SessionOptions, open_session
 
 PAGE = 2 << 20
-linux = pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked of Linux only")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="huge pages are requested on Linux only")
 
 MAPS = """\
 55d101db3000-55d101eb3000 rw-p 00000000 00:00 0                          [heap]

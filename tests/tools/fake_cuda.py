@@ -3,7 +3,7 @@
 Confirmed with the real libraries: pycuda 2026.1 and cuda-python on an NVIDIA H200 (CUDA 13.0, driver 580.159.04,
 2026-11-26) passed the GPU tests of ``tests/runtime/tensorrt/test_cuda.py``: copies, events, threads, captured graphs,
 running out of memory. The stack of contexts was also read in pycuda's src/cpp/cuda.hpp (19bed90): each thread has
-one, a pop takes whatever is on top, and a thread that ends with contexts on its stack aborts the process. The status
+one, a pop removes the topmost one, and a thread that ends with contexts on its stack aborts the process. The status
 codes of a driver without a usable GPU (``FakeDriver``) are those of NVIDIA's documentation; no real driver confirmed
 them.
 """
@@ -20,9 +20,9 @@ __all__ = ["FakeCudaRuntime", "FakeDriver", "FakeGraphDriver", "FakePycuda", "Ho
 
 
 class HostCuda:
-    """CUDA's order of things on host memory: copies happen at once, a capture records and a replay repeats.
+    """CUDA on host memory: copies happen at once, a capture records and a replay repeats.
 
-    Like CUDA it serves only a thread in which the device is current.
+    As in CUDA, calls are valid only in a thread where the device is current.
     """
 
     name = "host"
@@ -127,7 +127,7 @@ class Allocation:
 
 
 class FakeCudaRuntime:
-    """cuda.bindings.runtime as far as devices, streams and failing calls go."""
+    """cuda.bindings.runtime: devices, streams and failing calls."""
 
     def __init__(self):
         self.device, self.flags = 1, []
@@ -157,7 +157,7 @@ class Status:
 
 
 class FakeGraphDriver:
-    """libcuda as far as graphs go: every capture holds one node."""
+    """libcuda: graphs. Every capture holds ``nodes`` nodes."""
 
     def __init__(self, nodes=1):
         self.nodes, self.made, self.alive, self.graphs = nodes, 0, set(), 0
@@ -190,7 +190,7 @@ class FakeGraphDriver:
 
 
 class FakeDriver:
-    """libcuda as far as it is asked whether there is a GPU."""
+    """libcuda: initialisation and the number of devices."""
 
     def __init__(self, init=0, devices=1):
         self.init, self.devices = init, devices

@@ -22,7 +22,7 @@ class Dims(list):
 
 
 class FakeContext:
-    """An execution context that runs the ONNX graph of the same model on the addresses that it was given."""
+    """An execution context that runs the ONNX graph of the same model on the addresses that were set."""
 
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.enqueued = engine, {}, {}, 0
