@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_from_folder
 from tokfilter.benchmarks.report.render import render_report
@@ -15,6 +16,7 @@ from tokfilter.export.pipeline import export_bundle
 from tokfilter.runtime.comparison.compare import compare
 from tokfilter.runtime.comparison.rounds import QUICK
 from tokfilter.runtime.measure.record import write_json
+from tokfilter.runtime.pictures import sheet_from_pictures
 from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.vit.bundle import load_bundle
 
@@ -22,6 +24,8 @@ __all__ = ["Demo", "run_demo"]
 
 _BATCHES: Final = (1, 32)
 _PICTURES: Final = 6
+_SHOWN: Final = (0.5, 0.25)
+"""Budgets of the picture of kept tokens."""
 
 Progress = Callable[[str, float], None]
 
@@ -42,7 +46,8 @@ class Demo:
 
 
 def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command: str) -> Demo:
-    """Write data, model.pt, export/, accuracy.json, bench.json, report.html and report.json into ``folder``.
+    """Write data, model.pt, export/, accuracy.json, bench.json, report.html, report.json and
+    kept-tokens.png into ``folder``.
 
     threads: of ONNX Runtime during the benchmark
     Resumes after an interruption when called with the same seed. Raises TokfilterError.
@@ -59,7 +64,11 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     bundle = load_bundle(folder / "model.pt")
     samples = samples_from_folder(folder / "data" / "test", bundle.class_names, _PICTURES, seed)
     report = folder / "report.html"
-    render_report(accuracy, bench, pictures_from_bundle(bundle, samples, BUDGETS), report)
+    pictures = pictures_from_bundle(bundle, samples, BUDGETS)
+    render_report(accuracy, bench, pictures, report)
+    patches = bundle.golden.scores.shape[1]
+    with atomic_path(folder / "kept-tokens.png") as part:
+        sheet_from_pictures(pictures, [tokens_from_keep(keep, patches) for keep in _SHOWN]).save(part, format="PNG")
     clock.lap("report")
     with atomic_path(folder / "seconds.json") as part:
         part.write_text(json.dumps(clock.seconds, indent=2) + "\n", encoding="utf-8")

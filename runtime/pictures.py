@@ -14,7 +14,16 @@ from PIL import Image
 
 from tokfilter.errors import DataError
 
-__all__ = ["BudgetResult", "Picture", "heat_picture", "kept_mask", "kept_picture", "scale_from_size"]
+__all__ = [
+    "BudgetResult",
+    "Picture",
+    "heat_picture",
+    "kept_mask",
+    "kept_picture",
+    "scale_from_size",
+    "sheet_from_pictures",
+    "tiled",
+]
 
 Grid = tuple[int, int]
 Bytes = npt.NDArray[np.uint8]
@@ -130,6 +139,38 @@ def heat_picture(view: Image.Image, scores: npt.ArrayLike, grid: Grid, scale: in
     colours = np.stack([np.interp(ranks, anchors, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     grey = (pixels @ _LUMINANCE)[..., None]
     return _image(0.7 * _per_pixel(colours, height, width) + 0.3 * grey)
+
+
+def sheet_from_pictures(pictures: Sequence[Picture], budgets: Sequence[int], width: int = 112) -> Image.Image:
+    """One column per picture: the image, its scores as a heat map, and the kept tokens at each budget.
+
+    budgets: token counts, each among the choices of every picture
+    width: of a tile, in pixels
+    Raises DataError for a picture without scores or without a choice at one of the budgets.
+    """
+    return tiled([_column(picture, budgets, width) for picture in pictures])
+
+
+def tiled(columns: Sequence[Sequence[Image.Image]], gap: int = 4) -> Image.Image:
+    """Columns of equally large tiles, side by side on white."""
+    width, height = columns[0][0].size
+    size = ((width + gap) * len(columns) - gap, (height + gap) * max(map(len, columns)) - gap)
+    sheet = Image.new("RGB", size, "white")
+    for x, column in enumerate(columns):
+        for y, tile in enumerate(column):
+            sheet.paste(tile, (x * (width + gap), y * (height + gap)))
+    return sheet
+
+
+def _column(picture: Picture, budgets: Sequence[int], width: int) -> list[Image.Image]:
+    kept = {choice.tokens: choice.indices for choice in picture.choices if choice.indices is not None}
+    missing = [k for k in budgets if k not in kept]
+    if picture.scores is None or missing:
+        raise DataError(f"a sheet of pictures needs scores and the kept tokens at {list(budgets)}, got {sorted(kept)}.")
+    height = round(width * picture.view.height / picture.view.width)
+    view = picture.view.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    tiles = [view, heat_picture(view, picture.scores, picture.grid)]
+    return [*tiles, *(kept_picture(view, kept[k] or (), picture.grid) for k in budgets)]
 
 
 def _ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.images import open_image
 from tokfilter.benchmarks.study.export_trained import photo_files
-from tokfilter.runtime.pictures import heat_picture, kept_picture
+from tokfilter.runtime.pictures import heat_picture, kept_picture, tiled
 from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.vit.bundle import model_from_bundle
 
@@ -61,12 +61,7 @@ def sheet_from_images(
         budgets = [tokens_from_keep(keep, model.num_patches) for keep in keeps]
         tiles = [heat_picture(view, values, model.grid)]
         columns.append([*tiles, *(kept_picture(view, ranked[:k], model.grid) for k in budgets)])
-    step = _TILE + _GAP
-    sheet = Image.new("RGB", (step * len(columns) - _GAP, step * len(columns[0]) - _GAP), "white")
-    for x, column in enumerate(columns):
-        for y, tile in enumerate(column):
-            sheet.paste(tile, (x * step, y * step))
-    return sheet
+    return tiled(columns, _GAP)
 
 
 def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:

@@ -1,5 +1,7 @@
 """Pictures of kept tokens: kept pixels are unchanged, dropped ones are not, on any grid."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from PIL import Image
 
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import DataError
-from tokfilter.runtime.pictures import heat_picture, kept_mask, kept_picture, scale_from_size
+from tokfilter.runtime.pictures import (
+    BudgetResult,
+    Picture,
+    heat_picture,
+    kept_mask,
+    kept_picture,
+    scale_from_size,
+    sheet_from_pictures,
+)
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
@@ -127,3 +137,21 @@ def test_enlarged_enough_and_no_more(width, height, wanted):
     scale, longest = scale_from_size((width, height), wanted), max(width, height)
     assert scale * longest >= wanted
     assert scale == 1 or (scale - 1) * longest < wanted
+
+
+def picture(size=(16, 32), choices=((8, tuple(range(8))), (2, (0, 5)))):
+    results = [BudgetResult(8, "cat", 0.5), *(BudgetResult(k, "cat", 0.5, indices) for k, indices in choices)]
+    return Picture(view(*size), (2, 4), results, scores=np.arange(8, dtype=np.float32))
+
+
+def test_a_sheet_has_a_column_per_picture_and_a_row_per_budget():
+    sheet = sheet_from_pictures([picture(), picture(), picture()], [8, 2], width=64)
+    assert sheet.size == (3 * 64 + 2 * 4, 4 * 32 + 3 * 4)
+    assert sheet.crop((0, 2 * 36, 64, 2 * 36 + 32)) == picture().view.resize((64, 32), Image.Resampling.BICUBIC)
+
+
+def test_a_sheet_needs_scores_and_the_kept_tokens_at_each_budget():
+    with pytest.raises(DataError, match=r"kept tokens at \[4\], got \[2, 8\]"):
+        sheet_from_pictures([picture()], [4])
+    with pytest.raises(DataError, match="needs scores"):
+        sheet_from_pictures([replace(picture(), scores=None)], [2])
