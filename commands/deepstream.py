@@ -12,10 +12,12 @@ from tokfilter.artifacts.budget import KEEP_HELP
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-@click.option("--batch", default=1, show_default=True, help="Frames together.")
-@click.option("--threshold", default=0.0, show_default=True, help="Least probability of a class that is reported.")
+@click.option("--batch", default=1, show_default=True, help="Frames per batch.")
+@click.option("--threshold", default=0.0, show_default=True, help="Classes below this probability are not reported.")
 @click.option("--plugin", type=click.Path(path_type=Path), help="The self-registering plugin library (fused kernel).")
-@click.option("--strip-functions", is_flag=True, help="Leave out the op's body: plugin only (TensorRT before 10.7).")
+@click.option(
+    "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
+)
 def deepstream(
     directory: Path,
     target: Path,
@@ -28,8 +30,8 @@ def deepstream(
 ) -> None:
     """Write a classifier for DeepStream's nvinfer from an export DIRECTORY.
 
-    TARGET must not exist; it gets the graph, the labels and config_infer.txt. What nvinfer's preprocessing cannot do is
-    done by the graph where that is possible, and said where it is not.
+    TARGET must not exist; graph, labels and config_infer.txt are written to it. Differences between nvinfer's
+    preprocessing and the model's are corrected in the graph where that is possible, and printed where it is not.
     """
     from tokfilter.artifacts.budget import keep_from_text
     from tokfilter.export.serving.deepstream import CONFIG, DeepStreamOptions, deepstream_classifier
@@ -38,5 +40,5 @@ def deepstream(
     options = DeepStreamOptions(budget, precision, batch, threshold, plugin, strip_functions)
     written = deepstream_classifier(directory, target, options)
     click.echo(f"{target / CONFIG}  {written.tokens} tokens")
-    for sentence in written.differences:
-        click.echo(f"not as the model wants it: {sentence}", err=True)
+    for message in written.differences:
+        click.echo(f"differs from the model's preprocessing: {message}", err=True)

@@ -20,7 +20,7 @@ from tokfilter.commands.build_options import build_options, export_options_from_
 def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     """Build engines for this machine from the graphs of an export DIRECTORY; neither torch nor model.pt is needed.
 
-    They stand beside the graphs, and the manifest lists them. `tokfilter verify` compares them with torch's outputs.
+    They are written beside the graphs and into the manifest. `tokfilter verify` compares them with torch's outputs.
     """
     from rich.console import Console
 
@@ -28,7 +28,7 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     from tokfilter.export.add_engines import add_engines
 
     if not (params["trt"] or params["rtx"]):
-        raise click.UsageError("say which engines: --trt, --rtx or both.")
+        raise click.UsageError("choose the engines: --trt, --rtx or both.")
     if plugin_library is not None:
         plugin_library = existing_file(plugin_library, "--plugin")
     options = export_options_from_params(plugin_library=plugin_library, **params)

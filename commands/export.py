@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 @click.option("--keep", multiple=True, help=f"Also write a graph with this fixed budget: {KEEP_HELP}.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
 @build_options
-@click.option("--strip-functions", is_flag=True, help="Leave the op's function body out of the graphs.")
-@click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; the manifest says so.")
+@click.option(
+    "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
+)
+@click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; recorded in the manifest.")
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_verify: bool, **params: Any) -> None:
     """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
 
-    model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch before it
-    is called done.
+    model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch before
+    anything is written.
     """
     from rich.console import Console
 

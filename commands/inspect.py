@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, as_json: bool) -> None:
-    """Say what is in PATH: a bundle, an ONNX graph (ours or anyone's), or an export directory."""
+    """Show the contents of PATH: a bundle, any ONNX graph, or an export directory."""
     from rich.console import Console
 
     from tokfilter.export.inspect import inspect_path
@@ -74,13 +74,13 @@ def _print_graph(found: dict[str, Any], console: "Console") -> None:
         ],
     )
     for site in found["sites"]:
-        body = "with its function" if site["has_function"] else "without a function: only the plugin runs it"
+        body = "with its function body" if site["has_function"] else "without its function body: needs the plugin"
         console.print(
             f"\nTokenSelect at {site['node']}: {_open(site['tokens_in'])} → {_open(site['tokens_out'])} tokens, {body}",
             markup=False,
         )
     if not found["sites"]:
-        console.print("\nno TokenSelect: `tokfilter fuse` puts it where a graph gathers after a top-k", style="dim")
+        console.print("\nno TokenSelect: `tokfilter fuse` inserts it where a graph gathers after a top-k", style="dim")
     _print_attentions(found["attentions"], console)
     _print_operators(found["operators"], bool(found["sites"]), console)
 
@@ -88,7 +88,7 @@ def _print_graph(found: dict[str, Any], console: "Console") -> None:
 def _print_attentions(attentions: list[dict[str, Any]], console: "Console") -> None:
     if not attentions:
         return
-    console.print("\ntokens through each attention")
+    console.print("\ntokens in each attention")
     runs: list[tuple[str, str, str]] = []
     for attention in attentions:
         size = f"{_open(attention['queries'])} × {_open(attention['keys'])}"
@@ -105,7 +105,7 @@ def _print_operators(operators: dict[str, dict[str, int]], chosen: bool, console
     before, after = operators["before"], operators["after"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("operator")
-    for name in ("before the choice", "after", "all") if chosen else ("all",):
+    for name in ("before TokenSelect", "after", "all") if chosen else ("all",):
         table.add_column(name, justify="right")
     names = sorted({*before, *after}, key=lambda name: (-before.get(name, 0) - after.get(name, 0), name))
     for name in names:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 @click.command("triton-repo", epilog="Example: tokfilter triton-repo out/ triton/ && triton/start.sh")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--full", is_flag=True, help="Also the models that keep every token.")
+@click.option("--full", is_flag=True, help="Include the models that keep every token.")
 @click.option("--max-batch", default=32, show_default=True, help="Largest batch of ONNX graphs.")
-@click.option("--delay-us", default=2000, show_default=True, help="How long a request may wait for a fuller batch.")
-@click.option("--queue", default=256, show_default=True, help="Requests that may wait before more are refused.")
+@click.option("--delay-us", default=2000, show_default=True, help="Longest wait of a request for a fuller batch.")
+@click.option("--queue", default=256, show_default=True, help="Requests that may wait before more are rejected.")
 @click.option("--instances", default=1, show_default=True, help="Copies of each model on each device.")
-@click.option("--plugin", type=click.Path(path_type=Path), help="The self-registering plugin library, for plans.")
+@click.option("--plugin", type=click.Path(path_type=Path), help="Self-registering plugin library, for plans.")
 def triton_repo(
     directory: Path,
     target: Path,
@@ -30,8 +30,8 @@ def triton_repo(
 ) -> None:
     """Write a model repository for Triton Inference Server from an export DIRECTORY.
 
-    TARGET must not exist. Graphs that are rewritten for Triton are compared with the exported ones first; every
-    configuration is read back with Triton's published protobuf.
+    TARGET must not exist. Graphs that are rewritten for Triton are compared with the exported ones; every configuration
+    is parsed with Triton's published protobuf.
     """
     from tokfilter.export.serving.triton import triton_repository
     from tokfilter.export.serving.triton_config import TritonOptions
@@ -46,4 +46,4 @@ def _show(repository: "Repository", target: Path) -> None:
         click.echo(f"{target / 'models' / name}  {batching}")
     for reason, paths in repository.left_out.items():
         click.echo(f"left out, because {reason}: {', '.join(paths)}", err=True)
-    click.echo(f"start it: {target / 'start.sh'}")
+    click.echo(f"start: {target / 'start.sh'}")

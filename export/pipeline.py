@@ -18,7 +18,7 @@ from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
-from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 from tokfilter.export.directory import new_directory
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
 from tokfilter.export.graph import (
@@ -208,4 +208,4 @@ def _version(package: str) -> str:
     except PackageNotFoundError as error:
         for name in packages_distributions().get(package, []):
             return version(name)
-        raise MissingDependencyError(f"export needs the package {package}: {install_hint('export')}") from error
+        raise TokfilterError(f"export needs the package {package}: {install_hint('export')}") from error

@@ -1,9 +1,9 @@
-"""A classifier for DeepStream's Gst-nvinfer from an export directory: graph, labels, configuration.
+"""`tokfilter deepstream`: a classifier for DeepStream's Gst-nvinfer from an export directory.
 
-nvinfer builds the engine itself from the ONNX file, on the machine that runs it. It takes one image input and reads
-every output as probabilities (``ClassifyPostprocessor::parseAttributesFromSoftmaxLayers``), so a plan of ours, which
-gives logits and indices, would be misread: the graph gets a fixed budget, a softmax, one output, and the part of the
-normalisation that nvinfer cannot say.
+nvinfer builds the engine from the ONNX file, on the machine that runs it. It takes one image input and reads every
+output as probabilities (``ClassifyPostprocessor::parseAttributesFromSoftmaxLayers``), so it would misread our plans,
+which output logits and indices. The graph gets a fixed budget, a softmax, one output, and the part of the normalisation
+that nvinfer has no setting for.
 """
 
 import shutil
@@ -29,7 +29,7 @@ from tokfilter.export.serving.nvinfer_config import (
 )
 from tokfilter.export.serving.serving_graph import classifier_graph, outputs_of, require_same
 
-__all__ = ["CONFIG", "DeepStreamOptions", "Written", "deepstream_classifier"]
+__all__ = ["CONFIG", "DeepStreamClassifier", "DeepStreamOptions", "deepstream_classifier"]
 
 CONFIG: Final = "config_infer.txt"
 _GRAPH: Final = "model.onnx"
@@ -40,14 +40,14 @@ _FRAMES: Final = 2
 
 @dataclass(frozen=True)
 class DeepStreamOptions:
-    """What nvinfer is to run.
+    """Options of the classifier.
 
-    keep: budget; None takes the model's own, 1.0 the full model
+    keep: budget; None is the model's default, 1.0 the full model
     precision: fp32 or fp16, as exported
-    batch: frames together
-    threshold: least probability of a class that is reported
-    plugin: the self-registering plugin library; None leaves native operators to TensorRT
-    strip_functions: leave the op's body out of the graph, for the plugin on TensorRT before 10.7
+    batch: frames per batch
+    threshold: classes below this probability are not reported
+    plugin: the self-registering plugin library; None for native operators
+    strip_functions: leave the function body out of the graph, for the plugin on TensorRT before 10.7
     """
 
     keep: Keep | None = None
@@ -59,25 +59,28 @@ class DeepStreamOptions:
 
     def __post_init__(self) -> None:
         if self.precision not in _MODES:
-            raise ExportError(f"nvinfer runs {' and '.join(_MODES)}, got {self.precision!r}.")
+            raise ExportError(
+                f"nvinfer runs {' and '.join(_MODES)}, got {self.precision!r}. Choose another --precision."
+            )
         if self.batch < 1 or not 0 <= self.threshold < 1:
             raise ExportError(
-                f"wants a batch of 1 or more and a threshold in [0, 1), got {self.batch}, {self.threshold}."
+                f"expected a batch of 1 or more and a threshold in [0, 1), got {self.batch}, {self.threshold}."
             )
         if self.strip_functions and self.plugin is None:
-            raise ExportError("a graph without the op's body wants the plugin: give --plugin, or keep the body.")
+            raise ExportError("a graph without the function body needs the plugin: give --plugin, or keep the body.")
         if self.plugin is not None and not self.plugin.is_file():
             raise ExportError(
-                f"--plugin wants the self-registering plugin library, but there is no file at {self.plugin}."
+                f"--plugin must be the self-registering plugin library, but there is no file at {self.plugin}."
             )
 
 
 @dataclass(frozen=True)
-class Written:
-    """What nvinfer gets.
+class DeepStreamClassifier:
+    """A classifier that was written.
 
     tokens: patch tokens kept
-    differences: what its preprocessing does otherwise than the model's own, in sentences
+    keys: the configuration
+    differences: messages on how nvinfer's preprocessing differs from the model's
     """
 
     tokens: int
@@ -85,10 +88,12 @@ class Written:
     differences: list[str]
 
 
-def deepstream_classifier(source: str | Path, target: str | Path, options: DeepStreamOptions | None = None) -> Written:
+def deepstream_classifier(
+    source: str | Path, target: str | Path, options: DeepStreamOptions | None = None
+) -> DeepStreamClassifier:
     """Write the folder ``target``, which must not exist.
 
-    The rewritten graph, fed as nvinfer feeds it, is compared with the exported one, fed as the model wants it.
+    The rewritten graph with nvinfer's preprocessing is compared with the exported one with the model's.
     Raises DataError, EngineError (changed bytes), ExportError, BudgetError, VerificationError; then nothing is written.
     """
     source, options = Path(source), options or DeepStreamOptions()
@@ -97,7 +102,7 @@ def deepstream_classifier(source: str | Path, target: str | Path, options: DeepS
     tokens = card.keep if options.keep is None else tokens_from_keep(options.keep, card.num_patches)
     entry = _entry(manifest, tokens, options.precision)
     original, normalisation = checked_path(source, entry), normalisation_from_card(card.preprocessing)
-    unlike = differences(card.preprocessing)
+    differing = differences(card.preprocessing)
     with new_folder(Path(target)) as folder:
         graph = load_graph(original)
         if entry.role == "filtered" and entry.budget is None:
@@ -109,12 +114,12 @@ def deepstream_classifier(source: str | Path, target: str | Path, options: DeepS
             save_graph(without_functions(graph), folder / _GRAPH)
         keys = _keys(card, normalisation, options, folder)
         about = f"{card.architecture}, {tokens} of {card.num_patches} tokens, from {entry.path}"
-        (folder / CONFIG).write_text(text_from_keys(keys, [about, *unlike]), encoding="utf-8")
-    return Written(tokens, keys, unlike)
+        (folder / CONFIG).write_text(text_from_keys(keys, [about, *differing]), encoding="utf-8")
+    return DeepStreamClassifier(tokens, keys, differing)
 
 
 def _entry(manifest: Manifest, tokens: int, precision: str) -> Entry:
-    """The graph to start from: the one made for this budget, else the one that serves any."""
+    """The graph to rewrite: the one for this budget, else the one for any."""
     role: Role = "full" if tokens == manifest.model.num_patches else "filtered"
     graphs = [entry for entry in manifest.entries(role, "onnx") if entry.precision == precision]
     fitting = [e for e in graphs if e.budget == tokens] + [e for e in graphs if e.budget is None]
@@ -126,10 +131,10 @@ def _entry(manifest: Manifest, tokens: int, precision: str) -> Entry:
 
 
 def _keys(card: ModelCard, normalisation: Normalisation, options: DeepStreamOptions, folder: Path) -> dict[str, str]:
-    """The group [property], paths relative to the file; files that it names are written beside it."""
+    """The group [property], with paths relative to the file; writes labels and plugin into ``folder``."""
     _, height, width = card.input_size
     names = card.class_names or [f"class {index}" for index in range(card.classes)]
-    # One line for the one output, its labels parted by semicolons.
+    # One line for the one output, its labels separated by semicolons.
     (folder / _LABELS).write_text(
         ";".join(" ".join(n.replace(";", ",").split()) for n in names) + "\n", encoding="utf-8"
     )

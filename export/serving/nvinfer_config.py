@@ -1,9 +1,9 @@
-"""The configuration file of DeepStream's Gst-nvinfer element: which of timm's preprocessing it can say, and which not.
+"""The configuration file of DeepStream's Gst-nvinfer element, and how its preprocessing differs from timm's.
 
 nvinfer computes ``y = net-scale-factor * (x - offsets[c])`` on pixels in 0..255 and resizes whole frames. timm computes
 ``(x / 255 - mean[c]) / std[c]`` on a resized and cropped image. So the mean is an offset, one std is the factor, and
-what the three stds differ by is left for the graph to multiply (``Normalisation.rest``). What the resize cannot say is
-put into words (``differences``).
+the graph multiplies by what remains of the three stds (``Normalisation.rest``). ``differences`` lists what the resize
+cannot do.
 
 Sources: DeepStream's guide, page "Gst-nvinfer"
 (https://docs.nvidia.com/metropolis/deepstream/dev-guide/text/DS_plugin_gst-nvinfer.html), and the element's own list of
@@ -54,7 +54,7 @@ KEYS: Final = frozenset(
 """Keys of the group [property], all of gstnvinfer_property_parser.h; others are ignored by nvinfer with a warning."""
 
 STD_TOLERANCE: Final = 0.5 / 255
-"""Stds nearer than this share count as one: no pixel moves by more than the half grey level that 8 bits round away."""
+"""Stds within this relative difference count as equal: no pixel changes by more than half a grey level of 8 bits."""
 
 # NvBufSurfTransform_Inter on the GPU: 0 nearest, 1 bilinear, 2 cubic, 3 super, 4 Lanczos (nvbufsurftransform.h).
 _FILTERS: Final = {"nearest": 0, "bilinear": 1, "bicubic": 2, "box": 3, "hamming": 3, "lanczos": 4}
@@ -66,7 +66,7 @@ class Normalisation:
 
     factor: net-scale-factor
     offsets: [3]
-    rest: [3], what each channel is still to be multiplied with; None where one factor serves all three
+    rest: [3], the remaining factor of each channel; None where one factor is enough
     """
 
     factor: float
@@ -75,14 +75,14 @@ class Normalisation:
 
 
 def normalisation_from_card(preprocessing: Mapping[str, Any]) -> Normalisation:
-    """Split a bundle's mean and std into what nvinfer says and what the graph has to do. Raises DataError."""
+    """Split a bundle's mean and std into nvinfer's settings and the graph's factors. Raises DataError."""
     try:
         mean, std = (np.array(preprocessing[name], dtype=np.float64) for name in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"preprocessing wants mean and std, got {dict(preprocessing)}.") from error
+        raise DataError(f"preprocessing must have mean and std, got {dict(preprocessing)}. Export again.") from error
     if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
         raise DataError(
-            f"nvinfer wants a mean and a positive std for each of three channels, got {dict(preprocessing)}."
+            f"nvinfer needs a mean and a positive std for each of three channels, got {dict(preprocessing)}."
         )
     common = float(np.exp(np.log(std).mean()))
     rest = common / std
@@ -92,7 +92,7 @@ def normalisation_from_card(preprocessing: Mapping[str, Any]) -> Normalisation:
 
 
 def resize_keys(preprocessing: Mapping[str, Any]) -> dict[str, str]:
-    """How nvinfer is to resize a frame: as near to the model's own way as it can."""
+    """nvinfer's settings that resize a frame most nearly as the model's preprocessing does."""
     border = preprocessing.get("crop_mode", "center") == "border"
     return {
         "maintain-aspect-ratio": str(int(border)),
@@ -105,36 +105,36 @@ def resize_keys(preprocessing: Mapping[str, Any]) -> dict[str, str]:
 def _filter(preprocessing: Mapping[str, Any]) -> tuple[str, int]:
     name = str(preprocessing.get("interpolation", "bicubic"))
     if name not in _FILTERS:
-        raise DataError(f"preprocessing wants interpolation to be one of {', '.join(_FILTERS)}, got {name!r}.")
+        raise DataError(f"interpolation must be one of {', '.join(_FILTERS)}, got {name!r}.")
     return name, _FILTERS[name]
 
 
 def differences(preprocessing: Mapping[str, Any]) -> list[str]:
-    """What the model's own preprocessing does and nvinfer cannot say, in sentences."""
-    mode, share = preprocessing.get("crop_mode", "center"), float(preprocessing.get("crop_pct", 1.0))
+    """Messages on what the model's preprocessing does and nvinfer cannot."""
+    mode, fraction = preprocessing.get("crop_mode", "center"), float(preprocessing.get("crop_pct", 1.0))
     name, filter_ = _filter(preprocessing)
-    found = [f"Pillow's {name} filter looks at all pixels when it shrinks; nvinfer's filter {filter_} does not."]
+    found = [f"Pillow's {name} filter uses all pixels when it shrinks an image; nvinfer's filter {filter_} does not."]
     if mode == "center":
         found.append(
-            "The model wants the short edge fitted and the centre cut out; nvinfer squeezes the whole frame. Cut the "
+            "The model resizes the short edge and crops the centre; nvinfer resizes the whole frame. Crop the "
             "frame before it (nvvideoconvert src-crop, or nvdspreprocess) where its shape is not the model's."
         )
     if mode == "border":
-        found.append("The model wants borders in its mean colour; nvinfer's are black.")
-    if share < 1:
-        found.append(f"The model sees the inner {share:g} of each edge; nvinfer shows it the whole.")
+        found.append("The model pads borders with its mean colour; nvinfer pads with black.")
+    if fraction < 1:
+        found.append(f"The model gets the inner {fraction:g} of each edge; nvinfer gives it the whole.")
     return found
 
 
 def text_from_keys(keys: Mapping[str, str], remarks: list[str]) -> str:
-    """The file's text, read back before it is returned. Raises ExportError for a key that nvinfer does not know."""
+    """The file's text, read back before it is returned. Raises ExportError for an unknown key."""
     unknown = sorted(set(keys) - KEYS)
     if unknown:
-        raise ExportError(f"nvinfer knows no keys {', '.join(unknown)}.")
+        raise ExportError(f"nvinfer has no keys {', '.join(unknown)}.")
     lines = [*(f"# {remark}" for remark in remarks), "[property]", *(f"{key}={value}" for key, value in keys.items())]
     text = "\n".join(lines) + "\n"
     parser = configparser.RawConfigParser(delimiters=("=",))
     parser.read_string(text)
     if dict(parser["property"]) != dict(keys):
-        raise ExportError("a value of the nvinfer configuration does not survive being written: it holds a line break?")
+        raise ExportError("a value of the nvinfer configuration reads back differently: does it hold a line break?")
     return text

@@ -1,6 +1,6 @@
-"""Graphs in the forms that serving hosts take: Triton's dynamic batcher and DeepStream's nvinfer.
+"""Graphs in the forms that Triton's dynamic batcher and DeepStream's nvinfer take.
 
-Each is made from a graph of an export directory in milliseconds, and ``require_same`` holds it against that graph.
+Each is made from a graph of an export directory in milliseconds, and ``require_same`` compares it with that graph.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ SLOTS: Final = "slots"
 def batched_slots_graph(slots_graph: ir.Model) -> ir.Model:
     """The slots form with a row of slots for each image: slots [B, k] instead of [k], values still unused.
 
-    A server that batches requests wants the batch first in every input, and joins only requests of equal shapes: so a
-    batch has one budget, and the length of its first row is everybody's.
+    A server that batches requests needs the batch first in every input and joins only requests of equal shapes: a batch
+    has one budget, the length of its first row.
     """
     graph = slots_graph.clone()
     images, old = (_input(graph, name) for name in ("images", SLOTS))
@@ -43,9 +43,9 @@ def batched_slots_graph(slots_graph: ir.Model) -> ir.Model:
 
 
 def classifier_graph(graph: ir.Model, scale: npt.NDArray[np.float32] | None) -> ir.Model:
-    """A graph with a fixed budget for a host that reads probabilities: one output, ``probabilities`` [B, classes].
+    """A graph with a fixed budget and one output, ``probabilities`` [B, classes].
 
-    scale: [3], what each channel of the host's input is still to be multiplied with; None for nothing
+    scale: [3], a factor for each channel of the input; None for none
     """
     graph = graph.clone()
     if scale is not None:
@@ -76,7 +76,7 @@ def _input(graph: ir.Model, name: str) -> ir.Value:
 
 
 def outputs_of(path: Path, precision: str | None, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """What a graph gives in ONNX Runtime on the CPU, by name."""
+    """Outputs of a graph in ONNX Runtime on the CPU, by name."""
     session = cpu_session(path, precision)
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))

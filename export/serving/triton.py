@@ -1,11 +1,11 @@
-"""A Triton model repository from an export directory: graphs, plans, configurations, labels, plugin and a start script.
+"""`tokfilter triton-repo`: a Triton model repository from an export directory.
 
     DIR/models/NAME/config.pbtxt, labels.txt, 1/model.onnx or 1/model.plan
-    DIR/plugins/libtokfilter_plugin_static.so    where a plan wants it
-    DIR/start.sh                                 the line that starts Triton
-    DIR/README.md                                the models, their inputs, how to measure them
+    DIR/plugins/libtokfilter_plugin_static.so    where a plan needs it
+    DIR/start.sh                                 starts Triton
+    DIR/README.md                                models, inputs, how to measure
 
-Models lie in a folder of their own because Triton takes every folder of a repository for a model.
+Models have a folder of their own because Triton reads every folder of a repository as a model.
 """
 
 import shutil
@@ -32,11 +32,11 @@ _BATCH: Final = 2
 
 @dataclass(frozen=True)
 class Repository:
-    """What was written.
+    """A repository that was written.
 
     models: name -> ModelConfig
-    left_out: why Triton does not get a file -> such files of the export
-    start: the line that starts Triton, $here being the repository's folder
+    left_out: reason -> files of the export that are not in it
+    start: the command that starts Triton; $here is the repository's folder
     """
 
     models: dict[str, Any]
@@ -54,15 +54,17 @@ def triton_repository(
     """Write a model repository; ``target`` must not exist.
 
     full: also the models that keep every token
-    plugin: the self-registering plugin library; None takes the one that was built here, if a plan wants one
+    plugin: the self-registering plugin library; None for the one built here, where a plan needs one
     Raises DataError, EngineError (changed bytes), ExportError, MissingDependencyError, VerificationError; then nothing
     is written.
     """
     source, target = Path(source), Path(target)
     manifest, options = load_manifest(source), options or TritonOptions()
-    chosen, left_out = _sorted_out(manifest, full)
+    chosen, left_out = _selected_entries(manifest, full)
     if not chosen:
-        raise ExportError(f"{source} holds no model that Triton runs: {_reasons(left_out) or 'it lists no models'}.")
+        raise ExportError(
+            f"{source} holds no model that Triton runs: {_reasons(left_out) or 'its manifest lists no models'}."
+        )
     with new_folder(target) as folder:
         models = {}
         for entry in chosen:
@@ -77,12 +79,12 @@ def triton_repository(
     return Repository(models, left_out, start)
 
 
-def _sorted_out(manifest: Manifest, full: bool) -> tuple[list[Entry], dict[str, list[str]]]:
+def _selected_entries(manifest: Manifest, full: bool) -> tuple[list[Entry], dict[str, list[str]]]:
     chosen: list[Entry] = []
     left_out: dict[str, list[str]] = {}
     for entry in manifest.files:
         if entry.role == "filtered" or (entry.role == "full" and full):
-            reason = _unfit(entry)
+            reason = _reason_to_leave_out(entry)
             if reason:
                 left_out.setdefault(reason, []).append(entry.path)
             else:
@@ -90,7 +92,7 @@ def _sorted_out(manifest: Manifest, full: bool) -> tuple[list[Entry], dict[str, 
     return chosen, left_out
 
 
-def _unfit(entry: Entry) -> str | None:
+def _reason_to_leave_out(entry: Entry) -> str | None:
     if entry.runtime == "tensorrt-rtx":
         return "Triton has no backend for TensorRT-RTX"
     if entry.runtime == "onnx" and entry.precision == "bf16":
@@ -125,7 +127,7 @@ def _write_model(source: Path, folder: Path, entry: Entry, manifest: Manifest, c
 
 
 def _check_batched(original: Path, model: Path, manifest: Manifest, entry: Entry) -> None:
-    """The rewritten graph gives what the exported one gave, at the model's budget and with every token."""
+    """Compare the rewritten graph with the exported one, at the model's budget and with every token."""
     card = manifest.model
     images = np.random.default_rng(0).standard_normal((_BATCH, *card.input_size), np.float32)
     for k in {card.keep, card.num_patches}:
@@ -135,12 +137,12 @@ def _check_batched(original: Path, model: Path, manifest: Manifest, entry: Entry
 
 
 def _add_plugin(folder: Path, chosen: Sequence[Entry], plugin: Path | None) -> Path | None:
-    wanting = [entry for entry in chosen if entry.target.get("plugin") not in (None, "serialized")]
-    if not wanting:
+    with_plugin = [entry for entry in chosen if entry.target.get("plugin") not in (None, "serialized")]
+    if not with_plugin:
         return None
     library = plugin or self_registering_path()
     if not library.is_file():
-        raise ExportError(f"--plugin wants the self-registering plugin library, but there is no file at {library}.")
+        raise ExportError(f"--plugin must be the self-registering plugin library, but there is no file at {library}.")
     (folder / "plugins").mkdir()
     shutil.copyfile(library, folder / "plugins" / library.name)
     return Path("plugins") / library.name

@@ -1,6 +1,6 @@
 """config.pbtxt for Triton Inference Server, built as Triton's own protobuf message and read back from its text.
 
-Source of every field: ``model_config.proto`` of triton-inference-server/common, as tritonclient ships it; of its sense:
+Source of every field: ``model_config.proto`` of triton-inference-server/common, as tritonclient ships it; meaning:
 docs/user_guide/model_configuration.md, batcher.md and ragged_batching.md of triton-inference-server/server.
 """
 
@@ -22,12 +22,12 @@ _BACKENDS: Final = {
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """How Triton is to batch and run the models.
+    """How Triton batches and runs the models.
 
-    max_batch: largest batch of graphs; plans have the one that they were built for
-    delay_us: how long a request may wait for others to share its batch
-    queue: requests that may wait for a model before more are refused; 0 for no bound
-    instances: copies of a model that run side by side on each device
+    max_batch: largest batch of graphs; plans have the largest that they were built for
+    delay_us: longest wait of a request for a fuller batch, in microseconds
+    queue: requests that may wait for a model before more are rejected; 0 for no limit
+    instances: copies of a model on each device
     """
 
     max_batch: int = 32
@@ -37,14 +37,14 @@ class TritonOptions:
 
     def __post_init__(self) -> None:
         if min(self.max_batch, self.instances) < 1 or min(self.delay_us, self.queue) < 0:
-            raise ExportError(f"batch and instances want 1 or more, delay and queue 0 or more, got {self}.")
+            raise ExportError(f"batch and instances must be 1 or more, delay and queue 0 or more, got {self}.")
 
 
 def config_from_entry(name: str, entry: Entry, card: ModelCard, options: TritonOptions) -> Any:
     """The ModelConfig message for one model file. Raises ExportError, MissingDependencyError.
 
     A plan whose budget is chosen at run time gets no dynamic batching: its input ``slots`` [k] has no batch dimension,
-    and Triton would join the slots of two requests into a longer budget.
+    and Triton would concatenate the slots of two requests into a longer budget.
     """
     config = _message()
     backend, platform, kind, filename = _BACKENDS[entry.runtime or ""]
@@ -67,7 +67,7 @@ def _largest(entry: Entry, options: TritonOptions) -> int:
     low, _, high = entry.batch_range
     if low > 1:
         raise ExportError(
-            f"{entry.path} serves batches from {low} on, Triton may form smaller: export with --batch 1:...:{high}."
+            f"{entry.path} runs batches of {low} or more, Triton may form smaller: export with --batch 1:...:{high}."
         )
     return high
 
@@ -88,7 +88,7 @@ def _add_batching(config: Any, entry: Entry, options: TritonOptions) -> None:
     batching = config.dynamic_batching
     batching.max_queue_delay_microseconds = options.delay_us
     batching.default_queue_policy.max_queue_size = options.queue
-    if entry.batch_range is not None:  # a plan is quickest at the batch that its profile was tuned for
+    if entry.batch_range is not None:  # a plan is fastest at the optimum of its profile
         batching.preferred_batch_size.extend(sorted(set(entry.batch_range[1:])))
 
 
@@ -109,19 +109,19 @@ def text_from_config(config: Any) -> str:
 
     text: str = text_format.MessageToString(config)
     if config_from_text(text) != config:
-        raise ExportError(f"the configuration of {config.name} does not survive being written. Report this.")
+        raise ExportError(f"the configuration of {config.name} reads back differently. Report this.")
     return text
 
 
 def config_from_text(text: str) -> Any:
-    """Parse a config.pbtxt with Triton's published message. Raises ExportError that says what Triton would not read."""
+    """Parse a config.pbtxt with Triton's published message. Raises ExportError with the parser's message."""
     from google.protobuf import text_format
 
     config = _message()
     try:
         text_format.Parse(text, config)
     except text_format.ParseError as error:
-        raise ExportError(f"Triton would not read this configuration: {error}.") from error
+        raise ExportError(f"Triton cannot read this configuration: {error}.") from error
     return config
 
 

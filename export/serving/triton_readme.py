@@ -1,4 +1,4 @@
-"""What a Triton model repository says of itself: the line that starts it, and its README."""
+"""README of a Triton model repository, and the command that starts Triton."""
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,9 +11,9 @@ __all__ = ["readme", "start_line"]
 
 
 def start_line(models: Iterable[Entry], plugin: Path | None) -> str:
-    """Triton's backends take settings one by one: --backend-config=<backend>,<name>=<value>.
+    """The command that starts Triton, with settings as --backend-config=<backend>,<name>=<value>.
 
-    plugin: the library inside the repository; None where no plan wants one
+    plugin: the library inside the repository; None where no plan needs one
     """
     words = ['--model-repository="$here/models"']
     if plugin is not None:
@@ -30,10 +30,10 @@ def readme(
     left_out: Mapping[str, Sequence[str]],
     start: str,
 ) -> str:
-    """The page beside the models.
+    """The page.
 
-    sources, configs: name of a model -> the file of the export that it is made of, its ModelConfig
-    left_out: why Triton does not get a file -> such files
+    sources, configs: name of a model -> its file in the export, its ModelConfig
+    left_out: reason -> files of the export that are not in the repository
     """
     lines = [
         f"# {card.architecture} for Triton",
@@ -45,10 +45,10 @@ def readme(
         '    docker run --rm --gpus all -p 8000-8002:8000-8002 -v "$PWD":/repository '
         "nvcr.io/nvidia/tritonserver:YY.MM-py3 /repository/start.sh",
         "",
-        f"Input `images`: {list(card.input_size)}, FP32, RGB, prepared by the client ({_preprocessing(card)}).",
+        f"Input `images`: {list(card.input_size)}, FP32, RGB, preprocessed by the client ({_preprocessing(card)}).",
         "Output `logits`; `indices` are the positions of the kept patches.",
-        "Where a model has an input `slots`, its length is the budget in tokens and its values are not read;",
-        f"the model's own budget is {card.keep} of {card.num_patches}.",
+        "Where a model has an input `slots`, its length is the budget in tokens and its values are unused;",
+        f"the default budget is {card.keep} of {card.num_patches}.",
         "",
         *_model_lines(sources, configs),
         *_plan_lines([entry for entry in sources.values() if entry.runtime == "tensorrt"]),
@@ -81,7 +81,7 @@ def _batching(config: Any) -> str:
             "No dynamic batching: the plan's `slots` [k] has no batch dimension, so each request is a batch of its own "
             "(`images` [B, 3, H, W]). For dynamic batching export a plan with a fixed budget (--keep)."
         )
-    joined = " A batch ends at the first request of another budget." if len(config.input) == 2 else ""
+    joined = " A batch ends at the first request with another budget." if len(config.input) == 2 else ""
     return f"Batches of up to {config.max_batch_size} are formed by Triton.{joined}"
 
 
@@ -90,12 +90,12 @@ def _plan_lines(plans: Sequence[Entry]) -> Iterator[str]:
         return
     target = plans[0].target
     yield (
-        f"The plans were built by TensorRT {target.get('version')} for {target.get('gpu')}: take the Triton container "
+        f"The plans were built by TensorRT {target.get('version')} for {target.get('gpu')}: use the Triton container "
         "of that TensorRT version, on that GPU."
     )
     if any(plan.target.get("plugin") not in (None, "serialized") for plan in plans):
         yield (
             "Their plugin must be loaded before them. Triton only logs it when it cannot load a plugin; "
-            "LD_PRELOAD of the library in `plugins/` is the other way that its documentation names."
+            "its documentation also names LD_PRELOAD of the library in `plugins/`."
         )
     yield ""

@@ -140,7 +140,7 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "say which engines: --trt, --rtx or both."),
+        ([], 2, "choose the engines: --trt, --rtx or both."),
         (["--trt"], 4, "the package tensorrt cannot be imported"),
         (["--rtx"], 4, "the package tensorrt_rtx cannot be imported"),
         (["--trt", "--plugin", "none.so"], 1, "--plugin: expected a file, but there is none at none.so"),

@@ -44,7 +44,7 @@ def test_a_package_may_come_under_another_name(quick, bundle_file, tmp_path, mon
     monkeypatch.setattr(pipeline, "version", renamed)
     monkeypatch.setattr(pipeline, "packages_distributions", dict)
     result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
-    assert result.exit_code == 1 and "export wants the package onnxruntime" in result.output
+    assert result.exit_code == 1 and "export needs the package onnxruntime" in result.output
     monkeypatch.setattr(pipeline, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
     result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
     assert result.exit_code == 0, result.output
@@ -70,7 +70,7 @@ def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):
         (["--budget", "1:8:99"], 1, "max <= 16"),
         (["--budget", "0:8:16"], 1, "budget range must be 1 <= min"),
         (["--opset", "11"], 1, "opset must be"),
-        (["--verify-images", "/nowhere"], 1, "--verify-images wants a folder"),
+        (["--verify-images", "/nowhere"], 1, "--verify-images must be a folder"),
         (["--trt", "--no-verify"], 4, "package tensorrt"),
     ],
 )

@@ -118,8 +118,8 @@ def test_the_plugin_comes_along_and_may_take_the_place_of_the_function(export_di
         ({"precision": "bf16"}, "nvinfer runs fp32 and fp16, got 'bf16'"),
         ({"batch": 0}, "a batch of 1 or more and a threshold in"),
         ({"threshold": 1.0}, "a batch of 1 or more and a threshold in"),
-        ({"strip_functions": True}, "a graph without the op's body wants the plugin"),
-        ({"plugin": "none.so"}, "--plugin wants the self-registering plugin library, but there is no file"),
+        ({"strip_functions": True}, "a graph without the function body needs the plugin"),
+        ({"plugin": "none.so"}, "--plugin must be the self-registering plugin library, but there is no file"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, options, words):
@@ -141,7 +141,7 @@ def test_refusals_write_nothing(copied, tmp_path, monkeypatch):
     done = CliRunner().invoke(cli, ["deepstream", str(copied), str(tmp_path / "n")])
     assert done.exit_code == 3 and "model.onnx, rewritten for its server, differs" in done.output
     with_card(copied, preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "random"})
-    with pytest.raises(DataError, match="interpolation to be one of nearest, bilinear.*got 'random'"):
+    with pytest.raises(DataError, match="interpolation must be one of nearest, bilinear.*got 'random'"):
         deepstream_classifier(copied, tmp_path / "n")
     (copied / "model.k8.onnx").write_bytes(b"damaged")
     with pytest.raises(EngineError, match=r"model.k8.onnx is not the file that manifest.json describes"):
@@ -171,23 +171,23 @@ def test_factor_offsets_and_rest_are_the_normalisation(mean, std, pixel):
     "card", [{}, {"mean": [0.5], "std": [0.5]}, {"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}, {"mean": "x", "std": "y"}]
 )
 def test_a_normalisation_of_other_channels_is_refused(card):
-    with pytest.raises(DataError, match="preprocessing wants mean and std|for each of three channels"):
+    with pytest.raises(DataError, match="preprocessing must have mean and std|for each of three channels"):
         normalisation_from_card(card)
 
 
-def test_resize_is_said_where_nvinfer_can_and_told_where_it_cannot():
+def test_resize_settings_and_the_differences_that_remain():
     assert resize_keys({"crop_mode": "border"})["maintain-aspect-ratio"] == "1"
     assert resize_keys({"crop_mode": "squash", "interpolation": "bilinear"})["scaling-filter"] == "1"
     center = " ".join(differences({"crop_mode": "center", "crop_pct": 0.9}))
-    assert "squeezes the whole frame" in center and "inner 0.9 of each edge" in center
-    assert "borders in its mean colour" in " ".join(differences({"crop_mode": "border"}))
+    assert "resizes the whole frame" in center and "inner 0.9 of each edge" in center
+    assert "borders with its mean colour" in " ".join(differences({"crop_mode": "border"}))
     assert len(differences({"crop_mode": "squash"})) == 1
 
 
 def test_keys_that_nvinfer_does_not_know_and_values_that_would_be_lost():
-    with pytest.raises(ExportError, match="nvinfer knows no keys batchsize, onnxfile"):
+    with pytest.raises(ExportError, match="nvinfer has no keys batchsize, onnxfile"):
         text_from_keys({"onnxfile": "x", "batchsize": "1", "gpu-id": "0"}, [])
-    with pytest.raises(ExportError, match="does not survive being written"):
+    with pytest.raises(ExportError, match="reads back differently"):
         text_from_keys({"onnx-file": "a\n b"}, [])
     assert text_from_keys({"gpu-id": "0"}, ["a remark"]) == "# a remark\n[property]\ngpu-id=0\n"
 
@@ -195,6 +195,6 @@ def test_keys_that_nvinfer_does_not_know_and_values_that_would_be_lost():
 def test_the_command_tells_what_nvinfer_does_otherwise(export_directory, tmp_path):
     done = CliRunner().invoke(cli, ["deepstream", str(export_directory), str(tmp_path / "n"), "--keep", "0.5"])
     assert done.exit_code == 0 and done.stdout == f"{tmp_path / 'n' / 'config_infer.txt'}  8 tokens\n"
-    assert "not as the model wants it: The model wants the short edge fitted" in done.stderr
-    for sentence in differences(load_manifest(export_directory).model.preprocessing):
-        assert f"# {sentence}" in (tmp_path / "n" / "config_infer.txt").read_text()
+    assert "differs from the model's preprocessing: The model resizes the short edge" in done.stderr
+    for message in differences(load_manifest(export_directory).model.preprocessing):
+        assert f"# {message}" in (tmp_path / "n" / "config_infer.txt").read_text()

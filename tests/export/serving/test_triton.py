@@ -95,7 +95,7 @@ def test_options_reach_the_configuration(export_directory, tmp_path):
     assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds == 0
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 7
     for wrong in ({"max_batch": 0}, {"instances": 0}, {"delay_us": -1}, {"queue": -1}):
-        with pytest.raises(ExportError, match="batch and instances want 1 or more, delay and queue 0 or more"):
+        with pytest.raises(ExportError, match="batch and instances must be 1 or more, delay and queue 0 or more"):
             TritonOptions(**wrong)
 
 
@@ -143,7 +143,7 @@ def test_a_plan_without_its_library_is_refused(copied, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(MissingDependencyError, match="No self-registering plugin library at .*tokfilter plugin build"):
         triton_repository(copied, tmp_path / "r")
-    with pytest.raises(ExportError, match="--plugin wants the self-registering plugin library, but there is no file"):
+    with pytest.raises(ExportError, match="--plugin must be the self-registering plugin library, but there is no file"):
         triton_repository(copied, tmp_path / "r", plugin=tmp_path / "none.so")
     assert not (tmp_path / "r").exists()
 
@@ -156,7 +156,7 @@ def test_plans_that_want_no_library_get_none(copied, tmp_path, plugin):
 
 def test_a_plan_for_large_batches_only_is_refused(copied, tmp_path):
     add_plan(copied, budget=8, plugin=None, batch_range=(2, 4, 8))
-    with pytest.raises(ExportError, match=r"serves batches from 2 on, Triton may form smaller: .*--batch 1:\.\.\.:8"):
+    with pytest.raises(ExportError, match=r"runs batches of 2 or more, Triton may form smaller: .*--batch 1:\.\.\.:8"):
         triton_repository(copied, tmp_path / "r")
 
 
@@ -167,14 +167,14 @@ def test_what_triton_cannot_run_is_left_out_with_the_reason(copied, tmp_path):
     assert done.exit_code == 0, done.output
     assert "left out, because Triton has no backend for TensorRT-RTX: model.rtx.plan" in done.stderr
     assert "no bf16 kernels for every operator: model.bf16.onnx" in (tmp_path / "r" / "README.md").read_text()
-    assert f"start it: {tmp_path / 'r' / 'start.sh'}" in done.stdout
+    assert f"start: {tmp_path / 'r' / 'start.sh'}" in done.stdout
     manifest = load_manifest(copied)
     rest = [entry for entry in manifest.files if "rtx" in entry.path or entry.role == "golden"]
     save_manifest(copied, replace(manifest, files=rest))
     with pytest.raises(ExportError, match="holds no model that Triton runs: model.rtx.plan: Triton has no backend"):
         triton_repository(copied, tmp_path / "other")
     save_manifest(copied, replace(manifest, files=[]))
-    with pytest.raises(ExportError, match="holds no model that Triton runs: it lists no models"):
+    with pytest.raises(ExportError, match="holds no model that Triton runs: its manifest lists no models"):
         triton_repository(copied, tmp_path / "other")
 
 
@@ -226,7 +226,7 @@ def test_weights_beside_a_graph_come_along(copied, tmp_path):
 
 
 def test_a_configuration_that_triton_would_not_read(written):
-    with pytest.raises(ExportError, match="Triton would not read this configuration: .*max_batch_sise"):
+    with pytest.raises(ExportError, match="Triton cannot read this configuration: .*max_batch_sise"):
         config_from_text("max_batch_sise: 4")
     text = (written[1] / "models" / "full_fp32_onnx" / "config.pbtxt").read_text()
     with pytest.raises(ExportError, match="TYPE_FP33"):
