@@ -16,40 +16,42 @@ if TYPE_CHECKING:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a picture of the kept tokens (PNG).")
-@click.option("--scores", is_flag=True, help="Colour the picture by the tokens' scores instead; wants a bundle.")
+@click.option(
+    "--scores", is_flag=True, help="Colour the picture by the tokens' scores instead. SOURCE must be a bundle."
+)
 @click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def predict(
     source: Path, image: Path, output: Path | None, scores: bool, keep: str | None, top: int, as_json: bool
 ) -> None:
-    """Classify IMAGE and show which tokens were kept.
+    """Classify IMAGE and show the kept tokens.
 
-    SOURCE is a bundle (model.pt, run by torch) or an export directory (run by ONNX Runtime, without torch).
+    SOURCE is a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime without torch.
     """
     from tokfilter.artifacts.budget import keep_from_text
-    from tokfilter.runtime.predict import predict as run
+    from tokfilter.runtime.predict import predict as prediction_from_source
 
-    found = run(source, image, None if keep is None else keep_from_text(keep))
+    prediction = prediction_from_source(source, image, None if keep is None else keep_from_text(keep))
     if output is not None:
-        _write_picture(found, output, scores)
+        _write_picture(prediction, output, scores)
     if as_json:
-        click.echo(_json(found, source, image, output, top))
+        click.echo(_json(prediction, source, image, output, top))
     else:
-        _print(found, output, top)
+        _print(prediction, output, top)
 
 
-def _write_picture(found: "Prediction", output: Path, scores: bool) -> None:
+def _write_picture(prediction: "Prediction", output: Path, scores: bool) -> None:
     from tokfilter.artifacts.files import atomic_path
     from tokfilter.runtime.predict import picture_from_prediction
 
-    picture = picture_from_prediction(found, scores)
+    picture = picture_from_prediction(prediction, scores)
     with atomic_path(output) as part:
         picture.save(part, format="PNG")
 
 
-def _json(found: "Prediction", source: Path, image: Path, output: Path | None, top: int) -> str:
-    guesses = [{"class": g.name, "index": g.index, "probability": g.probability} for g in found.top(top)]
+def _json(prediction: "Prediction", source: Path, image: Path, output: Path | None, top: int) -> str:
+    guesses = [{"class": g.name, "index": g.index, "probability": g.probability} for g in prediction.top(top)]
     content = {
         "schema": "tokfilter/prediction",
         "version": 1,
@@ -57,37 +59,39 @@ def _json(found: "Prediction", source: Path, image: Path, output: Path | None, t
         "image": str(image),
         "picture": None if output is None else str(output),
         "top": guesses,
-        "tokens": found.tokens,
-        "grid": list(found.grid),
-        "indices": None if found.indices is None else found.indices.tolist(),
+        "tokens": prediction.tokens,
+        "grid": list(prediction.grid),
+        "indices": None if prediction.indices is None else prediction.indices.tolist(),
     }
     return json.dumps(content, indent=2)
 
 
-def _print(found: "Prediction", output: Path | None, top: int) -> None:
+def _print(prediction: "Prediction", output: Path | None, top: int) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for place, guess in enumerate(found.top(top)):
+    for place, guess in enumerate(prediction.top(top)):
         style = "bold" if place == 0 else ""
         table.add_row(
             escape(guess.name), f"{100 * guess.probability:.1f} %", "━" * round(30 * guess.probability), style=style
         )
     console = Console(highlight=False)
     console.print(table)
-    rows, columns = found.grid
-    console.print(f"\n{found.tokens} of {rows * columns} patch tokens kept", style="dim")
-    if found.indices is not None and 2 * columns <= console.width:
-        console.print(_map(found))
+    rows, columns = prediction.grid
+    console.print(f"\n{prediction.tokens} of {rows * columns} patch tokens kept", style="dim")
+    if prediction.indices is not None and 2 * columns <= console.width:
+        console.print(_map(prediction))
     if output is not None:
         console.print(f"picture: {output}", soft_wrap=True, markup=False)
 
 
-def _map(found: "Prediction") -> str:
-    """The grid as text, a filled cell for each kept patch."""
+def _map(prediction: "Prediction") -> str:
+    """The grid of patches as text; kept ones are filled."""
     from tokfilter.runtime.pictures import kept_mask
 
-    assert found.indices is not None
-    return "\n".join("".join("██" if kept else "··" for kept in row) for row in kept_mask(found.indices, found.grid))
+    assert prediction.indices is not None
+    return "\n".join(
+        "".join("██" if kept else "··" for kept in row) for row in kept_mask(prediction.indices, prediction.grid)
+    )

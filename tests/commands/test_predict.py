@@ -44,15 +44,15 @@ def run(*arguments):
 
 @pytest.mark.parametrize("keep", [None, 1.0, 0.5, 0.25, 7, 1])
 def test_bundle_and_export_agree(bundle_file, exported, photo, keep):
-    torch_says, engine_says = predict(bundle_file, photo, keep), predict(exported, photo, keep)
-    assert torch_says.view == engine_says.view
-    np.testing.assert_allclose(torch_says.probabilities, engine_says.probabilities, atol=1e-5)
-    assert torch_says.tokens == engine_says.tokens
-    assert torch_says.grid == engine_says.grid == (4, 4)
-    if torch_says.tokens == 16:
-        assert torch_says.indices is None and engine_says.indices is None
+    by_torch, by_engine = predict(bundle_file, photo, keep), predict(exported, photo, keep)
+    assert by_torch.view == by_engine.view
+    np.testing.assert_allclose(by_torch.probabilities, by_engine.probabilities, atol=1e-5)
+    assert by_torch.tokens == by_engine.tokens
+    assert by_torch.grid == by_engine.grid == (4, 4)
+    if by_torch.tokens == 16:
+        assert by_torch.indices is None and by_engine.indices is None
     else:
-        np.testing.assert_array_equal(torch_says.indices, engine_says.indices)
+        np.testing.assert_array_equal(by_torch.indices, by_engine.indices)
 
 
 def test_prints_class_probability_and_map(source, photo):
@@ -61,14 +61,14 @@ def test_prints_class_probability_and_map(source, photo):
     lines = result.output.splitlines()
     guesses = [line.split() for line in lines[:3]]
     assert {name for name, *_ in guesses} <= set(CLASSES)
-    shares = [float(share) for _, share, *_ in guesses]
-    assert shares == sorted(shares, reverse=True)
+    probabilities = [float(percent) for _, percent, *_ in guesses]
+    assert probabilities == sorted(probabilities, reverse=True)
     assert "8 of 16 patch tokens kept" in result.output
     assert sum(line.count("██") for line in lines) == 8
     assert sum(line.count("··") for line in lines) == 8
 
 
-def test_json_holds_what_was_kept(source, photo, tmp_path):
+def test_json_has_the_kept_positions(source, photo, tmp_path):
     picture = tmp_path / "kept.png"
     result = run(source, photo, "--keep", "5", "--json", "-o", picture)
     found = json.loads(result.stdout)
@@ -89,7 +89,7 @@ def test_picture_shows_the_kept_patches(source, photo, tmp_path):
     assert same.nonzero()[0].tolist() == found.indices.tolist()
 
 
-def test_scores_want_a_bundle(bundle_file, exported, photo, tmp_path):
+def test_scores_need_a_bundle(bundle_file, exported, photo, tmp_path):
     picture = tmp_path / "scores.png"
     assert run(bundle_file, photo, "--scores", "-o", picture).exit_code == 0
     with Image.open(picture) as shown:
@@ -124,7 +124,7 @@ def test_unusual_images_are_classified(exported, tmp_path, mode, size):
         ("cut.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "not an image|damaged"),
     ],
 )
-def test_what_is_no_image_gets_a_sentence(exported, tmp_path, name, content, words):
+def test_a_file_that_is_no_image_is_refused(exported, tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     result = run(exported, tmp_path / name)
@@ -143,7 +143,7 @@ def test_impossible_budgets_are_refused(source, photo, keep, words):
     assert words in result.output
 
 
-def test_what_is_no_model_is_refused(photo, tmp_path):
+def test_a_source_that_is_no_model_is_refused(photo, tmp_path):
     for source, words in ((tmp_path / "none.pt", "there is none at"), (tmp_path, "manifest"), (photo, "not a bundle")):
         result = run(source, photo)
         assert result.exit_code == 1
@@ -175,7 +175,7 @@ def test_grid_of_square_patches(size, patches, grid):
     assert grid_from_card(card(size, patches)) == grid
 
 
-def test_no_grid_of_squares_is_said():
+def test_patches_that_fill_no_grid_of_squares_are_refused():
     with pytest.raises(DataError, match="17 patches do not make a grid of squares on 32 x 32 pixels"):
         grid_from_card(card((32, 32), 17))
 
@@ -185,11 +185,11 @@ def card(size, patches):
 
 
 def test_probabilities_of_huge_logits_are_finite():
-    shares = probabilities_from_logits(np.array([1e4, 1e4, -1e4], dtype=np.float32))
-    np.testing.assert_allclose(shares, [0.5, 0.5, 0.0])
+    probabilities = probabilities_from_logits(np.array([1e4, 1e4, -1e4], dtype=np.float32))
+    np.testing.assert_allclose(probabilities, [0.5, 0.5, 0.0])
 
 
-def test_classes_without_names_have_numbers(bundle_file, photo):
+def test_classes_without_names_get_numbers(bundle_file, photo):
     found = predict(bundle_file, photo)
     unnamed = type(found)(**{**vars(found), "class_names": []})
     assert unnamed.top(1)[0].name == f"class {found.top(1)[0].index}"

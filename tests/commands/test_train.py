@@ -127,13 +127,13 @@ def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
         program = [sys.executable, "-m", "tokfilter.cli", "train", str(data), "-o", str(tmp_path / name)]
         return [*program, *options, *more]
 
-    work = tmp_path / "halved.pt.work"
-    # Where the tests run as a background job, an interrupt is ignored from birth.
-    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    run_dir = tmp_path / "halved.pt.work"
+    # A process started by a background job ignores interrupts by default.
+    interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command("halved.pt"), **pipes, **heeding) as process:
+    with subprocess.Popen(command("halved.pt"), **pipes, **interruptible) as process:
         try:
-            while not (work / "backbone.checkpoint.pt").exists() and process.poll() is None:
+            while not (run_dir / "backbone.checkpoint.pt").exists() and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             _, log = process.communicate()
@@ -141,7 +141,7 @@ def test_ctrl_c_and_resume_give_what_an_undisturbed_run_gives(data, tmp_path):
             process.kill()
     assert process.returncode == 1 and b"Aborted" in log
     assert not (tmp_path / "halved.pt").exists()
-    done = len(torch.load(work / "backbone.checkpoint.pt", weights_only=True)["losses"])
+    done = len(torch.load(run_dir / "backbone.checkpoint.pt", weights_only=True)["losses"])
     assert 0 < done < 100
 
     subprocess.run(command("halved.pt", "--resume"), check=True, capture_output=True)

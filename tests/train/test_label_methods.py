@@ -72,10 +72,10 @@ def test_groups_that_do_not_fit_the_grid_are_refused(grid, config):
         groups_of_tokens(grid, config, torch.arange(1))
 
 
-def test_a_tokens_share_is_the_mean_over_its_sets():
+def test_the_cost_of_a_token_is_the_mean_over_its_sets():
     sets = torch.tensor([[[0, 1], [1, 2]]])
-    shares = costs_of_tokens(torch.tensor([[2.0, 6.0]]), sets, 3)
-    assert shares.tolist() == [[1.0, 2.0, 3.0]]
+    found = costs_of_tokens(torch.tensor([[2.0, 6.0]]), sets, 3)
+    assert found.tolist() == [[1.0, 2.0, 3.0]]
     alone = torch.randn(2, 7)
     assert torch.equal(costs_of_tokens(alone, single_tokens(2, 7), 7), alone)
 
@@ -141,12 +141,12 @@ def test_the_first_order_estimate_is_the_slope_towards_the_mask(value, point):
 def test_first_order_labels_leave_the_model_as_it_was_and_do_not_depend_on_the_chunk():
     model, images, labels = model_and_data(5)
     model.scorer.requires_grad_(False)
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     whole, _ = delta_loss(model, images, labels, LabelConfig(method="first-order"))
     parts, _ = delta_loss(model, images, labels, LabelConfig(method="first-order"), chunk=1)
     torch.testing.assert_close(parts, whole)
     assert not whole.requires_grad
-    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == wanted
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

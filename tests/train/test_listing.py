@@ -21,7 +21,7 @@ from tokfilter.train.distributed import DistContext
 PREPROCESSING = Preprocessing((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
-def quiet(what, share):
+def quiet(step, fraction):
     pass
 
 
@@ -112,10 +112,12 @@ def test_an_archive_is_divided_or_comes_divided(tmp_path):
 
 def test_a_damaged_image_in_an_archive_is_named_and_skipped(tmp_path):
     contents = {**classes(), "bee/none.png": b"no image", "cat/cut.png": encoded(99)[:200]}
-    said = []
-    images = checked(images_from_folder(archive(tmp_path / "data.tar", contents)), quiet, said.append)
-    assert len(images) == 9 and len(said) == 2
-    assert "data.tar/bee/none.png is not an image" in said[0] and "data.tar/cat/cut.png could not be read" in said[1]
+    reports = []
+    images = checked(images_from_folder(archive(tmp_path / "data.tar", contents)), quiet, reports.append)
+    assert len(images) == 9 and len(reports) == 2
+    assert (
+        "data.tar/bee/none.png is not an image" in reports[0] and "data.tar/cat/cut.png could not be read" in reports[1]
+    )
 
 
 def cut(path):
@@ -153,10 +155,10 @@ def test_a_huge_image_is_named_and_skipped_before_its_pixels_are_made(tmp_path):
 
     folder = in_folder(tmp_path / "data", classes())
     (folder / "bee/huge.png").write_bytes(grown(encoded(0), 40_000))
-    before, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
-    images = checked(images_from_folder(folder), quiet, said.append)
-    assert len(images) == 9 and len(said) == 1
-    assert "bee/huge.png is refused: it has far more than 89 million pixels" in said[0]
+    before, reports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    images = checked(images_from_folder(folder), quiet, reports.append)
+    assert len(images) == 9 and len(reports) == 1
+    assert "bee/huge.png is refused: it has far more than 89 million pixels" in reports[0]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; its pixels would be 4.8 GB
 
 

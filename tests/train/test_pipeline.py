@@ -85,11 +85,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path,
 
 
 @pytest.mark.parametrize("stage", ["backbone", "label", "filter", "finetune"])
-def test_a_run_that_was_interrupted_goes_on_as_if_undisturbed(tmp_path, splits, stage):
+def test_a_run_that_was_interrupted_resumes_with_the_same_result(tmp_path, splits, stage):
     whole = bundle_from_start(start(), splits, short(), RunDir(tmp_path / "whole"))
-    work = RunDir(tmp_path / "halved", save_seconds=0.0, progress=stopping_at(stage, 0.4))
+    run_dir = RunDir(tmp_path / "halved", save_seconds=0.0, progress=stopping_at(stage, 0.4))
     with pytest.raises(Interrupted):
-        bundle_from_start(start(), splits, short(), work)
+        bundle_from_start(start(), splits, short(), run_dir)
     seen = []
     resumed = RunDir(tmp_path / "halved", resume=True, progress=lambda step, fraction: seen.append((step, fraction)))
     again = bundle_from_start(start(), splits, short(), resumed)
@@ -120,7 +120,7 @@ def test_fewer_images_than_a_batch_train(tmp_path, splits):
     assert bundle.training["data"]["train"]["images"] == 8
 
 
-def test_the_filter_learns_what_tells_tokens_apart(splits):
+def test_the_filter_learns_delta_loss(splits):
     torch.manual_seed(0)
     model = FilteredViT(create_backbone(SMALL))
     dataset = ImageDataset(splits.train, start().preprocessing)
@@ -138,7 +138,7 @@ def test_the_filter_learns_what_tells_tokens_apart(splits):
         assert metrics["important"] == pytest.approx(0.25, abs=0.01)
 
 
-def test_a_pair_in_order_costs_little_and_counts_by_what_separates_it():
+def test_a_pair_in_order_costs_little_and_weighs_by_its_difference():
     delta = torch.tensor([[0.0, 4.0, 0.0]])
     assert ranking_loss(torch.zeros(1, 3), delta) == pytest.approx(0.6931, abs=1e-4)
     assert ranking_loss(torch.tensor([[0.0, 20.0, 0.0]]), delta) < 1e-6
@@ -163,7 +163,7 @@ def budgets_of_steps(splits, config):
 
 
 @pytest.mark.parametrize("budgets", [2, 3, 4, 5])
-def test_elastic_steps_share_their_images_among_small_and_large_budgets(splits, budgets):
+def test_elastic_steps_divide_their_images_among_small_and_large_budgets(splits, budgets):
     drawn = budgets_of_steps(splits, FineTuning(TrainingPlan(40, batch=20), low=0.25, budgets=budgets))
     steps = [drawn[i : i + budgets] for i in range(0, len(drawn), budgets)]
     assert len(steps) == 40
@@ -216,7 +216,7 @@ def test_unknown_stages_are_refused(stages):
         TrainConfig(stages=stages)
 
 
-def test_labels_made_before_are_taken_and_anothers_are_refused_by_hash(tmp_path, splits):
+def test_labels_made_before_are_used_and_those_of_other_runs_refused(tmp_path, splits):
     bundle = bundle_from_start(start(), splits, short(("backbone",)), RunDir(tmp_path / "w"))
     assert bundle.training["filter"] == "untrained" and not model_from_bundle(bundle).scorer.trained
     save_bundle(bundle, tmp_path / "model.pt")
