@@ -9,30 +9,30 @@ import click
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what this machine can do, what is missing, and the command that brings it."""
-    from tokfilter.commands.machine_check import examine
+    """Show which commands run on this machine, what is missing, and how to install it."""
+    from tokfilter.commands.machine_check import machine_report
 
-    found = examine()
+    report = machine_report()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(report, indent=2))
     else:
-        _print(found)
+        _print(report)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    system = found["system"]
+    system = report["system"]
     console.print(
         f"tokfilter {system['tokfilter']}, Python {system['python']}, {system['cores']} cores, {system['system']}",
         highlight=False,
         soft_wrap=True,
     )
-    parts = Table("", "part", "found", "what brings it", box=None, padding=(0, 2, 0, 0))
-    for group in found["findings"].values():
+    parts = Table("", "part", "found", "how to install it", box=None, padding=(0, 2, 0, 0))
+    for group in report["findings"].values():
         for item in group:
             present = item["found"] is not None
             mark = "[green]✓[/]" if present else "[red]✗[/]"
@@ -40,8 +40,8 @@ def _print(found: dict[str, Any]) -> None:
                 mark, item["name"], escape(item["found"] or "missing"), "" if present else escape(item["remedy"])
             )
     console.print(parts)
-    abilities = Table("", "tokfilter can", "misses", box=None, padding=(0, 2, 0, 0))
-    for ability in found["abilities"]:
+    abilities = Table("", "command", "missing", box=None, padding=(0, 2, 0, 0))
+    for ability in report["abilities"]:
         mark = "[red]✗[/]" if ability["missing"] else "[green]✓[/]"
         abilities.add_row(mark, ability["name"], ", ".join(ability["missing"]))
     console.print()

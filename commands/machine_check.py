@@ -1,4 +1,4 @@
-"""What this machine can do, what is missing, and the command that brings it. Nothing is changed or downloaded."""
+"""Which commands run on this machine, and how to install what the others need. Nothing is changed or downloaded."""
 
 import ctypes
 import os
@@ -10,21 +10,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokfilter import __version__
-from tokfilter.artifacts.extras import install_hint
+from tokfilter.artifacts.extras import extra_of_module, install_hint
 from tokfilter.errors import TokfilterError
 
-__all__ = ["Ability", "Finding", "examine"]
+__all__ = ["Ability", "Finding", "machine_report"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for.
+    """A package, program or device that tokfilter uses.
 
-    found: what it is, None when it is missing
-    remedy: the command or step that brings it
+    found: its version or name, None when it is missing
+    remedy: the command or step that installs it
     """
 
     name: str
@@ -34,53 +34,46 @@ class Finding:
 
 @dataclass(frozen=True)
 class Ability:
-    """Something that tokfilter can do here, or cannot for want of ``missing``."""
+    """A command, or a group of them, and the parts without which it does not run here."""
 
     name: str
     missing: list[str]
 
 
-_PACKAGES = {
-    "train": ["torch", "torchvision", "timm", "pillow", "safetensors", "scikit-learn"],
-    "export": ["onnx", "onnxscript"],
-    "runtime": ["onnxruntime"],
-    "report": ["matplotlib", "jinja2", "jsonschema"],
-    "trt": ["tensorrt", "pycuda"],
-    "rtx": ["tensorrt-rtx-cu13"],
-}
-
-_ABILITIES = {
+_PARTS: Final = {
     "train, label, eval, predict": ["torch", "torchvision", "timm", "pillow", "safetensors"],
     "demo": ["torch", "timm", "scikit-learn", "onnx", "onnxscript", "onnxruntime", "matplotlib", "jinja2"],
-    "export to ONNX": ["torch", "timm", "onnx", "onnxscript", "onnxruntime"],
+    "export to ONNX": ["torch", "timm", "onnx", "onnxscript", "onnx-ir", "onnxruntime"],
     "export --rtx (no GPU needed)": ["torch", "onnx", "onnxscript", "tensorrt-rtx-cu13"],
     "export --trt": ["torch", "onnx", "onnxscript", "tensorrt", "NVIDIA GPU"],
     "engine --rtx (no GPU needed)": ["tensorrt-rtx-cu13"],
     "engine --trt": ["tensorrt", "NVIDIA GPU"],
-    "verify, bench on the CPU": ["onnxruntime"],
-    "verify, bench on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
+    "verify, bench, tune on the CPU": ["onnxruntime"],
+    "verify, bench, tune on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
+    "bench --loadgen": ["onnxruntime", "mlcommons-loadgen"],
+    "energy of a discrete GPU": ["nvidia-ml-py", "NVIDIA GPU"],
     "report": ["matplotlib", "jinja2", "jsonschema"],
+    "triton-repo": ["onnx", "tritonclient"],
     "plugin build": ["CUDA compiler", "C++ compiler", "CMake"],
 }
+"""Ability -> the parts that it needs. The extra that installs a package is read from tokfilter's own metadata."""
 
 
-def examine() -> dict[str, Any]:
-    """Look at this machine. Returns plain values: findings by group, abilities, system."""
-    groups = {
-        "packages": [_package(name, extra) for extra, names in _PACKAGES.items() for name in names],
-        "tools": [
-            _program("C++ compiler", ["g++", "clang++"], "apt-get install g++"),
-            _program("CMake", ["cmake"], "pip install cmake"),
-            _program(
-                "CUDA compiler",
-                ["nvcc", "/usr/local/cuda/bin/nvcc"],
-                "install the CUDA Toolkit, or JetPack on a Jetson",
-            ),
-        ],
-        "devices": [_gpu(), _providers()],
-    }
+def machine_report() -> dict[str, Any]:
+    """Look for every part. Returns plain values: "system", "findings" by group, "abilities"."""
+    tools = [
+        _program("C++ compiler", ["g++", "clang++"], "apt-get install g++"),
+        _program("CMake", ["cmake"], "pip install cmake"),
+        _program(
+            "CUDA compiler", ["nvcc", "/usr/local/cuda/bin/nvcc"], "install the CUDA Toolkit, or JetPack on a Jetson"
+        ),
+    ]
+    devices = [_gpu(), _providers()]
+    other_parts = {finding.name for finding in (*tools, *devices)}
+    packages = dict.fromkeys(part for parts in _PARTS.values() for part in parts if part not in other_parts)
+    groups = {"packages": [_package(name) for name in packages], "tools": tools, "devices": devices}
     present = {finding.name for group in groups.values() for finding in group if finding.found}
-    abilities = [Ability(name, [want for want in wants if want not in present]) for name, wants in _ABILITIES.items()]
+    abilities = [Ability(name, [part for part in parts if part not in present]) for name, parts in _PARTS.items()]
     return {
         "system": _system(),
         "findings": {name: [asdict(finding) for finding in group] for name, group in groups.items()},
@@ -104,21 +97,22 @@ def _first_line(path: Path) -> str | None:
     return path.read_text(encoding="utf-8").splitlines()[0] if path.is_file() else None
 
 
-# JetPack installs TensorRT, and a GPU build replaces onnxruntime, under other names.
-_OTHER_NAMES = {
+_OTHER_NAMES: Final = {
     "onnxruntime": ["onnxruntime-gpu"],
     "tensorrt": ["tensorrt-cu12", "tensorrt-cu13"],
     "tensorrt-rtx-cu13": ["tensorrt-rtx-cu12", "tensorrt-rtx"],
 }
+"""Package -> other packages that install the same module, such as the build for GPUs."""
 
 
-def _package(name: str, extra: str) -> Finding:
+def _package(name: str) -> Finding:
     for candidate in [name, *_OTHER_NAMES.get(name, [])]:
         try:
             return Finding(name, version(candidate))
         except PackageNotFoundError:
             continue
-    return Finding(name, None, install_hint(extra))
+    extra = extra_of_module(name)
+    return Finding(name, None, install_hint(extra) if extra else f"pip install {name}")
 
 
 def _program(name: str, candidates: list[str], remedy: str) -> Finding:
@@ -132,14 +126,14 @@ def _program(name: str, candidates: list[str], remedy: str) -> Finding:
 def _version_line(path: str) -> str:
     done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    named = [line for line in lines if "release" in line]
-    return (named or lines or [path])[0].strip()
+    with_release = [line for line in lines if "release" in line]  # nvcc: in the fourth line
+    return (with_release or lines or [path])[0].strip()
 
 
 def _gpu() -> Finding:
     """From the driver's C library, so that it is found where neither nvidia-ml-py nor torch is installed."""
     remedy = "install the NVIDIA driver on a machine with an NVIDIA GPU"
-    return Finding("NVIDIA GPU", _guarded(_gpu_name), remedy)
+    return Finding("NVIDIA GPU", _or_none(_gpu_name), remedy)
 
 
 def _gpu_name() -> str | None:
@@ -155,7 +149,7 @@ def _gpu_name() -> str | None:
 
 
 def _providers() -> Finding:
-    return Finding("ONNX Runtime providers", _guarded(_provider_names), install_hint("runtime"))
+    return Finding("ONNX Runtime providers", _or_none(_provider_names), install_hint("runtime"))
 
 
 def _provider_names() -> str | None:
@@ -165,9 +159,9 @@ def _provider_names() -> str | None:
     return ", ".join(names)
 
 
-def _guarded(look: Callable[[], str | None]) -> str | None:
-    """The result of ``look``; None where a library is absent, does not load or finds no device."""
+def _or_none(probe: Callable[[], str | None]) -> str | None:
+    """The result of ``probe``; None where a library is absent, does not load or finds no device."""
     try:
-        return look()
+        return probe()
     except (ImportError, OSError, AttributeError, TokfilterError):
         return None
