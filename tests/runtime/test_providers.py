@@ -58,4 +58,5 @@ def test_cuda_provider_equals_golden_on_a_gpu(bundle_file, tmp_path, precision):
         chosen = find_model_file(tmp_path / "out", role, precision=precision)
         with open_session(tmp_path / "out", role, options) as session:
             for batch, k in product((1, 3), budgets):
-                verify(session, chosen, golden_of(chosen.directory, chosen.manifest), batch, k)
+                verdict = verify(session, chosen, golden_of(chosen.directory, chosen.manifest), batch, k)
+                assert (verdict.batch, verdict.tokens) == (batch, k)

@@ -171,7 +171,7 @@ def test_table_cells_have_no_other_numbers(written):
 
 def test_report_matches_its_schema(written):
     _, report = written
-    jsonschema.Draft202012Validator(schema("report"), registry=registry()).validate(report)
+    assert list(jsonschema.Draft202012Validator(schema("report"), registry=registry()).iter_errors(report)) == []
 
 
 def schema(name):
@@ -187,7 +187,7 @@ def registry():
 
 def test_samples_match_their_schemas():
     for name, sample in ((name, document(name)) for name in ("accuracy", "bench")):
-        jsonschema.Draft202012Validator(schema(name)).validate(sample)
+        assert list(jsonschema.Draft202012Validator(schema(name)).iter_errors(sample)) == []
 
 
 def test_text_from_documents_is_escaped(tmp_path):
