@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tokfilter.benchmarks.documents import with_current_keys
 from tokfilter.benchmarks.records.paths import RESULTS
-from tokfilter.benchmarks.runtime_figures import joined, main
+from tokfilter.benchmarks.runtime_figures import joined, main, session_overhead
 from tokfilter.errors import DataError
+from tokfilter.runtime.sessions import SessionOptions
 
 
 def document(part, value, cores=2, comparisons=()):
@@ -48,3 +50,9 @@ def test_former_keys_have_their_present_names():
 def test_program_is_a_click_command():
     done = CliRunner().invoke(main, ["--help"])
     assert done.exit_code == 0 and main.name == "runtime-figures" and "--part" in done.output
+
+
+def test_session_overhead_is_measured_against_its_target(export_directory):
+    found = session_overhead(export_directory, SessionOptions(threads=1), queries=50)
+    assert found.wanted == "<= 0.01" and np.isfinite(found.measured)
+    assert found.met == (found.measured <= 0.01)

@@ -1,0 +1,25 @@
+import pytest
+from schema_check import valid
+
+from tokfilter.errors import DataError
+from tokfilter.runtime.comparison.scenarios import run_scenarios
+from tokfilter.runtime.measure.scenario import ScenarioConfig
+from tokfilter.runtime.sessions import SessionOptions
+
+OPTIONS = SessionOptions(threads=1)
+
+
+def test_scenarios_cover_full_and_filtered(export_directory):
+    config = ScenarioConfig(duration_s=0.05, warm_up_s=0.0, batch=2, qps=100)
+    names = ["single-stream", "multi-stream", "offline", "server"]
+    found = valid(run_scenarios(export_directory, names, [0.5], OPTIONS, config))
+    assert [(row["tokens"], row["scenario"]) for row in found["rows"]][:2] == [
+        (16, "SingleStream"),
+        (16, "MultiStream"),
+    ]
+    assert len(found["rows"]) == 8 and len(found["verification"]) == 2
+
+
+def test_unknown_scenario(export_directory):
+    with pytest.raises(DataError, match="one of single-stream, multi-stream, offline, server, got chaos"):
+        run_scenarios(export_directory, ["chaos"], [0.5])

@@ -1,0 +1,62 @@
+import io
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from fake_clock import FakeClock, FakeSession
+
+from tokfilter.runtime.comparison import worker
+from tokfilter.runtime.session import Result, Timing
+from tokfilter.runtime.sessions import SessionOptions
+
+OPTIONS = SessionOptions(threads=1)
+
+
+def timed_session(clock, *seconds):
+    return FakeSession(clock, *seconds, result=Result(np.zeros(1), timing=Timing(1.0, 2.0, 3.0, 0.5)))
+
+
+def test_block_leaves_out_a_short_first_query():
+    clock = FakeClock()
+    session = timed_session(clock, 0.02, 0.001)
+    found = worker.run_block(session, np.zeros(1), 8, 0.05, clock)
+    assert found["samples_ms"] == pytest.approx([1.0] * 30, rel=1e-6)
+    assert len(session.sizes) - 1 == len(found["timings"]) == 30
+    assert found["timings"][0] == (1.0, 2.0, 3.0, 0.5)
+
+
+def test_block_counts_a_long_first_query():
+    clock = FakeClock()
+    session = timed_session(clock, 0.06)
+    assert worker.run_block(session, np.zeros(1), 8, 0.01, clock)["samples_ms"] == pytest.approx([60.0])
+    assert len(session.sizes) == 1
+
+
+def test_block_reads_the_clock_once_per_query():
+    """The work around a query does not depend on the number of queries."""
+    clock = FakeClock(tick=0.001)
+    samples = worker.run_block(timed_session(clock, 0.0), np.zeros(1), 8, 0.5, clock)["samples_ms"]
+    assert clock.readings == 2 + len(samples)
+
+
+def test_worker_replies_with_our_errors_and_continues(export_directory):
+    opening = {
+        "do": "open",
+        "directory": str(export_directory),
+        "path": "model.onnx",
+        "role": "filtered",
+        "options": asdict(OPTIONS),
+        "bundle": None,
+    }
+    requests = [
+        opening,
+        {"do": "verify", "batch": 1, "tokens": 99},
+        {"do": "memory"},
+        {"do": "close"},
+        {"do": "memory"},
+    ]
+    replies = io.StringIO()
+    worker.serve([json.dumps(request) for request in requests], replies)
+    opened, failed, memory = [json.loads(line) for line in replies.getvalue().splitlines()]
+    assert "pid" in opened and failed["error"] == "BudgetError" and memory["host_peak_bytes"] > 0
