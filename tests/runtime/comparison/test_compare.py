@@ -109,7 +109,7 @@ def test_torch_can_be_compared_too(export_directory, bundle_file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"provider": "tensorrt"}, "PyTorch runs on the provider cpu or cuda, got tensorrt"),
+        ({"provider": "tensorrt"}, "the provider of PyTorch must be cpu or cuda, got tensorrt"),
         ({"cuda_graph": True}, "a CUDA graph of PyTorch needs --provider cuda"),
     ],
 )
