@@ -1,8 +1,8 @@
-"""Export of many timm models: trace, verify, build with TensorRT-RTX; each in a process of its own, times and memory.
+"""Export of 30 timm models: trace, verify, build with TensorRT-RTX, each in its own process, with time and memory.
 
-``python -m tokfilter.benchmarks export-zoo`` writes ``benchmarks/results/export_zoo.json``; ``--resume`` goes on with a
-run that was cut off, ``--table`` prints the results as a Markdown table. Weights are random and seeded: what is shown
-is that the path works for the family, and what it costs. No GPU is needed.
+``python -m tokfilter.benchmarks export-zoo`` writes ``benchmarks/results/export_zoo.json``; ``--resume`` continues an
+interrupted run, ``--table`` prints the results as a Markdown table. Weights are random and seeded: the result says
+whether export works for the family, and its cost. No GPU is needed.
 """
 
 import json
@@ -58,11 +58,11 @@ ZOO: Final[tuple[tuple[str, str, int | None], ...]] = (
     ("ViT, rotary", "vit_small_patch16_rope_224", None),
     ("ViT, rotary mixed", "vit_small_patch16_rope_mixed_224", None),
 )
-"""(family, timm's name, image size where it is not the model's own)"""
+"""(family, timm's name, image size or None for the model's default)"""
 
 
 def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
-    """Export one model with random weights and build its TensorRT-RTX engine; called in a process of its own."""
+    """Export one model with random weights and build its TensorRT-RTX engine, in this process."""
     import torch
 
     from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
@@ -88,16 +88,16 @@ def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
     del model, backbone, golden
 
     clock = _Clock()
-    manifest = export_bundle(bundle, folder / "out", progress=clock.say)
+    manifest = export_bundle(bundle, folder / "out", progress=clock.start)
     checks = manifest.verification["checks"]
-    clock.say("building")
-    patches = manifest.model.num_patches
-    options = BuildOptions((1, 8, 32), (1, manifest.model.keep, patches))
+    clock.start("building")
+    num_patches = manifest.model.num_patches
+    options = BuildOptions((1, 8, 32), (1, manifest.model.keep, num_patches))
     build_engine("tensorrt-rtx", folder / "out" / "model.onnx", folder / "model.plan", options)
-    clock.say("")
+    clock.start("")
     return {
         "input_size": list(input_size),
-        "patches": patches,
+        "patches": num_patches,
         "prefix_tokens": manifest.model.prefix_tokens,
         "parameters": _parameters(bundle),
         "macs": manifest.model.macs,
@@ -105,25 +105,25 @@ def measure(name: str, size: int | None, folder: Path) -> dict[str, Any]:
         "checks": len(checks),
         "graph_bytes": (folder / "out" / "model.onnx").stat().st_size,
         "plan_bytes": (folder / "model.plan").stat().st_size,
-        "seconds": clock.spans(0),
-        "cpu_seconds": clock.spans(1),
+        "seconds": clock.seconds(0),
+        "cpu_seconds": clock.seconds(1),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
 class _Clock:
-    """Wall and processor seconds between the steps that an export tells of."""
+    """Wall and processor seconds of the steps of an export, from its progress messages."""
 
     _STEPS: Final = {"tracing": "trace", "writing": "write", "verifying": "verify", "building": "build"}
 
     def __init__(self) -> None:
         self.marks: list[tuple[str, float, float]] = []
-        self.say("reading")
+        self.start("reading")
 
-    def say(self, what: str) -> None:
-        self.marks.append((self._STEPS.get(what.split(" ")[0], "read"), time.perf_counter(), time.process_time()))
+    def start(self, message: str) -> None:
+        self.marks.append((self._STEPS.get(message.split(" ")[0], "read"), time.perf_counter(), time.process_time()))
 
-    def spans(self, clock: int) -> dict[str, float]:
+    def seconds(self, clock: int) -> dict[str, float]:
         total: dict[str, float] = {}
         for mark, after in zip(self.marks, self.marks[1:], strict=False):
             total[mark[0]] = total.get(mark[0], 0.0) + after[1:][clock] - mark[1:][clock]
@@ -137,7 +137,7 @@ def _parameters(bundle: Path) -> int:
 
 
 def _row(family: str, name: str, size: int | None) -> dict[str, Any]:
-    """Measure in a child process; a failure is a row too, with its reason."""
+    """Measure in a child process. A failed model also has a row, with the reason."""
     row: dict[str, Any] = {"family": family, "model": name, "image_size": size}
     with tempfile.TemporaryDirectory(prefix="tokfilter-zoo-") as folder:
         command = [sys.executable, "-m", "tokfilter.benchmarks", "export-zoo", "--one", name, str(size or 0), folder]
@@ -170,7 +170,7 @@ def table_from_document(document: dict[str, Any]) -> str:
 
 
 def run(models: Iterable[tuple[str, str, int | None]], output: Path, command: str, resume: bool) -> dict[str, Any]:
-    """Measure all, one after the other. The document is written after each, and ``resume`` keeps what passed before."""
+    """Measure all models in turn. The document is written after each; ``resume`` keeps the rows that passed before."""
     old = json.loads(output.read_text(encoding="utf-8"))["models"] if resume and output.is_file() else []
     known = {(row["model"], row["image_size"]): row for row in old if row["passed"]}
     document = header("export-zoo", command)

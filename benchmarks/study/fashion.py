@@ -1,6 +1,6 @@
 """Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017) as image folders: 60,000 + 10,000 grey images of 28 by 28, ten classes.
 
-Debian's package ``dataset-fashion-mnist`` brings the files; elsewhere torchvision downloads them.
+The files come from Debian's package ``dataset-fashion-mnist``, or are downloaded by torchvision.
 """
 
 import gzip
@@ -23,7 +23,7 @@ DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lambda stage, fraction: None) -> None:
     """Write ``folder/train/<class>/*.png`` and ``folder/test/<class>/*.png``.
 
-    source: folder with the four .gz files; when there is none, torchvision downloads them
+    source: folder with the four .gz files; if it does not exist, torchvision downloads them
     Raises DataError.
     """
     with tempfile.TemporaryDirectory(prefix="tokfilter-fashion-") as scratch:
@@ -32,8 +32,8 @@ def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lamb
             splits = [FashionMNIST(scratch, train, download=not source.is_dir()) for train in (True, False)]
         except (RuntimeError, OSError) as error:
             raise DataError(
-                f"Fashion-MNIST is neither whole in {source} nor to be downloaded ({error}). Install Debian's "
-                "package dataset-fashion-mnist, or name the folder with its four .gz files."
+                f"Fashion-MNIST is not complete in {source} and cannot be downloaded ({error}): install Debian's "
+                "package dataset-fashion-mnist, or give the folder with its four .gz files."
             ) from error
     total = sum(map(len, splits))
     for images, name, before in zip(splits, ("train", "test"), (0, len(splits[0])), strict=True):
@@ -47,7 +47,7 @@ def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lamb
 
 
 def _unpack(source: Path, scratch: Path) -> None:
-    """Lay the files where torchvision looks for them."""
+    """Unpack the files into the folder that torchvision reads."""
     raw = scratch / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for packed in source.glob("*-ubyte.gz"):

@@ -1,8 +1,8 @@
-"""label_methods.json: how well the cheaper label methods agree with exact labels, and how much faster they are.
+"""label_methods.json: agreement of the cheaper label methods with exact labels, and their speed.
 
     python -m tokfilter.benchmarks label-methods model.pt DATA --images 256 -o label_methods.json
 
-Every batch is labelled by every method in turn, so that what the machine does meanwhile meets all of them alike.
+Every batch is labelled by all methods in turn, so that other load on the machine affects all of them equally.
 """
 
 import math
@@ -30,7 +30,7 @@ from tokfilter.train.token_sets import Grouping, groups_of_tokens
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["BUDGETS", "compare_methods", "document_from_methods", "methods", "rank_correlation", "shared"]
+__all__ = ["BUDGETS", "compare_methods", "document_from_methods", "main", "methods", "rank_correlation", "top_overlap"]
 
 BUDGETS: Final[tuple[Keep, ...]] = (0.7, 0.5, 0.35, 0.25)
 EXACT: Final = "exact"
@@ -39,7 +39,7 @@ _HALVES: Final[tuple[LabelPrecision, ...]] = ("bf16", "fp16")
 
 
 def methods(mask: MaskConfig | None = None) -> dict[str, LabelConfig]:
-    """Names of the methods that are compared, and their settings; first-order has none for the mask ``removed``."""
+    """Name -> settings of the compared methods. First-order labels do not exist for the mask ``removed``."""
     mask = mask or MaskConfig()
     found = {EXACT: LabelConfig(mask), **{f"exact, {half}": LabelConfig(mask, precision=half) for half in _HALVES}}
     if mask.value != "removed":
@@ -64,13 +64,13 @@ def compare_methods(
     budgets: Sequence[Keep] = BUDGETS,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
 ) -> list[dict[str, Any]]:
-    """Label every image by every method. Returns one row per method, the first is the exact one; see the schema.
+    """Label every image by every method. Returns one row per method, the exact one first; see the schema.
 
-    Raises DataError when a method does not fit the model or the mask.
+    Raises DataError if a method does not support the model or the mask.
     """
     configs = configs or methods()
     model.eval()
-    _label(model, dataset, next(dataset.in_order(min(batch, 4))), configs, chunk)  # warms up, untimed
+    _label(model, dataset, next(dataset.in_order(min(batch, 4))), configs, chunk)  # warm-up, untimed
     found: dict[str, list[Tensor]] = {name: [] for name in configs}
     seconds: dict[str, list[float]] = {name: [] for name in configs}
     for done, part in enumerate(dataset.in_order(batch)):
@@ -92,7 +92,7 @@ def document_from_methods(
 ) -> dict[str, Any]:
     """The document (``schemas/label_methods.json``).
 
-    name: of the data
+    name: of the data set
     """
     return {
         **header("label-methods", command),
@@ -108,9 +108,9 @@ def document_from_methods(
 
 
 def rank_correlation(labels: Tensor, exact: Tensor) -> Interval:
-    """Spearman's rank correlation per image, its mean over the images with a normal interval at 95 %.
+    """Spearman's rank correlation per image: mean over the images with a normal interval at 95 %.
 
-    labels, exact: [n, N]; an image whose labels are all alike has none and counts 0
+    labels, exact: [n, N]; an image with constant labels counts as 0
     """
     pairs = zip(labels.numpy(), exact.numpy(), strict=True)
     values = torch.tensor([_spearman(one, other) for one, other in pairs], dtype=torch.float64)
@@ -118,8 +118,8 @@ def rank_correlation(labels: Tensor, exact: Tensor) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def shared(labels: Tensor, exact: Tensor, tokens: int) -> float:
-    """Share of the ``tokens`` best tokens by exact labels that are among the best by others; mean over the images."""
+def top_overlap(labels: Tensor, exact: Tensor, tokens: int) -> float:
+    """Fraction of the top ``tokens`` tokens by exact labels that are also top by ``labels``; mean over the images."""
     chosen = torch.zeros(exact.shape, dtype=torch.bool).scatter(1, exact.topk(tokens).indices, True)
     return float(chosen.gather(1, labels.topk(tokens).indices).float().mean())
 
@@ -154,7 +154,9 @@ def _row(
         "precision": config.precision,
         "passes": _passes(model, config),
         "spearman": asdict(rank_correlation(delta, exact)),
-        "overlap": [{"tokens": k, "shared": shared(delta, exact, k), "chance": k / model.num_patches} for k in counts],
+        "overlap": [
+            {"tokens": k, "shared": top_overlap(delta, exact, k), "chance": k / model.num_patches} for k in counts
+        ],
         "images_per_s": len(delta) / sum(seconds[name]),
         "speedup": asdict(speedup_from_pairs(seconds[EXACT], seconds[name])),
         "accuracy": None,
@@ -162,7 +164,7 @@ def _row(
 
 
 def _passes(model: FilteredViT, config: LabelConfig) -> int:
-    """Forward passes per image; a backward pass counts as two."""
+    """Forward passes per image; a backward pass counts as two forward passes."""
     if config.method == "first-order":
         return 3
     if config.method == EXACT:
@@ -179,9 +181,9 @@ def _spearman(one: Any, other: Any) -> float:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="Training images drawn.")
+@click.option("--images", type=click.IntRange(min=1), default=256, show_default=True, help="Random training images.")
 @click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
-@click.option("--name", help="What the data are called. Default: as their folder is.")
+@click.option("--name", help="Name of the data set. Default: its folder's name.")
 @threads_option(None, "Of PyTorch. Default: its own choice.")
 @output_option("label_methods.json")
 @json_option

@@ -2,11 +2,10 @@
 
     python -m tokfilter.benchmarks label-speed --model deit_tiny_patch16_224 --model fashion-mnist --batch 64
 
-A model is timm's, or that of a study (``study.py``). Both run in one process with the same threads, in the same
-precision and with as many images or variants per forward pass, in turn: plain, labels, plain, labels... The plain
-backbone runs in inference mode with nothing in its slot. Weights are random, which costs the same time as trained ones.
-The labels are compared first with those of single forward passes. What labels cost besides the variants (embedding,
-unmasked loss) is in their time.
+A model is timm's, or that of a study's task (``tasks.py``). Both run in one process with the same threads, precision
+and batch size, in turn: plain, labels, plain, labels... The plain backbone runs in inference mode without the filter.
+Weights are random; trained weights take the same time. Before they are timed, the labels are compared with labels of
+single forward passes. The time of the labels includes embedding and unmasked loss.
 """
 
 import sys
@@ -39,7 +38,7 @@ RESULT: Final = RESULTS / "label_speed.json"
 GOAL: Final = 0.95
 
 _TOLERANCES: Final[dict[LabelPrecision, float]] = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.1}
-"""In nats: sums are made in another order when the batch is another, and a loss of random weights is about 7."""
+"""In nats: the order of sums depends on the batch size. The loss with random weights is about 7."""
 
 
 def measure(
@@ -53,8 +52,8 @@ def measure(
     """One row of the document.
 
     batch: images of the plain backbone, and variants of the labels, per forward pass
-    images: labelled per round, None: what makes 12 batches; the plain backbone gets as many images as that makes
-        variants, in whole batches
+    images: labelled per round; None is as many as give 12 batches of variants. The plain backbone gets as many images
+        as there are variants, in whole batches
     Raises UnsupportedModelError, VerificationError.
     """
     torch.manual_seed(0)
@@ -90,11 +89,13 @@ def measure(
 
 
 def _difference(model: FilteredViT, image: Tensor, config: LabelConfig, chunk: int) -> float:
-    """The largest one, of labels in chunks from labels by one forward pass per token. Raises VerificationError."""
-    found, alone = (delta_loss(model, image, _classes(image), config, size)[0] for size in (chunk, 1))
-    difference = float((found - alone).abs().max())
+    """Largest difference of labels in chunks from labels by one forward pass per token. Raises VerificationError."""
+    chunked, single = (delta_loss(model, image, _classes(image), config, size)[0] for size in (chunk, 1))
+    difference = float((chunked - single).abs().max())
     if difference > _TOLERANCES[config.precision]:
-        raise VerificationError(f"labels in chunks of {chunk} are {difference:.2g} from labels one by one; not timed.")
+        raise VerificationError(
+            f"labels in chunks of {chunk} differ by {difference:.2g} from labels one by one, so they are not timed."
+        )
     return difference
 
 
@@ -111,7 +112,7 @@ def _pairs(
             for _ in range(times):
                 plain(pixels)
 
-    run_plain(1)  # warm up, untimed; the comparison has warmed the labels
+    run_plain(1)  # warm-up, untimed; the labels were run by the comparison
     for _ in range(rounds):
         seconds["plain"].append(_timed(lambda: run_plain(passes)) / (passes * batch))
         seconds["labels"].append(_timed(lambda: delta_loss(model, few, classes, config, batch)) / variants)
@@ -126,18 +127,26 @@ def _architecture(name: str) -> Architecture:
     return TASKS[name].architecture if name in TASKS else Architecture(name)
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def _timed(call: Callable[[], Any]) -> float:
     begun = perf_counter()
-    work()
+    call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return perf_counter() - begun
 
 
 @click.command()
-@click.option("--model", multiple=True, default=("deit_tiny_patch16_224",), show_default=True, help="Repeatable.")
+@click.option(
+    "--model",
+    multiple=True,
+    default=("deit_tiny_patch16_224",),
+    show_default=True,
+    help="Name in timm, or a task of the study. Repeatable.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--images", type=click.IntRange(min=1), help="Labelled per round. Default: what makes 12 batches.")
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Images labelled per round. Default: as many as give 12 batches."
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--mask", type=click.Choice(["zero", "mean", "removed"]), default="zero", show_default=True)
 @click.option(

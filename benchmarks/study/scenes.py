@@ -1,8 +1,8 @@
 """digits-in-scenes: colour photographs with real handwritten digits pasted in, written as a folder of images per class.
 
-Everything comes with scikit-learn: 1,797 handwritten digits of 8x8 pixels (UCI, Alpaydin and Kaynak 1998) and two
-photographs. Nothing leaks from training to test: a digit instance belongs to one split, and so does every photo column
-(training takes the left 70 % of each photograph, test the rest; no window crosses the border).
+All data come with scikit-learn: 1,797 handwritten digits of 8x8 pixels (UCI, Alpaydin and Kaynak 1998) and two
+photographs. Training and test share no data: a digit instance belongs to one split, and so does every photo column
+(training uses the left 70 % of each photograph, test the rest; no window crosses the border).
 """
 
 from collections.abc import Callable
@@ -28,16 +28,16 @@ _INK = 15.9  # digits come in 0..16
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What a scene looks like. Lengths in pixels, brightness and contrast in grey levels of 255.
+    """Appearance of the scenes. Lengths in pixels, brightness and contrast in grey levels of 255.
 
     size: height and width of a scene
-    digits: side lengths that a pasted digit can have
-    step: the digit's corner lies on multiples of it, which keeps the task learnable from 8,000 scenes in minutes
-    jitter: at most so many pixels off those multiples
+    digits: possible side lengths of a pasted digit
+    step: the digit's corner is at a multiple of it, so that 8,000 scenes and some minutes are enough for training
+    jitter: largest distance from those multiples
     brightness: range of the factor on the photograph
-    contrast: range of the grey levels that a digit is brighter than the place where it stands
-    tint: at most so many grey levels by which a digit's colour channels differ from its grey
-    window: range of the side of the photo window that a scene shows
+    contrast: range of the grey levels by which a digit is brighter than its background
+    tint: largest difference of a digit's colour channels from its grey level
+    window: range of the side of the photo window behind a scene
     """
 
     size: int = 64
@@ -76,7 +76,7 @@ def write_scenes(
     """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError."""
     for split, count in zip(_SPLITS, (train, test), strict=True):
         images, classes = scene_images(split, count, seed, config)
-        for digit in set(classes.tolist()):  # a class that a handful of scenes lacks gets no empty folder
+        for digit in set(classes.tolist()):  # no empty folder for a class without scenes
             (folder / split / str(digit)).mkdir(parents=True, exist_ok=True)
         for i, (image, digit) in enumerate(zip(images, classes, strict=True)):
             Image.fromarray(image).save(folder / split / str(digit) / f"{i:05d}.png", compress_level=1)
@@ -86,17 +86,17 @@ def write_scenes(
 
 
 def _photos(split: str) -> list[Pixels]:
-    found = []
+    parts = []
     for photo in load_sample_images().images:
         border = int(photo.shape[1] * _TRAIN_COLUMNS)
-        found.append(photo[:, :border] if split == "train" else photo[:, border:])
-    return found
+        parts.append(photo[:, :border] if split == "train" else photo[:, border:])
+    return parts
 
 
 def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
     """Ink of each digit of a split, [n, 8, 8] in 0..1, and its class [n]."""
     values, classes = load_digits(return_X_y=True)
-    # One fixed shuffle, whatever the seed: no instance is a training digit in one run and a test digit in another.
+    # One fixed shuffle for all seeds: a training digit of one run is never a test digit of another.
     order = np.random.default_rng(0).permutation(len(values))
     chosen = order[:_TRAIN_DIGITS] if split == "train" else order[_TRAIN_DIGITS:]
     return (values[chosen].reshape(-1, 8, 8) * _INK / 255).astype(np.float32), classes[chosen]

@@ -1,10 +1,10 @@
 """trained_vit.json: the whole method on trained weights, a ViT-S/14 of the DINOv2 shape, with Fashion-MNIST.
 
-``python -m tokfilter.benchmarks trained-vit WORK`` takes the weights from a wheel (``export_trained.py`` says how to
-get it), fits a linear head to frozen features, labels images with delta loss, trains filters, and measures top-1
-against the budget with baselines beside them: on the backbone as it was, which never saw that tokens can be missing, and
-after a short fine-tuning, the same for each. Pictures of kept tokens go to ``docs/``. An interrupted run goes on; all
-of it is about half an hour of one core.
+``python -m tokfilter.benchmarks trained-vit WORK`` reads the weights from a wheel (see ``pretrained_vit.py``), fits a
+linear head to frozen features, labels images with delta loss, trains filters, and measures top-1 at each budget with
+baselines: on the frozen backbone, which was never trained with missing tokens, and after a short fine-tuning, the same
+for all. Pictures of kept tokens are written to ``docs/``. An interrupted run continues; in all it takes about half an
+hour of one core.
 """
 
 import json
@@ -42,26 +42,26 @@ __all__ = ["BUDGETS", "METHODS", "RESULT", "measure"]
 RESULT: Final = RESULTS / "trained_vit.json"
 BUDGETS: Final = (1.0, 0.7, 0.5, 0.35, 0.25)
 FILTERS: Final[dict[str, Objective]] = {"filter": "threshold", "regression": "regression", "ranking": "ranking"}
-"""Our name of a filter -> the objective that it learned by."""
+"""Row name of a filter -> its training objective."""
 
 METHODS: Final = ("full", "filter", "random", "centre", "norm", "evit", "tome", "regression", "ranking")
 
 
 def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None = None) -> dict[str, Any]:
-    """Everything but the pictures. Returns the document; ``folder/filter.pt`` is the model. Raises DataError."""
+    """All measurements, without the pictures. Returns the document; writes ``folder/filter.pt``. Raises DataError."""
     sizes = sizes or Sizes()
     images = images_of(folder / "data", sizes, progress)
     bundles = {name: _bundle(name, folder, images, wheels, progress) for name in FILTERS}
     bundle = bundles["filter"]
     tests = ImageDataset(images["test"], bundle.preprocessing, progress)
     frozen, tuned = folder / "answers", folder / "tuned-answers"
-    answers = {
-        method: _answers(partial(_model, method, bundles.get(method, bundle)), method, tests, frozen, progress)
+    correct = {
+        method: _predictions(partial(_model, method, bundles.get(method, bundle)), method, tests, frozen, progress)
         for method in METHODS
     }
-    rows = [row for method in METHODS for row in _rows(method, bundle, answers[method], answers["filter"], False)]
-    answers = {
-        method: _answers(
+    rows = [row for method in METHODS for row in _rows(method, bundle, correct[method], correct["filter"], False)]
+    correct = {
+        method: _predictions(
             partial(tuned_model, method, bundle, images["tuned"], folder / "tuned", progress),
             method,
             tests,
@@ -70,21 +70,25 @@ def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None 
         )
         for method in TUNED
     }
-    rows += [row for method in TUNED for row in _rows(method, bundle, answers[method], answers["filter"], True)]
+    rows += [row for method in TUNED for row in _rows(method, bundle, correct[method], correct["filter"], True)]
     settings = {
         **asdict(sizes),
         "interval": "Wilson, 95 %, for one model on these images",
         "filter_ahead": "images that only the filter gets right, and that only this row gets right",
         "fine_tuning": asdict(TUNING),
     }
-    model = {"architecture": ARCHITECTURE.name, **ARCHITECTURE.kwargs, "patches": model_from_bundle(bundle).patches}
     return {
-        "model": model,
+        "model": _model_facts(bundle),
         "data": {"name": "Fashion-MNIST", "images": len(tests), "classes": 10},
         "settings": settings,
         "labels": _label_facts(bundle, folder),
         "rows": rows,
     }
+
+
+def _model_facts(bundle: Bundle) -> dict[str, Any]:
+    num_patches = model_from_bundle(bundle).num_patches
+    return {"architecture": ARCHITECTURE.name, **ARCHITECTURE.kwargs, "patches": num_patches}
 
 
 def _bundle(name: str, folder: Path, images: Mapping[str, ImageList], wheels: Path, progress: Progress) -> Bundle:
@@ -94,16 +98,16 @@ def _bundle(name: str, folder: Path, images: Mapping[str, ImageList], wheels: Pa
     return load_bundle(path)
 
 
-def _answers(
+def _predictions(
     make: Callable[[], Any], method: str, tests: ImageDataset, folder: Path, progress: Progress
 ) -> dict[int, Any]:
-    """Budget -> whether each test image is classified right by the model that ``make`` gives. Kept in ``folder``."""
+    """Budget -> whether each test image is classified correctly by the model from ``make``. Stored in ``folder``."""
     kept = folder / f"{method}.json"
     if kept.is_file():
         return {int(k): np.array(right) for k, right in json.loads(kept.read_text(encoding="utf-8")).items()}
     model = make()
     budgets = [tokens_from_keep(keep, model.num_patches) for keep in BUDGETS]
-    found = {row.tokens: _right(model, row.tokens, tests, progress) for row in rows_of(method, model, budgets)}
+    found = {row.tokens: _correct(model, row.tokens, tests, progress) for row in rows_of(method, model, budgets)}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(kept, {str(k): right.astype(int).tolist() for k, right in found.items()})
     return found
@@ -114,20 +118,20 @@ def _model(method: str, bundle: Bundle) -> Any:
 
 
 @torch.inference_mode()
-def _right(model: Any, tokens: int, tests: ImageDataset, progress: Progress) -> Any:
-    right = []
+def _correct(model: Any, tokens: int, tests: ImageDataset, progress: Progress) -> Any:
+    parts = []
     for done, batch in enumerate(tests.in_order(50)):
-        right.append(model(tests.normalised(batch.images), tokens).argmax(1) == batch.labels)
+        parts.append(model(tests.normalised(batch.images), tokens).argmax(1) == batch.labels)
         progress(f"{type(model).__name__}, {tokens} tokens", done * 50 / len(tests))
-    return torch.cat(right).numpy()
+    return torch.cat(parts).numpy()
 
 
 def _rows(
-    method: str, bundle: Bundle, answers: dict[int, Any], filtered: dict[int, Any], tuned: bool
+    method: str, bundle: Bundle, correct: dict[int, Any], filtered: dict[int, Any], tuned: bool
 ) -> list[dict[str, Any]]:
     model = _model(method, bundle)
     rows = []
-    for tokens, right in sorted(answers.items(), reverse=True):
+    for tokens, right in sorted(correct.items(), reverse=True):
         low, high = wilson(int(right.sum()), len(right))
         row = {
             "method": method,
@@ -148,7 +152,7 @@ def _rows(
 
 
 def _label_facts(bundle: Bundle, folder: Path) -> dict[str, Any]:
-    """What delta loss looks like here, and how well the filter ranks the tokens that it was trained on."""
+    """Statistics of the delta-loss labels."""
     delta = LabelStore(folder / "labels").read().delta
     record = bundle.training["filter"]
     return {

@@ -1,4 +1,4 @@
-"""Two sheets of pictures: what the filter of the study on trained weights keeps of photos, and of its test images."""
+"""Two contact sheets of kept tokens, by the filter on trained weights: photos, and images of the test set."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from PIL import Image
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.images import open_image
-from tokfilter.benchmarks.study.export_trained import photo_files
+from tokfilter.benchmarks.study.pretrained_vit import photo_files
 from tokfilter.runtime.pictures import heat_picture, kept_picture, tiled
 from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.vit.bundle import model_from_bundle
@@ -22,14 +22,14 @@ __all__ = ["sheet_from_images", "write_pictures"]
 
 _TILE: Final = 84
 _GAP: Final = 4
-_COLOURS: Final = 96  # a palette makes a PNG of photos a third of its size
+_COLOURS: Final = 96  # a palette cuts the size of a PNG of photos to a third
 
 
 def write_pictures(bundle: Bundle, tests: Path, wheels: Path, folder: Path) -> list[Path]:
     """Write ``trained-vit-photos.png`` and ``trained-vit-fashion.png``. Returns the paths. Raises DataError.
 
-    tests: folder with one subfolder per class, of which the first image is shown
-    wheels: folder with the wheel foolbox, whose photos the filter never saw the like of
+    tests: folder with one subfolder per class; the first image of each is shown
+    wheels: folder with the wheel foolbox; its photos are unlike the filter's training data
     """
     photos = [Image.open(io.BytesIO(content)).convert("RGB") for content in photo_files(wheels).values()]
     clothes = [open_image(min(path.iterdir())) for path in sorted(tests.iterdir()) if path.is_dir()]
@@ -48,7 +48,7 @@ def write_pictures(bundle: Bundle, tests: Path, wheels: Path, folder: Path) -> l
 def sheet_from_images(
     bundle: Bundle, images: Sequence[Image.Image], keeps: Sequence[float] = (0.5, 0.25)
 ) -> Image.Image:
-    """One column per image: its scores as a heat map, then what is kept at each budget."""
+    """One column per image: its scores as a heat map, then the kept tokens at each budget."""
     transform = preprocess_from_fields(asdict(bundle.preprocessing))
     inputs = torch.from_numpy(np.stack([transform.input_from_view(transform.view(image)) for image in images]))
     model = model_from_bundle(bundle)
@@ -65,7 +65,7 @@ def sheet_from_images(
 
 
 def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets below each other."""
+    """One sheet below the other."""
     height = sum(sheet.height for sheet in sheets) + 3 * _GAP * (len(sheets) - 1)
     whole, y = Image.new("RGB", (max(sheet.width for sheet in sheets), height), "white"), 0
     for sheet in sheets:

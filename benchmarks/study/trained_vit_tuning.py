@@ -1,4 +1,4 @@
-"""Fine-tuning of the trained weights, alike for the filter and for baselines: few steps, each with budgets drawn anew."""
+"""Short fine-tuning of the trained weights, the same for the filter and for baselines, with random budgets per step."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -18,14 +18,14 @@ TUNING: Final = FineTuning(TrainingPlan(200, batch=32, lr=5e-5), low=0.2, augmen
 
 
 def tuned_model(method: str, bundle: Bundle, images: ImageList, folder: Path, progress: Progress) -> Any:
-    """The method's model, every weight but the scorer's fine-tuned on ``images``; goes on from what lies in ``folder``.
+    """The method's model with every weight except the scorer's fine-tuned on ``images``.
 
-    Raises DataError when what lies there is another run's.
+    An interrupted run continues from its checkpoint in ``folder``. Raises DataError for the checkpoint of another run.
     """
     model = model_of(method, bundle)
     model.requires_grad_(True)
     model.scorer.requires_grad_(False)
     dataset = ImageDataset(images, bundle.preprocessing, progress)
-    work = RunDir(folder / method, resume=True, save_seconds=120, progress=progress)
-    train_elastic(model, dataset, TUNING, 0, work)
+    run_dir = RunDir(folder / method, resume=True, save_seconds=120, progress=progress)
+    train_elastic(model, dataset, TUNING, 0, run_dir)
     return model

