@@ -49,14 +49,16 @@ class TensorImages:
 class TensorDataset:
     """Images as the model takes them (``TrainingData``).
 
-    pixels: [n, 3, H, W], float32
+    pixels: [m, 3, H, W], float32, in a file
     labels: [n], int64
+    rows: [n], place of each image in ``pixels``
     """
 
     images: TensorImages
     preprocessing: Preprocessing
     pixels: Tensor
     labels: Tensor
+    rows: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,12 +68,12 @@ class TensorDataset:
         chosen = list(positions)
         digest = hashlib.sha256(f"{self.images.sha256} {chosen}".encode()).hexdigest()
         images = TensorImages(tuple(self.images.files[i] for i in chosen), digest)
-        return replace(self, images=images, pixels=self.pixels[chosen], labels=self.labels[chosen])
+        return replace(self, images=images, labels=self.labels[chosen], rows=self.rows[chosen])
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
         """One batch for each tensor of positions in ``order``."""
         for positions in order:
-            yield Batch(self.pixels[positions], self.labels[positions], positions)
+            yield Batch(self.pixels[self.rows[positions]], self.labels[positions], positions)
 
     def normalised(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """The images of a batch on the device; they are normalised already."""
@@ -81,7 +83,7 @@ class TensorDataset:
 def dataset_from_loader(
     data: Any, preprocessing: Preprocessing, classes: int, file: Path, progress: Progress
 ) -> TensorDataset:
-    """Read a torch DataLoader, or a Dataset of single images, once.
+    """Read a torch DataLoader, or a Dataset of single images, once and to its end.
 
     preprocessing: the model's own; its input size is checked
     file: where the pixels are written, 4 bytes each
@@ -102,7 +104,7 @@ def dataset_from_loader(
     joined = torch.cat(labels)
     pixels = np.memmap(file, dtype=np.float32, mode="c", shape=(len(joined), *preprocessing.input_size))
     names = TensorImages(tuple(f"{i:09d}" for i in range(len(joined))), digest.hexdigest())
-    return TensorDataset(names, preprocessing, torch.from_numpy(pixels), joined)
+    return TensorDataset(names, preprocessing, torch.from_numpy(pixels), joined, torch.arange(len(joined)))
 
 
 def _loader(data: Any) -> DataLoader[Any]:

@@ -68,6 +68,11 @@ def test_a_loader_trains_filter_and_backbone_in_place():
     assert steps[0] == "reading images" and steps[-1].startswith("finetune")
 
 
+def test_a_part_of_the_images_is_labelled():
+    record = fit(small(), images(), overrides={**QUICK, "labels.limit": 7, "stages": ["label", "filter"]})
+    assert record["label"]["images"] == 7 and record["data"]["train"]["images"] == 24
+
+
 def test_a_dataset_and_a_loader_of_it_give_the_same_model():
     one, other = small(), small()
     fit(one, images(), overrides=QUICK)

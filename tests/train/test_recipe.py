@@ -1,5 +1,6 @@
 """Recipes: the defaults by number, round trip through TOML, and refusals by name, type and range."""
 
+import numpy as np
 import pytest
 
 from tokfilter.artifacts.bundle import FilterConfig
@@ -100,6 +101,13 @@ def test_a_file_may_name_a_few_settings_and_overrides_come_last(tmp_path):
     assert changed("labels.rho=0.1", "labels.rho=none") == Recipe()
 
 
+def test_numbers_of_numpy_are_numbers():
+    values = {"labels.limit": np.int64(3), "finetune.lr": np.float32(0.5), "keep": np.int64(4)}
+    found = changed_recipe(Recipe(), values)
+    assert (found.labels.limit, found.finetune.lr, found.keep) == (3, 0.5, 4)
+    assert [type(value) for value in (found.labels.limit, found.finetune.lr, found.keep)] == [int, float, int]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -111,6 +119,8 @@ def test_a_file_may_name_a_few_settings_and_overrides_come_last(tmp_path):
         ("finetune.epochs=0", "finetune.epochs expects a number in (0, inf), got 0"),
         ("finetune.epochs=many", "finetune.epochs expects a number in (0, inf), got 'many'"),
         ("finetune.lr=nan", "finetune.lr expects a number in (0, inf), got nan"),
+        ("seed=" + "9" * 400, "seed expects a whole number"),
+        ("finetune.lr=" + "9" * 400, "finetune.lr expects a number in (0, inf)"),
         ("finetune.budgets=1", "finetune.budgets expects a whole number in [2, inf), got 1"),
         ("finetune.min_keep=1.5", "finetune.min_keep expects a number in (0, 1], got 1.5"),
         ("filter.width=2.5", "filter.width expects a whole number in [1, inf), got 2.5"),
