@@ -86,7 +86,7 @@ class ExportOptions:
 
 
 def range_from_text(text: str) -> Range:
-    """Read ``min:opt:max``; a single number stands for all three. Raises BudgetError."""
+    """Read ``min:opt:max``; one number is all three. Raises BudgetError."""
     if not re.fullmatch(r"\d+(:\d+:\d+)?", text.strip()):
         raise BudgetError(f"a range must be min:opt:max or one number, got {text!r}.")
     numbers = [int(part) for part in text.split(":")]

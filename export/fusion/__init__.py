@@ -19,7 +19,7 @@ decided by running them::
       scores     tokens
            |     |
         TokenSelect --> indices, for other readers  apply        the node takes the place of all that
-             |                                                   nobody else reads
+             |                                                   has no other readers
       kept rows [B, P+k, C]                         compare      both whole graphs give the same bits
 
 ``rewrite`` runs these steps for every TopK of a graph, ``shapes`` infers its types and dimensions, ``io`` reads and

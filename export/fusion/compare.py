@@ -37,10 +37,10 @@ def compare_graphs(original: Path, fused: Path, sizes: Mapping[str, int]) -> lis
     names = [output.name for output in reference.get_outputs()]
     del reference  # never two large models in memory at once
     candidate = _session(fused)
-    for feeds, wanted in feeds_and_outputs:
+    for feeds, expected in feeds_and_outputs:
         shape = {name: list(value.shape) for name, value in feeds.items()}
-        for name, want, found in zip(names, wanted, candidate.run(names, feeds), strict=True):
-            _check_same(name, want, found, shape)
+        for name, reference_output, found in zip(names, expected, candidate.run(names, feeds), strict=True):
+            _check_same(name, reference_output, found, shape)
         shapes.append(shape)
     return shapes
 
@@ -90,11 +90,11 @@ def _random_inputs(session: Any, sizes: Mapping[Any, int], seed: int) -> dict[st
     return feeds
 
 
-def _check_same(name: str, wanted: NDArray[Any], found: NDArray[Any], shape: Mapping[str, list[int]]) -> None:
-    if wanted.shape != found.shape or wanted.dtype != found.dtype:
-        difference = f"is {found.dtype} {list(found.shape)}, expected {wanted.dtype} {list(wanted.shape)}"
-    elif wanted.tobytes() != found.tobytes():
-        difference = f"differs in {int((wanted != found).sum())} of {wanted.size} elements"
+def _check_same(name: str, expected: NDArray[Any], found: NDArray[Any], shape: Mapping[str, list[int]]) -> None:
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        difference = f"is {found.dtype} {list(found.shape)}, expected {expected.dtype} {list(expected.shape)}"
+    elif expected.tobytes() != found.tobytes():
+        difference = f"differs in {int((expected != found).sum())} of {expected.size} elements"
     else:
         return
     raise VerificationError(

@@ -60,10 +60,10 @@ class Probe:
 
     def first_difference(self, k: int, prefix: int) -> str:
         """The first row that differs from the reference's, as a message."""
-        found, wanted = np.concatenate(self.parts, axis=1), self._expected(k, prefix, "score")[0]
-        image, row = np.argwhere((found != wanted).any(axis=2))[0]
+        found, expected = np.concatenate(self.parts, axis=1), self._expected(k, prefix, "score")[0]
+        image, row = np.argwhere((found != expected).any(axis=2))[0]
         return (
-            f"at a batch of {len(wanted)}, row {row} of image {image} should be {self._place(wanted[image, row])} "
+            f"at a batch of {len(expected)}, row {row} of image {image} should be {self._place(expected[image, row])} "
             f"but is {self._place(found[image, row])}"
         )
 
@@ -112,5 +112,5 @@ def _known(shape: tuple[int, ...] | None, what: str) -> tuple[int, ...]:
     return shape
 
 
-def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-    return found.shape == wanted.shape and bool((found == wanted).all())
+def _same(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+    return found.shape == expected.shape and bool((found == expected).all())

@@ -170,8 +170,8 @@ def _check(
     feeds: dict[str, npt.NDArray[Any]] = {"images": (pixels / 255 - mean) / std}
     if entry.role == "filtered" and entry.budget is None:
         feeds["slots"] = np.zeros(tokens, np.int32)
-    wanted = outputs_of(original, entry.precision, feeds)["logits"].astype(np.float64)
-    powers = np.exp(wanted - wanted.max(axis=1, keepdims=True))
+    expected = outputs_of(original, entry.precision, feeds)["logits"].astype(np.float64)
+    powers = np.exp(expected - expected.max(axis=1, keepdims=True))
     offsets = np.array(normalisation.offsets, np.float32)[:, None, None]
     frames = np.float32(normalisation.factor) * (pixels - offsets)
     found = outputs_of(written, entry.precision, {"images": frames})["probabilities"]

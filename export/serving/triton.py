@@ -131,9 +131,9 @@ def _check_batched(original: Path, model: Path, manifest: Manifest, entry: Entry
     card = manifest.model
     images = np.random.default_rng(0).standard_normal((_BATCH, *card.input_size), np.float32)
     for k in {card.keep, card.num_patches}:
-        wanted = outputs_of(original, entry.precision, {"images": images, "slots": np.zeros(k, np.int32)})
+        expected = outputs_of(original, entry.precision, {"images": images, "slots": np.zeros(k, np.int32)})
         found = outputs_of(model, entry.precision, {"images": images, "slots": np.zeros((_BATCH, k), np.int32)})
-        require_same(model, found["logits"], wanted["logits"], entry.precision)
+        require_same(model, found["logits"], expected["logits"], entry.precision)
 
 
 def _add_plugin(folder: Path, chosen: Sequence[Entry], plugin: Path | None) -> Path | None:

@@ -11,7 +11,7 @@ from tokfilter.runtime.verification import verify
 
 
 class Replay:
-    """Answers with given outputs, whatever it is asked: what is tested is the judge, not an engine."""
+    """A session with given outputs: the comparison is tested, not an engine."""
 
     inputs = (TensorSpec("images", ("batch", 3, 32, 32), np.dtype(np.float32)),)
     budgets = Budgets(1, 16, 8, 16)
@@ -77,7 +77,7 @@ def test_nan_is_refused_even_where_no_golden_logits_are(chosen, golden):
         verify(Replay(golden, poisoned), chosen, golden, 1, 5)
 
 
-def test_the_refusal_says_what_differs(chosen, golden):
+def test_the_error_has_the_figures(chosen, golden):
     with pytest.raises(VerificationError, match=r"model.onnx differs .* batch of 2 and 8 tokens: logits 0\.1"):
         verify(Replay(golden, shifted), chosen, golden, 2, 8)
 

@@ -150,7 +150,7 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
         (["--rtx", "--budget", "1:8:17"], 1, "max <= 16"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(copied, monkeypatch, arguments, code, words):
+def test_mistakes_are_reported_without_a_traceback(copied, monkeypatch, arguments, code, words):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     before = contents(copied)

@@ -34,7 +34,7 @@ def test_an_export_tells_each_check_and_each_file(quick, bundle_file, tmp_path):
 
 
 def test_a_package_may_come_under_another_name(quick, bundle_file, tmp_path, monkeypatch):
-    """onnxruntime-gpu brings onnxruntime; no distribution of that name is installed then."""
+    """onnxruntime-gpu installs onnxruntime; no distribution of that name is installed then."""
 
     def renamed(package):
         if package == "onnxruntime":
@@ -74,7 +74,7 @@ def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):
         (["--trt", "--no-verify"], 4, "package tensorrt"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(quick, monkeypatch, bundle_file, tmp_path, arguments, code, words):
+def test_mistakes_are_reported_without_a_traceback(quick, monkeypatch, bundle_file, tmp_path, arguments, code, words):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     result = run("export", bundle_file, "-o", tmp_path / "out", *arguments)
     assert result.exit_code == code

@@ -107,7 +107,7 @@ def test_other_inputs_or_outputs_are_stopped(traced_graph, tmp_path, reference, 
         require_passed(checks_of(graph, tmp_path, reference, golden))
 
 
-def test_golden_outputs_of_the_bundle_are_believed_not_computed_again(bundle_file, golden):
+def test_golden_outputs_of_the_bundle_are_not_computed_again(bundle_file, golden):
     bundle = load_bundle(bundle_file)
     reference = Reference(model_from_bundle(bundle))
     bundle.golden.logits[8].add_(1)

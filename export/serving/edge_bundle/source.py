@@ -75,7 +75,7 @@ def _editable() -> Iterator[tuple[str, Path]]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib  # the extra dev brings it
+        import tomli as tomllib  # the extra dev installs it
     settings = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     for package in settings["packages"]:
         folder = _ROOT.joinpath(*package.split(".")[1:])

@@ -79,7 +79,7 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
     compiled = (
         f"The plugin library is `out/{plugin}`; one that `{_TOKFILTER} plugin build` compiles here takes precedence."
         if plugin
-        else "The plugin is compiled by nvcc and g++; pip brings CMake."
+        else "The plugin is compiled by nvcc and g++; pip installs CMake."
     )
     build = (".venv/bin/pip install cmake ninja", f"{_TOKFILTER} plugin build --architectures native")
     return Step(

@@ -256,7 +256,7 @@ def test_all_forms_in_one_graph_from_dynamo(foreign_graph, tmp_path):
         (K, *form[1:]) for form in FORMS.values()
     ]
     assert report.near_misses == ()
-    # Two orders in one graph: one function body serves both, told by a number.
+    # Two orders in one graph: one function body serves both, selected by an attribute.
     nodes = [node for node in onnx.load(target).graph.node if node.op_type == "TokenSelect"]
     attributes = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
     assert all(a["by_position"] == (a["order"] == b"position") for a in attributes)

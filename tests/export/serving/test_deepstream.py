@@ -83,7 +83,7 @@ def test_a_budget_without_a_graph_of_its_own_is_baked_in(export_directory, tmp_p
     assert graph.functions, "native operators stand in for the plugin"
 
 
-def test_the_configuration_says_what_is_there(export_directory, tmp_path):
+def test_the_configuration_of_the_exported_model(export_directory, tmp_path):
     written = deepstream_classifier(export_directory, tmp_path / "n", DeepStreamOptions(batch=4, threshold=0.25))
     keys = keys_of(tmp_path / "n")
     assert keys == written.keys

@@ -284,10 +284,10 @@ def test_the_commands_of_readme_work_in_a_bare_environment(edge_tar, tmp_path):
     steps = steps_of((place / "README.md").read_text())
     commands = [command for name in ("files", "install", "cpu") for command in steps[name]]
     shorter = {command: f"{command} --duration 0.3 --warm-up 0.1" for command in commands if " bench " in command}
-    said = [shell(shorter.get(command, command)) for command in commands]
+    outputs = [shell(shorter.get(command, command)) for command in commands]
     for absent in ("torch", "timm", "onnx", "jinja2"):
         assert "No module named" in shell(f".venv/bin/python -c 'import {absent}' 2>&1 || true")
-    assert "model.onnx, batch 2, 8 tokens: logits and indices as torch's" in "".join(said)
+    assert "model.onnx, batch 2, 8 tokens: logits and indices as torch's" in "".join(outputs)
     document = json.loads((place / "cpu.json").read_text())
     schema = json.loads((ROOT / "benchmarks" / "schemas" / "bench.json").read_text())
     Draft202012Validator(schema).validate(document)

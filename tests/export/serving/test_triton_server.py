@@ -126,15 +126,15 @@ def test_requests_are_joined_and_each_keeps_its_budget(client, golden):
 
     They come in runs, because Triton ends a batch at the first request of another shape.
     """
-    asked = [(row % 3, k) for k in (4, 8, 11) for row in range(40)]
+    requests = [(row % 3, k) for k in (4, 8, 11) for row in range(40)]
     before = counts(client)
     with ThreadPoolExecutor(24) as pool:
-        jobs = [pool.submit(ask, client, "filtered_fp32_onnx", golden.images[row : row + 1], k) for row, k in asked]
-        for (row, k), job in zip(asked, jobs, strict=True):
+        jobs = [pool.submit(ask, client, "filtered_fp32_onnx", golden.images[row : row + 1], k) for row, k in requests]
+        for (row, k), job in zip(requests, jobs, strict=True):
             np.testing.assert_allclose(job.result().as_numpy("logits")[0], golden.logits[k][row], atol=1e-4)
             np.testing.assert_array_equal(job.result().as_numpy("indices")[0], golden.expected_indices(k)[row])
     inferences, executions = (after - then for after, then in zip(counts(client), before, strict=True))
-    assert inferences == len(asked) and executions < len(asked) / 1.5
+    assert inferences == len(requests) and executions < len(requests) / 1.5
 
 
 def counts(client):
