@@ -1,4 +1,4 @@
-"""The settings of a training with every length in optimiser steps. ``recipe.py`` makes them from a recipe's epochs."""
+"""The settings of a training, with lengths in optimiser steps; ``recipe.py`` converts a recipe's epochs."""
 
 from dataclasses import dataclass, field
 from typing import Final

@@ -20,7 +20,7 @@ from tokfilter.train.listing import Part, listing_from_path
 __all__ = ["ImageList", "Progress", "Splits", "checked", "images_from_folder", "quiet", "splits_from_folder"]
 
 Progress = Callable[[str, float], None]
-"""(step, completed fraction): called as long work goes on."""
+"""(step, completed fraction): called during long steps."""
 
 
 def quiet(step: str, fraction: float) -> None:

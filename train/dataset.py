@@ -60,7 +60,7 @@ class TrainingData(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images become the model's input."""
+        """Resize, crop and normalisation of the images."""
 
     def __len__(self) -> int: ...
 
@@ -90,7 +90,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         fields = asdict(preprocessing)
         mean, std = (torch.tensor(fields[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
         self._mean, self._std = mean * 255, std * 255
-        # Without normalisation timm's transform ends in 8-bit pixels.
+        # Without normalisation the result of timm's transform is uint8.
         self._transform: Any = create_transform(**fields, is_training=False, normalize=False)
         channels, height, width = preprocessing.input_size
         fits = len(images) * channels * height * width <= hold_bytes

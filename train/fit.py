@@ -85,7 +85,7 @@ def fit(
 
 
 def _note(model: FilteredViT, dataset: TrainingData, record: dict[str, Any]) -> None:
-    """Keep with the model what its bundle records of the training."""
+    """Store the record with the model, for its bundle."""
     if model.info is None:
         return
     (batch,) = dataset.batches([torch.arange(min(_EXAMPLES, len(dataset)))])
@@ -117,7 +117,7 @@ def _folder(folder: str | Path | None) -> Iterator[Path]:
 def _datasets_from_folder(
     root: Path, recipe: Recipe, preprocessing: Preprocessing, classes: int, progress: Progress
 ) -> tuple[ImageDataset, ImageDataset, dict[str, Any]]:
-    """Training and test images with what is recorded of them. Raises DataError."""
+    """Training images, test images, and their entry in the record. Raises DataError."""
     splits = splits_from_folder(root, holdout=recipe.data.holdout)
     if len(splits.train.class_names) != classes:
         raise DataError(

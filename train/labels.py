@@ -75,7 +75,7 @@ class LabelConfig:
             raise DataError(f"the fraction of important tokens must lie between 0 and 1, got {self.fraction}.")
 
     def record(self) -> dict[str, Any]:
-        """Plain values for the training record, which calls the fraction ``share``."""
+        """Plain values for the training record, where the key of the fraction is ``share``."""
         names = {"fraction": "share"}
         return {names.get(name, name): value for name, value in asdict(self).items()}
 

@@ -1,4 +1,4 @@
-"""A training recipe: every setting that is not an everyday option, by name, with its range and one line of help.
+"""A training recipe: all settings by name, each with its range and a line of help.
 
 ``recipe_file.py`` reads and prints recipes as TOML. The defaults are the built-in recipe "default".
 """
@@ -23,13 +23,13 @@ __all__ = ["BUILT_IN", "Recipe", "config_from_recipe"]
 
 
 def _about(text: str, bounds: str | None = None) -> dict[str, str | None]:
-    """What is printed and checked of a setting. bounds: interval of a number, such as ``(0, 1]``."""
+    """Help and range of a setting. bounds: interval of a number, such as ``(0, 1]``."""
     return {"help": text, "bounds": bounds}
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images are held out, and how much of each is shown."""
+    """Held-out images, crop and augmentation."""
 
     holdout: float = field(
         default=0.1, metadata=_about("fraction of each class held out, where the data has no test folder", "(0, 1)")
@@ -45,7 +45,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How a token's delta loss is measured, and which tokens count as important."""
+    """Measurement of delta loss, and the threshold above which a token is important."""
 
     method: LabelMethod = field(
         default="exact", metadata=_about("one pass per token, one gradient per image, or one pass per group")
@@ -77,7 +77,7 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """How long and how fast a stage learns."""
+    """Length and learning rate of a stage."""
 
     epochs: float = field(default=10.0, metadata=_about("passes over the training images", "(0, inf)"))
     batch: int = field(default=64, metadata=_about("images per step", "[1, inf)"))
@@ -89,7 +89,7 @@ class StageSettings:
     clip: float = field(default=1.0, metadata=_about("largest gradient norm", "(0, inf)"))
 
     def plan(self, images: int) -> TrainingPlan:
-        """The stage in optimiser steps for so many training images."""
+        """The stage in optimiser steps for that number of training images."""
         steps = max(1, round(self.epochs * max(1, images // self.batch)))
         return TrainingPlan(steps, self.batch, self.lr, self.weight_decay, self.warmup, self.clip)
 
@@ -127,7 +127,7 @@ class FilterSettings(StageSettings):
 
 @dataclass(frozen=True)
 class FinetuneSettings(StageSettings):
-    """Fine-tuning of the backbone with dropped tokens, at budgets drawn anew in each step."""
+    """Fine-tuning of the backbone with dropped tokens, at budgets drawn in each step."""
 
     epochs: float = field(default=5.0, metadata=_about("passes over the training images", "(0, inf)"))
     lr: float = field(default=3e-4, metadata=_about("learning rate of AdamW", "(0, inf)"))
@@ -146,7 +146,7 @@ class FinetuneSettings(StageSettings):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training by name; lengths in epochs. ``None``: unset."""
+    """Settings of a training; lengths in epochs. ``None``: unset."""
 
     stages: tuple[str, ...] | None = field(
         default=None, metadata=_about(f"some of {', '.join(STAGES)}; unset: those that the start lacks")

@@ -13,7 +13,7 @@ from tokfilter.train.recipe import Recipe
 
 __all__ = ["Kind", "checked_value", "kind_of", "kinds", "unknown_setting", "value_from_text"]
 
-_LIMIT: Final = 2**63  # larger numbers are typing errors
+_LIMIT: Final = 2**63  # larger numbers are mistakes
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _converted(kind: Kind, value: Any) -> Any:
     if kind.kind is str:
         return value if isinstance(value, str) and (not kind.choices or value in kind.choices) else None
     if not number or (kind.kind is int and not isinstance(value, Integral)) or not abs(value) < _LIMIT:
-        return None  # not finite included
+        return None  # NaN and infinity included
     fits = kind.bounds is None or _inside(value, kind.bounds)
     return (float(value) if kind.kind is float else int(value)) if fits else None
 
@@ -138,7 +138,8 @@ def _converted(kind: Kind, value: Any) -> Any:
 def _keep(value: Any) -> Keep | None:
     """A ratio or a count as a plain number; None out of range."""
     if isinstance(value, Integral):
-        return int(value) if 1 <= value < _LIMIT else None
+        count = int(value)
+        return count if 1 <= count < _LIMIT else None
     return float(value) if 0 < value <= 1 else None
 
 

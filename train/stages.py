@@ -1,4 +1,4 @@
-"""The training stages on one model, in place: backbone, label, filter, finetune. Returns what the record keeps."""
+"""The training stages of one model, in place: backbone, label, filter, finetune."""
 
 import copy
 from dataclasses import asdict
