@@ -76,5 +76,7 @@ def test_wrong_labels_are_not_timed(monkeypatch):
         return delta + chunk, delta[:, 0]
 
     monkeypatch.setattr(label_speed, "delta_loss", wrong)
-    with pytest.raises(VerificationError, match="labels in chunks of 8 differ by 7 from labels one by one, so they are not timed"):
+    with pytest.raises(
+        VerificationError, match="labels in chunks of 8 differ by 7 from labels one by one, so they are not timed"
+    ):
         label_speed.measure(SMALL, batch=8, images=1, rounds=1, mask=MaskConfig())
