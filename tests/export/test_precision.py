@@ -117,7 +117,7 @@ def test_typing_leaves_the_traced_graph_alone(traced_graph):
     assert [(value.name, value.dtype) for value in traced_graph.graph.initializers.values()] == before
 
 
-def test_a_typed_graph_is_read_back_as_it_was_written(traced_graph, tmp_path):
+def test_a_cast_graph_is_read_back_as_it_was_written(traced_graph, tmp_path):
     typed = cast_precision(traced_graph, "bf16")
     again = load_graph(saved(typed.clone(), tmp_path))
     for name, value in typed.graph.initializers.items():

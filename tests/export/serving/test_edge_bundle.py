@@ -287,7 +287,7 @@ def test_the_commands_of_readme_work_in_a_bare_environment(edge_tar, tmp_path):
     outputs = [shell(shorter.get(command, command)) for command in commands]
     for absent in ("torch", "timm", "onnx", "jinja2"):
         assert "No module named" in shell(f".venv/bin/python -c 'import {absent}' 2>&1 || true")
-    assert "model.onnx, batch 2, 8 tokens: logits and indices as torch's" in "".join(outputs)
+    assert "model.onnx, batch 2, 8 tokens: logits and indices match PyTorch's" in "".join(outputs)
     document = json.loads((place / "cpu.json").read_text())
     schema = json.loads((ROOT / "benchmarks" / "schemas" / "bench.json").read_text())
     Draft202012Validator(schema).validate(document)
