@@ -37,7 +37,8 @@ def print_comparison(document: Mapping[str, Any]) -> None:
 def _conditions(settings: Mapping[str, Any]) -> str:
     """Settings of the measurement in one line."""
     engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
-    threads = f", {settings['threads']} threads" if settings["threads"] else ""
+    count = settings["threads"]
+    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     graph = "on" if settings["cuda_graph"] else "off"
     return (
         f"milliseconds per batch; {engine} {settings['precision']}{threads}; transfers {settings['transfers']}; "
@@ -58,7 +59,7 @@ def print_scenarios(document: Mapping[str, Any]) -> None:
     console.print(table)
     sources = sorted({row["source"] for row in document["rows"]})
     notes = sorted({note for row in document["rows"] for note in row["notes"]})
-    for note in [f"driven by {', '.join(sources)}", *notes]:
+    for note in [f"queries issued by: {', '.join(sources)}", *notes]:
         console.print(note, style="dim")
 
 

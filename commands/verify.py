@@ -39,7 +39,7 @@ def verify(directory: Path, batch: tuple[int, ...], as_json: bool, **params: Any
 def _line(verdict: "Verdict") -> str:
     parts = [f"{verdict.path}, batch {verdict.batch}, {verdict.tokens} tokens: {verdict.compared} match PyTorch's"]
     if verdict.largest_difference is not None:
-        parts.append(f"largest difference {verdict.largest_difference:.1e} of at most {verdict.tolerance:g}")
+        parts.append(f"largest difference {verdict.largest_difference:.1e} (tolerance {verdict.tolerance:g})")
     if verdict.same_indices is not None:
         parts.append(f"{verdict.same_indices:.1%} of the kept tokens equal")
     return "; ".join(parts)
