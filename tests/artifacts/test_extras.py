@@ -69,3 +69,9 @@ def test_without_metadata_there_are_no_extras_and_the_hint_stays(monkeypatch):
         assert install_hint("train") == "pip install 'tokfilter[train]'"
     finally:
         extras.cache_clear()
+
+
+def test_packages_that_the_edge_bundle_installs_are_in_the_extras():
+    steps = (ROOT / "export/serving/edge_bundle/steps.py").read_text(encoding="utf-8")
+    named = {package for text in re.findall(r"pip install ([a-z][a-z -]*)", steps) for package in text.split()}
+    assert {"cmake", "ninja", "pycuda", "tensorrt"} == named <= set().union(*extras().values())
