@@ -43,18 +43,26 @@ _PROGRAM: Final = "python -m tokfilter.benchmarks service-load"
 _ROOT: Final = Path(__file__).parents[2]
 _WINDOW_S: Final = 10.0
 _SAMPLE_S: Final = 2.0
-_PATIENCE_S: Final = 120.0
+_TIMEOUT_S: Final = 120.0
 _WARM_UP: Final = 0.2
-"""Share of a run before its memory is judged: pools and arenas of threads fill once."""
+"""Fraction of a run that is not used for the memory slope: thread pools and arenas grow first."""
 _FLAT: Final = 0.02
-"""Growth of memory, as a share of it, that passes for none."""
+"""Largest growth of memory, as a fraction of it, that counts as none."""
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--seconds", type=click.FloatRange(min=2), default=600.0, show_default=True)
-@click.option("--queue", type=click.IntRange(min=1), default=32, show_default=True, help="Of the service.")
-@click.option("--clients", type=click.IntRange(min=1), default=64, show_default=True, help="Of the closed loop.")
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Requests that the service admits at a time.",
+)
+@click.option(
+    "--clients", type=click.IntRange(min=1), default=64, show_default=True, help="Clients of the closed loop."
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="JSON document to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON document, not a table.")
@@ -71,7 +79,7 @@ def main(directory: Path, seconds: float, queue: int, clients: int, threads: int
 
 
 def document_from_load(directory: Path, seconds: float, queue: int, clients: int, threads: int = 1) -> dict[str, Any]:
-    """Run the service under load. Raises what opening the engine raises, and EngineError when it does not start."""
+    """Run the service under load. Raises EngineError if it does not start, and the errors of opening the engine."""
     queries, model = queries_for(directory, threads)
     before = conditions()
     with serving(directory, "--queue", queue, "--threads", threads) as running:
@@ -100,7 +108,7 @@ def document_from_load(directory: Path, seconds: float, queue: int, clients: int
 def queries_for(
     directory: Path, threads: int, images: int = 24
 ) -> tuple[list[tuple[bytes, int, float]], dict[str, Any]]:
-    """JPEG files at three budgets with the score that the session gives each, and what model it is."""
+    """JPEG files at three budgets with the session's score of each, and the facts of the model."""
     generator = np.random.default_rng(0)
     with engine_from_directory(directory, SessionOptions(threads=threads)) as engine:
         card, budgets = engine.model_file.manifest.model, engine.session.budgets
@@ -125,7 +133,7 @@ def _photo(generator: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class Running:
-    """A service that runs as a process of its own; ``log`` is what it says on its standard error."""
+    """A service in its own process; ``log`` is its standard error."""
 
     url: str
     process: "subprocess.Popen[bytes]"
@@ -134,10 +142,10 @@ class Running:
     def stop(self) -> int:
         """Send SIGTERM and wait. Returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(_PATIENCE_S)
+        return self.process.wait(_TIMEOUT_S)
 
-    def said(self) -> str:
-        """Everything that stands in the log."""
+    def log_text(self) -> str:
+        """The log so far."""
         self.log.seek(0)
         return self.log.read().decode()
 
@@ -146,7 +154,7 @@ class Running:
 def serving(directory: Path, *options: object) -> Iterator[Running]:
     """Start the service on a free port and wait until it is ready. It is killed at the end if it still runs.
 
-    Raises EngineError with its last words when it does not start.
+    Raises EngineError with the last line of its log if it does not start.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -163,14 +171,14 @@ def serving(directory: Path, *options: object) -> Iterator[Running]:
 
 
 def _wait_until_ready(running: Running) -> None:
-    deadline = perf_counter() + _PATIENCE_S
+    deadline = perf_counter() + _TIMEOUT_S
     while perf_counter() < deadline and running.process.poll() is None:
         try:
             with urlopen(f"{running.url}/health/ready"):
                 return
         except OSError:
             sleep(0.1)
-    lines = running.said().strip().splitlines() or ["it said nothing"]
+    lines = running.log_text().strip().splitlines() or ["its log is empty"]
     raise EngineError(f"the service did not start: {lines[-1]}")
 
 
@@ -198,7 +206,7 @@ def _resident(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
-    raise EngineError(f"process {pid} has ended: the service did not survive the load.")
+    raise EngineError(f"process {pid} ended: the service crashed under load.")
 
 
 def _phase(sent: Sent, seconds: float, queue: int, batch: float) -> dict[str, Any]:
@@ -212,10 +220,10 @@ def _phase(sent: Sent, seconds: float, queue: int, batch: float) -> dict[str, An
         "answered_per_s": len(sent.answered) / seconds,
         "latency_ms": asdict(latency_from_samples([ms for _, ms in sent.answered])) if sent.answered else None,
         "refusal_ms": asdict(latency_from_samples([ms for _, ms in sent.refused])) if sent.refused else None,
-        # Little's law: the mean of a house that is always full.
+        # Little's law: mean latency while the queue is always full.
         "full_house_ms": 1e3 * queue / slowest if slowest else None,
-        # Every batch takes the oldest request along, so nobody waits for more batches than the house has places, and
-        # for the one that runs.
+        # Every batch has the oldest request, so a request waits for at most as many batches as the queue has places,
+        # and for the running one.
         "bound_ms": 1e3 * (queue + 1) * batch / slowest if slowest else None,
         "windows": windows,
     }
@@ -242,9 +250,9 @@ def _mean_batch(metrics: str) -> float:
 
 def _memory(samples: Sequence[tuple[float, int]]) -> dict[str, Any]:
     """Resident memory over time, and its least-squares slope after the warm-up."""
-    judged = samples[int(len(samples) * _WARM_UP) :]
-    seconds, values = np.array(judged, dtype=np.float64).T
-    slope = float(np.polyfit(seconds, values, 1)[0]) if len(judged) > 1 else 0.0
+    after_warm_up = samples[int(len(samples) * _WARM_UP) :]
+    seconds, values = np.array(after_warm_up, dtype=np.float64).T
+    slope = float(np.polyfit(seconds, values, 1)[0]) if len(after_warm_up) > 1 else 0.0
     return {
         "samples": [[round(second, 1), value] for second, value in samples],
         "judged_from_s": float(seconds[0]),
@@ -267,7 +275,7 @@ def _goals(document: dict[str, Any]) -> dict[str, Any]:
             "reached": len(bounded) == len(phases),
             "found": ", ".join(
                 f"{phase['loop']} {phase['latency_ms']['p99']:.0f} of {phase['bound_ms']:.0f} ms "
-                f"(mean of a full house {phase['full_house_ms']:.0f})"
+                f"(mean with a full queue {phase['full_house_ms']:.0f})"
                 for phase in phases
                 if phase["latency_ms"]
             ),

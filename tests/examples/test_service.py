@@ -163,7 +163,7 @@ def test_a_client_that_disconnects_affects_no_other(running):
     for _ in range(5):
         Begun(running, photo()).socket.close()
     assert ask(running.url, "/classify", photo())[0] == 200
-    assert "Traceback" not in running.said()
+    assert "Traceback" not in running.log_text()
 
 
 def test_health_and_metrics(running):
@@ -223,7 +223,7 @@ def test_sigterm_under_load_completes_every_accepted_request(export_directory):
             for one in clients:
                 one.result()
         assert running.process.wait(20) == 0
-        served = ast.literal_eval(running.said().rpartition("stopped: ")[2])
+        served = ast.literal_eval(running.log_text().rpartition("stopped: ")[2])
     assert set(statuses) <= {200, 503}
     assert served["200"] == statuses.count(200) + 1 > 12
 
@@ -231,7 +231,7 @@ def test_sigterm_under_load_completes_every_accepted_request(export_directory):
 def test_sigterm_when_idle_exits_with_status_0(export_directory):
     with serving(export_directory, "--threads", 1) as running:
         assert running.stop() == 0
-        assert "stopped: no requests" in running.said()
+        assert "stopped: no requests" in running.log_text()
 
 
 def test_startup_errors_are_one_message(export_directory, tmp_path, running):
