@@ -1,13 +1,9 @@
-"""TensorRT-RTX builds for real, without a GPU; TensorRT's part runs on a fake, and on a GPU in `make test-gpu`."""
-
-import sys
-from types import ModuleType
+"""Engines of every form of graph: TensorRT-RTX builds them without a GPU, TensorRT in `make test-gpu`."""
 
 import onnx_ir as ir
 import pytest
-from fake_tensorrt_py import fake_builder_module
 
-from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.errors import EngineError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, without_functions
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.precision import cast_precision
@@ -74,56 +70,6 @@ def test_an_unknown_operator_is_named(tmp_path):
     save_graph(graph, tmp_path / "odd.onnx")
     with pytest.raises(EngineError, match="Frobnicate"):
         build_engine("tensorrt-rtx", tmp_path / "odd.onnx", tmp_path / "model.plan", OPTIONS)
-
-
-def test_without_a_gpu_the_error_names_where_to_build(monkeypatch, graphs, tmp_path):
-    """TensorRT's Builder returns a null pointer there, which pybind11 turns into a TypeError."""
-
-    class Builder:
-        def __init__(self, logger):
-            logger.log(RTX.ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35.")
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    module = ModuleType("tensorrt")
-    module.Builder, module.Runtime, module.ILogger = Builder, RTX.Runtime, RTX.ILogger
-    module.__version__ = "10.13.0"
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    with pytest.raises(MissingDependencyError, match=r"error: 35.*on that machine.*--rtx builds without a GPU"):
-        build_engine("tensorrt", graphs / "slots.onnx", tmp_path / "model.plan", OPTIONS)
-
-
-def test_tensorrt_takes_the_plugin_limits_and_profile(monkeypatch, tmp_path):
-    module = fake_builder_module()
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    (tmp_path / "model.onnx").write_bytes(b"a graph")
-    (tmp_path / "timing.cache").write_bytes(b"of another GPU")
-    options = BuildOptions(
-        (1, 2, 4),
-        (1, 8, 16),
-        plugin=tmp_path / "libtokfilter_plugin.so",
-        workspace=512,
-        timing_cache=tmp_path / "timing.cache",
-        version_compatible=True,
-        hardware="ampere+",
-    )
-    target = build_engine("tensorrt", tmp_path / "model.onnx", tmp_path / "model.plan", options)
-    assert (tmp_path / "model.plan").read_bytes() == b"a graph"
-    assert module.config.shapes == {
-        "images": ((1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 32, 32)),
-        "slots": ((1,), (8,), (16,)),
-    }
-    assert module.config.flags == ["version compatible"], "TF32, TensorRT's default for fp32, is off"
-    assert module.libraries == module.config.plugins_to_serialize == [str(options.plugin)]
-    assert module.config.limits == {"workspace": 512 << 20} and module.config.hardware_compatibility_level == 1
-    assert (tmp_path / "timing.cache").read_bytes() == b"timings", "a cache of another GPU is replaced"
-    gpu = target.pop("gpu")
-    assert gpu is None or ", " in gpu
-    assert target == {
-        "version": "10.13.0",
-        "plugin": "serialized",
-        "version_compatible": True,
-        "hardware": "ampere+",
-    }
 
 
 @pytest.mark.gpu
