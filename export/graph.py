@@ -5,7 +5,7 @@ Three forms of one model, all with a free batch dimension:
 ========  ============================  ==================================================================
 slots     images, slots -> logits,      any budget: the length of ``slots`` is the number of kept tokens
           indices
-fixed     images -> logits, indices     one budget, baked in (about 5 % faster in ONNX Runtime on a CPU)
+fixed     images -> logits, indices     one fixed budget (about 5 % faster in ONNX Runtime on a CPU)
 full      images -> logits              every token, no filter: the baseline of a filtered graph
 ========  ============================  ==================================================================
 
@@ -41,7 +41,7 @@ def slots_graph_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir
 
 
 def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
-    """The same model with its budget baked in: no ``slots`` input, k an attribute of the node, shapes known."""
+    """The same model with a fixed budget: no ``slots`` input, k an attribute of the node, shapes known."""
     fixed = without_functions(slots_graph.clone())
     node = select_node(fixed)
     node.attributes["k"] = ir.AttrInt64("k", k)
@@ -50,7 +50,7 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     _make_length_constant(fixed.graph, slots, k)
     if slots.uses():
         raise ExportError(
-            f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be baked in."
+            f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be fixed."
         )
     fixed.graph.inputs.remove(slots)
     _bind(fixed.graph, {KEPT: k})
@@ -67,7 +67,7 @@ def _make_length_constant(graph: ir.Graph, slots: ir.Value, k: int) -> None:
         graph.remove(node, safe=True)
 
 
-def full_graph_from_slots(slots_graph: ir.Model, patches: int) -> ir.Model:
+def full_graph_from_slots(slots_graph: ir.Model, num_patches: int) -> ir.Model:
     """The same weights with every token. Raises ExportError for an unknown use of kept indices."""
     full = without_functions(slots_graph.clone())
     node = select_node(full)
@@ -77,7 +77,7 @@ def full_graph_from_slots(slots_graph: ir.Model, patches: int) -> ir.Model:
     _block_input(full.graph, selected).replace_all_uses_with(tokens)
     _keep_all_rows(indices)
     full.graph.inputs[:] = [value for value in full.graph.inputs if value.name != "slots"]
-    _bind(full.graph, {KEPT: patches})
+    _bind(full.graph, {KEPT: num_patches})
     full.opset_imports.pop(DOMAIN)
     return simplify(full)
 

@@ -96,6 +96,28 @@ def test_a_near_tie_may_fall_otherwise_in_low_precision(chosen, golden):
     assert verdict.largest_difference == 0.0 and 0.9 < verdict.same_indices < 1.0
 
 
+def test_fp32_accepts_near_ties_only(chosen, golden):
+    """Image 0 keeps its ninth token in place of its eighth."""
+    order = np.argsort(-golden.scores[0], kind="stable")
+    scores = golden.scores.copy()
+
+    def swapped(logits, indices):
+        indices[0] = np.sort([*order[:7], order[8]])
+        logits[0] += 9
+        return logits, indices
+
+    with pytest.raises(VerificationError, match="keeps other tokens whose scores are"):
+        verify(Replay(golden, swapped), chosen, golden, 3, 8)
+    scores[0, order[8]] = scores[0, order[7]]
+    tied = replace(golden, scores=scores)
+    if tied.expected_indices(8)[0].tolist() == np.sort([*order[:7], order[8]]).tolist():
+        scores[0, order[8]] = np.nextafter(
+            scores[0, order[7]], np.float32(-np.inf)
+        )  # the eighth has the higher position
+    verdict = verify(Replay(tied, swapped), chosen, tied, 3, 8)
+    assert verdict.largest_difference == 0.0 and verdict.same_indices == pytest.approx(1 - 1 / 24)
+
+
 def test_tiled_repeats_in_order(golden):
     tiled = golden.tiled(7, np.float16)
     assert tiled.shape == (7, 3, 32, 32) and tiled.dtype == np.float16

@@ -55,7 +55,7 @@ def test_one_graph_serves_every_batch_and_budget(traced_graph, model, tmp_path):
 
 
 @pytest.mark.parametrize("k", [1, 8, 9, PATCHES])
-def test_a_baked_in_budget(traced_graph, model, tmp_path, k):
+def test_a_fixed_budget(traced_graph, model, tmp_path, k):
     graph = fixed_graph_from_slots(traced_graph, k)
     assert [value.name for value in graph.graph.inputs] == ["images"]
     assert graph.graph.outputs[1].shape == ir.Shape(["batch", k])

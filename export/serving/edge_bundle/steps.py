@@ -111,7 +111,9 @@ def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
     pixels = "x".join(map(str, card.input_size))
     shapes = {"min": (1, 1), "opt": (1, card.keep), "max": (8, card.num_patches)}
     elastic = graph.role == "filtered" and graph.budget is None
-    parts = [f"trtexec --onnx=out/{graph.path} --saveEngine={graph.path.removesuffix('.onnx')}.plan --stronglyTyped"]
+    parts = [
+        f"trtexec --onnx=out/{graph.path} --saveEngine={graph.path.removesuffix('.onnx')}.plan --stronglyTyped --noTF32"
+    ]
     for name, (batch, budget) in shapes.items():
         slots = f",slots:{budget}" if elastic else ""
         parts.append(f"--{name}Shapes=images:{batch}x{pixels}{slots}")

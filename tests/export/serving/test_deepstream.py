@@ -71,7 +71,7 @@ def test_nvinfer_sees_the_probabilities_of_the_model(copied, tmp_path, std, keep
     np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
-def test_a_budget_without_a_graph_of_its_own_is_baked_in(export_directory, tmp_path):
+def test_a_budget_without_a_graph_of_its_own_gets_a_fixed_one(export_directory, tmp_path):
     written = deepstream_classifier(export_directory, tmp_path / "n", DeepStreamOptions(keep=5, batch=4))
     assert (
         written.tokens == 5 and "5 of 16 tokens, from model.onnx" in (tmp_path / "n" / "config_infer.txt").read_text()

@@ -257,6 +257,7 @@ def test_builds_without_python_name_folders_of_the_bundle(edge_tar):
         assert f"{folder}/CMakeLists.txt" in found
     for name in [*re.findall(r"\]\((\S+?)\)", page), *re.findall(r"--onnx=(\S+)", page)]:
         assert name in found, name
+    assert page.count("--stronglyTyped --noTF32") == 3, "as `tokfilter engine` builds"
     assert len(re.findall("cmake -S", page)) == 2 and page.count("trtexec --onnx") == 3
 
 
