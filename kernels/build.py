@@ -35,7 +35,7 @@ __all__ = [
 HEADER_WHEEL: Final = "kernel-lens==2.0.1"
 """A wheel that ships TensorRT 10.14's headers, in ``kernel_lens/include/tensorrt``; nothing else of it is used."""
 
-_SOURCE: Final = Path(__file__).resolve().parent.parent
+_SOURCE: Final = Path(__file__).resolve().parent
 _DYNAMIC: Final = "libtokfilter_plugin.so"
 _SELF_REGISTERING: Final = "libtokfilter_plugin_static.so"
 _HEADER: Final = "NvInferRuntime.h"
@@ -69,7 +69,7 @@ def cache_directory() -> Path:
 def plugin_directory() -> Path:
     """The build folder of exactly these sources, so a library of another version is never taken for this one."""
     digest = hashlib.sha256()
-    csrc = _SOURCE / "kernels" / "csrc"
+    csrc = _SOURCE / "csrc"
     files = [_SOURCE / "CMakeLists.txt", *csrc.glob("*.*"), *(csrc / "plugin").glob("*.*")]
     for path in sorted(path for path in files if path.suffix != ".md"):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

@@ -108,16 +108,16 @@ def test_path_of_the_library_that_registers_itself(cache: Path, tmp_path: Path) 
 
 
 def test_a_library_of_other_sources_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = tmp_path / "package"
-    shutil.copytree(ROOT / "kernels" / "csrc", copy / "kernels" / "csrc")
-    shutil.copy(ROOT / "CMakeLists.txt", copy)
+    copy = tmp_path / "kernels"
+    shutil.copytree(ROOT / "kernels" / "csrc", copy / "csrc")
+    shutil.copy(ROOT / "kernels" / "CMakeLists.txt", copy)
     here = build.plugin_directory()
     monkeypatch.setattr(build, "_SOURCE", copy)
     assert build.plugin_directory() == here
-    with (copy / "kernels" / "csrc" / "plugin" / "README.md").open("a") as readme:
+    with (copy / "csrc" / "plugin" / "README.md").open("a") as readme:
         readme.write("more words\n")
     assert build.plugin_directory() == here
-    with (copy / "kernels" / "csrc" / "token_select.h").open("a") as source:
+    with (copy / "csrc" / "token_select.h").open("a") as source:
         source.write("// a change\n")
     assert build.plugin_directory() != here
 

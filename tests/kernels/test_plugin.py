@@ -18,7 +18,7 @@ from tokfilter.kernels.build import PluginBuild, build_plugin, find_headers, fin
 from tokfilter.kernels.op import ATTRIBUTES, DOMAIN, NAME, VERSION
 from tokfilter.kernels.reference import token_select
 
-BUILD = ROOT / "build" / "plugin-tests"
+BUILD = ROOT / "build" / "kernels-tests"
 
 # TensorRT's numbers for its types. FP8 travels as bytes: rows are moved, never computed with.
 TOKEN_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16, 2: np.int8, 6: np.uint8}
@@ -43,7 +43,7 @@ def host(headers: Path) -> Path:
     directory = BUILD / "host"
     options = ["-DTOKFILTER_PLUGIN=OFF", "-DTOKFILTER_PLUGIN_HOST=ON", f"-DTENSORRT_INCLUDE_DIR={headers}"]
     cmake = find_tool("cmake", hint="pip install cmake")
-    source, build = str(ROOT), str(directory)
+    source, build = str(ROOT / "kernels"), str(directory)
     for command in (["-S", source, "-B", build, *options], ["--build", build, "--parallel", "2"]):
         result = subprocess.run([cmake, *command], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]

@@ -14,7 +14,7 @@ __all__ = ["Package", "native_sources", "own_package"]
 
 _NAME: Final = "tokfilter"
 _ROOT: Final = Path(tokfilter.__file__).resolve().parent
-_NATIVE: Final = ("CMakeLists.txt", "kernels/csrc", "runtime/cpp")
+_NATIVE: Final = ("kernels/CMakeLists.txt", "kernels/csrc", "runtime/cpp")
 """Sources of the plugin and the C++ library, relative to the package."""
 
 

@@ -50,7 +50,7 @@ def test_an_edge_bundle_holds_what_the_edge_needs(edge_tar, export_directory):
     found = members(edge_tar)
     for name in ("model.onnx", "full.onnx", "golden.npz"):
         assert found[f"out/{name}"][1] == (export_directory / name).read_bytes()
-    for name in ("CMakeLists.txt", "kernels/csrc/token_select.cu", "runtime/cpp/include/tokfilter/tokfilter.h"):
+    for name in ("kernels/CMakeLists.txt", "kernels/csrc/token_select.cu", "runtime/cpp/include/tokfilter/tokfilter.h"):
         assert found[f"src/{name}"][1] == (ROOT / name).read_bytes()
     assert found["run.sh"][0].mode == 0o755 and "LICENSE" in found
     wheel = next(data for name, (_, data) in found.items() if name.endswith(".whl"))
@@ -217,7 +217,7 @@ def test_native_sources_are_those_of_git():
     if not (ROOT / ".git").exists():
         pytest.skip("not a clone")
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "CMakeLists.txt", "kernels/csrc", "runtime/cpp"],
+        ["git", "ls-files", "-co", "--exclude-standard", "kernels/CMakeLists.txt", "kernels/csrc", "runtime/cpp"],
         cwd=ROOT,
         capture_output=True,
         text=True,
