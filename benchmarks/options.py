@@ -1,4 +1,4 @@
-"""Options and output that the measurement programs share."""
+"""Options and output of all measurement programs."""
 
 import json
 import shlex
@@ -29,14 +29,18 @@ def numbers_from_text(ctx: click.Context, param: click.Parameter, value: str | N
 
 
 def output_option(default: str | Path) -> Callable[[Function], Function]:
-    """``-o``, ``--output``: the JSON document."""
+    """``-o``, ``--output``: the JSON document.
+
+    default: a file name, or a file in benchmarks/results, which becomes its name where there is no checkout
+    """
+    published = isinstance(default, Path) and default.parent.is_dir()
     return click.option(
         "-o",
         "--output",
         type=click.Path(path_type=Path, dir_okay=False),
-        default=default,
-        show_default=isinstance(default, str),
-        help="JSON document to write." if isinstance(default, str) else f"Default: benchmarks/results/{default.name}",
+        default=default if published else Path(default).name,
+        show_default=not published,
+        help=f"JSON document to write.{f' Default: benchmarks/results/{Path(default).name}' if published else ''}",
     )
 
 
@@ -53,7 +57,7 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 def command_line() -> str:
     """The running command without output options; a path argument is recorded as its name in the usage line.
 
-    So that no folder of this machine stands in a published document.
+    Published documents must not have folders of this machine.
     """
     context = click.get_current_context()
     words = [str(context.info_name)]

@@ -174,14 +174,16 @@ def _label_facts(bundle: Bundle, folder: Path) -> dict[str, Any]:
 def main(work: Path, wheels: Path, output: Path, as_json: bool) -> None:
     """Run the method on a trained ViT-S/14 with Fashion-MNIST, half an hour of one core.
 
-    Data, labels and models go to the folder WORK, pictures of kept tokens to docs/. An interrupted run continues.
+    Data, labels and models go to the folder WORK, pictures of kept tokens to docs/ of the
+    checkout, else to WORK. An interrupted run continues.
     """
     with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("study", total=1.0)
         document = measure(work, wheels, lambda what, fraction: bar.update(task, description=what, completed=fraction))
     document = {**header("trained-vit", command_line()), **document}
     publish(document, output, as_json, map(_line, document["rows"]))
-    for path in write_pictures(load_bundle(work / "filter.pt"), work / "data" / "test", wheels, DOCS):
+    pictures = DOCS if DOCS.is_dir() else work
+    for path in write_pictures(load_bundle(work / "filter.pt"), work / "data" / "test", wheels, pictures):
         click.echo(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB", err=True)
 
 

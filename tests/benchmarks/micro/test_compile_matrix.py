@@ -1,4 +1,4 @@
-"""The kernel's figures: what is recorded keeps the promises, belongs to these sources, and comes out again."""
+"""The kernel's published figures: within limits, of the present sources, and the same when measured again."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_the_figures_are_of_these_sources() -> None:
     assert FIGURES["sources"] == sources_digest(), f"the kernel changed: {AGAIN}"
 
 
-def test_the_readme_shows_the_recorded_figures() -> None:
+def test_the_readmes_tables_are_those_of_the_document() -> None:
     text = README.read_text()
     assert written_into(text, FIGURES) == text, f"the README's tables are not those of the JSON: {AGAIN}"
 
@@ -97,7 +97,7 @@ def test_counting_cycles_again_gives_the_recorded_ones(orin: list) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sm", "threads", "registers", "shared", "share"),
+    ("sm", "threads", "registers", "shared", "fraction"),
     [
         (ARCHITECTURES[87], 256, 40, 1568, 1.0),  # 6 blocks of 1,536 threads
         (ARCHITECTURES[90], 256, 40, 1568, 0.75),  # registers allow 48 warps of 64
@@ -108,10 +108,10 @@ def test_counting_cycles_again_gives_the_recorded_ones(orin: list) -> None:
         (Multiprocessor(2048, 4, 64 << 10), 128, 16, 0, 0.25),  # at most four blocks
     ],
 )
-def test_occupancy(sm: Multiprocessor, threads: int, registers: int, shared: int, share: float) -> None:
-    assert occupancy(sm, threads, registers, shared) == share
+def test_occupancy(sm: Multiprocessor, threads: int, registers: int, shared: int, fraction: float) -> None:
+    assert occupancy(sm, threads, registers, shared) == fraction
 
 
-def test_code_without_the_kernels_loops_is_not_estimated() -> None:
+def test_code_with_other_loops_is_refused() -> None:
     with pytest.raises(EngineError, match="expected three searches"):
         busy_cycles(Kernel((("IADD3", ""), ("BRA", "")), ((0, 1),)), "position", 256, 32, 8)

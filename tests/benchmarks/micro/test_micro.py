@@ -1,4 +1,4 @@
-"""The micro-benchmark without its GPU: bytes, statistics, and that every method computes the same selection."""
+"""The micro-benchmark without a GPU: bytes, statistics, and equal selections of all methods."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def test_bandwidth_and_floor() -> None:
     assert without_floor([5.0, 2.0, 1.0], 2.0) == [3.0, 0.0, 0.0]
 
 
-def test_entry_has_shares_of_the_copy_bandwidth() -> None:
+def test_an_entry_has_fractions_of_the_copy_bandwidth() -> None:
     case = TimingCase("x", 1, 500, 499, 1000, "float16", 1)  # 2,002,000 bytes
     entry = Measurement("m", [10.0] * 9 + [1000.0], [22.0] * 10).as_dict(case, peak_gb_s=400.0, floor_us=2.0)
     assert entry["warm"]["microseconds"]["median"] == 10.0
@@ -64,7 +64,7 @@ def test_a_time_of_zero_gives_no_bandwidth() -> None:
     assert entry["cold"]["share_of_copy_bandwidth"] is None
 
 
-def test_table_says_what_was_skipped_and_why() -> None:
+def test_the_table_has_skipped_methods_with_the_reason() -> None:
     case = SMALL[1]
     methods = [
         Measurement("fast", [3.0], [5.0]).as_dict(case, 400.0, 1.0),
@@ -90,7 +90,7 @@ def test_baselines_select_what_the_reference_selects(case: TimingCase) -> None:
 
 
 @pytest.mark.parametrize("order", ["position", "score"])
-def test_methods_are_held_against_the_reference_in_their_order(order: str) -> None:
+def test_methods_are_compared_with_the_reference_in_their_order(order: str) -> None:
     case = SMALL[3]
     tokens, scores = example(case, "cpu")
     method = next(m for m in METHODS.values() if m.order == order)
@@ -98,7 +98,7 @@ def test_methods_are_held_against_the_reference_in_their_order(order: str) -> No
     assert np.array_equal(method.expected(case, tokens, scores).numpy(), expected)
 
 
-def test_plugin_graphs_carry_the_plugins_names_and_no_fallback() -> None:
+def test_plugin_graphs_have_the_plugins_names_and_no_function() -> None:
     case = SMALL[3]
     model = plugin_graph(case, "score")
     assert not model.functions
@@ -130,14 +130,14 @@ sys.exit("a graph without its plugin was built")
 """
 
 
-def test_tensorrt_rtx_builds_the_native_baseline_and_refuses_a_plugin_that_is_not_there() -> None:
+def test_tensorrt_rtx_builds_the_native_graph_and_refuses_a_missing_plugin() -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs the wheel tensorrt-rtx-cu13, which builds without a GPU")
     result = subprocess.run([sys.executable, "-c", BUILDS], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_without_a_gpu_the_command_says_so_and_writes_nothing(tmp_path: Path) -> None:
+def test_without_a_gpu_the_command_fails_and_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match="needs an NVIDIA GPU"):
         micro.gpu_report(CASES, None, 1)
     result = CliRunner().invoke(cli, ["micro", "-o", str(tmp_path / "gpu-report.json")])
@@ -153,7 +153,7 @@ def test_an_unknown_case_is_a_usage_error() -> None:
 
 
 @pytest.mark.gpu
-def test_micro_benchmark_reports_every_method_or_why_not() -> None:
+def test_every_method_is_measured_or_skipped_with_a_reason() -> None:
     case = TimingCase("DeiT-S", 8, 196, 98, 384, "float16")
     report = json.loads(json.dumps(micro.gpu_report([case], None, samples=20)))
     (row,) = report["rows"]

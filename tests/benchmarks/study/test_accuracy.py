@@ -19,7 +19,7 @@ def silent(stage, fraction):
     pass
 
 
-def test_the_demo_study_leaves_data_model_and_rows_and_does_nothing_twice(tmp_path):
+def test_the_demo_study_writes_data_model_and_rows_and_repeats_nothing(tmp_path):
     document = demo_study(tmp_path, 0, silent, SMALL)
     assert document_from_file(tmp_path / "accuracy.json", "tokfilter/accuracy") == document
     methods = {row["method"] for row in document["rows"]}

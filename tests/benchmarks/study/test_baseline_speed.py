@@ -22,7 +22,7 @@ def test_every_row_is_timed_in_both_runtimes_after_its_logits_were_compared(bund
     assert document["absent"] == []
 
 
-def test_a_row_that_computes_something_else_is_not_timed(tmp_path, monkeypatch):
+def test_a_row_with_wrong_logits_is_not_timed(tmp_path, monkeypatch):
     golden = tmp_path / "golden.npz"
     np.savez(golden, images=np.zeros((1, 3, 4, 4), np.float32), logits=np.ones((1, 2), np.float32))
     monkeypatch.setattr(speed_worker, "_torch_call", lambda entry, images: lambda: np.full((1, 2), 1.1, np.float32))

@@ -9,7 +9,7 @@ from tokfilter.vit.backbone import create_backbone
 
 
 @pytest.mark.parametrize("name", TOKEN_BASELINES)
-def test_baselines_begin_with_the_same_weights_and_train_repeatably(scene_dataset, ten_classes, name):
+def test_baselines_start_from_the_same_weights_and_training_is_repeatable(scene_dataset, ten_classes, name):
     backbone = create_backbone(ten_classes).eval()
     found = []
     for _ in range(2):

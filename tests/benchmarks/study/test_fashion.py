@@ -14,7 +14,7 @@ COUNTS = {"train": 40, "t10k": 20}
 
 
 def write_idx(folder, split, count):
-    """Files as Zalando publishes them: a big-endian header, then bytes."""
+    """Files in Zalando's format: a big-endian header, then bytes."""
     rng = np.random.default_rng(count)
     pixels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
     labels = (np.arange(count) % 10).astype(np.uint8)
@@ -32,7 +32,7 @@ def source(tmp_path):
     return folder
 
 
-def test_every_image_lies_in_the_folder_of_its_class(source, tmp_path, model):
+def test_every_image_is_in_the_folder_of_its_class(source, tmp_path, model):
     expected = {split: write_idx(source, split, count) for split, count in COUNTS.items()}
     write_fashion(tmp_path / "data", source)
     splits = splits_from_folder(tmp_path / "data")
@@ -54,7 +54,7 @@ def test_a_folder_without_the_files_is_refused(source, tmp_path):
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
-def test_debians_files_are_whole():
+def test_debians_files_are_complete():
     for split, count in (("train", 60_000), ("t10k", 10_000)):
         with gzip.open(DEBIAN / f"{split}-labels-idx1-ubyte.gz") as file:
             labels = np.frombuffer(file.read()[8:], np.uint8)

@@ -17,7 +17,7 @@ SCHEMA = json.loads((SCHEMAS / "label_speed.json").read_text())
 SMALL = Architecture("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1})
 
 
-def test_the_result_is_what_its_schema_says_and_reaches_the_goal():
+def test_the_published_result_matches_its_schema_and_meets_the_goal():
     document = json.loads(label_speed.RESULT.read_text())
     jsonschema.validate(document, SCHEMA)
     assert {row["model"] for row in document["rows"]} >= {"deit_tiny_patch16_224"}
@@ -25,7 +25,7 @@ def test_the_result_is_what_its_schema_says_and_reaches_the_goal():
         assert row["ratio"]["value"] >= label_speed.GOAL == row["goal"], row["model"]
 
 
-def test_the_command_measures_and_its_exit_says_whether_the_goal_was_reached(tmp_path):
+def test_the_exit_code_is_0_if_the_goal_is_met(tmp_path):
     output = tmp_path / "speed.json"
     arguments = ["--model", "fashion-mnist", "--batch", "49", "--images", "1", "--rounds", "3", "-o", str(output)]
     result = CliRunner().invoke(label_speed.main, arguments)
@@ -38,7 +38,7 @@ def test_the_command_measures_and_its_exit_says_whether_the_goal_was_reached(tmp
     assert "fashion-mnist, fp32: " in result.output and "variants/s" in result.output
 
 
-def test_halves_are_measured_beside_halves(monkeypatch):
+def test_half_precision_is_compared_with_half_precision(monkeypatch):
     seen, create = {}, label_speed.create_backbone
 
     def watched(architecture):
@@ -53,8 +53,8 @@ def test_halves_are_measured_beside_halves(monkeypatch):
     assert seen == {0: {torch.bfloat16}, 1: {torch.bfloat16}}  # plain, labels
 
 
-def test_every_variant_and_every_image_is_really_computed(monkeypatch):
-    """The plain backbone gets as many images as the labels make variants, in batches of the same size."""
+def test_every_variant_and_every_image_is_computed(monkeypatch):
+    """The plain backbone gets as many images as there are variants, in batches of the same size."""
     seen, create = [], label_speed.create_backbone
 
     def counted(architecture):

@@ -40,7 +40,7 @@ def pictures(tmp_path):
     return tmp_path / "data"
 
 
-def test_the_result_is_what_its_schema_says():
+def test_the_published_result_matches_its_schema():
     document = json.loads(trained_vit.RESULT.read_text())
     jsonschema.validate(document, SCHEMA)
     frozen = {row["method"] for row in document["rows"] if not row["fine_tuned"]}
@@ -58,7 +58,7 @@ def test_the_models_facts_have_what_the_schema_requires(bundle):
     assert set(SCHEMA["properties"]["model"]["required"]) <= set(facts)
 
 
-def test_no_image_is_in_two_draws_and_the_draws_repeat(pictures):
+def test_image_sets_do_not_overlap_and_are_repeatable(pictures):
     sizes = Sizes(head=10, labelled=7, tuned=9, test=4)
     drawn = images_of(pictures, sizes, quiet)
     assert [len(drawn[name]) for name in ("head", "labelled", "tuned", "test")] == [10, 7, 9, 4]
