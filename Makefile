@@ -54,7 +54,7 @@ triton: install
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/triton nvidia-pytriton==0.7.0
 	$(BIN)/python -m pytest tests/test_triton_server.py
 
-# Hours on two cores; the tables of README and docs are written from what it leaves in benchmarks/results.
+# Hours on two cores. Writes benchmarks/results, and from it the tables of README and docs.
 bench: install
 	$(BENCH) study build/study --data fashion-mnist --seeds 0,1,2,3,4 --ablation-seeds 0 --longer
 	$(BENCH) study build/study --data digits-in-scenes --seeds 0,1,2 --ablation-seeds 0 --longer

@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Measure accuracy of the filter, its baselines and its ablations.
 
-    Data, models and results go to the folder WORK, results to WORK/<data set>.json. Finished parts are kept: an
+    Data and models are kept in the folder WORK, results in WORK/<data set>.json. Finished parts are kept: an
     interrupted study continues, and more seeds or rows can be added.
     """
     if not seeds:
