@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokfilter.artifacts.bundle import Bundle, Preprocessing
+from tokfilter.artifacts.images import open_image
 from tokfilter.errors import DataError
 from tokfilter.vit.model import FilteredViT
 
@@ -117,7 +118,6 @@ def golden_image_set(bundle: Bundle) -> ImageSet:
 
 def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
     """Every image file of a folder with the bundle's preprocessing. Raises DataError."""
-    from PIL import Image, UnidentifiedImageError
     from timm.data.transforms_factory import create_transform
 
     if not folder.is_dir():
@@ -135,12 +135,6 @@ def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSe
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
     )
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                images.append(transform(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"--verify-images: {path} is no image that can be read ({error}). Remove it.") from error
+    images = [transform(open_image(path)) for path in paths]
     labels = tuple(str(path.relative_to(folder)) for path in paths)
     return ImageSet(str(folder), labels, torch.stack(images))
