@@ -1,9 +1,9 @@
 """accuracy.json: top-1 of the filter and of its baselines at the same budgets, after the same fine-tuning.
 
 ``python -m tokfilter.benchmarks study WORK --data fashion-mnist,digits-in-scenes --seeds 0,1,2 --jobs 2`` runs the
-study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds the best methods, fine-tuned for longer.
-Finished rows are kept: an interrupted study continues, and more seeds or rows can be added. Images per second of every
-row are measured last, when nothing else runs; they are also in ``WORK/<data>-speed.json``.
+study, one core a job, and writes ``WORK/<data>.json``; ``--longer`` adds longer fine-tuning of the filter and three
+baselines. Finished rows are kept: an interrupted study continues, and more seeds or rows can be added. Images per
+second of every row are measured last, when nothing else runs; they are also in ``WORK/<data>-speed.json``.
 """
 
 import multiprocessing

@@ -31,7 +31,9 @@ def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[s
 @click.option(
     "--ablation-seeds", callback=numbers_from_text, help="Seeds that also run the ablations. Default: all; '' is none."
 )
-@click.option("--longer", is_flag=True, help="Also fine-tune the best methods for four times as many steps.")
+@click.option(
+    "--longer", is_flag=True, help="Also fine-tune the filter and three baselines for four times as many steps."
+)
 @click.option("--speed/--no-speed", default=True, help="Measure images per second of every row.  [default: speed]")
 @json_option
 def main(

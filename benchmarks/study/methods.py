@@ -48,7 +48,7 @@ LONGER_BASELINES: Final = {
 }
 """Row name -> baseline."""
 LONGER: Final = ("longer: filter", "longer: filter with summary", *LONGER_BASELINES)
-"""The best methods again, all distilled, with four times the steps and twice the learning rate."""
+"""The filter and three baselines again, all distilled, with four times the steps and twice the learning rate."""
 LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
 
 ABLATIONS: Final[dict[str, Change]] = {
