@@ -1,5 +1,6 @@
 """The wheel and the folders of the repository: what is in them and what is not."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+
+import tokfilter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,6 +73,21 @@ def test_listed_packages_are_the_folders_with_python():
 
 def test_the_root_holds_three_python_files():
     assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "cli.py", "errors.py"}
+
+
+def test_the_root_has_at_most_twenty_entries_besides_dotfiles():
+    entries = {path.parts[0] for path in tracked() if not path.parts[0].startswith(".")}
+    assert len(entries) <= 20, sorted(entries)
+
+
+def test_a_commit_runs_the_checks_of_make_check():
+    hooks = re.findall(r"entry: \.venv/bin/(.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    recipe = re.search(r"^check: install\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None and hooks == re.findall(r"\$\(BIN\)/(.+)", recipe[1])
+
+
+def test_the_citation_has_the_present_version():
+    assert f"version: {tokfilter.__version__}\n" in (ROOT / "docs" / "CITATION.cff").read_text()
 
 
 def test_bare_imports_of_every_room_are_banned():
