@@ -9,11 +9,11 @@ from typing import Final, Literal, get_args
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.manifest import Range
 from tokfilter.errors import BudgetError, ExportError
+from tokfilter.trt.versions import MAX_OPSET
 
 __all__ = [
     "DEFAULT_BATCH",
     "DEFAULT_OPSET",
-    "MAX_OPSET",
     "PRECISIONS",
     "ExportOptions",
     "Precision",
@@ -24,7 +24,6 @@ Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 DEFAULT_BATCH: Final[Range] = (1, 8, 32)
 DEFAULT_OPSET: Final = 18
-MAX_OPSET: Final = 21  # the last one of IR version 10, which TensorRT 10.3 still reads
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,21 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
-from tokfilter.export.options import DEFAULT_OPSET, MAX_OPSET
+from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.simplify import simplify
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
+from tokfilter.trt.versions import IR_VERSION, MAX_OPSET
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["BATCH", "DEFAULT_OPSET", "IR_VERSION", "KEPT", "traced_from_model"]
+__all__ = ["BATCH", "DEFAULT_OPSET", "KEPT", "traced_from_model"]
 
-IR_VERSION: Final = 10  # what TensorRT 10.3 and its tools still read
 
 BATCH, KEPT = "batch", "kept"
 """Names of the two free dimensions."""

@@ -7,7 +7,13 @@ Sources: TensorRT's release notes, and the change log of its ONNX parser (onnx-t
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-__all__ = ["SINCE", "Feature", "creation_flags", "supports"]
+__all__ = ["IR_VERSION", "MAX_OPSET", "SINCE", "Feature", "creation_flags", "supports"]
+
+IR_VERSION: Final = 10
+"""Highest ONNX IR version that the parser of TensorRT 10.3, and its tools, read."""
+
+MAX_OPSET: Final = 21
+"""Last ONNX opset of that IR version."""
 
 Feature = Literal["plugin preferred to function", "TopkLastDim"]
 

@@ -14,11 +14,11 @@ import onnx.parser
 
 from tokfilter.benchmarks.micro.cases import TimingCase
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
+from tokfilter.trt.versions import IR_VERSION
 
 __all__ = ["native_graph", "plugin_graph", "topk_last_dim_graph"]
 
 _OPSET: Final = 18
-_IR_VERSION: Final = 10
 _ONNX: Final = {"float32": "float", "float16": "float16"}
 
 _HEADER: Final = """
@@ -74,7 +74,7 @@ def topk_last_dim_graph(case: TimingCase) -> onnx.ModelProto:
 def _model(case: TimingCase, body: str, domains: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(
         _HEADER.format(
-            ir=_IR_VERSION,
+            ir=IR_VERSION,
             opset=_OPSET,
             domains=domains,
             type=_ONNX[case.dtype],

@@ -21,7 +21,8 @@ from tokfilter.errors import ExportError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.simplify import simplify
-from tokfilter.export.trace import BATCH, DEFAULT_OPSET, IR_VERSION
+from tokfilter.export.trace import BATCH, DEFAULT_OPSET
+from tokfilter.trt.versions import IR_VERSION
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.macs import macs

@@ -13,14 +13,14 @@ from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
 from tokfilter.export.onnx_file import SINGLE_FILE_BYTES, check_graph_file, load_graph, save_graph, weight_bytes
 from tokfilter.kernels.op import DOMAIN, NAME
+from tokfilter.trt.versions import IR_VERSION
 
 __all__ = ["read_foreign_graph", "write_fused_graph"]
 
 _OLDEST_OPSET: Final = 11
 # A function may read an attribute as a number (Constant's value_int) from 12 on.
 _FUNCTION_OPSET: Final = 12
-# ONNX functions exist since IR version 8; TensorRT 10.3 and its tools read up to 10.
-_IR_VERSIONS: Final = (8, 10)
+_IR_VERSIONS: Final = (8, IR_VERSION)  # ONNX functions exist since 8
 
 
 def read_foreign_graph(path: Path) -> ir.Model:

@@ -17,8 +17,8 @@ from tokfilter.export.graph import (
     without_functions,
 )
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
-from tokfilter.export.trace import IR_VERSION
 from tokfilter.kernels.op import DOMAIN, NAME
+from tokfilter.trt.versions import IR_VERSION
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
