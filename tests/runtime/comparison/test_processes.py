@@ -16,7 +16,7 @@ def test_full_is_always_measured(export_directory):
     assert {k: spec.role for k, spec in specs.items()} == {16: "full", 8: "filtered"}
 
 
-def test_engines_live_in_processes_of_their_own_and_end(export_directory):
+def test_each_engine_has_a_process_that_ends(export_directory):
     specs = list(specs_for(export_directory, load_manifest(export_directory), [0.5, 0.3], OPTIONS).values())
     with engines_open(specs) as engines:
         processes = {path: engine._process for path, engine in engines.items()}

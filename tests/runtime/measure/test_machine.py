@@ -9,7 +9,7 @@ def write(root, files):
     return root
 
 
-def test_machine_reads_what_a_board_tells(tmp_path):
+def test_machine_of_a_jetson(tmp_path):
     write(
         tmp_path,
         {
@@ -39,7 +39,7 @@ def test_machine_reads_what_a_board_tells(tmp_path):
     assert state["clocks_mhz"]["cpu1"] == 2201.6
 
 
-def test_machine_that_tells_nothing(tmp_path):
+def test_machine_without_readable_files(tmp_path):
     found = machine(tmp_path)
     assert found["board"] is found["governor"] is found["power_mode"] is None
     assert found["cores"] >= 1 and found["memory_bytes"] == 0

@@ -17,7 +17,7 @@ def test_percentile_follows_trtexec(n, p, index):
     assert percentile(list(range(n)), p) == index
 
 
-def test_percentile_does_its_product_exactly():
+def test_percentile_is_computed_exactly():
     """(1 - 0.9) * 10 is 0.9999999999999998 in binary: a float would drop no sample."""
     assert percentile(list(range(10)), 90) == 8
 
@@ -41,7 +41,7 @@ def test_percentile_refuses(samples, p):
         percentile(samples, p)
 
 
-def test_latency_wants_samples():
+def test_latency_requires_samples():
     with pytest.raises(ValueError, match="at least one sample"):
         latency_from_samples([])
 
@@ -52,7 +52,7 @@ def test_warns_above_the_coefficient_of_variation_of_trtexec():
     assert "unstable" in warning and "lock the GPU's clocks" in warning
 
 
-def test_transfer_warnings_name_what_binds():
+def test_transfer_warnings_name_the_bottleneck():
     assert transfer_warnings([Timing(0.1, 1.0, 0.1, 0.2)]) == []
     assert transfer_warnings([]) == []
     found = " ".join(transfer_warnings([Timing(2.0, 1.0, 3.0, 0.9)]))

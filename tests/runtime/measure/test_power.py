@@ -49,14 +49,14 @@ def test_rapl_reads_zones_by_name(tmp_path):
     assert counter.wraps_at["package-0"] == 9.0
 
 
-def test_rapl_that_wraps_is_mended(tmp_path):
+def test_wrapped_rapl_counter_is_corrected(tmp_path):
     meter = PowerMeter([rapl(intel(tmp_path))], [], [])
     with meter.measure() as energy:
         write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
     assert energy.joules == {"package-0": 5.0, "dram": 0.0, "package-1": 0.0}
 
 
-def test_two_zones_of_one_name_stay_apart(tmp_path):
+def test_two_zones_with_one_name_have_two_keys(tmp_path):
     write(intel(tmp_path), {"sys/class/powercap/intel-rapl:1/name": "package-0"})
     assert set(rapl(tmp_path).read()) == {"package-0", "dram", "package-0 intel-rapl:1"}
 
@@ -70,14 +70,14 @@ def test_hwmon_gives_the_rails_of_a_jetson_in_watts(tmp_path):
     assert hwmon(orin(tmp_path)).read() == {"VDD_IN": 6.0, "VDD_CPU_GPU_CV": 2.0, "VDD_SOC": 1.5}
 
 
-def test_two_rails_of_one_name_stay_apart(tmp_path):
+def test_two_rails_with_one_name_have_two_keys(tmp_path):
     for device in ("hwmon3", "hwmon4"):
         folder = f"sys/class/hwmon/{device}"
         write(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT"})
     assert hwmon(tmp_path).read() == {"PPT": 7.5, "PPT hwmon4": 7.5}
 
 
-def test_a_label_that_is_no_text_does_no_harm(tmp_path):
+def test_unreadable_label_is_ignored(tmp_path):
     write(orin(tmp_path), {"sys/class/hwmon/hwmon1/in4_label": ""})
     (tmp_path / "sys/class/hwmon/hwmon1/in4_label").write_bytes(b"\xff\xfe")
     assert set(hwmon(tmp_path).read()) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
@@ -89,7 +89,7 @@ def test_hwmon_gives_labelled_power(tmp_path):
     assert hwmon(tmp_path).read() == {"PPT": 7.5}
 
 
-def test_a_rail_that_vanishes_is_left_out(tmp_path):
+def test_rail_that_disappears_is_left_out(tmp_path):
     rails = hwmon(orin(tmp_path))
     (tmp_path / "sys/class/hwmon/hwmon1/curr1_input").unlink()
     assert set(rails.read()) == {"VDD_CPU_GPU_CV", "VDD_SOC"}
@@ -134,7 +134,7 @@ def test_counted_energy_is_a_difference():
     assert energy.joules == {"gpu0": 15.0}
 
 
-def test_a_counter_that_starts_again_at_an_unknown_limit_is_left_out(tmp_path):
+def test_counter_reset_with_unknown_limit_is_left_out(tmp_path):
     root = intel(tmp_path)
     (root / "sys/class/powercap/intel-rapl:0/max_energy_range_uj").unlink()
     meter = PowerMeter([rapl(root)], [], [])
@@ -154,14 +154,14 @@ def test_joules_of_a_part_of_the_time_are_left_out(monkeypatch):
     assert set(energy.joules) == {"A"}
 
 
-def test_jtop_gives_all_rails_and_the_one_that_feeds_the_board(monkeypatch):
+def test_jtop_gives_all_rails_and_the_total(monkeypatch):
     install_fake_jtop(monkeypatch)
     assert jtop_rails().read() == {"VDD_SOC": 1.5, "VDD_IN": 6.0}
     install_fake_jtop(monkeypatch, total={"power": 7000})
     assert jtop_rails().read() == {"VDD_SOC": 1.5, "total": 7.0}
 
 
-def test_jtop_that_ends_or_shows_nothing_is_absent(monkeypatch):
+def test_stopped_or_empty_jtop_is_absent(monkeypatch):
     client = install_fake_jtop(monkeypatch)
     rails = jtop_rails()
     client.ended = True
@@ -195,7 +195,7 @@ def test_a_gpu_that_may_not_be_used_is_left_out(pynvml, tmp_path):
     assert conditions(tmp_path)["throttle_reasons"] == ["gpu0: software power cap"]
 
 
-def test_absent_sensors_are_said_to_be_absent(tmp_path):
+def test_absent_sensors_are_listed(tmp_path):
     if nvml_counters() is not None:
         pytest.skip("this machine has a GPU that counts energy")
     meter = power_meter(tmp_path)

@@ -20,7 +20,7 @@ def copied(export_directory, tmp_path):
     return tmp_path / "out"
 
 
-def test_tune_writes_its_choice_where_sessions_find_it(copied):
+def test_tuned_budget_is_the_default_of_sessions(copied):
     document = tune(copied, Goal("latency", 10_000.0), 1, OPTIONS, QUICK)
     assert schema_errors(document) == []
     assert document["choice"]["tokens"] == 15
@@ -31,7 +31,7 @@ def test_tune_writes_its_choice_where_sessions_find_it(copied):
         assert session.budgets.default == 15
 
 
-def test_tune_that_fails_leaves_the_manifest_alone(copied):
+def test_failed_tune_leaves_the_manifest_unchanged(copied):
     before = (copied / "manifest.json").read_bytes()
     with pytest.raises(BudgetError, match="no budget meets the goal of at most 1e-06 ms"):
         tune(copied, Goal("latency", 1e-6), 1, OPTIONS, QUICK)
