@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 HAS_TORCH = find_spec("torch") is not None
 
+if find_spec("hypothesis") is not None:
+    import hypothesis
+
+    # No time limit per example: a test must not depend on the speed of the machine.
+    hypothesis.settings.register_profile("no_deadline", deadline=None)
+    hypothesis.settings.load_profile("no_deadline")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
