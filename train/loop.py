@@ -21,7 +21,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.data import Progress, quiet
 from tokfilter.train.dataset import Batch, TrainingData
 
-__all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "load_plain", "train"]
+__all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "identity_text", "load_plain", "train"]
 
 StepLoss = Callable[[Batch, torch.Generator], Tensor]
 """(batch, the step's random generator) -> loss, a scalar."""
@@ -104,7 +104,7 @@ def train(
     schedule = CosineLRScheduler(
         optimizer, t_initial=max(1, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
     )
-    identity = hashlib.sha256(f"{name}\n{_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
+    identity = hashlib.sha256(f"{name}\n{identity_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
     path = run_dir.path(name)
     losses = _resumed(path, identity, module, optimizer) if run_dir.resume and path is not None else []
     saved, parameters = time.monotonic(), [p for p in module.parameters() if p.requires_grad]
@@ -129,8 +129,8 @@ def train(
     return losses
 
 
-def _text(plan: TrainingPlan) -> str:
-    """The plan in the form that checkpoints of earlier versions were identified by."""
+def identity_text(plan: TrainingPlan) -> str:
+    """The plan as it enters the identity of a checkpoint; kept, so that checkpoints of earlier versions stay valid."""
     return f"Plan({', '.join(f'{name}={value!r}' for name, value in asdict(plan).items())})"
 
 

@@ -12,7 +12,7 @@ from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.filter_training import FilterTraining, ranking_loss, train_filter
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.labels import LabelConfig
-from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan
+from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan, identity_text
 from tokfilter.train.pipeline import bundle_from_start, label_folder
 from tokfilter.train.start import start_from_bundle, start_from_timm
 from tokfilter.vit.backbone import create_backbone
@@ -105,6 +105,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, splits):
     with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
         bundle_from_start(start(), splits, short(steps=7), RunDir(tmp_path, resume=True))
     bundle_from_start(start(), splits, short(steps=7), RunDir(tmp_path))
+
+
+def test_checkpoints_of_earlier_versions_are_identified_by_the_same_text():
+    text = "Plan(steps=7, batch=16, lr=0.002, weight_decay=0.01, warmup=0.05, clip=1.0)"
+    assert identity_text(TrainingPlan(7, batch=16, lr=2e-3, weight_decay=0.01)) == text
 
 
 def test_every_image_of_an_epoch_comes_once_and_small_data_makes_small_batches():
