@@ -10,14 +10,14 @@ from tokfilter.commands.group import LazyCommand, LazyGroup
 __all__ = ["cli", "main"]
 
 _VERBS = {
-    "demo": "the whole path on real data, from images to a report",
+    "demo": "the whole pipeline on real data, from images to a report",
     "train": "backbone, labels, filter and fine-tuning: images in, model.pt out",
     "label": "delta loss of every token of every image",
     "eval": "accuracy of a bundle at several budgets",
     "predict": "class, probability and a picture of the kept tokens for one image",
     "export": "ONNX graphs, TensorRT engines and a manifest from model.pt",
     "fuse": "turn gather-after-top-k in a foreign ONNX graph into TokenSelect",
-    "inspect": "what is in a bundle, a graph or an export directory",
+    "inspect": "contents of a bundle, a graph or an export directory",
     "verify": "files against the manifest, engines against torch's golden outputs",
     "engine": "TensorRT engines for this machine from an export's graphs, without torch",
     "bench": "latency and throughput of full against filtered token counts",
@@ -26,10 +26,10 @@ _VERBS = {
     "deepstream": "a classifier for DeepStream's nvinfer from an export directory",
     "pack": "an export for a machine without torch: graphs, sources, benchmark, in one file",
     "report": "a self-contained page from accuracy and benchmark results",
-    "plugin": "build the TensorRT plugin, or say where it is",
-    "doctor": "what this machine can do, what is missing, what brings it",
+    "plugin": "build the TensorRT plugin, or print its path",
+    "doctor": "what works on this machine, what is missing, how to install it",
 }
-"""Verbs with their one-line help, in the order of a user's path. Their modules load when they are called."""
+"""Verbs with their one-line help, in the order of use. Their modules load when they are called."""
 
 _MODULES = {"eval": "evaluate", "triton-repo": "triton_repo"}
 

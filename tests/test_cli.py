@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -29,14 +28,22 @@ def test_help_names_every_verb_and_loads_nothing_heavy():
         assert f"\n  {verb} " in done.stdout
 
 
-def test_help_comes_at_once():
-    """0.3 s is the promise; the best of five on a machine that does other things too."""
-    best = 9.0
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "tokfilter.cli", "--help"], check=True, capture_output=True)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.3
+def test_help_loads_no_module_of_a_verb():
+    """The promise is help in 0.3 s on an idle machine; what costs time is imports, so they are what is tested."""
+    program = (
+        "import sys; sys.argv = ['tokfilter', '--help']\n"
+        "import atexit; atexit.register(lambda: print(*sorted(n for n in sys.modules if n.startswith('tokfilter'))))\n"
+        "from tokfilter.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert loaded == {
+        "tokfilter",
+        "tokfilter.cli",
+        "tokfilter.commands",
+        "tokfilter.commands.group",
+        "tokfilter.errors",
+    }
 
 
 @pytest.mark.parametrize("verb", module._VERBS)
@@ -86,7 +93,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     assert isinstance(run("doctor").exception, ModuleNotFoundError)
 
 
-def test_doctor_prints_and_speaks_json():
+def test_doctor_prints_text_and_json():
     found = json.loads(run("doctor", "--json").output)
     names = {item["name"] for group in found["findings"].values() for item in group}
     assert {"torch", "onnxruntime", "tensorrt", "NVIDIA GPU", "C++ compiler"} <= names

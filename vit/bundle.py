@@ -122,8 +122,8 @@ def bundle_from_model(
         )
     model = _on_cpu(model)
     images, note = _examples(model, info, examples)
-    training = {key: value for key, value in info.training.items() if key not in ("filter", "golden")}
-    training |= {"filter": info.training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED}
+    training = {key: value for key, value in info.training.items() if key != "golden" and value != UNTRAINED}
+    training["filter"] = training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED
     backbone, weights = weights_from_model(model)
     names = info.class_names if class_names is None else class_names
     return Bundle(

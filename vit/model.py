@@ -3,6 +3,7 @@
 import warnings
 from typing import Any, Final
 
+import torch
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
@@ -147,8 +148,8 @@ class FilteredViT(nn.Module):
     def _set_budget(self, keep: Keep | None, stacklevel: int) -> None:
         state, scorer = self.drop.state, self.scorer
         state.keep = self.keep if keep is None else keep
-        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
-            return
+        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained or torch.compiler.is_compiling():
+            return  # a warning inside a compiled graph would break it
         if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
             state.warned = True
             warnings.warn(_UNTRAINED, UserWarning, stacklevel=stacklevel)
