@@ -148,7 +148,7 @@ class FilteredViT(nn.Module):
     def _set_budget(self, keep: Keep | None, stacklevel: int) -> None:
         state, scorer = self.drop.state, self.scorer
         state.keep = self.keep if keep is None else keep
-        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained or torch.compiler.is_compiling():
+        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained or torch.compiler.is_dynamo_compiling():
             return  # a warning inside a compiled graph would break it
         if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
             state.warned = True
