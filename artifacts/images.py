@@ -1,4 +1,4 @@
-"""Image files of any kind as 8-bit RGB, the same for training, prediction and services; or the reason why not."""
+"""Decoding of image files to upright 8-bit RGB, the same for training, prediction and services."""
 
 import io
 from pathlib import Path
@@ -27,7 +27,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def image_from_bytes(content: bytes, name: str) -> Image.Image:
-    """The same from the bytes of an image file. Raises DataError that calls it ``name``."""
+    """The same from the bytes of an image file. Raises DataError with ``name``."""
     return _decoded(io.BytesIO(content), name)
 
 
@@ -42,15 +42,15 @@ def _decoded(source: Path | io.BytesIO, name: str) -> Image.Image:
     except _BOMB as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise DataError(f"{name} is refused: it has far more than {limit} million pixels. Scale it down.") from error
-    except Exception as error:  # decoders of damaged files raise what they like; the answer is the same
+    except Exception as error:  # decoders raise many types for damaged files; the remedy is the same
         raise DataError(f"{name} could not be read, it may be damaged or cut short: {error}.") from error
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
-    """An 8-bit RGB image as a viewer would show it.
+    """An 8-bit RGB image as a viewer shows it.
 
-    Turned upright by its EXIF tag; 16 bits scaled to 8 (Pillow alone would clip); what is transparent lies on white.
-    Raises DataError for 32-bit pixels, whose range nobody states.
+    EXIF orientation applied; 16 bits scaled to 8 (Pillow alone would clip); transparency blended onto white.
+    Raises DataError for 32-bit pixels, whose range is not defined.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in _WIDE_MODES:

@@ -13,6 +13,7 @@ PAGE = (ROOT / "docs" / "api.md").read_text()
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -32,6 +33,7 @@ def test_the_page_names_everything_public():
         assert f"`{name}`" in PAGE, name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of the notebook's own client
 def test_the_notebook_runs(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)

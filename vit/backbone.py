@@ -41,7 +41,7 @@ def check_filterable(backbone: nn.Module) -> None:
         if library == "timm" and kind in _REASONS:
             reason = _REASONS[kind]
         elif hasattr(backbone, "patch_drop"):
-            reason = "nobody has shown that the layers after its patch_drop slot are independent of token positions"
+            reason = "the layers after its patch_drop slot may depend on token positions, which was not examined"
         elif library == "timm":
             reason = "it has no patch_drop slot before its first block (windows and pyramids need the full grid)"
         else:

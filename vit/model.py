@@ -148,8 +148,10 @@ class FilteredViT(nn.Module):
     def _set_budget(self, keep: Keep | None, stacklevel: int) -> None:
         state, scorer = self.drop.state, self.scorer
         state.keep = self.keep if keep is None else keep
-        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained or torch.compiler.is_dynamo_compiling():
-            return  # a warning inside a compiled graph would break it
+        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
+            return
+        if torch.compiler.is_dynamo_compiling():  # a warning would break the compiled graph in two
+            return
         if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
             state.warned = True
             warnings.warn(_UNTRAINED, UserWarning, stacklevel=stacklevel)

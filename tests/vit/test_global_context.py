@@ -23,11 +23,11 @@ PATCHES = 35
 CONFIG = FilterConfig(width=8, summary=6)
 
 
-def model_of(config=CONFIG, loud=True, **changes):
+def model_of(config=CONFIG, learned=True, **changes):
     torch.manual_seed(0)
     model = FilteredViT(create_backbone(Architecture("vit_tiny_patch16_224", SHAPE | changes)))
     model.drop.scorer = model.new_filter(config)
-    if loud and config.summary:
+    if learned and config.summary:
         torch.nn.init.normal_(model.scorer.summary.expand.weight)
     return model.eval()
 
@@ -46,32 +46,32 @@ def bundle_of(model):
 
 
 @torch.inference_mode()
-def test_a_new_summary_says_nothing_and_a_learned_one_is_silent_when_every_token_stays():
-    plain, new, loud = (
-        model_of(dataclasses.replace(CONFIG, summary=width), loud=speaks)
-        for width, speaks in ((0, False), (6, False), (6, True))
+def test_a_new_summary_adds_nothing_and_a_learned_one_adds_nothing_at_the_full_budget():
+    plain, new, learned = (
+        model_of(dataclasses.replace(CONFIG, summary=width), learned=learned)
+        for width, learned in ((0, False), (6, False), (6, True))
     )
     for k in (1, 17, 34):
         torch.testing.assert_close(new(images(), k), plain(images(), k), rtol=0, atol=0)
-        assert not torch.allclose(loud(images(), k), plain(images(), k), atol=1e-3)
-    torch.testing.assert_close(loud(images(), 1.0), plain(images(), 1.0), rtol=0, atol=0)
+        assert not torch.allclose(learned(images(), k), plain(images(), k), atol=1e-3)
+    torch.testing.assert_close(learned(images(), 1.0), plain(images(), 1.0), rtol=0, atol=0)
 
 
 @torch.inference_mode()
-def test_it_speaks_to_the_class_token_alone_and_in_proportion_to_what_left():
+def test_it_changes_the_class_token_only_in_proportion_to_the_dropped_tokens():
     model = model_of(reg_tokens=2)
     tokens = model.embed(images())
-    told = []
+    added = []
     for k in (5, 20, 35):
         kept = tokens[:, : 3 + k]
-        heard = model.scorer.summary(kept, tokens)
-        assert torch.equal(heard[:, 1:], kept[:, 1:])
-        told.append(heard[:, 0] - kept[:, 0])
-    torch.testing.assert_close(told[0] / 30, told[1] / 15, rtol=1e-4, atol=1e-6)
-    assert told[1].abs().min() > 0 and not told[2].any()
+        changed = model.scorer.summary(kept, tokens)
+        assert torch.equal(changed[:, 1:], kept[:, 1:])
+        added.append(changed[:, 0] - kept[:, 0])
+    torch.testing.assert_close(added[0] / 30, added[1] / 15, rtol=1e-4, atol=1e-6)
+    assert added[1].abs().min() > 0 and not added[2].any()
 
 
-def test_every_form_of_the_graph_says_what_torch_says(tmp_path):
+def test_every_form_of_the_graph_equals_torch(tmp_path):
     model = model_of(reg_tokens=1)
     slots = slots_graph_from_model(model)
     graphs = {f"slots {k}": (slots.clone(), k) for k in (1, 18, 34, PATCHES)}
@@ -112,9 +112,9 @@ def test_tensorrt_rtx_builds_an_engine_with_it(tmp_path):
 
 
 def test_its_cost_is_counted_where_tokens_leave():
-    plain, told = model_of(dataclasses.replace(CONFIG, summary=0)), model_of()
-    assert macs(told, 10) - macs(plain, 10) == PATCHES * 24 * 6 + 6 * 24
-    assert macs(told, 1.0) == macs(plain, 1.0)
+    plain, with_summary = model_of(dataclasses.replace(CONFIG, summary=0)), model_of()
+    assert macs(with_summary, 10) - macs(plain, 10) == PATCHES * 24 * 6 + 6 * 24
+    assert macs(with_summary, 1.0) == macs(plain, 1.0)
 
 
 def test_what_cannot_be():

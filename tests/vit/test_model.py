@@ -76,7 +76,7 @@ def test_tokens_can_be_classified_apart_from_their_images(family):
     rows = torch.cat([torch.arange(family.prefix_tokens).expand(3, -1), rows], dim=1)
     kept = tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
     torch.testing.assert_close(family.classify_tokens(kept, images, family.last.indices), filtered)
-    torch.testing.assert_close(family(images, keep=1.0), full, msg="the intercept must not outlive its call")
+    torch.testing.assert_close(family(images, keep=1.0), full, msg="given tokens must not outlive their call")
 
 
 def test_gradients_reach_the_backbone_but_not_the_filter(model):
@@ -145,5 +145,5 @@ def test_a_foreign_class_with_the_slot_is_refused():
     class Mine(torch.nn.Module):
         patch_drop = None
 
-    with pytest.raises(UnsupportedModelError, match="nobody has shown"):
+    with pytest.raises(UnsupportedModelError, match="was not examined"):
         check_filterable(Mine())
