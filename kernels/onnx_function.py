@@ -22,7 +22,7 @@ _BUDGET = {
     "attribute": "k_scalar = Constant <value_int: int = @k> () budget = Reshape (k_scalar, one)",
 }
 
-# TensorRT's parser wants as many inputs on the node as on its function.
+# TensorRT's parser expects as many inputs on the node as on its function.
 _INPUTS = {"slots": "tokens, scores, slots", "attribute": "tokens, scores"}
 
 # "either" serves a model whose nodes differ in order: a runtime keeps one body per name (TensorRT-RTX 1.7 looks at
@@ -101,7 +101,7 @@ def token_select_function(opset: int, budget: str, order: str) -> onnx.FunctionP
     """
     if opset < MIN_OPSET or budget not in _BUDGET or order not in _KEPT:
         raise ContractError(
-            f"the TokenSelect function wants opset >= {MIN_OPSET}, a budget of {', '.join(_BUDGET)} and an order of "
+            f"the TokenSelect function expects opset >= {MIN_OPSET}, a budget of {', '.join(_BUDGET)} and an order of "
             f"{', '.join(_KEPT)}; got opset {opset}, budget {budget!r}, order {order!r}."
         )
     text = _TEXT.format(

@@ -47,22 +47,22 @@ def check_call(
     """
     if len(tokens) != 3 or len(scores) != 2:
         raise ContractError(
-            "TokenSelect wants tokens [batch, prefix + patches, channels] and scores [batch, patches], "
+            "TokenSelect expects tokens [batch, prefix + patches, channels] and scores [batch, patches], "
             f"got shapes {list(tokens)} and {list(scores)}."
         )
     if order not in ORDERS:
-        raise ContractError(f"TokenSelect wants order to be one of {', '.join(ORDERS)}, got {order!r}.")
+        raise ContractError(f"TokenSelect expects order to be one of {', '.join(ORDERS)}, got {order!r}.")
     if prefix_tokens < 0:
-        raise ContractError(f"TokenSelect wants prefix_tokens >= 0, got {prefix_tokens}.")
+        raise ContractError(f"TokenSelect expects prefix_tokens >= 0, got {prefix_tokens}.")
     batch, rows, channels = tokens
     patches = scores[1]
     if scores[0] != batch or rows != prefix_tokens + patches:
         raise ContractError(
-            f"TokenSelect wants one score per patch token: tokens {list(tokens)} with {prefix_tokens} prefix tokens "
+            f"TokenSelect expects one score per patch token: tokens {list(tokens)} with {prefix_tokens} prefix tokens "
             f"ask for scores [{batch}, {rows - prefix_tokens}], got {list(scores)}."
         )
     if min(batch, patches, channels) < 1:
-        raise ContractError(f"TokenSelect wants no empty dimension, got tokens {list(tokens)}, scores {list(scores)}.")
+        raise ContractError(f"TokenSelect expects no empty dimension, got tokens {list(tokens)}, scores {list(scores)}.")
     if not 1 <= k <= patches:
-        raise ContractError(f"TokenSelect wants a budget k between 1 and {patches} patch tokens, got {k}.")
+        raise ContractError(f"TokenSelect expects a budget k between 1 and {patches} patch tokens, got {k}.")
     return batch, patches, channels

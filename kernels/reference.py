@@ -24,7 +24,7 @@ def token_select(
     """
     check_call(tokens.shape, scores.shape, k, prefix_tokens, order)
     if scores.dtype.name not in SCORE_TYPES:
-        raise ContractError(f"TokenSelect wants scores of type {', '.join(SCORE_TYPES)}, got {scores.dtype.name}.")
+        raise ContractError(f"TokenSelect expects scores of type {', '.join(SCORE_TYPES)}, got {scores.dtype.name}.")
     # fp16 and bf16 widen to fp32 exactly, so comparing in fp32 changes no order.
     keys = scores.astype(np.float32)
     keys = np.where(np.isnan(keys), np.float32(-np.inf), keys)

@@ -31,7 +31,7 @@ def _token_select(tokens: Tensor, scores: Tensor, k: int, prefix_tokens: int, or
 
 def _check_types(scores: Tensor) -> None:
     if scores.dtype not in _SCORE_TYPES:
-        raise ContractError(f"TokenSelect wants scores of type float32, float16 or bfloat16, got {scores.dtype}.")
+        raise ContractError(f"TokenSelect expects scores of type float32, float16 or bfloat16, got {scores.dtype}.")
 
 
 @_token_select.register_fake

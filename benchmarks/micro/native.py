@@ -93,16 +93,16 @@ class GpuKernel:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._problem = self._library.tokfilter_token_select_problem
-        self._problem.argtypes = [ctypes.POINTER(Arguments)]
-        self._problem.restype = ctypes.c_char_p
+        self._validate = self._library.tokfilter_validate_token_select
+        self._validate.argtypes = [ctypes.POINTER(Arguments)]
+        self._validate.restype = ctypes.c_char_p
         self._launch = self._library.tokfilter_token_select
         self._launch.argtypes = [ctypes.POINTER(Arguments), ctypes.c_void_p]
         self._launch.restype = ctypes.c_int
 
-    def problem(self, arguments: Arguments) -> str | None:
-        """The launcher's error message for invalid arguments, or None."""
-        message = self._problem(ctypes.byref(arguments))
+    def validate(self, arguments: Arguments) -> str | None:
+        """Return the error message about the first invalid argument, or None for valid arguments."""
+        message = self._validate(ctypes.byref(arguments))
         return None if message is None else str(message, "utf-8")
 
     def launch(self, arguments: Arguments, stream: int = 0) -> int:

@@ -1,4 +1,4 @@
-// The launcher's gate: what a call must satisfy before anything is enqueued.
+// Checks of the launcher's arguments, before anything is enqueued.
 #pragma once
 
 #include <cstdint>
@@ -69,7 +69,7 @@ inline const char* check_buffers(const TokenSelectArgs& a) noexcept {
     return nullptr;
 }
 
-inline const char* first_breach(const TokenSelectArgs& args) noexcept {
+inline const char* first_error(const TokenSelectArgs& args) noexcept {
     const char* const sizes = check_sizes(args);
     return sizes != nullptr ? sizes : check_buffers(args);
 }

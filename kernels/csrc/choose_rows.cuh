@@ -1,4 +1,4 @@
-// Which patch rows a block has to copy: a block-wide selection that lives in registers and barriers.
+// Which patch rows a block copies: a block-wide top-k selection with keys in registers.
 //
 // Thread t of warp w holds the keys of positions (w * kKeys + e) * 32 + t: consecutive lanes hold consecutive
 // positions, so scores load coalesced and ballots count in position order.
@@ -31,8 +31,8 @@ struct ScoreBits<ScoreType::kBFloat16> {
     static constexpr unsigned kInfinity = 0x7F80u;
 };
 
-// Lowest bit that tells two keys of this type apart; narrower scores sit in the upper half and need half the
-// search.
+// Lowest bit in which two keys of this type can differ: 16-bit scores use the upper half of the word, which
+// halves the search.
 template <ScoreType kType>
 constexpr unsigned kLowestKeyBit = 1u << (32 - 8 * sizeof(typename ScoreBits<kType>::Word));
 
@@ -70,9 +70,8 @@ __device__ __forceinline__ int block_count(const unsigned (&keys)[kKeys], unsign
     return total;
 }
 
-// A cut that tells the `wanted` highest keys from the rest: fewer than or exactly `wanted` keys lie above it,
-// and those together with the keys equal to it number at least `wanted`. Built bit by bit; stops as soon as
-// the count fits.
+// Threshold of the `wanted` highest keys: at most `wanted` keys are above it, and at least `wanted` keys are
+// above or equal to it. Built from the highest bit down; stops as soon as exactly `wanted` keys reach it.
 template <int kKeys>
 __device__ __forceinline__ unsigned find_cut(const unsigned (&keys)[kKeys], int wanted, unsigned lowest_bit) {
     unsigned cut = 0;
@@ -90,7 +89,7 @@ __device__ __forceinline__ unsigned find_cut(const unsigned (&keys)[kKeys], int 
 template <int kKeys, int kThreads, typename Visit>
 __device__ __forceinline__ void visit_chosen(const unsigned (&keys)[kKeys], unsigned cut, int wanted,
                                              unsigned (&warp_totals)[kThreads / kWarpSize], Visit visit) {
-    // Two counts travel in one word: keys above the cut in the low half, keys at the cut in the high half.
+    // Two counts in one word: keys above the cut in the low half, keys equal to the cut in the high half.
     unsigned own_warp = 0;
 #pragma unroll
     for (int e = 0; e < kKeys; ++e) {
@@ -100,7 +99,7 @@ __device__ __forceinline__ void visit_chosen(const unsigned (&keys)[kKeys], unsi
     if (lane_index() == 0) warp_totals[warp_index()] = own_warp;
     __syncthreads();
     unsigned before = 0, all = 0;
-#pragma unroll(kKeys < 16 ? 4 : 1)  // each total in flight costs a register that 16 keys do not leave
+#pragma unroll(kKeys < 16 ? 4 : 1)  // every unrolled total needs a register; with 16 keys none is free
     for (int warp = 0; warp < kThreads / kWarpSize; ++warp) {
         const unsigned total = warp_totals[warp];
         if (warp < warp_index()) before += total;
@@ -123,8 +122,7 @@ __device__ __forceinline__ void visit_chosen(const unsigned (&keys)[kKeys], unsi
 template <int kThreads>
 struct Workspace {
     unsigned warp_totals[kThreads / kWarpSize];
-    unsigned
-        window_keys[kMaxRowsPerBlock];  // order by score only: the window's keys and positions, by position
+    unsigned window_keys[kMaxRowsPerBlock];  // order by score only: selected keys and positions, by position
     int window_positions[kMaxRowsPerBlock];
     int rows[kMaxRowsPerBlock];  // the result: positions among the patches, in output order
 };
@@ -141,8 +139,8 @@ __device__ __forceinline__ void choose_by_position(const unsigned (&keys)[kKeys]
     __syncthreads();
 }
 
-// Fills space.rows with the positions of ranks [first, last), highest score first: takes the `first` highest
-// away, then keeps the next `last - first` and ranks those among themselves.
+// Fills space.rows with the positions of ranks [first, last), highest score first: removes the `first`
+// highest keys, selects the next `last - first` and ranks those by comparing each with each.
 template <int kKeys, int kThreads>
 __device__ __forceinline__ void choose_by_score(unsigned (&keys)[kKeys], int first, int last,
                                                 unsigned lowest_bit, Workspace<kThreads>& space) {
@@ -153,7 +151,7 @@ __device__ __forceinline__ void choose_by_score(unsigned (&keys)[kKeys], int fir
                                       [&](int e, int) { gone |= 1u << e; });
 #pragma unroll
         for (int e = 0; e < kKeys; ++e) keys[e] = gone >> e & 1 ? 0 : keys[e];
-        // find_cut's barriers stand between these reads of warp_totals and the next writes.
+        // The barriers of find_cut separate these reads of warp_totals from the next writes.
     }
     const int count = last - first;
     const unsigned cut = find_cut(keys, count, lowest_bit);
@@ -168,8 +166,8 @@ __device__ __forceinline__ void choose_by_score(unsigned (&keys)[kKeys], int fir
         int rank = 0;
 #pragma unroll 4
         for (int other = 0; other < count; ++other) {
-            const unsigned rival = space.window_keys[other];
-            rank += rival > key || (rival == key && other < own);
+            const unsigned other_key = space.window_keys[other];
+            rank += other_key > key || (other_key == key && other < own);
         }
         space.rows[rank] = space.window_positions[own];
     }

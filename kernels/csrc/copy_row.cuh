@@ -1,5 +1,5 @@
-// One warp copies one row: every byte loaded once and stored once, in the widest accesses both addresses
-// allow.
+// One warp copies one row: every byte is loaded and stored once, in the widest accesses that the alignment of
+// both addresses allows.
 #pragma once
 
 #include <cstdint>

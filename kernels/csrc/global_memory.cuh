@@ -1,12 +1,12 @@
-// The only ways in which the kernel touches global memory. On a GPU they are one instruction each; the
-// CUDA-on-CPU layer (cpu/) checks and counts every access that passes here.
+// The kernel's only loads from and stores to global memory: one instruction each on a GPU. Tests replace
+// cuda_runtime.h by a CUDA-on-CPU layer, which checks and counts every access.
 #pragma once
 
 #include <cuda_runtime.h>
 
 namespace tokfilter {
 
-// Read-only for the whole launch, so the non-coherent path may serve it.
+// Read-only during the launch, so the non-coherent cache may be used.
 template <typename T>
 __device__ __forceinline__ T load_global(const T* from) {
     return __ldg(from);
@@ -17,7 +17,7 @@ __device__ __forceinline__ void store_global(T* to, T value) {
 #ifdef CUDA_ON_CPU
     cuda_on_cpu::store(to, value);
 #else
-    *to = value;  // __stwb would mark the store as strong, which nobody here needs
+    *to = value;  // not __stwb, which is a strong (more expensive) store
 #endif
 }
 

@@ -13,7 +13,6 @@ namespace tokfilter {
 namespace {
 
 // ---- kernel
-// ----------------------------------------------------------------------------------------------------------
 
 struct Shape {
     std::int64_t batch;
@@ -23,8 +22,8 @@ struct Shape {
     bool by_score;
 };
 
-// Block x of an image owns output rows [x * rows_per_block, ...): it selects for itself, then copies what it
-// owns.
+// Block x of an image writes output rows [x * rows_per_block, ...). Every block repeats the selection and
+// then copies its own rows.
 template <ScoreType kType, int kKeys, int kThreads>
 __global__ void __launch_bounds__(kThreads)
     token_select_kernel(const unsigned char* __restrict__ tokens,
@@ -32,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
                         unsigned char* __restrict__ selected, std::int32_t* __restrict__ indices,
                         Shape shape) {
     const std::int64_t image = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-    if (image >= shape.batch) return;  // the last layer of the grid may reach past the batch
+    if (image >= shape.batch) return;  // the last z-layer of the grid may exceed the batch
     const int first_row = static_cast<int>(blockIdx.x) * shape.rows_per_block;
     const int rows = min(shape.rows_per_block, shape.prefix + shape.k - first_row);
     const int first = max(first_row - shape.prefix, 0);
@@ -68,15 +67,15 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // ---- launchers
-// -------------------------------------------------------------------------------------------------------
 
 constexpr std::int64_t kMaxGridY = 65535;
 constexpr std::int64_t kBlocksPerMultiprocessor = 4;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Few images: one output row per warp, so that the copy spreads over the device. Many: as many rows as a
-// block can list, so that the selection is repeated least. Between: about four blocks per multiprocessor.
+// Few images: one output row per warp, so that the copy uses the whole device. Many images: the most rows
+// that fit a block's list, so that the selection is repeated least. Otherwise about four blocks per
+// multiprocessor.
 int rows_per_block(std::int64_t rows, std::int64_t batch, int threads, int multiprocessors) {
     const std::int64_t most = ceil_div(rows, threads / kWarpSize);
     const std::int64_t least = ceil_div(rows, kMaxRowsPerBlock);
@@ -119,10 +118,10 @@ cudaError_t launch_for_patches(const TokenSelectArgs& args, cudaStream_t stream,
 
 }  // namespace
 
-const char* token_select_problem(const TokenSelectArgs& args) noexcept { return first_breach(args); }
+const char* validate_token_select(const TokenSelectArgs& args) noexcept { return first_error(args); }
 
 int token_select(const TokenSelectArgs& args, CUstream_st* stream) noexcept {
-    if (first_breach(args) != nullptr) return cudaErrorInvalidValue;
+    if (first_error(args) != nullptr) return cudaErrorInvalidValue;
     int device = 0, multiprocessors = 0;
     if (const cudaError_t error = cudaGetDevice(&device)) return error;
     if (const cudaError_t error =

@@ -1,7 +1,7 @@
 // TokenSelect, version 1: keeps the prefix tokens and the k patch tokens with the highest scores.
 //
-// Framework-free launcher: raw pointers, sizes, a stream. The contract is stated in kernels/op.py; adapters
-// (the TensorRT plugin, tests) stand around this header and it knows none of them.
+// Framework-free launcher: raw pointers, sizes, a stream. Contract: kernels/op.py. The TensorRT plugin and
+// the tests call this header; it depends on neither.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +28,13 @@ struct TokenSelectArgs {
     Order order;
 };
 
-// Null when the arguments keep the contract; else a sentence that names the first breach (static storage).
-const char* token_select_problem(const TokenSelectArgs& args) noexcept;
+// Checks the arguments against the contract. Returns null when they are valid, else a message about the first
+// invalid one (static storage).
+const char* validate_token_select(const TokenSelectArgs& args) noexcept;
 
 // Enqueues one kernel on `stream`: no workspace, no synchronisation, safe in a CUDA graph.
-// Returns a cudaError_t (0 is success); cudaErrorInvalidValue when token_select_problem() has something to
-// say.
+// Returns a cudaError_t (0 is success); cudaErrorInvalidValue for arguments that validate_token_select()
+// rejects.
 int token_select(const TokenSelectArgs& args, CUstream_st* stream) noexcept;
 
 }  // namespace tokfilter

@@ -1,11 +1,11 @@
-// The launcher under C names, for callers without C++ (ctypes).
+// The launcher with C linkage, for ctypes.
 #include "token_select.h"
 
 extern "C" {
 
-__attribute__((visibility("default"))) const char* tokfilter_token_select_problem(
+__attribute__((visibility("default"))) const char* tokfilter_validate_token_select(
     const tokfilter::TokenSelectArgs* args) {
-    return tokfilter::token_select_problem(*args);
+    return tokfilter::validate_token_select(*args);
 }
 
 __attribute__((visibility("default"))) int tokfilter_token_select(const tokfilter::TokenSelectArgs* args,

@@ -137,7 +137,7 @@ def test_tools_beside_python_on_path_elsewhere_or_nowhere(tmp_path: Path, monkey
 def test_headers_before_plugins_of_version_3_are_refused(tmp_path: Path) -> None:
     headers = header_folder(tmp_path / "old", "8.6")
     directory = tmp_path / "build"
-    with pytest.raises(EngineError, match=r"(?s)build\.log.*TensorRT 8\.6.*wants 10\.3 or\s+later"):
+    with pytest.raises(EngineError, match=r"(?s)build\.log.*TensorRT 8\.6.*expects 10\.3 or\s+later"):
         build.build_plugin(directory, headers, options=["-DTOKFILTER_PLUGIN=OFF"])
     assert "TensorRT headers 8.6" in (directory / "build.log").read_text()
 

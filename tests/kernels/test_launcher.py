@@ -1,4 +1,4 @@
-"""The kernel's launcher: what it refuses, and what it returns when CUDA has something to say."""
+"""The kernel's launcher: validation of its arguments, and CUDA errors as return values."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def kernel() -> CpuKernel:
 
 
 HUGE = 2**31
-BREACHES = [
+INVALID = [
     ({"k": 0}, "k must be at least 1"),
     ({"k": 10}, "k must not exceed the number of patches"),
     ({"prefix": -1}, "prefix must not be negative"),
@@ -74,18 +74,18 @@ def sound_arguments(**changes: object) -> Arguments:
     return Arguments(**{**addresses, **sizes, "element_size": 2, "score_type": 0, "order": 0, **changes})
 
 
-@pytest.mark.parametrize(("changes", "sentence"), BREACHES, ids=[sentence for _, sentence in BREACHES])
-def test_a_breach_is_named_and_nothing_is_launched(kernel: CpuKernel, changes: dict, sentence: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), INVALID, ids=[message for _, message in INVALID])
+def test_an_invalid_argument_is_named_and_nothing_is_launched(kernel: CpuKernel, changes: dict, message: str) -> None:
     arguments = sound_arguments(**changes)
-    problem = kernel.problem(arguments)
-    assert problem is not None
-    assert sentence in problem
+    error = kernel.validate(arguments)
+    assert error is not None
+    assert message in error
     assert kernel.launch(arguments) == 1  # cudaErrorInvalidValue; these addresses would fault if anything ran
 
 
-def test_sound_arguments_have_no_problem(kernel: CpuKernel) -> None:
-    assert kernel.problem(sound_arguments()) is None
-    assert kernel.problem(sound_arguments(indices=None)) is None
+def test_valid_arguments_have_no_error(kernel: CpuKernel) -> None:
+    assert kernel.validate(sound_arguments()) is None
+    assert kernel.validate(sound_arguments(indices=None)) is None
 
 
 @pytest.mark.parametrize("cause", ("runtime_error", "launch_error"))
@@ -99,7 +99,7 @@ def test_a_cuda_error_comes_back_as_the_status(kernel: CpuKernel, cause: str) ->
 
 def test_the_real_launcher_without_a_gpu_returns_the_cuda_error() -> None:
     real = GpuKernel(built(build_gpu_library, KERNELS, "compute_75"))
-    assert "k must be at least 1" in str(real.problem(sound_arguments(k=0)))
+    assert "k must be at least 1" in str(real.validate(sound_arguments(k=0)))
     assert real.launch(sound_arguments(k=0)) == 1
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU: tests/test_gpu_kernel.py runs the launcher on it")
@@ -121,7 +121,7 @@ def test_half_a_case_is_refused() -> None:
         [program], input=stream_of(KernelCase(1, 1, 9, 4, 3))[:-1], capture_output=True, check=False
     )
     assert result.returncode == 2
-    assert b"ends in the middle" in result.stderr
+    assert b"is truncated" in result.stderr
 
 
 def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_words(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_scores_of_another_type_are_refused():
     ("opset", "budget", "order"), [(12, "slots", "position"), (18, "k", "position"), (18, "slots", "x")]
 )
 def test_functions_that_do_not_exist(opset, budget, order):
-    with pytest.raises(ContractError, match="wants opset >= 13"):
+    with pytest.raises(ContractError, match="expects opset >= 13"):
         token_select_function(opset, budget, order)
 
 

@@ -1,4 +1,4 @@
-"""The TensorRT plugin: a host that plays TensorRT under sanitizers, TensorRT-RTX's real registry, nvcc's build."""
+"""The TensorRT plugin: fake TensorRT under sanitizers, the real registry of TensorRT-RTX, and nvcc's build."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from tokfilter.kernels.reference import token_select
 
 BUILD = ROOT / "build" / "kernels-tests"
 
-# TensorRT's numbers for its types. FP8 travels as bytes: rows are moved, never computed with.
+# TensorRT's numbers of its data types. FP8 is passed as bytes: rows are copied without arithmetic.
 TOKEN_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16, 2: np.int8, 6: np.uint8}
 SCORE_TYPES = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16}
 # (batch, patches, channels, k): one token, all kept, rows that no vector width divides, several blocks per image.
 SIZES = [(1, 1, 1, 1), (2, 5, 3, 5), (3, 33, 7, 16), (1, 196, 48, 98), (2, 257, 5, 1), (1, 70, 64, 69)]
-# A libstdc++ that is linked statically keeps memory for exceptions, which a library that is closed leaves behind.
+# A statically linked libstdc++ keeps an exception pool, which a closed library leaks.
 NO_POOL = {"GLIBCXX_TUNABLES": "glibcxx.eh_pool.obj_count=0"}
 
 
@@ -39,7 +39,7 @@ def headers() -> Path:
 
 @pytest.fixture(scope="session")
 def host(headers: Path) -> Path:
-    """The folder of the host programs and of the plugin over the CUDA-on-CPU layer, all under the sanitizers."""
+    """Build folder of the host programs and of the plugin over the CUDA-on-CPU layer, all under sanitizers."""
     directory = BUILD / "host"
     options = ["-DTOKFILTER_PLUGIN=OFF", "-DTOKFILTER_PLUGIN_HOST=ON", f"-DTENSORRT_INCLUDE_DIR={headers}"]
     cmake = find_tool("cmake", hint="pip install cmake")
@@ -52,7 +52,7 @@ def host(headers: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def library(headers: Path) -> PluginBuild:
-    """Both libraries as users build them: nvcc, one architecture, an SDK's folders around the real headers."""
+    """Both libraries built by nvcc as a user does, for one architecture, from an SDK layout with the real headers."""
     try:
         return build_plugin(BUILD / "nvcc", sdk(headers), architectures="90")
     except MissingDependencyError as error:
@@ -60,15 +60,15 @@ def library(headers: Path) -> PluginBuild:
 
 
 def sdk(headers: Path) -> Path:
-    """An SDK's layout, its libnvinfer an empty shell of the right name: enough to link, never loaded."""
+    """An SDK's layout with an empty libnvinfer: enough to link, never loaded."""
     root = BUILD / "sdk"
     (root / "lib").mkdir(parents=True, exist_ok=True)
     (root / "include").unlink(missing_ok=True)
     (root / "include").symlink_to(headers)
     name = f"libnvinfer.so.{header_major(headers)}"
-    shell = "void getPluginRegistry(void) {} void getLogger(void) {} void getInferLibMajorVersion(void) {}"
+    empty = "void getPluginRegistry(void) {} void getLogger(void) {} void getInferLibMajorVersion(void) {}"
     command = ["cc", "-shared", f"-Wl,-soname,{name}", "-o", str(root / "lib" / name), "-x", "c", "-"]
-    subprocess.run(command, input=shell, text=True, check=True)
+    subprocess.run(command, input=empty, text=True, check=True)
     return root
 
 
@@ -79,7 +79,7 @@ def header_major(headers: Path) -> str:
 
 
 def run(program: Path, *arguments: object, **environment: str) -> str:
-    """The program's output; fails on a failed check, a leak, a double free, undefined behaviour."""
+    """Return the program's output; fail on a failed check, a leak, a double free or undefined behaviour."""
     result = subprocess.run(
         [str(program), *map(str, arguments)],
         capture_output=True,
@@ -103,7 +103,7 @@ def awkward_scores(rng: np.random.Generator, batch: int, patches: int, dtype: ty
 
 
 def case_file(path: Path) -> int:
-    """Write groups of calls with the reference's answers (see plugin_host_cases.cpp); returns the number of calls."""
+    """Write groups of calls with the reference's results (see plugin_host_cases.cpp); return the number of calls."""
     rng = np.random.default_rng(11)
     groups = list(product(TOKEN_TYPES, SCORE_TYPES, ("position", "score"), (False, True)))
     parts: list[bytes] = [np.int64(len(groups)).tobytes()]
@@ -127,8 +127,8 @@ def case_file(path: Path) -> int:
     return calls
 
 
-def test_life_of_a_plugin(host: Path) -> None:
-    run(host / "plugin_host", host / "libtokfilter_plugin_cpu.so", "walk")
+def test_every_function_of_a_plugin(host: Path) -> None:
+    run(host / "plugin_host", host / "libtokfilter_plugin_cpu.so", "checks")
 
 
 def test_enqueue_equals_the_reference(host: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_enqueue_equals_the_reference(host: Path, tmp_path: Path) -> None:
     )
 
 
-def test_out_of_memory_is_an_answer(host: Path) -> None:
+def test_out_of_memory_is_an_error_status(host: Path) -> None:
     run(host / "plugin_host_memory", host / "libtokfilter_plugin_cpu.so")
 
 
@@ -146,16 +146,16 @@ def test_self_registering_library_in_a_fake_libnvinfer(host: Path) -> None:
     run(host / "plugin_host_registry", host / "libtokfilter_plugin_static_cpu.so")
 
 
-def test_library_of_nvcc_walks_the_same_life(host: Path, library: PluginBuild) -> None:
-    run(host / "plugin_host", library.dynamic, "walk")
+def test_the_library_built_by_nvcc_passes_the_same_checks(host: Path, library: PluginBuild) -> None:
+    run(host / "plugin_host", library.dynamic, "checks")
 
 
-def test_launch_without_a_gpu_is_a_status_and_a_sentence(host: Path, library: PluginBuild) -> None:
+def test_launch_without_a_gpu_is_a_status_and_a_log_message(host: Path, library: PluginBuild) -> None:
     run(host / "plugin_host", library.dynamic, "launch-error", CUDA_VISIBLE_DEVICES="")
 
 
 def symbols(library: Path, option: str) -> list[str]:
-    """Names of the dynamic symbols; not of weak ones that nobody has to define."""
+    """Names of the dynamic symbols, without weak ones."""
     nm = find_tool("nm", hint="apt install binutils")
     output = subprocess.run([nm, "-D", option, str(library)], capture_output=True, text=True, check=True).stdout
     kinds_and_names = [line.split()[-2:] for line in output.splitlines()]
@@ -163,7 +163,7 @@ def symbols(library: Path, option: str) -> list[str]:
 
 
 def foreign_imports(library: Path) -> set[str]:
-    """What a library needs beyond the C and C++ runtimes, whose symbols carry their version."""
+    """Undefined symbols of a library beyond the C and C++ runtimes (whose symbols have a version suffix)."""
     runtime = re.compile(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+$")
     return {name for name in symbols(library, "--undefined-only") if not runtime.search(name)}
 
@@ -217,4 +217,4 @@ def test_registry_of_tensorrt_rtx(library: PluginBuild) -> None:
     assert [tuple(item) for item in seen["defaults"]] == list(ATTRIBUTES.items())
     assert seen["timing_cache_id"] == ";".join(f"{name}={value}" for name, value in ATTRIBUTES.items())
     assert (seen["outputs"], seen["unnamed"], seen["wrong"]) == (2, False, False)
-    assert 'tokfilter::TokenSelect "filter": attribute order wants' in result.stderr
+    assert 'tokfilter::TokenSelect "filter": attribute order expects' in result.stderr

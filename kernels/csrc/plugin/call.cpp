@@ -20,7 +20,7 @@ std::int32_t bytes_of(DataType type) noexcept {
         case DataType::kBF16:
             return 2;
         default:
-            return 1;  // kINT8, kFP8: is_token_type() lets nothing else pass
+            return 1;  // kINT8, kFP8: the other types of is_token_type()
     }
 }
 
@@ -35,55 +35,56 @@ ScoreType score_type_of(DataType type) noexcept {
     }
 }
 
-bool equals(const Dims& dims, std::initializer_list<std::int64_t> wanted) noexcept {
-    if (dims.nbDims != static_cast<std::int32_t>(wanted.size())) {
+bool equals(const Dims& dims, std::initializer_list<std::int64_t> expected) noexcept {
+    if (dims.nbDims != static_cast<std::int32_t>(expected.size())) {
         return false;
     }
     const auto* dim = dims.d;
-    for (const std::int64_t want : wanted) {
-        if (*dim++ != want) {
+    for (const std::int64_t size : expected) {
+        if (*dim++ != size) {
             return false;
         }
     }
     return true;
 }
 
-std::string rank_problem(const Config& config, const PluginTensorDesc* inputs) {
+std::string check_ranks(const Config& config, const PluginTensorDesc* inputs) {
     const Dims& tokens = inputs[kTokens].dims;
     const Dims& scores = inputs[kScores].dims;
     if (tokens.nbDims != 3 || scores.nbDims != 2) {
-        return text("wants tokens [B, P+N, C] and scores [B, N], got tokens ", tokens, " and scores ", scores,
-                    ".");
+        return text("expects tokens [B, P+N, C] and scores [B, N], got tokens ", tokens, " and scores ",
+                    scores, ".");
     }
     if (config.k == 0 && inputs[kSlots].dims.nbDims != 1) {
-        return text("wants slots [k], got ", inputs[kSlots].dims, ".");
+        return text("expects slots [k], got ", inputs[kSlots].dims, ".");
     }
     return {};
 }
 
-std::string size_problem(const Dims& tokens, const Dims& scores, const TokenSelectArgs& args) {
+std::string check_shapes(const Dims& tokens, const Dims& scores, const TokenSelectArgs& args) {
     if (scores.d[0] != args.batch || tokens.d[1] != args.prefix + args.patches) {
-        return text("wants one score per patch token: tokens ", tokens, " with ", args.prefix,
+        return text("expects one score per patch token: tokens ", tokens, " with ", args.prefix,
                     " prefix tokens ask for scores [", args.batch, ", ", tokens.d[1] - args.prefix, "], got ",
                     scores, ".");
     }
     if (args.batch < 1 || args.patches < 1 || args.channels < 1) {
-        return text("wants no empty dimension, got tokens ", tokens, " and scores ", scores, ".");
+        return text("expects no empty dimension, got tokens ", tokens, " and scores ", scores, ".");
     }
     if (args.k < 1 || args.k > args.patches) {
-        return text("wants a budget k between 1 and ", args.patches, " patch tokens, got ", args.k, ".");
+        return text("expects a budget k between 1 and ", args.patches, " patch tokens, got ", args.k, ".");
     }
-    if (const char* breach = check_sizes(args)) {
-        return text("the kernel refuses tokens ", tokens, " and scores ", scores, ": ", breach, ".");
+    if (const char* message = check_sizes(args)) {
+        return text("the kernel does not support tokens ", tokens, " and scores ", scores, ": ", message,
+                    ".");
     }
     return {};
 }
 
-// TensorRT need not describe indices where the network leaves them unused.
-std::string output_problem(const PluginTensorDesc* outputs, DataType type, const TokenSelectArgs& args) {
+// Indices are not checked: TensorRT may leave their description empty where the network does not use them.
+std::string check_outputs(const PluginTensorDesc* outputs, DataType type, const TokenSelectArgs& args) {
     const PluginTensorDesc& selected = outputs[kSelected];
     if (!equals(selected.dims, {args.batch, args.prefix + args.k, args.channels}) || selected.type != type) {
-        return text("wants selected ", type, " [", args.batch, ", ", args.prefix + args.k, ", ",
+        return text("expects selected ", type, " [", args.batch, ", ", args.prefix + args.k, ", ",
                     args.channels, "], got ", selected.type, " ", selected.dims, ".");
     }
     return {};
@@ -99,50 +100,47 @@ bool is_score_type(DataType type) noexcept {
     return type == DataType::kFLOAT || type == DataType::kHALF || type == DataType::kBF16;
 }
 
-std::string count_problem(const Config& config, std::int32_t inputs, std::int32_t outputs) {
+std::string check_counts(const Config& config, std::int32_t inputs, std::int32_t outputs) {
     if (outputs != 2) {
-        return text(
-            "gives two outputs, selected and indices (leave the second unused where you do not need it), "
-            "asked for ",
-            outputs, ".");
+        return text("has two outputs, selected and indices (the second may stay unused), got ", outputs, ".");
     }
     if (config.k == 0 && inputs != 3) {
         return text(
-            "k is 0, so the budget is the length of a third input: wants tokens, scores and slots, got ",
+            "k is 0, so the budget is the length of a third input: expects tokens, scores and slots, got ",
             inputs, " inputs.");
     }
     if (config.k != 0 && inputs != 2) {
-        return text("k is ", config.k, ", so it wants two inputs, tokens and scores, got ", inputs,
+        return text("k is ", config.k, ", so it expects two inputs, tokens and scores, got ", inputs,
                     ". To choose the budget by the length of slots, set k to 0.");
     }
     return {};
 }
 
-std::string type_problem(const DataType* types, std::int32_t inputs) {
+std::string check_types(const DataType* types, std::int32_t inputs) {
     if (!is_token_type(types[kTokens])) {
-        return text("wants tokens of type FP32, FP16, BF16, INT8 or FP8, got ", types[kTokens], ".");
+        return text("expects tokens of type FP32, FP16, BF16, INT8 or FP8, got ", types[kTokens], ".");
     }
     if (!is_score_type(types[kScores])) {
-        return text("wants scores of type FP32, FP16 or BF16, got ", types[kScores], ".");
+        return text("expects scores of type FP32, FP16 or BF16, got ", types[kScores], ".");
     }
     if (inputs > kSlots && types[kSlots] != DataType::kINT32) {
-        return text("wants slots of type INT32, got ", types[kSlots], ".");
+        return text("expects slots of type INT32, got ", types[kSlots], ".");
     }
     return {};
 }
 
 std::string read_call(const Config& config, const PluginTensorDesc* inputs, std::int32_t input_count,
                       const PluginTensorDesc* outputs, std::int32_t output_count, TokenSelectArgs& args) {
-    std::string problem = count_problem(config, input_count, output_count);
-    if (problem.empty()) {
-        problem = rank_problem(config, inputs);
+    std::string error = check_counts(config, input_count, output_count);
+    if (error.empty()) {
+        error = check_ranks(config, inputs);
     }
-    if (problem.empty()) {
+    if (error.empty()) {
         const DataType types[] = {inputs[kTokens].type, inputs[kScores].type};
-        problem = type_problem(types, 2);
+        error = check_types(types, 2);
     }
-    if (!problem.empty()) {
-        return problem;
+    if (!error.empty()) {
+        return error;
     }
     const Dims& tokens = inputs[kTokens].dims;
     const Dims& scores = inputs[kScores].dims;
@@ -154,8 +152,8 @@ std::string read_call(const Config& config, const PluginTensorDesc* inputs, std:
     args.element_size = bytes_of(inputs[kTokens].type);
     args.score_type = score_type_of(inputs[kScores].type);
     args.order = config.order;
-    problem = size_problem(tokens, scores, args);
-    return problem.empty() ? output_problem(outputs, inputs[kTokens].type, args) : problem;
+    error = check_shapes(tokens, scores, args);
+    return error.empty() ? check_outputs(outputs, inputs[kTokens].type, args) : error;
 }
 
 }  // namespace tokfilter

@@ -1,4 +1,5 @@
-// One call of TokenSelect as TensorRT describes it: which tensors it takes, and what the launcher gets.
+// One call of TokenSelect: checks of TensorRT's tensor descriptions, and their conversion to launcher
+// arguments.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -15,19 +16,18 @@ namespace tokfilter {
 enum Input : std::int32_t { kTokens = 0, kScores = 1, kSlots = 2 };
 enum Output : std::int32_t { kSelected = 0, kIndices = 1 };
 
-// Rows are moved, never computed with, so FP8 and INT8 payloads pass as they are (one scale on both sides).
+// Rows are copied without arithmetic, so FP8 and INT8 are allowed (with one scale for input and output).
 bool is_token_type(nvinfer1::DataType type) noexcept;
 bool is_score_type(nvinfer1::DataType type) noexcept;
 
-// Empty, or the sentence that says which tensor is missing or surplus for these attributes.
-std::string count_problem(const Config& config, std::int32_t inputs, std::int32_t outputs);
+// Empty, or the error about a missing or surplus tensor for these attributes.
+std::string check_counts(const Config& config, std::int32_t inputs, std::int32_t outputs);
 
-// Empty, or the sentence that names the input whose type is not taken.
-std::string type_problem(const nvinfer1::DataType* types, std::int32_t inputs);
+// Empty, or the error about an input of an unsupported type.
+std::string check_types(const nvinfer1::DataType* types, std::int32_t inputs);
 
 // Fills the sizes and types of `args` (not its pointers) from the tensors of one call. Returns an empty
-// string, or the sentence that says which shape or type breaks the contract. Allocates nothing where all is
-// well.
+// string, or the error about the first invalid shape or type. Allocates no memory for a valid call.
 std::string read_call(const Config& config, const nvinfer1::PluginTensorDesc* inputs,
                       std::int32_t input_count, const nvinfer1::PluginTensorDesc* outputs,
                       std::int32_t output_count, TokenSelectArgs& args);

@@ -15,11 +15,11 @@ using nvinfer1::PluginFieldType;
 std::string read_count(const PluginField& field, std::int32_t& count) {
     const bool is_int32 = field.type == PluginFieldType::kINT32;
     if (!is_int32 && field.type != PluginFieldType::kINT64) {
-        return text("attribute ", field.name, " wants one integer (kINT32 or kINT64), got a field of type ",
+        return text("attribute ", field.name, " expects one integer (kINT32 or kINT64), got a field of type ",
                     field.type, ".");
     }
     if (field.length != 1 || field.data == nullptr) {
-        return text("attribute ", field.name, " wants one integer, got ",
+        return text("attribute ", field.name, " expects one integer, got ",
                     field.data == nullptr ? 0 : field.length, ".");
     }
     // The caller's buffer need not be aligned.
@@ -32,7 +32,7 @@ std::string read_count(const PluginField& field, std::int32_t& count) {
         std::memcpy(&value, field.data, sizeof(value));
     }
     if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
-        return text("attribute ", field.name, " wants a value from 0 to 2147483647, got ", value, ".");
+        return text("attribute ", field.name, " expects a value from 0 to 2147483647, got ", value, ".");
     }
     count = static_cast<std::int32_t>(value);
     return {};
@@ -40,15 +40,15 @@ std::string read_count(const PluginField& field, std::int32_t& count) {
 
 std::string read_order(const PluginField& field, Order& order) {
     if (field.type != PluginFieldType::kCHAR) {
-        return text("attribute ", field.name, " wants a string (kCHAR), got a field of type ", field.type,
+        return text("attribute ", field.name, " expects a string (kCHAR), got a field of type ", field.type,
                     ".");
     }
     if (field.length < 0 || (field.data == nullptr && field.length > 0)) {
-        return text("attribute ", field.name, " wants a string, got a field of length ", field.length,
+        return text("attribute ", field.name, " expects a string, got a field of length ", field.length,
                     " without data.");
     }
     std::string_view name(static_cast<const char*>(field.data), static_cast<std::size_t>(field.length));
-    // Some callers count the terminating zero, the ONNX parser does not.
+    // Some callers include the terminating zero in the length; the ONNX parser does not.
     name = name.substr(0, name.find('\0'));
     for (std::size_t i = 0; i < kOrderNames.size(); ++i) {
         if (name == kOrderNames[i]) {
@@ -56,7 +56,7 @@ std::string read_order(const PluginField& field, Order& order) {
             return {};
         }
     }
-    return text("attribute ", field.name, " wants \"", kOrderNames[0], "\" or \"", kOrderNames[1],
+    return text("attribute ", field.name, " expects \"", kOrderNames[0], "\" or \"", kOrderNames[1],
                 "\", got \"", name, "\".");
 }
 
@@ -71,7 +71,7 @@ std::string read_field(const PluginField& field, Config& config) {
     if (name == "order") {
         return read_order(field, config.order);
     }
-    // A misspelt attribute that is ignored would drop the class token or the budget without a word.
+    // An ignored misspelling would silently drop the class token or the budget.
     return text("no attribute is called \"", name, "\"; known are k, prefix_tokens and order.");
 }
 
@@ -82,12 +82,12 @@ std::string read_config(const nvinfer1::PluginFieldCollection* fields, Config& c
         return {};
     }
     if (fields->nbFields < 0 || fields->fields == nullptr) {
-        return text("wants a list of fields, got ", fields->nbFields, " fields without data.");
+        return text("expects a list of fields, got ", fields->nbFields, " fields without data.");
     }
     for (std::int32_t i = 0; i < fields->nbFields; ++i) {
-        std::string problem = read_field(fields->fields[i], config);
-        if (!problem.empty()) {
-            return problem;
+        std::string error = read_field(fields->fields[i], config);
+        if (!error.empty()) {
+            return error;
         }
     }
     return {};

@@ -1,5 +1,5 @@
-// The plugin's face to TensorRT: identity, attributes and their defaults. kernels/op.py states the contract;
-// a test holds this page equal to it.
+// The plugin's identity, attributes and defaults, equal to the contract in kernels/op.py (tests compare
+// them).
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -19,7 +19,7 @@ inline constexpr const char* kVersion = "1";
 // Names in the order of the enumerators of Order.
 inline constexpr std::array<const char*, 2> kOrderNames{"position", "score"};
 
-// What a plugin is made of; nothing else enters an engine or a timing cache.
+// The attributes of a plugin: all that is serialised into an engine or a timing cache.
 struct Config {
     std::int32_t k{0};  // 0: the budget is the length of the input `slots`
     std::int32_t prefix_tokens{1};
@@ -28,8 +28,8 @@ struct Config {
     const char* order_name() const noexcept { return kOrderNames[static_cast<std::size_t>(order)]; }
 };
 
-// Reads a plugin's attributes: absent ones keep their defaults. Returns an empty string, or the sentence that
-// says which field was wrong, what was wanted and what was got.
+// Reads a plugin's attributes; absent ones keep their defaults. Returns an empty string, or an error with the
+// field, the expected value and the value given.
 std::string read_config(const nvinfer1::PluginFieldCollection* fields, Config& config);
 
 // "k=98;prefix_tokens=1;order=position"

@@ -1,6 +1,5 @@
-// Entry points of libtokfilter_plugin.so, for hosts that load plugins through TensorRT's registry. Nothing
-// registers itself here: a library that does both is refused by the registry and leaves a dangling creator
-// behind.
+// Entry points of libtokfilter_plugin.so, for host programs that load plugins through TensorRT's registry. It
+// does not register itself: the registry refuses a library that does both, and keeps a dangling creator.
 #include <NvInferRuntime.h>
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// libtokfilter_plugin_static.so registers its creator when a host opens it with dlopen. It exports nothing.
+// libtokfilter_plugin_static.so registers its creator when it is opened with dlopen. It exports no symbol.
 #include <NvInferRuntime.h>
 
 #include "log.h"
@@ -13,8 +13,8 @@ class NvinferLoggerFinder final : public nvinfer1::ILoggerFinder {
     nvinfer1::ILogger* findLogger() override { return getLogger(); }
 };
 
-// REGISTER_TENSORRT_PLUGIN registers under the empty namespace, where a creator that names another one is
-// unreachable, and it never deregisters, which leaves a dangling creator behind dlclose.
+// Used in place of REGISTER_TENSORRT_PLUGIN, which registers under the empty namespace (where a creator that
+// names another one cannot be found) and never deregisters (a dangling creator after dlclose).
 class Registration {
   public:
     Registration() noexcept {
@@ -31,15 +31,18 @@ class Registration {
 
   private:
     static bool register_creator() {
-        // The registry's virtual functions moved between 10.x and 11.0: a call across majors ends in a crash.
+        // The registry's virtual functions differ between 10.x and 11.0: a call across major versions
+        // crashes.
         if (getInferLibMajorVersion() != NV_TENSORRT_MAJOR) {
-            say(Severity::kERROR, "",
+            log_message(
+                Severity::kERROR, "",
                 text("this library is built for TensorRT ", NV_TENSORRT_MAJOR, " and found version ",
-                     getInferLibMajorVersion(), ": it stays unused. Build it against that version."));
+                     getInferLibMajorVersion(), ": it is not registered. Build it against that version."));
             return false;
         }
         if (!getPluginRegistry()->registerCreator(creator(), kNamespace)) {
-            say(Severity::kWARNING, "", "another library has registered this plugin: this one stays unused.");
+            log_message(Severity::kWARNING, "",
+                        "another library has registered this plugin: this one is not registered.");
             return false;
         }
         return true;

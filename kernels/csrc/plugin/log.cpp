@@ -15,7 +15,7 @@ nvinfer1::ILogger* current_logger() noexcept {
     try {
         return finder == nullptr ? nullptr : finder->findLogger();
     } catch (...) {
-        return nullptr;  // stderr hears what the logger cannot
+        return nullptr;  // falls back to stderr
     }
 }
 
@@ -26,7 +26,7 @@ void keep_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
     g_finder.compare_exchange_strong(expected, finder, std::memory_order_acq_rel);
 }
 
-void say(Severity severity, const char* subject, const std::string& message) noexcept {
+void log_message(Severity severity, const char* subject, const std::string& message) noexcept {
     try {
         std::string line = std::string(kNamespace) + "::" + kName;
         if (subject != nullptr && *subject != '\0') {

@@ -1,4 +1,4 @@
-// Sentences for people from values of TensorRT.
+// Text of messages from values of TensorRT.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -49,7 +49,7 @@ void print(std::ostream& out, const Value& value) {
 template <typename... Values>
 std::string text(const Values&... values) {
     std::ostringstream out;
-    out.exceptions(std::ios::badbit);  // out of memory is an error, not half a sentence
+    out.exceptions(std::ios::badbit);  // throw when out of memory, instead of a truncated message
     (print(out, values), ...);
     return out.str();
 }

@@ -15,9 +15,9 @@ nvinfer1::IPluginV3* TokenSelectCreator::createPlugin(const char* layer,
                                                       nvinfer1::TensorRTPhase /*phase*/) noexcept {
     return guarded<nvinfer1::IPluginV3*>(layer, "createPlugin", nullptr, [&]() -> nvinfer1::IPluginV3* {
         Config config;
-        const std::string problem = read_config(fields, config);
-        if (!problem.empty()) {
-            say(Severity::kERROR, layer, problem);
+        const std::string error = read_config(fields, config);
+        if (!error.empty()) {
+            log_message(Severity::kERROR, layer, error);
             return nullptr;
         }
         return new TokenSelectPlugin(config, layer == nullptr ? "" : layer);

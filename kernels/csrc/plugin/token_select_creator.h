@@ -1,4 +1,4 @@
-// Makes TokenSelect plugins from attributes, when a network is built and when an engine is read.
+// Creates TokenSelect plugins from attributes, when a network is built and when an engine is deserialised.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -16,10 +16,10 @@ class TokenSelectCreator final : public nvinfer1::IPluginCreatorV3One {
     TokenSelectCreator& operator=(const TokenSelectCreator&) = delete;
     ~TokenSelectCreator() override = default;
 
-    // Null, with a logged sentence, where an attribute is wrong.
+    // Null, with a logged error, for an invalid attribute.
     nvinfer1::IPluginV3* createPlugin(const char* layer, const nvinfer1::PluginFieldCollection* fields,
                                       nvinfer1::TensorRTPhase phase) noexcept override;
-    // The attributes; their data are the defaults.
+    // The attributes with their defaults.
     const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
     const char* getPluginName() const noexcept override { return kName; }
     const char* getPluginVersion() const noexcept override { return kVersion; }

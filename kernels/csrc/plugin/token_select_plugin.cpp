@@ -31,25 +31,25 @@ const IDimensionExpr* kept_rows(const Config& config, const IDimensionExpr& budg
     return prefix == nullptr ? nullptr : builder.operation(DimensionOperation::kSUM, *prefix, budget);
 }
 
-std::string rank_problem(const DimsExprs* inputs, std::int32_t input_count) {
+std::string check_ranks(const DimsExprs* inputs, std::int32_t input_count) {
     if (inputs[kTokens].nbDims != 3 || inputs[kScores].nbDims != 2) {
-        return text("wants tokens of 3 dimensions and scores of 2, got ", inputs[kTokens].nbDims, " and ",
+        return text("expects tokens of 3 dimensions and scores of 2, got ", inputs[kTokens].nbDims, " and ",
                     inputs[kScores].nbDims, ".");
     }
     if (input_count > kSlots && inputs[kSlots].nbDims != 1) {
-        return text("wants slots of 1 dimension, got ", inputs[kSlots].nbDims, ".");
+        return text("expects slots of 1 dimension, got ", inputs[kSlots].nbDims, ".");
     }
     return {};
 }
 
-// What the network says already, before any profile: dimensions that are constant must agree.
-std::string constant_problem(const Config& config, const DimsExprs* inputs) {
+// Constant dimensions of the network must agree before any profile is known.
+std::string check_constants(const Config& config, const DimsExprs* inputs) {
     const IDimensionExpr& rows = *inputs[kTokens].d[1];
     const IDimensionExpr& patches = *inputs[kScores].d[1];
     if (rows.isConstant() && patches.isConstant() &&
         rows.getConstantValue() != config.prefix_tokens + patches.getConstantValue()) {
-        return text("wants one score per patch token: ", rows.getConstantValue(), " tokens of which ",
-                    config.prefix_tokens, " are prefix tokens do not go with ", patches.getConstantValue(),
+        return text("expects one score per patch token: ", rows.getConstantValue(), " tokens of which ",
+                    config.prefix_tokens, " are prefix tokens do not match ", patches.getConstantValue(),
                     " scores.");
     }
     const IDimensionExpr* slots = config.k == 0 ? inputs[kSlots].d[0] : nullptr;
@@ -58,7 +58,7 @@ std::string constant_problem(const Config& config, const DimsExprs* inputs) {
     }
     const std::int64_t k = slots == nullptr ? config.k : slots->getConstantValue();
     if (k < 1 || k > patches.getConstantValue()) {
-        return text("wants a budget k between 1 and ", patches.getConstantValue(), " patch tokens, got ", k,
+        return text("expects a budget k between 1 and ", patches.getConstantValue(), " patch tokens, got ", k,
                     ".");
     }
     return {};
@@ -94,8 +94,8 @@ IPluginV3* TokenSelectPlugin::attachToContext(nvinfer1::IPluginResourceContext* 
     return clone();
 }
 
-std::int32_t TokenSelectPlugin::refuse(const std::string& problem, std::int32_t status) const noexcept {
-    say(Severity::kERROR, layer_.c_str(), problem);
+std::int32_t TokenSelectPlugin::fail(const std::string& error, std::int32_t status) const noexcept {
+    log_message(Severity::kERROR, layer_.c_str(), error);
     return status;
 }
 
@@ -103,12 +103,12 @@ std::int32_t TokenSelectPlugin::getOutputDataTypes(DataType* output_types, std::
                                                    const DataType* input_types,
                                                    std::int32_t input_count) const noexcept {
     return guarded(layer_.c_str(), "getOutputDataTypes", 1, [&] {
-        std::string problem = count_problem(config_, input_count, output_count);
-        if (problem.empty()) {
-            problem = type_problem(input_types, input_count);
+        std::string error = check_counts(config_, input_count, output_count);
+        if (error.empty()) {
+            error = check_types(input_types, input_count);
         }
-        if (!problem.empty()) {
-            return refuse(problem);
+        if (!error.empty()) {
+            return fail(error);
         }
         output_types[kSelected] = input_types[kTokens];
         output_types[kIndices] = DataType::kINT32;
@@ -121,23 +121,23 @@ std::int32_t TokenSelectPlugin::getOutputShapes(const DimsExprs* inputs, std::in
                                                 std::int32_t shape_input_count, DimsExprs* outputs,
                                                 std::int32_t output_count, IExprBuilder& builder) noexcept {
     return guarded(layer_.c_str(), "getOutputShapes", 1, [&] {
-        std::string problem = count_problem(config_, input_count, output_count);
-        if (problem.empty() && shape_input_count != 0) {
-            problem = text("wants no shape tensors (the budget is a length), got ", shape_input_count, ".");
+        std::string error = check_counts(config_, input_count, output_count);
+        if (error.empty() && shape_input_count != 0) {
+            error = text("expects no shape tensors (the budget is a length), got ", shape_input_count, ".");
         }
-        if (problem.empty()) {
-            problem = rank_problem(inputs, input_count);
+        if (error.empty()) {
+            error = check_ranks(inputs, input_count);
         }
-        if (problem.empty()) {
-            problem = constant_problem(config_, inputs);
+        if (error.empty()) {
+            error = check_constants(config_, inputs);
         }
-        if (!problem.empty()) {
-            return refuse(problem);
+        if (!error.empty()) {
+            return fail(error);
         }
         const IDimensionExpr* k = config_.k != 0 ? builder.constant(config_.k) : inputs[kSlots].d[0];
         const IDimensionExpr* rows = k == nullptr ? nullptr : kept_rows(config_, *k, builder);
         if (rows == nullptr) {
-            return refuse("TensorRT built no expression for the number of kept tokens.");
+            return fail("TensorRT built no expression for the number of kept tokens.");
         }
         outputs[kSelected].nbDims = 3;
         outputs[kSelected].d[0] = inputs[kTokens].d[0];
@@ -167,7 +167,7 @@ bool TokenSelectPlugin::supportsFormatCombination(std::int32_t position,
     if (position == kScores) {
         return is_score_type(tensor.type);
     }
-    // What is left: slots, selected, indices.
+    // The other tensors: slots, selected, indices.
     return tensor.type ==
            (position == input_count + kSelected ? tensors[kTokens].desc.type : DataType::kINT32);
 }
@@ -177,26 +177,26 @@ std::int32_t TokenSelectPlugin::configurePlugin(const DynamicPluginTensorDesc* i
                                                 const DynamicPluginTensorDesc* /*outputs*/,
                                                 std::int32_t output_count) noexcept {
     return guarded(layer_.c_str(), "configurePlugin", 1, [&] {
-        const std::string problem = count_problem(config_, input_count, output_count);
-        if (!problem.empty()) {
-            return refuse(problem);
+        const std::string error = check_counts(config_, input_count, output_count);
+        if (!error.empty()) {
+            return fail(error);
         }
         // Shapes of a wrong rank were refused in getOutputShapes().
         const DynamicPluginTensorDesc& scores = inputs[kScores];
         const std::int64_t least_k = config_.k != 0 ? config_.k : inputs[kSlots].min.d[0];
         const std::int64_t most_k = config_.k != 0 ? config_.k : inputs[kSlots].max.d[0];
         if (least_k > scores.max.d[1]) {
-            return refuse(text("wants a budget k of at most ", scores.max.d[1],
-                               ", the most patch tokens that this profile has, got ", least_k, "."));
+            return fail(text("expects a budget k of at most ", scores.max.d[1],
+                             ", the most patch tokens that this profile has, got ", least_k, "."));
         }
         if (scores.max.d[1] > kMaxPatches) {
-            return refuse(text("wants at most ", kMaxPatches, " patch tokens, this profile allows ",
-                               scores.max.d[1], "."));
+            return fail(text("expects at most ", kMaxPatches, " patch tokens, this profile allows ",
+                             scores.max.d[1], "."));
         }
         if (most_k > scores.min.d[1]) {
-            say(Severity::kWARNING, layer_.c_str(),
-                text("this profile allows k = ", most_k, " and as few as ", scores.min.d[1],
-                     " patch tokens: a run with fewer patch tokens than k will fail."));
+            log_message(Severity::kWARNING, layer_.c_str(),
+                        text("this profile allows k = ", most_k, " and as few as ", scores.min.d[1],
+                             " patch tokens: a run with fewer patch tokens than k will fail."));
         }
         return 0;
     });
@@ -214,8 +214,8 @@ std::int32_t TokenSelectPlugin::onShapeChange(const PluginTensorDesc* inputs, st
                                               std::int32_t output_count) noexcept {
     return guarded(layer_.c_str(), "onShapeChange", 1, [&] {
         TokenSelectArgs args{};
-        const std::string problem = read_call(config_, inputs, input_count, outputs, output_count, args);
-        return problem.empty() ? 0 : refuse(problem);
+        const std::string error = read_call(config_, inputs, input_count, outputs, output_count, args);
+        return error.empty() ? 0 : fail(error);
     });
 }
 
@@ -225,10 +225,10 @@ std::int32_t TokenSelectPlugin::enqueue(const PluginTensorDesc* input_descs,
                                         cudaStream_t stream) noexcept {
     return guarded<std::int32_t>(layer_.c_str(), "enqueue", cudaErrorUnknown, [&] {
         TokenSelectArgs args{};
-        const std::string problem =
+        const std::string error =
             read_call(config_, input_descs, config_.k == 0 ? 3 : 2, output_descs, getNbOutputs(), args);
-        if (!problem.empty()) {
-            return refuse(problem, cudaErrorInvalidValue);
+        if (!error.empty()) {
+            return fail(error, cudaErrorInvalidValue);
         }
         args.tokens = inputs[kTokens];
         args.scores = inputs[kScores];
@@ -238,13 +238,14 @@ std::int32_t TokenSelectPlugin::enqueue(const PluginTensorDesc* input_descs,
         if (status == cudaSuccess) {
             return 0;
         }
-        if (const char* breach = token_select_problem(args)) {
-            return refuse(text("the kernel refuses: ", breach), status);
+        if (const char* message = validate_token_select(args)) {
+            return fail(text("the kernel rejects the call: ", message), status);
         }
-        const auto error = static_cast<cudaError_t>(status);
-        return refuse(text("the kernel was not launched for tokens ", input_descs[kTokens].dims, " and k ",
-                           args.k, ": ", cudaGetErrorName(error), ", ", cudaGetErrorString(error), "."),
-                      status);
+        const auto cuda_error = static_cast<cudaError_t>(status);
+        return fail(
+            text("the kernel was not launched for tokens ", input_descs[kTokens].dims, " and k ", args.k,
+                 ": ", cudaGetErrorName(cuda_error), ", ", cudaGetErrorString(cuda_error), "."),
+            status);
     });
 }
 

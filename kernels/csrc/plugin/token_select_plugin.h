@@ -12,7 +12,7 @@
 
 namespace tokfilter {
 
-// Stateless but for its attributes: no CUDA before enqueue(), no workspace, one kernel and so no tactics.
+// Holds only its attributes: no CUDA call before enqueue(), no workspace, one kernel, therefore no tactics.
 class TokenSelectPlugin final : public nvinfer1::IPluginV3,
                                 public nvinfer1::IPluginV3OneCore,
                                 public nvinfer1::IPluginV3OneBuild,
@@ -65,8 +65,8 @@ class TokenSelectPlugin final : public nvinfer1::IPluginV3,
     const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &serialized_; }
 
   private:
-    // Says `problem` as an error of this layer; returns `status`.
-    std::int32_t refuse(const std::string& problem, std::int32_t status = 1) const noexcept;
+    // Logs `error` for this layer; returns `status`.
+    std::int32_t fail(const std::string& error, std::int32_t status = 1) const noexcept;
 
     const Config config_;
     const std::string layer_;

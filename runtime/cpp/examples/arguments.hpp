@@ -27,13 +27,13 @@ struct Arguments {
             bool taken = false;
             for (const std::string& name : known) taken = taken || value == "--" + name;
             if (!taken || i + 1 == count) {
-                error = taken ? value + " wants a value." : "there is no option " + value + ".";
+                error = taken ? value + " expects a value." : "there is no option " + value + ".";
                 return;
             }
             options[value.substr(2)] = values[++i];
         }
         if (words.size() != words_wanted)
-            error = std::to_string(words_wanted) + " argument(s) wanted, got " +
+            error = std::to_string(words_wanted) + " argument(s) expected, got " +
                     std::to_string(words.size()) + ".";
     }
 
@@ -50,7 +50,7 @@ struct Arguments {
             if (value == one) return value;
             all += (all.empty() ? "" : ", ") + one;
         }
-        error = "--" + name + " wants one of " + all + ", got " + value + ".";
+        error = "--" + name + " expects one of " + all + ", got " + value + ".";
         return allowed.front();
     }
 
@@ -63,7 +63,7 @@ struct Arguments {
         std::int64_t result = 0;
         const auto [end, problem] = std::from_chars(value.data(), value.data() + value.size(), result);
         if (problem != std::errc() || end != value.data() + value.size() || result < low || result > high)
-            error = "--" + name + " wants a number from " + std::to_string(low) + " to " +
+            error = "--" + name + " expects a number from " + std::to_string(low) + " to " +
                     std::to_string(high) + ", got " + value + ".";
         return result;
     }

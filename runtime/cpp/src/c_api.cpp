@@ -7,7 +7,7 @@
 
 struct tokfilter_engine {
     tokfilter::Engine engine;
-    tokfilter::Info info;  // its class names are handed out as pointers
+    tokfilter::Info info;  // tokfilter_engine_class_name returns pointers into it
 };
 
 namespace {
@@ -17,7 +17,7 @@ using tokfilter::Status;
 
 thread_local std::string last_error;
 
-tokfilter_code answer(const Status& status) noexcept {
+tokfilter_code code_of(const Status& status) noexcept {
     if (!status.ok()) {
         try {
             last_error = status.message();
@@ -28,13 +28,13 @@ tokfilter_code answer(const Status& status) noexcept {
     return static_cast<tokfilter_code>(status.code());
 }
 
-// A struct of a caller compiled with another tokfilter.h would be read past its end.
+// Detects a caller compiled with another tokfilter.h, whose struct may be shorter.
 template <class Struct>
 Status same_size(const Struct* value, const char* name) {
-    if (value == nullptr) return {Code::argument, tokfilter::text("a ", name, " is wanted, got NULL.")};
+    if (value == nullptr) return {Code::argument, tokfilter::text("a ", name, " is required, got NULL.")};
     if (value->struct_size == sizeof(Struct)) return {};
     return {Code::argument,
-            tokfilter::text(name, ".struct_size wants ", sizeof(Struct), ", got ", value->struct_size,
+            tokfilter::text(name, ".struct_size expects ", sizeof(Struct), ", got ", value->struct_size,
                             ": set it, and compile with the tokfilter.h of this library.")};
 }
 
@@ -66,10 +66,10 @@ Status options_of(const tokfilter_options* from, tokfilter::Options& options) {
 Status open(const char* directory, const tokfilter_options* options, tokfilter_engine** engine) {
     if (engine == nullptr || directory == nullptr)
         return {Code::argument,
-                "tokfilter_engine_open wants a directory and a place for the engine, got NULL."};
-    tokfilter::Options wanted;
-    if (Status status = options_of(options, wanted); !status.ok()) return status;
-    auto opened = tokfilter::Engine::open(directory, wanted);
+                "tokfilter_engine_open expects a directory and a pointer for the engine, got NULL."};
+    tokfilter::Options parsed;
+    if (Status status = options_of(options, parsed); !status.ok()) return status;
+    auto opened = tokfilter::Engine::open(directory, parsed);
     if (!opened.ok()) return opened.status();
     auto info = opened->info();
     if (!info.ok()) return info.status();
@@ -93,7 +93,7 @@ Status preprocess(const tokfilter_engine* engine, const tokfilter::RgbImage& ima
     const auto values = engine->info.preprocess.input(image);
     if (!values.ok()) return values.status();
     if (input == nullptr || room < values->size())
-        return {Code::argument, tokfilter::text("input wants room for ", values->size(), " floats, got ",
+        return {Code::argument, tokfilter::text("input expects room for ", values->size(), " floats, got ",
                                                 input == nullptr ? 0 : room)};
     std::copy(values->begin(), values->end(), input);
     return {};
@@ -110,11 +110,11 @@ const char* tokfilter_last_error(void) { return last_error.c_str(); }
 tokfilter_code tokfilter_engine_open(const char* directory, const tokfilter_options* options,
                                      tokfilter_engine** engine) {
     if (engine != nullptr) *engine = nullptr;
-    return answer(tokfilter::guarded([&]() -> Status { return open(directory, options, engine); }));
+    return code_of(tokfilter::guarded([&]() -> Status { return open(directory, options, engine); }));
 }
 
 tokfilter_code tokfilter_engine_info(const tokfilter_engine* engine, tokfilter_info* info) {
-    return answer(tokfilter::guarded([&]() -> Status { return describe(engine, info); }));
+    return code_of(tokfilter::guarded([&]() -> Status { return describe(engine, info); }));
 }
 
 const char* tokfilter_engine_class_name(const tokfilter_engine* engine, int64_t number) {
@@ -126,13 +126,13 @@ const char* tokfilter_engine_class_name(const tokfilter_engine* engine, int64_t 
 
 tokfilter_code tokfilter_engine_preprocess(const tokfilter_engine* engine, const uint8_t* pixels,
                                            int64_t height, int64_t width, float* input, size_t room) {
-    return answer(tokfilter::guarded(
+    return code_of(tokfilter::guarded(
         [&]() -> Status { return preprocess(engine, {pixels, height, width}, input, room); }));
 }
 
 tokfilter_code tokfilter_engine_run(tokfilter_engine* engine, const tokfilter_call* call,
                                     tokfilter_timing* timing) {
-    return answer(tokfilter::guarded([&]() -> Status {
+    return code_of(tokfilter::guarded([&]() -> Status {
         if (engine == nullptr) return no_engine();
         if (Status status = same_size(call, "tokfilter_call"); !status.ok()) return status;
         tokfilter::Timing spent;
@@ -143,7 +143,7 @@ tokfilter_code tokfilter_engine_run(tokfilter_engine* engine, const tokfilter_ca
 }
 
 tokfilter_code tokfilter_engine_enqueue(tokfilter_engine* engine, const tokfilter_call* call) {
-    return answer(tokfilter::guarded([&]() -> Status {
+    return code_of(tokfilter::guarded([&]() -> Status {
         if (engine == nullptr) return no_engine();
         if (Status status = same_size(call, "tokfilter_call"); !status.ok()) return status;
         return engine->engine.enqueue(call_of(*call));
@@ -151,7 +151,7 @@ tokfilter_code tokfilter_engine_enqueue(tokfilter_engine* engine, const tokfilte
 }
 
 tokfilter_code tokfilter_engine_close(tokfilter_engine** engine) {
-    return answer(tokfilter::guarded([&]() -> Status {
+    return code_of(tokfilter::guarded([&]() -> Status {
         if (engine == nullptr || *engine == nullptr) return {};
         Status status = (*engine)->engine.close();
         if (status.code() == Code::busy) return status;

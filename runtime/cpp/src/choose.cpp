@@ -33,7 +33,7 @@ std::string ranges_text(const Profile& profile) {
     return text("batches of ", profile.batch.low, " to ", profile.batch.high, budget);
 }
 
-// Both ends of the profiles together.
+// The union of the profiles' ranges.
 template <class Get>
 std::optional<Range> span(const std::vector<Profile>& profiles, Get get) {
     std::optional<Range> all;
@@ -52,24 +52,25 @@ std::optional<Range> span(const std::vector<Profile>& profiles, Get get) {
 Result<Entry> entry_for(const Manifest& manifest, const Options& options, const std::string& runtime) {
     if (options.tokens < 0)
         return Status(Code::argument,
-                      text("tokens wants a budget, or 0 for no preference, got ", options.tokens, "."));
+                      text("tokens expects a budget, or 0 for no preference, got ", options.tokens, "."));
     const std::string role = options.role == Role::full ? "full" : "filtered";
-    const bool asked = options.tokens > 0 && options.role == Role::filtered;
+    const bool has_budget = options.tokens > 0 && options.role == Role::filtered;
     const Entry* elastic = nullptr;
     const Entry* fixed = nullptr;
     for (const Entry& entry : manifest.files) {
         if (entry.role != role || entry.runtime != runtime || entry.precision != options.precision) continue;
-        if (asked && entry.budget == options.tokens) return entry;
-        if (!entry.budget && elastic == nullptr && (!asked || serves(entry.budget_range, options.tokens)))
+        if (has_budget && entry.budget == options.tokens) return entry;
+        if (!entry.budget && elastic == nullptr &&
+            (!has_budget || serves(entry.budget_range, options.tokens)))
             elastic = &entry;
-        if (entry.budget && fixed == nullptr && !asked) fixed = &entry;
+        if (entry.budget && fixed == nullptr && !has_budget) fixed = &entry;
     }
     if (elastic != nullptr) return *elastic;
     if (fixed != nullptr) return *fixed;
     return Status(Code::manifest,
                   text("the export directory has no ", role, " ", runtime, " model in ", options.precision,
-                       asked ? text(" at ", options.tokens, " tokens") : "", "; it has ", inventory(manifest),
-                       ". Export again with what is wanted."));
+                       has_budget ? text(" at ", options.tokens, " tokens") : "", "; it has ",
+                       inventory(manifest), ". Export again with these options."));
 }
 
 bool Profile::serves(std::int64_t batch_size, std::int64_t tokens) const noexcept {
@@ -124,9 +125,9 @@ std::int64_t tokens_of(const Info& info, const Call& call) noexcept {
 Status check_call(const Info& info, const Call& call) {
     const auto& shape = call.shape;
     if (call.images == nullptr || call.logits == nullptr)
-        return {Code::argument, "a call wants memory for images and logits, got a null pointer."};
+        return {Code::argument, "a call needs memory for images and logits, got a null pointer."};
     if (shape[0] < 1 || shape[1] != 3 || shape[2] != info.height || shape[3] != info.width)
-        return {Code::argument, text("images want [batch, 3, ", info.height, ", ", info.width,
+        return {Code::argument, text("images: expected [batch, 3, ", info.height, ", ", info.width,
                                      "] float32, got ", shape_text(shape), ".")};
     if (shape[0] < info.batch.low || shape[0] > info.batch.high)
         return {Code::range, text("this engine serves batches of ", info.batch.low, " to ", info.batch.high,
@@ -137,12 +138,12 @@ Status check_call(const Info& info, const Call& call) {
                                   ". Choose one of these, or export for it.")};
     const auto need = [&](std::int64_t row) { return static_cast<std::size_t>(shape[0] * row); };
     if (call.logits_room < need(info.classes))
-        return {Code::argument, text("logits of this call want room for ", need(info.classes),
+        return {Code::argument, text("logits of this call need room for ", need(info.classes),
                                      " floats, got ", call.logits_room, ".")};
     if (call.indices != nullptr && !info.has_indices)
-        return {Code::argument, "this plan has no output of kept indices: give a null pointer for them."};
+        return {Code::argument, "this plan has no output of kept indices: pass a null pointer for them."};
     if (call.indices != nullptr && call.indices_room < need(tokens))
-        return {Code::argument, text("indices of this call want room for ", need(tokens), " numbers, got ",
+        return {Code::argument, text("indices of this call need room for ", need(tokens), " numbers, got ",
                                      call.indices_room, ".")};
     return {};
 }

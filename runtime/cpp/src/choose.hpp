@@ -1,4 +1,4 @@
-// Which plan of a directory serves a request, which budgets and batches it serves, and what it was built for.
+// Choice of a plan and a profile; budgets and batches of a plan; checks of a call.
 #pragma once
 
 #include <optional>
@@ -9,11 +9,11 @@
 
 namespace tokfilter {
 
-/// A plan made for exactly `tokens` comes before one whose budget is chosen at run time. Code::manifest,
-/// Code::argument.
+/// Find the plan for the options. A plan with exactly this fixed budget is preferred to one with budgets at
+/// run time. Code::manifest, Code::argument.
 Result<Entry> entry_for(const Manifest& manifest, const Options& options, const std::string& runtime);
 
-/// Shapes that one optimization profile of a plan serves.
+/// Shapes of one optimization profile.
 struct Profile {
     int index = 0;
     Range batch;
@@ -22,21 +22,20 @@ struct Profile {
     bool serves(std::int64_t batch_size, std::int64_t tokens) const noexcept;
 };
 
-/// Budgets that a plan serves, best being the default: what `tokfilter tune` chose, else the model's own.
+/// Budgets of a plan; best is the default: chosen by `tokfilter tune`, else the model's.
 Range budgets_of(const Manifest& manifest, const Entry& entry, const std::vector<Profile>& profiles);
 
-/// Batches that a plan serves.
+/// Batch sizes of a plan.
 Range batches_of(const Entry& entry, const std::vector<Profile>& profiles);
 
-/// The narrowest profile that serves a batch at a budget. Code::range, saying which ranges there are.
+/// The narrowest profile for a batch at a budget. Code::range, with all ranges in the message.
 Result<Profile> serving_profile(const std::vector<Profile>& profiles, std::int64_t batch,
                                 std::int64_t tokens);
 
-/// Code::argument or Code::range unless an engine that serves `info` can serve `call`: shape, room, batch,
-/// budget.
+/// Check shape, batch, budget and buffer sizes of a call. Code::argument, Code::range.
 Status check_call(const Info& info, const Call& call);
 
-/// The budget that a call asks for.
+/// The budget of a call; 0 becomes the default.
 std::int64_t tokens_of(const Info& info, const Call& call) noexcept;
 
 /// Code::argument when there is NaN or infinity among the values.

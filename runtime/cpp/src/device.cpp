@@ -58,7 +58,7 @@ CurrentGpu::~CurrentGpu() {
 
 Result<OwnStream> new_stream() {
     cudaStream_t stream = nullptr;
-    // Non-blocking: work on the legacy stream of other libraries must not hold it up.
+    // Non-blocking: not synchronised with the legacy default stream, which other libraries may use.
     if (const Status status =
             cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a CUDA stream");
         !status.ok())

@@ -1,4 +1,4 @@
-// The little of CUDA that an engine needs, released by itself.
+// RAII wrappers of the CUDA runtime: GPU, stream, event, buffer.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -12,7 +12,7 @@
 
 namespace tokfilter {
 
-/// Ok for cudaSuccess, else Code::memory or Code::engine with CUDA's words after `what`.
+/// Ok for cudaSuccess, else Code::memory or Code::engine with `what` and CUDA's message.
 Status cuda_status(cudaError_t error, const char* what);
 
 /// A GPU that can be used.
@@ -22,10 +22,10 @@ struct Gpu {
     std::string capability;  ///< e.g. "8.7"
 };
 
-/// Code::no_gpu when there is no driver, none that is new enough, or no such GPU.
+/// Properties of a GPU. Code::no_gpu: no driver, a driver that is too old, or no GPU with this index.
 Result<Gpu> gpu_of(int number);
 
-/// Makes a GPU current in this thread, and the previous one again when it goes.
+/// Makes a GPU current in this thread; the destructor restores the previous one.
 class CurrentGpu {
   public:
     explicit CurrentGpu(int number) noexcept;
@@ -49,7 +49,7 @@ using OwnEvent = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEven
 Result<OwnStream> new_stream();
 Result<OwnEvent> new_event();
 
-/// Device memory that grows when more is asked for. Growing waits for the GPU; keeping does not.
+/// Device memory that grows on demand. Growing synchronises with the GPU.
 class Buffer {
   public:
     /// At least `bytes`, content undefined. Code::memory.

@@ -21,7 +21,7 @@ struct Engine::State {
     State& operator=(const State&) = delete;
     ~State() { static_cast<void>(release()); }
 
-    /// Wait for what is on streams, then free. Returns what the waiting said.
+    /// Wait for enqueued calls, then free. Returns the status of the wait.
     Status release() {
         if (!opened) return {};
         open = false;
@@ -31,14 +31,13 @@ struct Engine::State {
         return status;
     }
 
-    /// What `body` makes of the open engine, alone.
+    /// Run `body` unless another thread is in a call.
     template <class Body>
     Status alone(Body&& body) {
         if (busy.test_and_set(std::memory_order_acquire))
-            return {Code::busy,
-                    "this engine is not for several threads and is running now: open one engine per thread, "
-                    "or put a "
-                    "queue before it."};
+            return {
+                Code::busy,
+                "this engine is running now in another thread: open one engine per thread, or use a queue."};
         struct Leave {
             std::atomic_flag& flag;
             ~Leave() { flag.clear(std::memory_order_release); }
@@ -109,7 +108,7 @@ Result<Output> Engine::classify(const std::vector<float>& images, std::int64_t b
         const std::int64_t pixels = 3 * known->height * known->width;
         if (batch < 1 || images.size() % static_cast<std::size_t>(pixels) != 0 ||
             static_cast<std::int64_t>(images.size()) / pixels != batch)
-            return Status(Code::argument, text("images want [", batch, ", 3, ", known->height, ", ",
+            return Status(Code::argument, text("images: expected [", batch, ", 3, ", known->height, ", ",
                                                known->width, "] float32, got ", images.size(), " values."));
         Output output;
         Call call;
@@ -119,7 +118,7 @@ Result<Output> Engine::classify(const std::vector<float>& images, std::int64_t b
         output.batch = batch;
         output.classes = known->classes;
         output.tokens = tokens_of(*known, call);
-        // Room is made for what check_call will let pass; the rest gets its sentence there.
+        // Allocates for valid calls only; check_call returns the error for others.
         const auto rows = static_cast<std::size_t>(batch);
         output.logits.resize(rows * static_cast<std::size_t>(known->classes));
         call.logits = output.logits.data();

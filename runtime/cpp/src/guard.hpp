@@ -1,4 +1,4 @@
-// The border that no exception crosses.
+// Converts exceptions to a Status.
 #pragma once
 
 #include <exception>
@@ -9,8 +9,8 @@
 
 namespace tokfilter {
 
-/// What `body` returns, or the Status of what it let escape. Up to 15 characters fit into a string without
-/// memory.
+/// Return the result of `body`, or the Status for its exception. Messages of up to 15 characters need no
+/// allocation.
 template <class Body>
 auto guarded(Body&& body) noexcept -> decltype(body()) {
     try {
@@ -18,7 +18,7 @@ auto guarded(Body&& body) noexcept -> decltype(body()) {
     } catch (const std::bad_alloc&) {
         return Status(Code::memory, "no host memory");
     } catch (const std::exception& error) {
-        return Status(Code::internal, text("a defect of tokfilter: ", error.what(), ". Please report it."));
+        return Status(Code::internal, text("a bug in tokfilter: ", error.what(), ". Please report it."));
     } catch (...) {
         return Status(Code::internal, "not a std error");
     }

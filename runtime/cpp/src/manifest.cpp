@@ -21,11 +21,11 @@ constexpr std::int64_t kLargestSize = 1 << 20;  // keeps products of sizes far f
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
 
 std::int64_t integer(const Json& value, const char* name, std::int64_t low, std::int64_t high) {
-    if (!value.is_number_integer()) refuse(text(name, " wants a whole number, got ", value.dump()));
+    if (!value.is_number_integer()) refuse(text(name, " expects a whole number, got ", value.dump()));
     if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX))
         refuse(text(name, " is too large"));
     const auto number = value.get<std::int64_t>();
-    if (number < low || number > high) refuse(text(name, " wants ", low, " to ", high, ", got ", number));
+    if (number < low || number > high) refuse(text(name, " expects ", low, " to ", high, ", got ", number));
     return number;
 }
 
@@ -36,7 +36,7 @@ bool present(const Json& object, const char* name) {
 std::optional<Range> range(const Json& entry, const char* name) {
     if (!present(entry, name)) return std::nullopt;
     const Json& value = entry[name];
-    if (!value.is_array() || value.size() != 3) refuse(text(name, " wants [low, best, high]"));
+    if (!value.is_array() || value.size() != 3) refuse(text(name, " expects [low, best, high]"));
     const auto at = [&](std::size_t i) { return integer(value[i], name, 1, kLargestSize); };
     const Range result{at(0), at(1), at(2)};
     if (!(result.low <= result.best && result.best <= result.high)) refuse(text(name, " is not ascending"));
@@ -58,10 +58,11 @@ Entry entry_from_json(const Json& item) {
     Entry entry;
     entry.path = item.at("path").get<std::string>();
     if (entry.path.find('\0') != std::string::npos) refuse("a file's name holds a NUL");
-    if (!inside(entry.path)) refuse(text("file '", entry.path, "' lies outside the directory"));
+    if (!inside(entry.path)) refuse(text("file '", entry.path, "' is outside the directory"));
     entry.role = item.at("role").get<std::string>();
     entry.sha256 = item.at("sha256").get<std::string>();
-    if (!is_digest(entry.sha256)) refuse(text("the SHA-256 of ", entry.path, " wants 64 hexadecimal digits"));
+    if (!is_digest(entry.sha256))
+        refuse(text("the SHA-256 of ", entry.path, " must be 64 hexadecimal digits"));
     entry.bytes = static_cast<std::uintmax_t>(integer(item.at("bytes"), "bytes", 0, INT64_MAX));
     if (present(item, "runtime")) entry.runtime = item["runtime"].get<std::string>();
     if (present(item, "precision")) entry.precision = item["precision"].get<std::string>();
@@ -69,7 +70,7 @@ Entry entry_from_json(const Json& item) {
     entry.batch_range = range(item, "batch_range");
     entry.budget_range = range(item, "budget_range");
     if (present(item, "target")) {
-        if (!item["target"].is_object()) refuse("target wants an object");
+        if (!item["target"].is_object()) refuse("target expects an object");
         for (const auto& [key, value] : item["target"].items())
             entry.target[key] = value.is_string() ? value.get<std::string>() : value.dump();
     }
@@ -79,7 +80,7 @@ Entry entry_from_json(const Json& item) {
 Preprocess preprocess_from_json(const Json& fields) {
     Preprocess result;
     const Json& size = fields.at("input_size");
-    if (!size.is_array() || size.size() != 3 || size[0] != 3) refuse("input_size wants [3, height, width]");
+    if (!size.is_array() || size.size() != 3 || size[0] != 3) refuse("input_size expects [3, height, width]");
     result.height = integer(size[1], "height", 1, kLargestSize);
     result.width = integer(size[2], "width", 1, kLargestSize);
     result.mean = fields.at("mean").get<std::array<double, 3>>();
@@ -119,7 +120,7 @@ Result<Manifest> manifest_from_text(const std::string& content, const std::strin
     try {
         const Json json = Json::parse(content);
         if (!json.is_object() || json.at("format") != kFormat)
-            return Status(Code::manifest, text(name, " is no manifest of tokfilter."));
+            return Status(Code::manifest, text(name, " is not a manifest of tokfilter."));
         if (const Json& version = json.at("version"); version != kVersion)
             return Status(Code::manifest, text(name, " has manifest version ", version.dump(),
                                                "; this tokfilter reads ", kVersion, ". Export again."));
@@ -136,7 +137,7 @@ Result<Manifest> load_manifest(const std::filesystem::path& directory) {
     std::error_code error;
     if (!std::filesystem::is_regular_file(path, error))
         return Status(Code::manifest,
-                      text("an export directory wants a manifest (written by `tokfilter export`), but "
+                      text("an export directory needs a manifest (written by `tokfilter export`), but "
                            "there is none at ",
                            path.string(), "."));
     if (std::filesystem::file_size(path, error) > kLargest || error)

@@ -1,4 +1,4 @@
-// manifest.json of an export directory, as tokfilter's manifest.py writes it.
+// manifest.json of an export directory, as written by artifacts/manifest.py.
 #pragma once
 
 #include <cstdint>
@@ -18,15 +18,15 @@ struct Entry {
     std::string role;
     std::string sha256;
     std::uintmax_t bytes = 0;
-    std::string runtime;                 ///< empty for files that are no model
+    std::string runtime;                 ///< empty for files other than models
     std::string precision;               ///< likewise
     std::optional<std::int64_t> budget;  ///< none when the budget is an input, the length of `slots`
     std::optional<Range> batch_range;
     std::optional<Range> budget_range;
-    std::map<std::string, std::string> target;  ///< what an engine was built for and with, values as text
+    std::map<std::string, std::string> target;  ///< versions and GPU of the build, values as text
 };
 
-/// What a runtime has to know of the model; the fields are manifest.py's ModelCard.
+/// Metadata of the model; the fields are manifest.py's ModelCard.
 struct Card {
     std::int64_t num_patches = 0;
     std::int64_t classes = 0;
@@ -41,10 +41,10 @@ struct Manifest {
     std::optional<std::int64_t> chosen_tokens;  ///< the budget that `tokfilter tune` chose
 };
 
-/// Read directory/manifest.json. Code::manifest where there is none, or it is damaged or of another version.
+/// Read directory/manifest.json. Code::manifest if it is missing, damaged or of another version.
 Result<Manifest> load_manifest(const std::filesystem::path& directory);
 
-/// The same from text; `name` stands in the messages.
+/// Parse a manifest from text; `name` is used in messages.
 Result<Manifest> manifest_from_text(const std::string& content, const std::string& name);
 
 }  // namespace tokfilter

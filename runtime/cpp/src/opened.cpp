@@ -11,9 +11,9 @@
 namespace tokfilter {
 namespace {
 
-// The first failure of several calls; those after it are not made.
+// Runs calls in order until the first one fails; returns its status.
 template <class... Calls>
-Status in_turn(Calls&&... calls) {
+Status run_in_order(Calls&&... calls) {
     Status status;
     static_cast<void>((... && (status = calls(), status.ok())));
     return status;
@@ -27,7 +27,7 @@ Status elapsed(const OwnEvent& from, const OwnEvent& to, float& milliseconds) {
     return cuda_status(cudaEventElapsedTime(&milliseconds, from.get(), to.get()), "cudaEventElapsedTime");
 }
 
-// The context serves one stream at a time: what any stream was given before must have passed.
+// The execution context is shared by all streams: wait for the previous inference.
 Status follow(const Opened& opened, Stream stream) {
     if (!opened.pending) return {};
     return cuda_status(cudaStreamWaitEvent(stream, opened.last.get(), 0), "cudaStreamWaitEvent");
@@ -55,7 +55,7 @@ std::size_t count(std::int64_t a, std::int64_t b, std::size_t size = 1) {
     return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * size;
 }
 
-// The plugin libraries that the plan needs. What its target does not state may be needed.
+// The plugin libraries for the plan: all listed ones if its target does not name one.
 Result<std::vector<std::filesystem::path>> checked_plugins(const std::filesystem::path& directory,
                                                            const Manifest& manifest, const Entry& plan) {
     std::vector<std::filesystem::path> plugins;
@@ -71,7 +71,7 @@ Result<std::vector<std::filesystem::path>> checked_plugins(const std::filesystem
         plugins.push_back(*path);
     }
     if (named && plugins.empty())
-        return Status(Code::plugin, text(plan.path, " wants the plugin library ", name,
+        return Status(Code::plugin, text(plan.path, " needs the plugin library ", name,
                                          ", which manifest.json does not list. Export again."));
     return plugins;
 }
@@ -104,7 +104,7 @@ Result<Opened> with_memory(Info info, int gpu, Plan plan) {
         *event = *std::move(made);
     }
     const std::int64_t most = opened.info.budget.high;
-    const Status status = in_turn(
+    const Status status = run_in_order(
         [&] { return opened.slots.reserve(count(1, most, sizeof(std::int32_t))); },
         [&] { return opened.indices.reserve(count(opened.info.batch.high, most, sizeof(std::int32_t))); });
     if (!status.ok()) return status;
@@ -125,9 +125,9 @@ Result<Opened> open_directory(const std::string& name, const Options& options) {
     if (!plugins.ok()) return plugins.status();
     const auto gpu = gpu_of(options.device);
     if (!gpu.ok()) return gpu.status();
-    // Before the first call of a method of TensorRT.
-    if (const auto why = misfit(header_version(), library_version(), runtime_name()); !why.empty())
-        return Status(Code::version, why);
+    // Must precede the first call of a method of TensorRT.
+    if (const auto message = misfit(header_version(), library_version(), runtime_name()); !message.empty())
+        return Status(Code::version, message);
     const Machine machine{runtime_name(), version_text(library_version()), gpu->name, gpu->capability};
     if (const Status status = check_target(entry->target, machine); !status.ok()) return status;
     const CurrentGpu current(gpu->number);
@@ -145,9 +145,9 @@ Status run_on_host(Opened& opened, const Call& call, Timing* timing) {
     const std::size_t pixels = count(batch, 3 * opened.info.height * opened.info.width);
     const std::size_t logits = count(batch, opened.info.classes, sizeof(float));
     const std::size_t indices = count(batch, tokens_of(opened.info, call), sizeof(std::int32_t));
-    if (Status status = in_turn([&] { return check_finite(call.images, pixels); },
-                                [&] { return opened.images.reserve(pixels * sizeof(float)); },
-                                [&] { return opened.logits.reserve(logits); });
+    if (Status status = run_in_order([&] { return check_finite(call.images, pixels); },
+                                     [&] { return opened.images.reserve(pixels * sizeof(float)); },
+                                     [&] { return opened.logits.reserve(logits); });
         !status.ok())
         return status;
     const auto to_device = [&] {
@@ -163,7 +163,7 @@ Status run_on_host(Opened& opened, const Call& call, Timing* timing) {
     const Bindings bindings{memory<float>(opened.images), memory<std::int32_t>(opened.slots),
                             memory<float>(opened.logits), memory<std::int32_t>(opened.indices)};
     const auto& marks = opened.marks;
-    Status status = in_turn(
+    Status status = run_in_order(
         [&] { return follow(opened, stream); }, [&] { return mark(marks[0], stream); }, to_device,
         [&] { return mark(marks[1], stream); }, [&] { return infer(opened, bindings, call, stream); },
         [&] { return mark(marks[2], stream); }, [&] { return to_host(call.logits, opened.logits, logits); },
@@ -172,18 +172,18 @@ Status run_on_host(Opened& opened, const Call& call, Timing* timing) {
     const Status done = cuda_status(cudaStreamSynchronize(stream), "the inference");
     if (!status.ok() || !done.ok()) return status.ok() ? done : status;
     if (timing == nullptr) return {};
-    return in_turn([&] { return elapsed(marks[0], marks[1], timing->h2d_ms); },
-                   [&] { return elapsed(marks[1], marks[2], timing->compute_ms); },
-                   [&] { return elapsed(marks[2], marks[3], timing->d2h_ms); });
+    return run_in_order([&] { return elapsed(marks[0], marks[1], timing->h2d_ms); },
+                        [&] { return elapsed(marks[1], marks[2], timing->compute_ms); },
+                        [&] { return elapsed(marks[2], marks[3], timing->d2h_ms); });
 }
 
 Status enqueue_on_device(Opened& opened, const Call& call) {
     const Stream stream = stream_of(opened, call);
-    // The plan writes its indices somewhere, whether or not the caller wants them.
+    // The plan always writes indices; use our own buffer if the caller passes none.
     const Bindings bindings{call.images, memory<std::int32_t>(opened.slots), call.logits,
                             call.indices != nullptr ? call.indices : memory<std::int32_t>(opened.indices)};
-    return in_turn([&] { return follow(opened, stream); },
-                   [&] { return infer(opened, bindings, call, stream); });
+    return run_in_order([&] { return follow(opened, stream); },
+                        [&] { return infer(opened, bindings, call, stream); });
 }
 
 Status wait(Opened& opened) {

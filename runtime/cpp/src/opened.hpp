@@ -1,4 +1,4 @@
-// What an open engine holds, and what it does with one call. Engine adds the guard.
+// State of an open engine and its calls, without the thread guard of Engine.
 #pragma once
 
 #include <array>
@@ -9,30 +9,31 @@
 
 namespace tokfilter {
 
-/// A plan on a GPU with the memory, stream and events that its calls need. Not safe for several threads.
-/// The order of members is the order of need: what comes later is destroyed first.
+/// A plan on a GPU with memory, stream and events. Not thread-safe. Members are destroyed in reverse order,
+/// each before those that it depends on.
 struct Opened {
     Info info;
     int gpu = 0;
     OwnStream stream;
-    std::array<OwnEvent, 4> marks;  ///< before and after the three stages of a run
+    std::array<OwnEvent, 4> marks;  ///< around the three stages of a run
     OwnEvent last;                  ///< after the last inference
     bool pending = false;           ///< whether `last` was recorded since open
     Buffer images, logits;          ///< of a run; grown to its batch
-    Buffer slots, indices;          ///< for the largest batch and budget, so that they stay where they are
+    Buffer slots, indices;          ///< allocated for the largest batch and budget, never moved
     Plan plan;
 };
 
 /// Check the directory, the machine and the plan, and load it.
 Result<Opened> open_directory(const std::string& directory, const Options& options);
 
-/// One call with host memory, waited for; whatever fails, nothing writes into the caller's memory afterwards.
+/// One call with host memory; waits for the result. After an error nothing writes to the caller's memory
+/// either.
 Status run_on_host(Opened& opened, const Call& call, Timing* timing);
 
-/// One call with device memory, put on its stream.
+/// Enqueue one call with device memory on its stream.
 Status enqueue_on_device(Opened& opened, const Call& call);
 
-/// Wait for what enqueue_on_device left on streams.
+/// Wait for the calls of enqueue_on_device.
 Status wait(Opened& opened);
 
 }  // namespace tokfilter

@@ -14,7 +14,7 @@ namespace {
 
 constexpr auto kImages = "images", kSlots = "slots", kLogits = "logits", kIndices = "indices";
 
-// Keeps what TensorRT says of errors, because its calls themselves answer only yes or no. TensorRT logs from
+// Collects TensorRT's error messages: its calls return only success or failure. TensorRT logs from several
 // threads.
 class Log : public nvinfer1::ILogger {
   public:
@@ -22,15 +22,15 @@ class Log : public nvinfer1::ILogger {
         if (severity > Severity::kERROR) return;
         try {
             const std::lock_guard lock(mutex_);
-            if (said_.size() < kMost) said_ += (said_.empty() ? "" : " / ") + trimmed(message);
-        } catch (...) {  // no memory for the words: the failure itself is still reported
+            if (messages_.size() < kMost) messages_ += (messages_.empty() ? "" : " / ") + trimmed(message);
+        } catch (...) {  // out of memory: the failure is still reported, without its message
         }
     }
 
-    // What was said since the last call.
+    // The messages since the last call.
     std::string take() {
         const std::lock_guard lock(mutex_);
-        return said_.empty() ? "no reason given" : std::exchange(said_, "");
+        return messages_.empty() ? "no reason given" : std::exchange(messages_, "");
     }
 
   private:
@@ -42,11 +42,11 @@ class Log : public nvinfer1::ILogger {
     }
 
     std::mutex mutex_;
-    std::string said_;
+    std::string messages_;
 };
 
 std::vector<std::int64_t> sizes_of(const nvinfer1::Dims& dims) {
-    const auto count = dims.nbDims < 0 ? 0 : dims.nbDims;  // -1 for what is no tensor
+    const auto count = dims.nbDims < 0 ? 0 : dims.nbDims;  // -1 for an unknown tensor name
     return {dims.d, dims.d + count};
 }
 
@@ -68,17 +68,17 @@ Range profile_range(const nvinfer1::ICudaEngine& engine, const char* name, int p
     return {first(Which::kMIN), first(Which::kOPT), first(Which::kMAX)};
 }
 
-// Whether the sizes are the wanted ones; a wanted -1 stands for a size that is free or any.
-bool fits(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& wanted) {
-    if (sizes.size() != wanted.size()) return false;
+// Whether the sizes match; -1 on either side matches any size.
+bool fits(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& expected) {
+    if (sizes.size() != expected.size()) return false;
     for (std::size_t i = 0; i < sizes.size(); ++i)
-        if (wanted[i] >= 0 && sizes[i] >= 0 && sizes[i] != wanted[i]) return false;
+        if (expected[i] >= 0 && sizes[i] >= 0 && sizes[i] != expected[i]) return false;
     return true;
 }
 
 }  // namespace
 
-// The order of members is the order of need: what comes later is destroyed first.
+// Members are destroyed in reverse order, each before those that it depends on.
 struct Plan::Parts {
     Log log;
     std::unique_ptr<nvinfer1::IRuntime> runtime;
@@ -88,7 +88,7 @@ struct Plan::Parts {
     std::vector<Profile> profiles;
     bool slots = false;
     bool indices = false;
-    std::int64_t batch = 0;  // what the context is set to
+    std::int64_t batch = 0;  // current shapes of the context
     std::int64_t tokens = 0;
     int profile = -1;
 
@@ -123,7 +123,8 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
     p.path = path;
     p.runtime.reset(nvinfer1::createInferRuntime(p.log));
     if (!p.runtime) return Status(Code::engine, text("TensorRT does not start: ", p.log.take(), "."));
-    // Such a plan brings code of its TensorRT along, and perhaps the plugin; its bytes were checked.
+    // A version-compatible plan contains host code of its TensorRT, and perhaps the plugin; its SHA-256 was
+    // checked.
     if (const auto found = entry.target.find("version_compatible"); found != entry.target.end())
         p.runtime->setEngineHostCodeAllowed(found->second == "true");
     for (const auto& plugin : plugins)
@@ -134,13 +135,14 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
                                ". Build it for this machine: `tokfilter plugin build`."));
     p.engine.reset(p.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!p.engine) {
-        const std::string said = p.log.take();
+        const std::string message = p.log.take();
         std::string built;
         for (const auto& [key, value] : entry.target)
             built += text(built.empty() ? "" : ", ", key, " ", value);
-        return Status(Code::version, text("TensorRT ", version_text(library_version()), " refuses ", path,
-                                          ": ", said, ". It was built for ",
-                                          built.empty() ? "an unknown target" : built, ". ", remedy(said)));
+        return Status(
+            Code::version,
+            text("TensorRT ", version_text(library_version()), " refuses ", path, ": ", message,
+                 ". It was built for ", built.empty() ? "an unknown target" : built, ". ", remedy(message)));
     }
     p.slots = p.has(kSlots);
     p.indices = p.has(kIndices);
@@ -158,30 +160,30 @@ Status Plan::check(const Card& card) const {
     using nvinfer1::DataType;
     using nvinfer1::TensorIOMode;
     const auto& to = card.preprocess;
-    struct Wanted {
+    struct Tensor {
         const char* name;
         TensorIOMode mode;
         DataType type;
         std::vector<std::int64_t> sizes;
         bool optional;
     };
-    const std::array<Wanted, 4> all{{
+    const std::array<Tensor, 4> all{{
         {kImages, TensorIOMode::kINPUT, DataType::kFLOAT, {-1, 3, to.height, to.width}, false},
         {kSlots, TensorIOMode::kINPUT, DataType::kINT32, {-1}, true},
         {kLogits, TensorIOMode::kOUTPUT, DataType::kFLOAT, {-1, card.classes}, false},
         {kIndices, TensorIOMode::kOUTPUT, DataType::kINT32, {-1, -1}, true},
     }};
     int known = 0;
-    for (const Wanted& wanted : all) {
-        if (!parts_->has(wanted.name) && wanted.optional) continue;
-        const bool found = parts_->has(wanted.name);
+    for (const Tensor& expected : all) {
+        if (!parts_->has(expected.name) && expected.optional) continue;
+        const bool found = parts_->has(expected.name);
         const auto sizes =
-            found ? sizes_of(parts_->engine->getTensorShape(wanted.name)) : std::vector<std::int64_t>();
-        if (!found || parts_->engine->getTensorIOMode(wanted.name) != wanted.mode ||
-            parts_->engine->getTensorDataType(wanted.name) != wanted.type || !fits(sizes, wanted.sizes))
+            found ? sizes_of(parts_->engine->getTensorShape(expected.name)) : std::vector<std::int64_t>();
+        if (!found || parts_->engine->getTensorIOMode(expected.name) != expected.mode ||
+            parts_->engine->getTensorDataType(expected.name) != expected.type || !fits(sizes, expected.sizes))
             return {Code::manifest,
-                    text(parts_->path, " wants ", wanted.name, " of shape ", shape_text(wanted.sizes),
-                         wanted.type == DataType::kFLOAT ? " float32" : " int32", ", got ",
+                    text(parts_->path, " expects ", expected.name, " of shape ", shape_text(expected.sizes),
+                         expected.type == DataType::kFLOAT ? " float32" : " int32", ", got ",
                          found ? shape_text(sizes) : "none", " or another type or direction. Export again.")};
         ++known;
     }

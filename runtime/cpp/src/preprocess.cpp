@@ -59,21 +59,22 @@ std::vector<float> normalised(const Preprocess& to, const std::vector<std::uint8
 Status check_preprocess(const Preprocess& preprocess) {
     const double most = static_cast<double>(std::min(preprocess.height, preprocess.width));
     if (most < 1 || !(preprocess.crop_pct > 0 && preprocess.crop_pct <= most))
-        return {Code::manifest, text("preprocessing wants a size and a crop share above 0, got crop_pct ",
+        return {Code::manifest, text("preprocessing expects a size and a crop share above 0, got crop_pct ",
                                      preprocess.crop_pct)};
     for (std::size_t i = 0; i < 3; ++i)
         if (!std::isfinite(preprocess.mean[i]) || !std::isfinite(preprocess.std[i]) || preprocess.std[i] == 0)
             return {Code::manifest,
-                    "preprocessing wants finite means, and standard deviations that are not 0"};
+                    "preprocessing expects finite means, and standard deviations that are not 0"};
     if (!filter_from_name(preprocess.interpolation))
         return {Code::manifest,
-                text("preprocessing wants interpolation to be one of nearest, bilinear, bicubic, box, "
+                text("preprocessing expects interpolation to be one of nearest, bilinear, bicubic, box, "
                      "hamming, lanczos, got '",
                      preprocess.interpolation, "'")};
     const auto& mode = preprocess.crop_mode;
     if (mode != "center" && mode != "squash" && mode != "border")
-        return {Code::manifest,
-                text("preprocessing wants crop_mode to be one of center, squash, border, got '", mode, "'")};
+        return {
+            Code::manifest,
+            text("preprocessing expects crop_mode to be one of center, squash, border, got '", mode, "'")};
     return {};
 }
 
@@ -102,7 +103,7 @@ Result<std::vector<float>> Preprocess::input(const RgbImage& image) const noexce
             return Status(Code::argument, status.message());
         if (image.pixels == nullptr || image.height < 1 || image.width < 1 ||
             static_cast<double>(image.height) * static_cast<double>(image.width) > kMaxPixels)
-            return Status(Code::argument, text("an image wants pixels, at most 100 million of them, got ",
+            return Status(Code::argument, text("an image expects pixels, at most 100 million of them, got ",
                                                image.width, " x ", image.height, "."));
         const Size size = resized(*this, {image.height, image.width});
         const double count = static_cast<double>(size.height) * static_cast<double>(size.width);

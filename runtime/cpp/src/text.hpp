@@ -1,4 +1,4 @@
-// Sentences from parts.
+// Text of messages.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace tokfilter {
 
-/// The parts written one after another, whatever locale the host program has set.
+/// Concatenate the parts, independent of the host program's locale.
 template <class... Parts>
 std::string text(const Parts&... parts) {
     std::ostringstream out;

@@ -56,11 +56,10 @@ std::string version_text(std::int64_t number) {
 
 std::string misfit(std::int64_t headers, std::int64_t library, const std::string& runtime) {
     if (headers / 10000 == library / 10000 && headers / 100 <= library / 100) return "";
-    return text(
-        "tokfilter was compiled with headers of version ", version_text(headers), " and has loaded ",
-        name_of(runtime), " ", version_text(library),
-        ": calls would go astray. It wants a library of the same major version, and no older one. Build "
-        "tokfilter again on this machine.");
+    return text("tokfilter was compiled with headers of version ", version_text(headers), " and has loaded ",
+                name_of(runtime), " ", version_text(library),
+                ": ABI mismatch. A library of the same major version that is not older is required. Build "
+                "tokfilter again on this machine.");
 }
 
 Status check_target(const Target& target, const Machine& machine) {
@@ -90,8 +89,8 @@ Status check_target(const Target& target, const Machine& machine) {
     return {};
 }
 
-std::string remedy(const std::string& said) {
-    std::string lower = said;
+std::string remedy(const std::string& log) {
+    std::string lower = log;
     std::transform(lower.begin(), lower.end(), lower.begin(),
                    [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
     for (const auto& [word, what] : kRemedies)

@@ -35,13 +35,13 @@ def test_classify_prints_class_probability_and_latency(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "2 argument(s) wanted, got 0"),
-        (["{out}", "{image}", "--role", "half"], 2, "--role wants one of filtered, full, got half"),
-        (["{out}", "{image}", "--tokens", "x"], 2, "--tokens wants a number from 1"),
-        (["{out}", "{image}", "--tokens", "0"], 2, "--tokens wants a number from 1"),
-        (["{out}", "{image}", "--tokens", "-1"], 2, "--tokens wants a number from 1"),
-        (["{out}", "{image}", "--tokens", "0.5"], 2, "--tokens wants a number from 1"),
-        (["{out}", "{image}", "--tokens", "50%"], 2, "--tokens wants a number from 1"),
+        ([], 2, "2 argument(s) expected, got 0"),
+        (["{out}", "{image}", "--role", "half"], 2, "--role expects one of filtered, full, got half"),
+        (["{out}", "{image}", "--tokens", "x"], 2, "--tokens expects a number from 1"),
+        (["{out}", "{image}", "--tokens", "0"], 2, "--tokens expects a number from 1"),
+        (["{out}", "{image}", "--tokens", "-1"], 2, "--tokens expects a number from 1"),
+        (["{out}", "{image}", "--tokens", "0.5"], 2, "--tokens expects a number from 1"),
+        (["{out}", "{image}", "--tokens", "50%"], 2, "--tokens expects a number from 1"),
         (["{out}", "{image}", "--speed", "9"], 2, "there is no option --speed"),
         (["{out}", "/nowhere.png"], 1, "none to be read at /nowhere.png"),
         (["/nowhere", "{image}"], 1, "there is none at /nowhere/manifest.json"),
@@ -98,8 +98,8 @@ def test_serve_answers_and_refuses(fake: Path, run: Run, directory: Directory, p
         status, health = ask(f"{url}/health")
         assert status == 200 and (health["status"], health["served"], health["refused"]) == ("ok", 2, 0)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "served 2, refused 0" in said, said
+        _, output = process.communicate(timeout=60)
+    assert process.returncode == 0 and "served 2, refused 0" in output, output
 
 
 def test_overload_is_refused_and_sigterm_answers_what_was_accepted(
@@ -124,11 +124,11 @@ def test_overload_is_refused_and_sigterm_answers_what_was_accepted(
         assert ask(f"{url}/health")[0] == 200
         process.send_signal(signal.SIGTERM)
         stopped.set()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Sanitizer" not in said, said
+        _, output = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Sanitizer" not in output, output
     served = sum(status == 200 for status, _ in answers)
     refused = [content["error"] for status, content in answers if status == 503]
-    assert served >= 20 and f"served {served}, " in said, (served, said)
+    assert served >= 20 and f"served {served}, " in output, (served, output)
     assert refused and all("overloaded" in str(error) for error in refused)
     assert {status for status, _ in answers} <= {200, 503, 0}
 
@@ -137,7 +137,7 @@ def test_serve_says_what_is_in_the_way(fake: Path, run: Run, directory: Director
     out = directory()
     program = fake / "cpp" / "examples" / "tokfilter_serve"
     assert "no NVIDIA driver" in run(program, out, FAKE_GPU="no-driver").stderr
-    assert "--queue wants a number from 1" in run(program, out, "--queue", "0").stderr
+    assert "--queue expects a number from 1" in run(program, out, "--queue", "0").stderr
     with server(fake, out) as (url, _):
         taken = run(program, out, "--port", url.rsplit(":", 1)[1])
         assert taken.returncode == 1 and "cannot listen on 127.0.0.1 port" in taken.stderr

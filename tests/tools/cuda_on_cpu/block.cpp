@@ -24,10 +24,10 @@ struct Thread {
     State state = State::kDone;
     Site site{};
     bool predicate = false;  // barrier
-    WarpOp op{};             // warp operation: what this lane brings ...
+    WarpOp op{};             // warp operation: inputs of this lane ...
     unsigned mask = 0, source = 0;
     std::uint64_t value = 0;
-    std::uint64_t answer = 0;  // ... and takes away
+    std::uint64_t answer = 0;  // ... and its result
 };
 
 struct Warp {
@@ -72,7 +72,7 @@ class Executor {
     const std::vector<unsigned>& order(std::vector<unsigned>& items, unsigned count);
 
     std::vector<std::unique_ptr<Thread>>
-        pool_;  // fibers outlive a block: making a stack costs more than a block
+        pool_;  // reused by all blocks: creating a stack costs more than running a block
     unsigned live_count_ = 0, thread_count_ = 0;
     std::vector<Warp> warps_;
     std::vector<unsigned> warp_order_, lane_order_;
@@ -85,7 +85,7 @@ class Executor {
     bool failed_ = false;
 };
 
-Executor executor;  // launches take turns: runtime.cpp holds a lock
+Executor executor;  // one launch at a time: runtime.cpp holds a lock
 
 void Executor::start_block(const Grid& grid, Index3 block, void (*kernel)(void*), void* argument) {
     const Index3 size = grid.threads;
@@ -128,7 +128,7 @@ void Executor::run_warp(unsigned warp) {
     }
 }
 
-// Everyone waits or has left: opens the barrier if all stand at the same one.
+// All threads wait or have returned: opens the barrier if all wait at the same one.
 bool Executor::settle() {
     const auto begin = pool_.begin(), end = begin + thread_count_;
     const Site site = (*begin)->site;
@@ -179,7 +179,7 @@ struct Entry {
     char* block_token;
 };
 
-struct Defect {};  // unwinds the stack of a thread that did something forbidden
+struct Defect {};  // unwinds the stack of the defective thread
 
 void run_thread(void* data) {
     const Entry& entry = *static_cast<Entry*>(data);
@@ -205,7 +205,7 @@ bool Executor::run(const Grid& grid, void (*kernel)(void*), void* argument) {
                            static_cast<unsigned>(at / grid.blocks.x % grid.blocks.y),
                            static_cast<unsigned>(at / plane)};
         start_block(grid, block, run_thread, &entry);
-        announce_arrival(&block_token_);  // blocks share nothing but what the launch handed over
+        announce_arrival(&block_token_);  // blocks share only the launch's arguments
         run_block();
         announce_departure(&block_token_);
         ++current_record().blocks;
@@ -218,8 +218,8 @@ BarrierVotes Executor::barrier(bool predicate, Site site) {
     self.predicate = predicate;
     self.site = site;
     self.state = State::kAtBarrier;
-    char* const token =
-        &barrier_tokens_[barrier_turn_ % 2];  // two in turn: an early arrival at the next is not this one
+    char* const token = &barrier_tokens_[barrier_turn_ % 2];  // two, alternating: an early arrival at the
+                                                              // next barrier does not count for this one
     announce_arrival(token);
     self.fiber.suspend();
     announce_departure(token);
@@ -264,7 +264,7 @@ std::uint64_t Executor::meet(WarpOp op, unsigned mask, std::uint64_t value, unsi
     self.state = State::kInWarp;
     Warp& warp = warps_[self.rank / kWarpSize];
     char* const token = &warp.sync_tokens[warp.sync_turn % 2];
-    if (op == WarpOp::kSync) announce_arrival(token);  // ballots and shuffles order no memory
+    if (op == WarpOp::kSync) announce_arrival(token);  // ballots and shuffles are no memory barriers
     complete_warp_op(self);
     self.fiber.suspend();
     if (op == WarpOp::kSync) announce_departure(token);

@@ -1,8 +1,8 @@
-// Runs the blocks of a launch, one after another: CUDA threads as fibers, barriers and warp operations as
-// meeting points.
+// Runs the blocks of a launch one after another. Each CUDA thread is a fiber that switches at barriers and
+// warp operations.
 //
-// A thread runs until it has to wait. When nobody in the block can go on, either everyone stands at the same
-// barrier, or the kernel has a defect, and the launch ends with a report that says who waits where.
+// A thread runs until it has to wait. When no thread of the block can continue, either all of them are at the
+// same barrier, or the kernel is defective: the launch ends with a report of which thread waits where.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Grid {
     std::size_t dynamic_shared = 0;
 };
 
-// Where the kernel's source calls; two threads meet at a barrier only if their sites are the same.
+// Source location of a call; a barrier opens only if all threads wait at the same location.
 struct Site {
     const char* file;
     int line;
@@ -27,7 +27,7 @@ struct Site {
 
 enum class WarpOp : std::uint8_t { kSync, kBallot, kShuffle };
 
-// What a running CUDA thread knows of itself.
+// Coordinates of a running CUDA thread.
 struct ThreadView {
     Index3 thread, block;
     const Grid* grid;

@@ -1,4 +1,8 @@
-// What a test says to, and reads from, the CUDA-on-CPU layer. The kernel's source never sees this header.
+// Interface of the CUDA-on-CPU layer for tests: device settings, device memory, launch records. Kernels do
+// not include it.
+//
+// Confirmed by: NVIDIA H200, November 2026: the same kernel source passed the same cases on the GPU, under
+// compute-sanitizer's memcheck, racecheck, initcheck and synccheck (docs/gpu.md).
 #pragma once
 
 #include <cstddef>
@@ -7,8 +11,8 @@
 
 namespace cuda_on_cpu {
 
-// In which order the threads of a warp, the warps of a block and the blocks of a grid run between two meeting
-// points. A kernel whose result depends on it has a race.
+// Order in which threads of a warp, warps of a block and blocks of a grid run between two barriers. A kernel
+// whose result depends on it has a race.
 enum class Schedule : int { kAscending = 0, kDescending = 1, kShuffled = 2 };
 
 struct Device {
@@ -32,9 +36,9 @@ const LaunchRecord& last_launch();
 
 enum class Access { kRead, kWrite };
 
-// A piece of device memory. Its device addresses hold nothing that the host could read: only the layer's
-// checked loads and stores reach the bytes, so no access escapes the checks (bounds, alignment, direction,
-// each byte stored once) or the count.
+// A device buffer. Its device addresses are not readable by the host: only the layer's loads and stores reach
+// the bytes, so that every access is checked (bounds, alignment, direction, each byte stored once) and
+// counted.
 class DeviceBuffer {
   public:
     // `offset` bytes are put before the first byte, to misalign it.
@@ -66,7 +70,7 @@ class DeviceBuffer {
 
 }  // namespace cuda_on_cpu
 
-// The same for hosts without C++ (ctypes).
+// The same with C linkage, for ctypes.
 extern "C" {
 void cuda_on_cpu_set_device(int multiprocessors, int runtime_error, int launch_error, int schedule,
                             unsigned seed);

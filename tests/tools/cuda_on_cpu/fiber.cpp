@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <new>
 
-// Present only in a program built with the sanitizer in question, hence weak.
+// Weak: defined only in programs built with the respective sanitizer.
 // Interface: compiler-rt, include/sanitizer/{common_interface_defs,asan_interface,tsan_interface}.h.
 extern "C" {
 __attribute__((weak)) void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom,
@@ -98,10 +98,10 @@ namespace cuda_on_cpu {
 namespace {
 
 constexpr std::size_t kStackBytes =
-    256 * 1024;  // room for a sanitizer's report; pages are taken as they are touched
+    256 * 1024;  // large enough for a sanitizer's report; pages are allocated on first use
 constexpr std::size_t kGuardBytes = 64 * 1024;  // a multiple of every page size in use
 constexpr std::size_t kColors = 61, kColorBytes = 320;
-constexpr unsigned kTsanNoSync = 1;  // a switch orders nothing between CUDA threads; barriers do
+constexpr unsigned kTsanNoSync = 1;  // a switch is no synchronisation between CUDA threads; barriers are
 
 thread_local Fiber* starting = nullptr;  // hands `this` to main_loop on its first run
 
@@ -109,7 +109,7 @@ thread_local Fiber* starting = nullptr;  // hands `this` to main_loop on its fir
 
 Fiber::Fiber() {
     static std::size_t made = 0;
-    // Stacks that start at equal offsets of a page would fight for the same few cache lines.
+    // Different offsets within a page avoid cache conflicts between stacks.
     color_ = made++ % kColors * kColorBytes;
     void* const memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

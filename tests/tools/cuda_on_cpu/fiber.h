@@ -1,5 +1,5 @@
-// A stackful coroutine: one CUDA thread. Under AddressSanitizer and ThreadSanitizer every switch is
-// announced, so stacks and races are told apart as if each CUDA thread were a thread of the host.
+// A stackful coroutine: one CUDA thread. Every switch is reported to AddressSanitizer and ThreadSanitizer,
+// which then treat each CUDA thread as a host thread.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ class Fiber {
     Fiber(const Fiber&) = delete;
     Fiber& operator=(const Fiber&) = delete;
 
-    // Forgets whatever ran here before, finished or not, and makes entry(argument) the next thing to run.
+    // Resets the fiber, finished or not, to run entry(argument) next.
     void start(void (*entry)(void*), void* argument);
 
     // From the scheduler: runs until the fiber suspends itself or its entry returns.
@@ -41,7 +41,7 @@ class Fiber {
     void* tsan_scheduler_ = nullptr;
 };
 
-// What ThreadSanitizer is told about a barrier: everyone arrives at `token` before anyone leaves it.
+// Reports a barrier to ThreadSanitizer: all threads arrive at `token` before any leaves it.
 void announce_arrival(void* token);
 void announce_departure(void* token);
 

@@ -16,8 +16,8 @@
 namespace cuda_on_cpu {
 namespace {
 
-constexpr std::size_t kGuardBytes = 64 * 1024;  // device addresses around a buffer that belong to nobody
-constexpr unsigned char kGarbage = 0xA5;        // what fresh device memory holds
+constexpr std::size_t kGuardBytes = 64 * 1024;  // unmapped device addresses around a buffer
+constexpr unsigned char kGarbage = 0xA5;        // content of new device memory
 
 std::vector<DeviceBuffer*> buffers;
 
@@ -48,7 +48,7 @@ DeviceBuffer::~DeviceBuffer() {
     if (written_map_ != nullptr) munmap(written_map_, map_bytes_);
 }
 
-// One access by the running thread: found, checked, counted.
+// Finds, checks and counts one access of the running thread.
 class GlobalAccess {
   public:
     GlobalAccess(Access direction, const void* address, std::size_t bytes)

@@ -5,8 +5,7 @@
 
 namespace cuda_on_cpu {
 
-// Copies `bytes` (a power of two up to 16) from or to a device address. Plain host memory is reached as it
-// is.
+// Copies `bytes` (a power of two up to 16) from or to a device address, or host memory.
 void load_bytes(void* value, const void* from, std::size_t bytes);
 void store_bytes(void* to, const void* value, std::size_t bytes);
 

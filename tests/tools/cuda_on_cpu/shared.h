@@ -5,10 +5,10 @@
 
 namespace cuda_on_cpu {
 
-constexpr std::size_t kMaxShared = 48 * 1024;  // what a block may ask for without opting in to more
+constexpr std::size_t kMaxShared = 48 * 1024;  // limit per block without opt-in
 
-// At the start of a block: garbage in what the launch asked for; under AddressSanitizer the rest is out of
-// bounds.
+// At the start of a block: fills the launch's dynamic shared memory with garbage; under AddressSanitizer the
+// rest is out of bounds.
 void fill_dynamic_shared(std::size_t bytes);
 
 }  // namespace cuda_on_cpu

@@ -1,5 +1,5 @@
-// The cases that kernels/cases.py writes: 16 little-endian int64, tokens, scores, expected selected, expected
-// indices.
+// Test cases as benchmarks/micro/kernel_cases.py writes them: 16 little-endian int64, tokens, scores,
+// expected selected, expected indices.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 struct CaseHeader {
     std::int64_t batch, prefix, patches, channels, k;
     std::int64_t element_size, score_type, order, with_indices;
-    std::int64_t multiprocessors, schedule, seed;  // circumstances of a run on the CUDA-on-CPU layer
+    std::int64_t multiprocessors, schedule, seed;  // settings of the CUDA-on-CPU layer
     std::int64_t tokens_offset, scores_offset, selected_offset,
         indices_offset;  // bytes that misalign a buffer
 
@@ -47,11 +47,10 @@ struct CaseHeader {
 };
 static_assert(sizeof(CaseHeader) == 16 * 8);
 
-// Reads exactly `bytes`, or says that the stream is cut and ends the program: a check that ran on half a case
-// is none.
+// Reads exactly `bytes`; ends the program with an error if the stream is truncated.
 inline void read_or_exit(void* to, std::size_t bytes) {
     if (std::fread(to, 1, bytes, stdin) == bytes) return;
-    std::fprintf(stderr, "the stream of cases ends in the middle of one\n");
+    std::fprintf(stderr, "the stream of cases is truncated\n");
     std::exit(2);
 }
 

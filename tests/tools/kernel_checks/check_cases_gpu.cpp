@@ -1,6 +1,6 @@
-// Runs cases from standard input (case_stream.h) on the GPU, through the runtime alone: what
-// compute-sanitizer watches. One line of JSON per case; exit status 1 if any case failed, 3 if there is no
-// usable GPU.
+// Runs cases from standard input (case_stream.h) on the GPU with the CUDA runtime alone, for
+// compute-sanitizer. One line of JSON per case; exit status 1 if any case failed, 3 if there is no usable
+// GPU.
 #include <cuda_runtime_api.h>
 
 #include <cstring>
@@ -16,7 +16,7 @@ void check(cudaError_t error) {
     std::exit(3);
 }
 
-// Device memory of exactly the size of the tensor, so that a step outside is a step out of the allocation.
+// Device memory of exactly the tensor's size: an access outside the tensor is outside the allocation.
 class Buffer {
   public:
     Buffer(std::size_t bytes, std::int64_t offset)

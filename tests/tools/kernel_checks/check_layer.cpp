@@ -1,4 +1,4 @@
-// The CUDA-on-CPU layer tried on kernels with known answers, and on kernels with one known defect each.
+// Tests of the CUDA-on-CPU layer: correct kernels with known results, and kernels with one known defect each.
 // `check_layer NAME` runs one and prints the layer's report, or "ok".
 #include <cuda_runtime.h>
 
@@ -27,8 +27,7 @@ struct Out {
 
 unsigned rank() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
 
-// ---- sound kernels: each thread stores one word that the host knows
-// ----------------------------------------------------
+// ---- correct kernels: each thread stores one known word
 
 void reverse_through_shared(Out p) {
     __shared__ int held[64];
@@ -70,7 +69,6 @@ void block_votes_and_atomics(Out p) {
 }
 
 // ---- kernels with a defect
-// ---------------------------------------------------------------------------------------------
 
 void some_leave_before_the_barrier(Out) {
     if (rank() >= 48) return;
@@ -111,7 +109,6 @@ void missing_barrier(Out p) {
 }
 
 // ---- running them
-// ------------------------------------------------------------------------------------------------------
 
 std::string run(void (*kernel)(Out), const std::function<int(int)>& expected) {
     DeviceBuffer in("in", 64 * sizeof(int), Access::kRead), out("out", 64 * sizeof(int), Access::kWrite);
@@ -137,7 +134,7 @@ int expected_warp_word(int i) {
     return 5 + 30 + 100 * (lane > 0) + 2000 * (lane < 30) + 10000 + 400000 * (lane < 16) + 1000000;
 }
 
-// The outcome under each order of execution; they agree for a kernel without races.
+// The outcome under each execution order; the same for a kernel without races.
 std::string run_in_every_order(void (*kernel)(Out), const std::function<int(int)>& expected) {
     for (const Schedule schedule : {Schedule::kAscending, Schedule::kDescending, Schedule::kShuffled}) {
         cuda_on_cpu::device().schedule = schedule;
@@ -150,11 +147,11 @@ std::string run_in_every_order(void (*kernel)(Out), const std::function<int(int)
 }  // namespace
 
 int main(int count, char** values) {
-    struct Trial {
+    struct KernelTest {
         void (*kernel)(Out);
         std::function<int(int)> expected;
     };
-    const std::map<std::string, Trial> trials = {
+    const std::map<std::string, KernelTest> tests = {
         {"reverse_through_shared", {reverse_through_shared, [](int i) { return 63 - i; }}},
         {"rotate_through_dynamic_shared",
          {rotate_through_dynamic_shared, [](int i) { return (i + 1) % 64; }}},
@@ -175,11 +172,11 @@ int main(int count, char** values) {
         {"dynamic_shared_past_the_end", {dynamic_shared_past_the_end, nullptr}},
         {"missing_barrier", {missing_barrier, [](int i) { return 63 - i; }}},
     };
-    const auto trial = trials.find(count == 2 ? values[1] : "");
-    if (trial == trials.end()) {
-        for (const auto& [name, unused] : trials) std::printf("%s\n", name.c_str());
+    const auto test = tests.find(count == 2 ? values[1] : "");
+    if (test == tests.end()) {
+        for (const auto& [name, unused] : tests) std::printf("%s\n", name.c_str());
         return 2;
     }
-    std::printf("%s\n", run_in_every_order(trial->second.kernel, trial->second.expected).c_str());
+    std::printf("%s\n", run_in_every_order(test->second.kernel, test->second.expected).c_str());
     return 0;
 }

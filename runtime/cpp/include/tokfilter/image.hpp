@@ -17,17 +17,18 @@ struct RgbImage {
     std::int64_t width = 0;
 };
 
-/// How an image becomes the model's input, in timm's terms; an export directory's manifest states it.
+/// Preprocessing of a model, in timm's terms; read from the manifest of an export directory.
 struct TOKFILTER_API Preprocess {
     std::int64_t height = 0;  ///< of the input, in pixels
     std::int64_t width = 0;
     std::array<double, 3> mean{};           ///< per channel, for pixels in 0..1
     std::array<double, 3> std{};            ///< likewise
     std::string interpolation = "bicubic";  ///< nearest, box, bilinear, hamming, bicubic or lanczos
-    double crop_pct = 1.0;             ///< input size as a share of the size that the image is resized to
+    double crop_pct = 1.0;             ///< input size as a fraction of the size that the image is resized to
     std::string crop_mode = "center";  ///< center, squash or border
 
-    /// The model's input [3, height, width]. Code::argument for no pixels, or a strip too long to be resized.
+    /// Preprocess to the model's input [3, height, width]. Code::argument for an empty or too elongated
+    /// image.
     Result<std::vector<float>> input(const RgbImage& image) const noexcept;
 };
 

@@ -1,4 +1,4 @@
-// What a call of tokfilter answers: a code and a sentence, or a value.
+// Result of a call: a value, or a code with a message.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace tokfilter {
 
-/// The codes of tokfilter.h under C++ names.
+/// The codes of tokfilter.h as a C++ enum.
 enum class Code : int {
     ok = TOKFILTER_OK,
     argument = TOKFILTER_ARGUMENT,
@@ -26,7 +26,7 @@ enum class Code : int {
     internal = TOKFILTER_INTERNAL,
 };
 
-/// Success, or a code with a sentence that says what was wanted, what was got and what to do.
+/// Success, or a code with a message: expected value, actual value, remedy.
 class [[nodiscard]] Status {
   public:
     Status() = default;
@@ -41,7 +41,7 @@ class [[nodiscard]] Status {
     std::string message_;
 };
 
-/// A value, or the Status that says why there is none.
+/// A value, or the Status of the error.
 template <class T>
 class [[nodiscard]] Result {
   public:

@@ -1,7 +1,9 @@
-/* tokfilter for C and for every language that can call C: open an export directory, classify images, close.
+/* C interface: open an export directory, classify images, close.
  *
- * Every function returns a code; tokfilter_last_error() then says in words what was wanted, what was got and
- * what to do. No exception leaves the library and nothing ends the process.
+ * Every function returns a code; tokfilter_last_error() returns the message: expected value, actual value,
+ * remedy. No exception leaves the library, and no error ends the process.
+ *
+ * A budget is a count of patch tokens, an integer from 1 to tokfilter_info.patches; 0 is the default budget.
  */
 #ifndef TOKFILTER_TOKFILTER_H
 #define TOKFILTER_TOKFILTER_H
@@ -23,28 +25,28 @@ typedef enum tokfilter_code {
     TOKFILTER_OK = 0,
     TOKFILTER_ARGUMENT =
         1, /* an argument that no engine could serve: null, wrong shape, NaN, too little room */
-    TOKFILTER_MANIFEST = 2, /* no export directory, a damaged manifest, or no plan in it that was asked for */
-    TOKFILTER_CHANGED_FILE = 3, /* a file that is missing, or not the one that the manifest describes */
-    TOKFILTER_VERSION = 4,      /* TensorRT, the plan and this library do not belong together */
+    TOKFILTER_MANIFEST = 2,     /* no export directory, a damaged manifest, or no plan for these options */
+    TOKFILTER_CHANGED_FILE = 3, /* a file is missing or differs from the manifest */
+    TOKFILTER_VERSION = 4,      /* incompatible versions of TensorRT, plan, GPU or this library */
     TOKFILTER_PLUGIN = 5,       /* the plugin library cannot be loaded */
     TOKFILTER_NO_GPU = 6,       /* no driver, no GPU, or a driver that is too old */
-    TOKFILTER_RANGE = 7,        /* a batch or budget that the plan was not built for */
+    TOKFILTER_RANGE = 7,        /* a batch or budget outside the plan's range */
     TOKFILTER_CLOSED = 8,       /* used after close */
-    TOKFILTER_BUSY = 9,         /* running now in another thread */
+    TOKFILTER_BUSY = 9,         /* another thread is in a call */
     TOKFILTER_ENGINE = 10,      /* TensorRT or CUDA failed */
     TOKFILTER_MEMORY = 11,      /* out of memory, on the host or on the device */
-    TOKFILTER_INTERNAL = 12     /* a defect of ours */
+    TOKFILTER_INTERNAL = 12     /* a bug in tokfilter */
 } tokfilter_code;
 
 typedef struct tokfilter_engine tokfilter_engine;
 
-/* Zero-initialise, set struct_size, change what is wanted. */
+/* Zero-initialise, set struct_size, then change fields as needed. */
 typedef struct tokfilter_options {
     size_t struct_size;    /* sizeof(tokfilter_options) */
     int full;              /* 0: the filtered model; 1: the same weights with every token */
     const char* precision; /* "fp32", "fp16", "bf16"; NULL is "fp32" */
-    int64_t tokens;        /* a plan made for exactly this budget comes first; 0: no preference */
-    int device;            /* CUDA's number of the GPU */
+    int64_t tokens;        /* prefers a plan with exactly this fixed budget; 0: no preference */
+    int device;            /* CUDA device index */
 } tokfilter_options;
 
 typedef struct tokfilter_info {
@@ -53,7 +55,7 @@ typedef struct tokfilter_info {
     int64_t patches;                                 /* patch tokens of an image */
     int64_t batch_low, batch_high;                   /* both included */
     int64_t budget_low, budget_default, budget_high; /* in patch tokens */
-    int has_indices;                                 /* whether the plan tells which tokens were kept */
+    int has_indices;                                 /* whether the plan outputs the kept indices */
 } tokfilter_info;
 
 /* One call. Host memory for tokfilter_engine_run, device memory for tokfilter_engine_enqueue. */
@@ -61,23 +63,23 @@ typedef struct tokfilter_call {
     size_t struct_size;  /* sizeof(tokfilter_call) */
     const float* images; /* [B, 3, H, W], normalised, contiguous */
     int64_t shape[4];    /* B, 3, H, W */
-    int64_t tokens;      /* budget in patch tokens; 0: the default */
+    int64_t tokens;      /* budget: count of patch tokens; 0: the default */
     float* logits;       /* [B, classes] */
-    size_t logits_room;  /* how many floats fit */
+    size_t logits_room;  /* capacity in floats */
     int32_t* indices;    /* [B, tokens], positions of the kept patches, ascending; may be NULL */
-    size_t indices_room; /* how many int32_t fit */
+    size_t indices_room; /* capacity in int32_t */
     void* stream;        /* cudaStream_t; NULL: the engine's own */
 } tokfilter_call;
 
-/* Where the time of one tokfilter_engine_run went, in milliseconds, by CUDA events. */
+/* Times of one tokfilter_engine_run in milliseconds, from CUDA events. */
 typedef struct tokfilter_timing {
     float h2d_ms, compute_ms, d2h_ms;
 } tokfilter_timing;
 
-/* "1.2.3", of this library. */
+/* Version of this library, e.g. "1.2.3". */
 TOKFILTER_API const char* tokfilter_version(void);
 
-/* What the last failed call of this thread says; "" after none. Valid until this thread's next call. */
+/* Message of this thread's last error; "" if there was none. Valid until this thread's next call. */
 TOKFILTER_API const char* tokfilter_last_error(void);
 
 /* Open `directory`, written by `tokfilter export`. options may be NULL. *engine is NULL unless TOKFILTER_OK.
@@ -87,7 +89,7 @@ TOKFILTER_API tokfilter_code tokfilter_engine_open(const char* directory, const 
 
 TOKFILTER_API tokfilter_code tokfilter_engine_info(const tokfilter_engine* engine, tokfilter_info* info);
 
-/* The name of a class, or NULL where the model names none of that number. Valid until close. */
+/* Name of the class with this index, or NULL if it has none. Valid until close. */
 TOKFILTER_API const char* tokfilter_engine_class_name(const tokfilter_engine* engine, int64_t number);
 
 /* pixels: [height, width, 3], 8-bit RGB, upright. input: room for 3 * H * W floats, written as [3, H, W]. */
@@ -99,11 +101,11 @@ TOKFILTER_API tokfilter_code tokfilter_engine_preprocess(const tokfilter_engine*
 TOKFILTER_API tokfilter_code tokfilter_engine_run(tokfilter_engine* engine, const tokfilter_call* call,
                                                   tokfilter_timing* timing);
 
-/* Put the classification of images in device memory on a stream and return at once. */
+/* Enqueue the classification of images in device memory on a stream and return at once. */
 TOKFILTER_API tokfilter_code tokfilter_engine_enqueue(tokfilter_engine* engine, const tokfilter_call* call);
 
-/* Release the engine and set *engine to NULL. Does nothing where it is NULL. TOKFILTER_BUSY: it runs, and
- * stays open. */
+/* Release the engine and set *engine to NULL. Does nothing where it is NULL. TOKFILTER_BUSY: a call is
+ * running; the engine stays open. */
 TOKFILTER_API tokfilter_code tokfilter_engine_close(tokfilter_engine** engine);
 
 #ifdef __cplusplus

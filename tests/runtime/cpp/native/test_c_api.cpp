@@ -20,7 +20,7 @@ TEST_CASE("exceptions become codes") {
 TEST_CASE("null pointers and closed handles are errors, not crashes") {
     tokfilter_engine* engine = nullptr;
     CHECK(tokfilter_engine_open(nullptr, nullptr, &engine) == TOKFILTER_ARGUMENT);
-    CHECK(contains_all(tokfilter_last_error(), "wants a directory", "got NULL"));
+    CHECK(contains_all(tokfilter_last_error(), "expects a directory", "got NULL"));
     CHECK(tokfilter_engine_open("/nowhere", nullptr, nullptr) == TOKFILTER_ARGUMENT);
     CHECK(tokfilter_engine_open("/nowhere", nullptr, &engine) == TOKFILTER_MANIFEST);
     CHECK(contains_all(tokfilter_last_error(), "/nowhere/manifest.json"));
@@ -41,7 +41,7 @@ TEST_CASE("structs of another header version and too small buffers are refused")
     tokfilter_engine* engine = nullptr;
     tokfilter_options options{};
     CHECK(tokfilter_engine_open(directory.path().c_str(), &options, &engine) == TOKFILTER_ARGUMENT);
-    CHECK(contains_all(tokfilter_last_error(), "tokfilter_options.struct_size wants", "got 0"));
+    CHECK(contains_all(tokfilter_last_error(), "tokfilter_options.struct_size expects", "got 0"));
     options.struct_size = sizeof options;
     options.precision = "bf16";
     CHECK(tokfilter_engine_open(directory.path().c_str(), &options, &engine) == TOKFILTER_MANIFEST);
@@ -54,7 +54,7 @@ TEST_CASE("structs of another header version and too small buffers are refused")
     CHECK(tokfilter_engine_info(engine, nullptr) == TOKFILTER_ARGUMENT);
     tokfilter_call call{};
     CHECK(tokfilter_engine_run(engine, &call, nullptr) == TOKFILTER_ARGUMENT);
-    CHECK(contains_all(tokfilter_last_error(), "tokfilter_call.struct_size wants"));
+    CHECK(contains_all(tokfilter_last_error(), "tokfilter_call.struct_size expects"));
     call.struct_size = sizeof call;
     CHECK(tokfilter_engine_enqueue(engine, &call) == TOKFILTER_ARGUMENT);
     CHECK(contains_all(tokfilter_last_error(), "got a null pointer"));
@@ -62,7 +62,7 @@ TEST_CASE("structs of another header version and too small buffers are refused")
     std::vector<float> input(Directory::kPixels);
     CHECK(tokfilter_engine_preprocess(engine, pixel, 1, 1, input.data(), input.size() - 1) ==
           TOKFILTER_ARGUMENT);
-    CHECK(contains_all(tokfilter_last_error(), "input wants room for 144 floats, got 143"));
+    CHECK(contains_all(tokfilter_last_error(), "input expects room for 144 floats, got 143"));
     CHECK(tokfilter_engine_preprocess(engine, pixel, 1, 1, input.data(), input.size()) == TOKFILTER_OK);
     CHECK(input == std::vector<float>(input.size(), 1.0F));
     CHECK(tokfilter_engine_class_name(engine, 5) == nullptr);

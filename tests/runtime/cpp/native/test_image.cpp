@@ -44,7 +44,7 @@ TEST_CASE("a constant image stays constant through every filter and size") {
 TEST_CASE("images that cannot be preprocessed are refused with a reason") {
     const std::uint8_t pixel[3] = {1, 2, 3};
     CHECK(square().input({pixel, 1, 1}).ok());
-    CHECK_STATUS(square().input({nullptr, 4, 4}).status(), Code::argument, "an image wants pixels");
+    CHECK_STATUS(square().input({nullptr, 4, 4}).status(), Code::argument, "an image expects pixels");
     CHECK_STATUS(square().input({pixel, 0, 4}).status(), Code::argument, "got 4 x 0");
     CHECK_STATUS(square().input({pixel, std::int64_t{1} << 40, std::int64_t{1} << 40}).status(),
                  Code::argument, "at most 100 million");

@@ -50,11 +50,11 @@ TEST_CASE("a missing directory and a missing manifest are named") {
     CHECK_STATUS(tokfilter::load_manifest("/nowhere").status(), Code::manifest,
                  "there is none at /nowhere/manifest.json", "tokfilter export");
     const Directory empty;
-    CHECK_STATUS(tokfilter::load_manifest(empty.path()).status(), Code::manifest, "wants a manifest");
+    CHECK_STATUS(tokfilter::load_manifest(empty.path()).status(), Code::manifest, "needs a manifest");
 }
 
 TEST_CASE("another format or version is refused by name") {
-    CHECK_STATUS(changed("/format", R"("safetensors")"), Code::manifest, "is no manifest of tokfilter");
+    CHECK_STATUS(changed("/format", R"("safetensors")"), Code::manifest, "is not a manifest of tokfilter");
     CHECK_STATUS(changed("/version", "2"), Code::manifest, "manifest version 2", "reads 1", "Export again");
     CHECK_STATUS(changed("/version", R"("1")"), Code::manifest, "manifest version \"1\"");
 }
@@ -62,7 +62,7 @@ TEST_CASE("another format or version is refused by name") {
 TEST_CASE("a file outside the directory is refused") {
     for (const char* path : {"/etc/passwd", "../model.plan", "a/../../model.plan", ""})
         CHECK_STATUS(changed("/files/0/path", std::string("\"") + path + "\""), Code::manifest, "is damaged",
-                     "outside the directory");
+                     "is outside the directory");
     CHECK_STATUS(changed("/files/0/path", R"("a\u0000b")"), Code::manifest, "holds a NUL");
     CHECK(changed("/files/0/path", R"("sub/model.plan")").ok());
 }
@@ -117,6 +117,6 @@ TEST_CASE("text that is not JSON, truncated, or deeply nested") {
         CHECK_STATUS(manifest_from_text(whole.substr(0, length), "m").status(), Code::manifest,
                      "m is damaged");
     CHECK_STATUS(manifest_from_text(std::string(100'000, '['), "m").status(), Code::manifest, "damaged");
-    CHECK_STATUS(manifest_from_text("[]", "m").status(), Code::manifest, "no manifest of tokfilter");
+    CHECK_STATUS(manifest_from_text("[]", "m").status(), Code::manifest, "not a manifest of tokfilter");
     CHECK_STATUS(manifest_from_text("\xff\xfe", "m").status(), Code::manifest, "damaged");
 }

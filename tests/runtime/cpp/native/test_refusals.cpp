@@ -25,7 +25,7 @@ TEST_CASE("invalid arguments") {
     };
     refused(Code::argument, "got a null pointer", [](HostCall& host) { host.call.images = nullptr; });
     refused(Code::argument, "got a null pointer", [](HostCall& host) { host.call.logits = nullptr; });
-    refused(Code::argument, "images want [batch, 3, 8, 6] float32, got [2, 3, 6, 8]",
+    refused(Code::argument, "images: expected [batch, 3, 8, 6] float32, got [2, 3, 6, 8]",
             [](HostCall& host) { host.call.shape = {2, 3, 6, 8}; });
     refused(Code::argument, "got [0, 3, 8, 6]", [](HostCall& host) { host.call.shape[0] = 0; });
     refused(Code::argument, "got [2, 1, 8, 6]", [](HostCall& host) { host.call.shape[1] = 1; });
@@ -35,9 +35,9 @@ TEST_CASE("invalid arguments") {
     for (const std::int64_t tokens : {std::int64_t{1}, std::int64_t{13}, std::int64_t{-6}})
         refused(Code::range, "budgets from 2 to 12 of 12 tokens, got",
                 [=](HostCall& host) { host.call.tokens = tokens; });
-    refused(Code::argument, "logits of this call want room for 10 floats, got 9",
+    refused(Code::argument, "logits of this call need room for 10 floats, got 9",
             [](HostCall& host) { host.call.logits_room = 9; });
-    refused(Code::argument, "indices of this call want room for 12 numbers, got 11",
+    refused(Code::argument, "indices of this call need room for 12 numbers, got 11",
             [](HostCall& host) { host.call.indices_room = 11; });
     CHECK(engine->run(HostCall(2, 6).call).ok());
 }
@@ -58,9 +58,9 @@ TEST_CASE("vectors of the wrong size") {
     auto engine = directory.open();
     REQUIRE(engine.ok());
     CHECK_STATUS(engine->classify(images(2), 3).status(), Code::argument,
-                 "images want [3, 3, 8, 6] float32, got 288 values");
+                 "images: expected [3, 3, 8, 6] float32, got 288 values");
     CHECK_STATUS(engine->classify({}, 0).status(), Code::argument, "got 0 values");
-    CHECK_STATUS(engine->classify({}, -1).status(), Code::argument, "images want");
+    CHECK_STATUS(engine->classify({}, -1).status(), Code::argument, "images: expected");
     CHECK_STATUS(engine->classify(images(5), 5).status(), Code::range, "batches of 1 to 4, got 5");
     CHECK_STATUS(engine->classify(images(1), 1, 99).status(), Code::range,
                  "budgets from 2 to 12 of 12 tokens, got 99");
@@ -128,7 +128,7 @@ TEST_CASE("bytes that match the manifest but are not a plan") {
 TEST_CASE("a plan that needs a plugin library which the manifest does not list") {
     Directory directory;
     directory.set("/files/0/target", R"({"plugin": "libtokfilter_plugin.so"})");
-    CHECK_STATUS(directory.open().status(), Code::plugin, "wants the plugin library libtokfilter_plugin.so",
+    CHECK_STATUS(directory.open().status(), Code::plugin, "needs the plugin library libtokfilter_plugin.so",
                  "manifest.json does not list", "Export again");
 }
 
@@ -156,11 +156,11 @@ TEST_CASE("a plan whose inputs and outputs differ from the manifest's") {
         return directory.open().status();
     };
     CHECK_STATUS(refused("/classes", "6"), Code::manifest,
-                 "wants logits of shape [-1, 5] float32, got [-1, 6]");
-    CHECK_STATUS(refused("/size", "[6, 8]"), Code::manifest, "wants images of shape [-1, 3, 8, 6] float32");
-    CHECK_STATUS(refused("/half", "true"), Code::manifest, "wants images", "or another type");
+                 "expects logits of shape [-1, 5] float32, got [-1, 6]");
+    CHECK_STATUS(refused("/size", "[6, 8]"), Code::manifest, "expects images of shape [-1, 3, 8, 6] float32");
+    CHECK_STATUS(refused("/half", "true"), Code::manifest, "expects images", "or another type");
     CHECK_STATUS(refused("/logits", R"("output")"), Code::manifest,
-                 "wants logits of shape [-1, 5] float32, got none");
+                 "expects logits of shape [-1, 5] float32, got none");
 }
 
 TEST_CASE("after an error of TensorRT or CUDA in a call, the engine can be called again") {

@@ -1,6 +1,6 @@
-// Stands in for CUDA's header of this name when a .cu file is compiled as host C++. It offers what kernels of
-// this repository use, with CUDA's names and rules; anything else fails to compile. Rules: CUDA C++
-// Programming Guide, sections "C++ Language Extensions" and "Warp Vote / Shuffle Functions".
+// Replaces CUDA's header of this name when a .cu file is compiled as host C++. It has the functions that
+// kernels of this repository use; others fail to compile. Semantics: CUDA C++ Programming Guide, sections
+// "C++ Language Extensions" and "Warp Vote / Shuffle Functions". Confirmed by: see cuda_on_cpu.h.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// A host thread runs a block at a time, so storage of the host thread is storage of the block. Dynamic shared
+// A host thread runs one block at a time, so thread_local storage serves as shared memory. Dynamic shared
 // memory is declared as `extern __shared__ unsigned char dynamic_shared[]`: the layer defines an array of
 // that name.
 #define __shared__ thread_local
@@ -35,7 +35,7 @@ struct dim3 {
 };
 
 namespace cuda_on_cpu {
-// threadIdx and its kin: objects whose members ask the running thread.
+// threadIdx, blockIdx, ...: objects whose members read the running thread's coordinates.
 template <const Index3& (*kGet)()>
 struct Builtin {
     template <unsigned Index3::* kAxis>
@@ -57,8 +57,7 @@ inline constexpr cuda_on_cpu::Builtin<cuda_on_cpu::block_index> blockIdx{};
 inline constexpr cuda_on_cpu::Builtin<cuda_on_cpu::block_size> blockDim{};
 inline constexpr cuda_on_cpu::Builtin<cuda_on_cpu::grid_size> gridDim{};
 
-// ---- barriers, warp operations: the caller's file and line travel along for the reports
-// --------------------------------
+// ---- barriers, warp operations: with the caller's file and line for reports
 
 #define CUDA_ON_CPU_SITE \
     ::cuda_on_cpu::Site { file, line }
@@ -105,7 +104,7 @@ template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, CUDA_ON_CPU_CALLER) {
     return cuda_on_cpu::shuffle(mask, value, static_cast<unsigned>(source) % 32, CUDA_ON_CPU_SITE);
 }
-// Past the warp's end a lane keeps its own value, as on a GPU.
+// Beyond the end of the warp a lane keeps its own value, as on a GPU.
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, CUDA_ON_CPU_CALLER) {
     return cuda_on_cpu::shuffle(mask, value, cuda_on_cpu::lane_of_this_thread() - delta, CUDA_ON_CPU_SITE);
@@ -121,7 +120,6 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, CUDA_ON_CPU_CALLER) {
 }
 
 // ---- arithmetic, memory
-// ------------------------------------------------------------------------------------------------
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
@@ -133,7 +131,7 @@ template <typename T>
 T __ldg(const T* from) {
     return cuda_on_cpu::load(from);
 }
-// On shared memory. Relaxed, as CUDA's are: they order nothing around them.
+// Atomics on shared memory, with relaxed order as in CUDA.
 template <typename T>
 T atomicAdd(T* address, T value) {
     return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);

@@ -1,7 +1,7 @@
-// plugin_host LIBRARY walk | cases FILE | launch-error
+// plugin_host LIBRARY checks | cases FILE | launch-error
 //
-// Plays TensorRT for the plugin library: loads it, walks the life of its plugins, and checks every answer.
-// Status 0 means that every check held. Built with the sanitizers, so a leak, a double free or undefined
+// Fake TensorRT that loads the plugin library and checks every function of its plugins.
+// Status 0: every check passed. Built with the sanitizers, so a leak, a double free or undefined
 // behaviour fails the run too.
 #include "plugin_host.h"
 
@@ -11,21 +11,22 @@
 
 namespace {
 
-int run(const std::string& act, const char* library_path, const char* argument) {
+int run(const std::string& command, const char* library_path, const char* argument) {
     host::Logger logger;
     host::LoggerFinder finder(logger);
     const host::Library library(library_path, finder);
-    if (act == "walk") {
-        host::walk_creator(library, logger);
-        host::walk_build(library, logger);
-        host::walk_refusals(library, logger, finder);
-    } else if (act == "cases" && argument != nullptr) {
-        host::walk_pointers(library, logger);
+    if (command == "checks") {
+        host::check_creator(library, logger);
+        host::check_build(library, logger);
+        host::check_errors(library, logger, finder);
+    } else if (command == "cases" && argument != nullptr) {
+        host::check_pointers(library, logger);
         std::printf("%lld calls\n", static_cast<long long>(host::run_cases(library, logger, argument)));
-    } else if (act == "launch-error") {
-        host::walk_launch_error(library, logger);
+    } else if (command == "launch-error") {
+        host::check_launch_error(library, logger);
     } else {
-        std::fprintf(stderr, "wants LIBRARY walk | cases FILE | launch-error, got %s\n", act.c_str());
+        std::fprintf(stderr, "expected LIBRARY checks | cases FILE | launch-error, got %s\n",
+                     command.c_str());
         return 2;
     }
     std::printf("%d checks, %d failures\n", host::checks(), host::failures());

@@ -1,4 +1,4 @@
-// The build phase's act: capabilities, types, symbolic shapes, formats, profiles.
+// Checks of the build phase: capabilities, types, symbolic shapes, formats, profiles.
 #include <cstring>
 #include <set>
 #include <string>
@@ -84,13 +84,13 @@ void formats(const Library& library, bool slots) {
         }
     };
     visit(visit, 0, "");
-    std::set<std::string> wanted;
+    std::set<std::string> expected;
     for (const char* tokens : {"0", "1", "2", "6", "7"}) {  // FP32 FP16 INT8 FP8 BF16
         for (const char* scores : {"0", "1", "7"}) {        // FP32 FP16 BF16
-            wanted.insert(std::string(" ") + tokens + " " + scores + (slots ? " 3 " : " ") + tokens + " 3");
+            expected.insert(std::string(" ") + tokens + " " + scores + (slots ? " 3 " : " ") + tokens + " 3");
         }
     }
-    check(accepted == wanted,
+    check(accepted == expected,
           "15 combinations of types are accepted, got " + std::to_string(accepted.size()));
     check(!build_of(*plugin).supportsFormatCombination(-1, tensors.data(), inputs, 2), "no position -1");
     check(!build_of(*plugin).supportsFormatCombination(inputs + 2, tensors.data(), inputs, 2),
@@ -139,23 +139,23 @@ void profiles(const Library& library, Logger& logger) {
         configure(*fixed, {1, 1, 196, 384, 98, false}, {64, 1, 196, 384, 98, false}) == 0 && logger.silent(),
         "a profile of batches is accepted without a word");
     check(configure(*fixed, {1, 1, 64, 384, 98, false}, {64, 1, 256, 384, 98, false}) == 0 &&
-              logger.heard(nvinfer1::ILogger::Severity::kWARNING, {"k = 98", "64 patch tokens"}),
+              logger.has(nvinfer1::ILogger::Severity::kWARNING, {"k = 98", "64 patch tokens"}),
           "a profile that allows fewer patches than k warns");
     check(configure(*fixed, {1, 1, 64, 384, 98, false}, {64, 1, 97, 384, 98, false}) != 0 &&
-              logger.heard_error({"budget k", "97", "98"}),
+              logger.has_error({"budget k", "97", "98"}),
           "a profile whose largest patch count is below k is refused");
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
     check(
         configure(*chosen, {1, 1, 196, 384, 16, true}, {64, 1, 196, 384, 196, true}) == 0 && logger.silent(),
         "a profile of budgets is accepted without a word");
     check(configure(*chosen, {1, 1, 196, 384, 197, true}, {64, 1, 196, 384, 197, true}) != 0 &&
-              logger.heard_error({"budget k", "196", "197"}),
+              logger.has_error({"budget k", "196", "197"}),
           "a profile of budgets above the patch count is refused");
 }
 
 }  // namespace
 
-void walk_build(const Library& library, Logger& logger) {
+void check_build(const Library& library, Logger& logger) {
     capabilities(library);
     for (const bool slots : {false, true}) {
         symbolic_shapes(library, slots);

@@ -24,12 +24,12 @@ void refuse(const Library& library, Logger& logger, Fields fields, const std::ve
     const bool refused =
         create(library, std::move(fields), nvinfer1::TensorRTPhase::kBUILD, "blocks.0") == nullptr;
     std::vector<std::string> all = words;
-    all.insert(all.end(), {"tokfilter::TokenSelect \"blocks.0\": ", "wants"});
+    all.insert(all.end(), {"tokfilter::TokenSelect \"blocks.0\": ", "expects"});
     if (words[0] == "no attribute is called") {
         all.pop_back();
     }
     const std::string last = logger.last();
-    check(refused && logger.heard_error(all),
+    check(refused && logger.has_error(all),
           "wrong fields (" + words[0] + ") are refused in words, logged: " + last);
 }
 
@@ -94,14 +94,14 @@ void wrong_lists(const Library& library, Logger& logger) {
     const nvinfer1::PluginFieldCollection negative{-1, nullptr};
     for (const auto* list : {&no_data, &negative}) {
         check(library.creator().createPlugin("list", list, nvinfer1::TensorRTPhase::kRUNTIME) == nullptr &&
-                  logger.heard_error({"\"list\"", "wants a list of fields", std::to_string(list->nbFields)}),
+                  logger.has_error({"\"list\"", "expects a list of fields", std::to_string(list->nbFields)}),
               "a list of fields without data is refused in words");
     }
 }
 
 }  // namespace
 
-void walk_creator(const Library& library, Logger& logger) {
+void check_creator(const Library& library, Logger& logger) {
     names_and_defaults(library);
     right_fields(library, logger);
     wrong_fields(library, logger);

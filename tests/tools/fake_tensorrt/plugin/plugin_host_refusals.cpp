@@ -26,8 +26,7 @@ void wrong_types(const Library& library, Logger& logger) {
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
     const auto refused = [&](std::int32_t status, const std::vector<std::string>& words) {
         const std::string last = logger.last();
-        check(status != 0 && logger.heard_error(words),
-              words.back() + " is refused in words, logged: " + last);
+        check(status != 0 && logger.has_error(words), words.back() + " is refused in words, logged: " + last);
     };
     refused(types(*fixed, {DataType::kINT64, DataType::kFLOAT}),
             {"\"filter\"", "tokens of type FP32", "INT64"});
@@ -37,7 +36,7 @@ void wrong_types(const Library& library, Logger& logger) {
     refused(types(*chosen, {DataType::kHALF, DataType::kHALF}), {"k is 0", "third input", "got 2 inputs"});
     refused(types(*fixed, {DataType::kHALF, DataType::kHALF, DataType::kINT32}),
             {"k is 3", "two inputs", "got 3"});
-    refused(types(*fixed, {DataType::kHALF, DataType::kHALF}, 1), {"two outputs", "asked for 1"});
+    refused(types(*fixed, {DataType::kHALF, DataType::kHALF}, 1), {"two outputs", "got 1"});
 }
 
 // Symbolic shapes with some constants; returns getOutputShapes' status.
@@ -61,7 +60,7 @@ void wrong_symbols(const Library& library, Logger& logger) {
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
     const auto refused = [&](std::int32_t status, const std::vector<std::string>& words) {
         const std::string last = logger.last();
-        check(status != 0 && logger.heard_error(words), words[0] + " is refused in words, logged: " + last);
+        check(status != 0 && logger.has_error(words), words[0] + " is refused in words, logged: " + last);
     };
     check(shapes(*fixed, 7, 6, 0) == 0 && shapes(*chosen, 7, 6, 6) == 0 && logger.silent(),
           "constant shapes pass");
@@ -85,7 +84,7 @@ void wrong_sizes(const Library& library, Logger& logger) {
                              const std::vector<std::string>& words) {
         const std::int32_t status = shape_change(plugin, descs);
         const std::string last = logger.last();
-        check(status != 0 && logger.heard_error(words), words[0] + " is refused in words, logged: " + last);
+        check(status != 0 && logger.has_error(words), words[0] + " is refused in words, logged: " + last);
     };
     const auto half = [](const Sizes& sizes) { return describe(sizes, DataType::kHALF, DataType::kFLOAT); };
     check(shape_change(*fixed, half(kFixed)) == 0 && shape_change(*chosen, half(kChosen)) == 0 &&
@@ -99,9 +98,9 @@ void wrong_sizes(const Library& library, Logger& logger) {
     refused(*fixed, half({0, 1, 6, 8, 3, false}), {"no empty dimension", "[0, 7, 8]"});
     refused(*fixed, half({2, 2, 6, 8, 3, false}),
             {"one score per patch token", "[2, 8, 8]", "[2, 7]", "[2, 6]"});
-    refused(*fixed, half({2, 1, 8193, 8, 3, false}), {"the kernel refuses", "[2, 8194, 8]", "8192"});
+    refused(*fixed, half({2, 1, 8193, 8, 3, false}), {"the kernel does not support", "[2, 8194, 8]", "8192"});
     refused(*fixed, half({2, 1, 6, std::int64_t{1} << 31, 3, false}),
-            {"the kernel refuses", "2147483648", "2^31"});
+            {"the kernel does not support", "2147483648", "2^31"});
     refused(*chosen, half(kFixed), {"k is 0", "got 2 inputs"});
     refused(*fixed, half(kChosen), {"k is 3", "got 3"});
     Descs bent = half(kFixed);
@@ -128,7 +127,7 @@ void broken_logger(const Library& library, Logger& logger, LoggerFinder& finder)
           "a finder that throws changes no result");
     finder.throws = false;
     check(logger.silent(), "nothing reached the logger that was not found");
-    check(create(library, attributes(-1, 1, "position")) == nullptr && logger.heard_error({"attribute k"}),
+    check(create(library, attributes(-1, 1, "position")) == nullptr && logger.has_error({"attribute k"}),
           "the finder is asked again for every message");
 }
 
@@ -148,14 +147,14 @@ std::int32_t enqueue(nvinfer1::IPluginV3& plugin, const std::vector<const void*>
 
 }  // namespace
 
-void walk_refusals(const Library& library, Logger& logger, LoggerFinder& finder) {
+void check_errors(const Library& library, Logger& logger, LoggerFinder& finder) {
     wrong_types(library, logger);
     wrong_symbols(library, logger);
     wrong_sizes(library, logger);
     broken_logger(library, logger, finder);
 }
 
-void walk_pointers(const Library& library, Logger& logger) {
+void check_pointers(const Library& library, Logger& logger) {
     const PluginPointer plugin =
         create(library, attributes(3, 1, "position"), nvinfer1::TensorRTPhase::kRUNTIME, "filter");
     Buffers b;
@@ -163,7 +162,7 @@ void walk_pointers(const Library& library, Logger& logger) {
                              const char* word) {
         const std::int32_t status = enqueue(*plugin, inputs, outputs);
         const std::string last = logger.last();
-        check(status != 0 && logger.heard_error({"\"filter\"", "the kernel refuses", word}),
+        check(status != 0 && logger.has_error({"\"filter\"", "the kernel rejects", word}),
               std::string("wrong ") + word + " is refused in words, logged: " + last);
     };
     check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) == 0, "right pointers pass");
@@ -178,14 +177,14 @@ void walk_pointers(const Library& library, Logger& logger) {
     refused({b.tokens, b.scores}, {b.selected, b.indices + 1}, "indices");
 }
 
-void walk_launch_error(const Library& library, Logger& logger) {
+void check_launch_error(const Library& library, Logger& logger) {
     const PluginPointer plugin =
         create(library, attributes(3, 1, "position"), nvinfer1::TensorRTPhase::kRUNTIME, "filter");
     check(logger.silent(), "a plugin is made without CUDA and without a word");
     Buffers b;
     check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) != 0, "the CUDA error comes back");
     const std::string last = logger.last();
-    check(logger.heard_error({"\"filter\"", "tokens [2, 7, 8] and k 3", "cudaError"}),
+    check(logger.has_error({"\"filter\"", "tokens [2, 7, 8] and k 3", "cudaError"}),
           "a launch without a GPU is a sentence with CUDA's name for it, logged: " + last);
 }
 

@@ -1,7 +1,8 @@
 // plugin_host_registry LIBRARY
 //
-// Plays libnvinfer for the self-registering library: this program exports the registry, the logger and the
-// version that the library asks for when dlopen runs its constructors.
+// Fake libnvinfer for the self-registering library: this program exports the registry, the logger and the
+// version functions that the library calls in its static constructors. Confirmed by: no real library
+// (libnvinfer needs a GPU to be of use here, and TensorRT-RTX has other symbols).
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -16,7 +17,7 @@ namespace {
 
 using nvinfer1::IPluginCreatorInterface;
 
-// Holds one creator; what the library never calls answers with nothing.
+// Holds one creator; functions that the library never calls return null.
 class Registry final : public nvinfer1::IPluginRegistry {
   public:
     bool registerCreator(IPluginCreatorInterface& creator, const char* name) noexcept override {
@@ -91,7 +92,7 @@ void registers_itself(const char* path) {
     host::Fields wrong = host::attributes(-1, 1, "position");
     const auto phase = nvinfer1::TensorRTPhase::kBUILD;
     host::check(
-        creator->createPlugin("x", wrong.get(), phase) == nullptr && g_logger.heard_error({"attribute k"}),
+        creator->createPlugin("x", wrong.get(), phase) == nullptr && g_logger.has_error({"attribute k"}),
         "its errors reach the logger of libnvinfer");
     host::Fields right = host::attributes(3, 1, "position");
     host::check(host::PluginPointer(creator->createPlugin("x", right.get(), phase)) != nullptr,
@@ -103,17 +104,17 @@ void registers_itself(const char* path) {
 void stays_unused(const char* path) {
     nvinfer1::IPluginCreatorInterface* other =
         reinterpret_cast<nvinfer1::IPluginCreatorInterface*>(&g_registry);
-    g_registry.held = other;  // never called, only compared
+    g_registry.held = other;  // compared only, never called
     const int before = g_registry.deregistrations;
     dlclose(open(path));
-    host::check(g_logger.heard(nvinfer1::ILogger::Severity::kWARNING, {"another library", "stays unused"}),
+    host::check(g_logger.has(nvinfer1::ILogger::Severity::kWARNING, {"another library", "is not registered"}),
                 "a second library warns");
     host::check(g_registry.held == other && g_registry.deregistrations == before,
                 "and leaves the first one alone");
     g_registry.held = nullptr;
     g_major = 1;
     dlclose(open(path));
-    host::check(g_logger.heard_error({"found version 1", "built for TensorRT"}) && g_registry.held == nullptr,
+    host::check(g_logger.has_error({"found version 1", "built for TensorRT"}) && g_registry.held == nullptr,
                 "another major version is refused in words");
 }
 

@@ -1,4 +1,4 @@
-// TensorRT's side of the interface, as far as a plugin can see it.
+// Fake TensorRT: logger, symbolic expressions, library loading, fields (see plugin_host.h).
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -50,7 +50,7 @@ void Logger::log(Severity severity, const char* message) noexcept {
     messages_.emplace_back(severity, message);
 }
 
-bool Logger::heard(Severity severity, const std::vector<std::string>& words) {
+bool Logger::has(Severity severity, const std::vector<std::string>& words) {
     bool found = false;
     for (const auto& [level, message] : messages_) {
         bool all = level == severity;
@@ -73,7 +73,7 @@ bool Logger::silent() {
 
 nvinfer1::ILogger* LoggerFinder::findLogger() {
     if (throws) {
-        throw std::runtime_error("no logger today");
+        throw std::runtime_error("no logger");
     }
     return &logger_;
 }
@@ -121,7 +121,7 @@ Library::Library(const char* path, nvinfer1::ILoggerFinder& finder)
     using GetCreators = nvinfer1::IPluginCreatorInterface* const* (*)(std::int32_t&);
     using SetLoggerFinder = void (*)(nvinfer1::ILoggerFinder*);
     const auto set_finder = symbol<SetLoggerFinder>(handle_, "setLoggerFinder");
-    set_finder(nullptr);  // must not block the real one
+    set_finder(nullptr);  // null must not replace the finder that follows
     set_finder(&finder);
     std::int32_t count = 0;
     auto* const* creators = symbol<GetCreators>(handle_, "getCreators")(count);
