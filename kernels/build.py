@@ -1,7 +1,7 @@
-"""Builds the TensorRT plugin from the sources in this package and says where it is.
+"""Builds and locates the TensorRT plugin (``tokfilter plugin build``, ``tokfilter plugin path``).
 
-Behind ``tokfilter plugin build`` and ``tokfilter plugin path``. The work is CMake's (``CMakeLists.txt``); this module
-finds what CMake needs on JetPack, with an SDK archive or with nothing but wheels, and says what is missing.
+Runs CMake on ``CMakeLists.txt``. Finds nvcc and TensorRT's headers and library on JetPack, in an SDK archive or in
+wheels.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 HEADER_WHEEL: Final = "kernel-lens==2.0.1"
-"""A wheel that ships TensorRT 10.14's headers, in ``kernel_lens/include/tensorrt``; nothing else of it is used."""
+"""A wheel with TensorRT 10.14's headers in ``kernel_lens/include/tensorrt``; its other files are not used."""
 
 _SOURCE: Final = Path(__file__).resolve().parent
 _DYNAMIC: Final = "libtokfilter_plugin.so"
@@ -54,7 +54,7 @@ _LOG_LINES: Final = 15
 
 @dataclass(frozen=True)
 class PluginBuild:
-    """What a build left. ``self_registering`` is None where no libnvinfer of the headers' major version was found."""
+    """Result of a build. ``self_registering`` is None without a libnvinfer of the headers' major version."""
 
     directory: Path
     dynamic: Path
@@ -62,12 +62,12 @@ class PluginBuild:
 
 
 def cache_directory() -> Path:
-    """Where builds and fetched headers are kept, for this user."""
+    """This user's folder for builds and downloaded headers."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokfilter"
 
 
 def plugin_directory() -> Path:
-    """The build folder of exactly these sources, so a library of another version is never taken for this one."""
+    """The build folder for these sources; its name has their digest, so other versions have other folders."""
     digest = hashlib.sha256()
     csrc = _SOURCE / "csrc"
     files = [_SOURCE / "CMakeLists.txt", *csrc.glob("*.*"), *(csrc / "plugin").glob("*.*")]
@@ -109,7 +109,7 @@ def find_headers(tensorrt: Path | None = None, fetch: bool = False) -> Path:
     """The folder of TensorRT's headers: in ``tensorrt`` (an SDK, or the folder itself), else JetPack's or a wheel's.
 
     fetch: install the header wheel where no other headers are found (needs a network)
-    Raises MissingDependencyError that says where it looked.
+    Raises MissingDependencyError, which lists the folders searched.
     """
     places = [tensorrt, tensorrt / "include"] if tensorrt else [*_SYSTEM_HEADERS, *_wheel_headers()]
     for place in places:
@@ -149,10 +149,10 @@ def build_plugin(
 ) -> PluginBuild:
     """Configure and build the plugin libraries.
 
-    directory: where to build (default: a folder of the user's cache that belongs to these sources)
+    directory: build folder (default: :func:`plugin_directory`)
     tensorrt: a TensorRT SDK, or a folder of its headers
     architectures: CUDA architectures as CMake takes them, e.g. "87" or "native" (default: all from Turing on)
-    fetch: take the headers of the wheel ``HEADER_WHEEL`` from the network where this machine has none
+    fetch: download the headers of the wheel ``HEADER_WHEEL`` if this machine has none
     options: further arguments for CMake
     Raises MissingDependencyError for a missing tool or header, EngineError when CMake or a compiler fails.
     """
@@ -171,7 +171,7 @@ def build_plugin(
 
 
 def _found(tensorrt: Path | None, fetch: bool) -> list[str]:
-    """CMake's arguments for what this machine has: compiler, headers, libraries."""
+    """CMake's arguments for this machine's compiler, headers and libraries."""
     nvcc = os.environ.get("CUDACXX") or find_tool(
         "nvcc", "/usr/local/cuda/bin/nvcc", hint="Install the CUDA toolkit, or set CUDACXX to its nvcc."
     )
@@ -195,7 +195,7 @@ def _wheel_headers() -> list[Path]:
 
 
 def _wheel_libraries() -> Path | None:
-    """The folder of libnvinfer in an installed tensorrt wheel; the package is found, not imported."""
+    """The folder of libnvinfer in an installed tensorrt wheel, found without importing it."""
     spec = importlib.util.find_spec("tensorrt_libs")
     locations = spec.submodule_search_locations if spec else None
     return Path(next(iter(locations))) if locations else None
@@ -217,7 +217,7 @@ def _run(command: list[str], log: Path) -> None:
 
 
 def _first_error(output: str) -> str:
-    """The lines from the first error on, which is the one that later errors follow from; else the last lines."""
+    """The lines from the first error on (later errors follow from it); else the last lines."""
     lines = output.strip().splitlines()
     for number, line in enumerate(lines):
         if "error" in line.lower():

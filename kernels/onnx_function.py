@@ -1,8 +1,7 @@
-"""TokenSelect as an ONNX model-local function: standard ops that any runtime can inline where the plugin is absent.
+"""TokenSelect as an ONNX model-local function of standard ops, which a runtime inlines where it has no plugin.
 
-The body keeps to operators whose meaning is the same from opset 13 to today, so one text serves every opset. Rows are
-fetched by one Gather over flattened tokens, prefix rows included: each row is one contiguous copy, and no Concat of
-tokens follows.
+The operators have the same meaning in every opset from 13, so one body serves all. One Gather over flattened tokens
+fetches all rows, prefix included: each row is one contiguous copy, and no Concat of tokens follows.
 """
 
 from typing import Final
@@ -22,11 +21,11 @@ _BUDGET = {
     "attribute": "k_scalar = Constant <value_int: int = @k> () budget = Reshape (k_scalar, one)",
 }
 
-# TensorRT's parser expects as many inputs on the node as on its function.
+# TensorRT's parser requires the same number of inputs on the node and on its function.
 _INPUTS = {"slots": "tokens, scores, slots", "attribute": "tokens, scores"}
 
-# "either" serves a model whose nodes differ in order: a runtime keeps one body per name (TensorRT-RTX 1.7 looks at
-# neither overload nor domain), and no body can branch on a string, so its nodes repeat ``order`` as a number.
+# "either" is for a model with nodes of both orders: a runtime keeps one body per name (TensorRT-RTX 1.7 ignores
+# overload and domain), and a body cannot branch on a string, so the nodes repeat ``order`` as a number.
 _ATTRIBUTES = {"either": ", by_position: int = 1"}
 
 # Positions below 2^24 are exact in float32, the type that TopK takes on every runtime.
@@ -48,7 +47,7 @@ _KEPT = {
       kept = GatherElements <axis = 1> (ranked, kept_order)""",
 }
 
-# Every tensor has a name of its own: TensorRT-RTX 1.7 fails on two outputs called "_".
+# Every tensor has a unique name: TensorRT-RTX 1.7 fails on two outputs called "_".
 _TEXT = """
 <opset_import: ["" : {opset}], domain: "{domain}">
 {name} <k: int = 0, prefix_tokens: int = 1, order: string = "position"{attributes}> ({inputs}) => (selected, indices)
@@ -95,8 +94,8 @@ def token_select_function(opset: int, budget: str, order: str) -> onnx.FunctionP
 
     opset: the model's ai.onnx opset, 13 or later
     budget: "slots" when the third input gives the budget, "attribute" when attribute k does
-    order: the nodes' order; it is a choice between bodies, because a function cannot branch on a string. "either"
-        serves nodes of both orders, each with an int attribute ``by_position`` (1 or 0) that repeats its ``order``
+    order: the nodes' order, which selects the body, because a function cannot branch on a string. "either" is for
+        nodes of both orders, each with an int attribute ``by_position`` (1 or 0) that repeats its ``order``
     Raises ContractError.
     """
     if opset < MIN_OPSET or budget not in _BUDGET or order not in _KEPT:

@@ -1,4 +1,4 @@
-"""The contract of TokenSelect, version 1. Everything else is tested against this page.
+"""The contract of TokenSelect, version 1. Every implementation is tested against it.
 
 TokenSelect keeps the prefix tokens (CLS, distillation, registers) and the ``k`` patch tokens with the highest scores.
 
@@ -14,7 +14,7 @@ selected      ``[B, P+k, C]``, type of tokens: the prefix rows, then the kept pa
 indices       ``[B, k]`` int32, optional: positions of the kept rows among the N patches
 ============  ==========================================================================================================
 
-Ties: the lower position wins. NaN counts as -inf; -0.0 equals +0.0. Rows are moved bit for bit. The result is the same
+Ties: the lower position wins. NaN counts as -inf; -0.0 equals +0.0. Rows are copied bit for bit. The result is the same
 on every backend that tokfilter ships, run after run.
 """
 
@@ -43,7 +43,7 @@ def check_call(
 
     tokens: shape of the tokens, [B, P+N, C]
     scores: shape of the scores, [B, N]
-    Returns (B, N, C). Raises ContractError that names the first breach.
+    Returns (B, N, C). Raises ContractError for the first violation.
     """
     if len(tokens) != 3 or len(scores) != 2:
         raise ContractError(
@@ -59,10 +59,10 @@ def check_call(
     if scores[0] != batch or rows != prefix_tokens + patches:
         raise ContractError(
             f"TokenSelect expects one score per patch token: tokens {list(tokens)} with {prefix_tokens} prefix tokens "
-            f"ask for scores [{batch}, {rows - prefix_tokens}], got {list(scores)}."
+            f"need scores [{batch}, {rows - prefix_tokens}], got {list(scores)}."
         )
     if min(batch, patches, channels) < 1:
-        raise ContractError(f"TokenSelect expects no empty dimension, got tokens {list(tokens)}, scores {list(scores)}.")
+        raise ContractError(f"TokenSelect expects no empty dimension, got {list(tokens)} and {list(scores)}.")
     if not 1 <= k <= patches:
         raise ContractError(f"TokenSelect expects a budget k between 1 and {patches} patch tokens, got {k}.")
     return batch, patches, channels

@@ -1,4 +1,4 @@
-"""The oracle: TokenSelect in a few lines of numpy. Slow, obvious, and what every fast one must equal bit for bit."""
+"""Reference implementation of TokenSelect in numpy; the other implementations must equal it bit for bit."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ def token_select(
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """Keep the prefix tokens and the k patch tokens with the highest scores (contract: ``kernels/op.py``).
 
-    tokens: [B, P+N, C], any type; rows are moved, never computed with
+    tokens: [B, P+N, C], any type; rows are copied without arithmetic
     scores: [B, N], float32, float16 or (ml_dtypes) bfloat16
     Returns selected [B, P+k, C] and indices [B, k]. Raises ContractError.
     """
     check_call(tokens.shape, scores.shape, k, prefix_tokens, order)
     if scores.dtype.name not in SCORE_TYPES:
         raise ContractError(f"TokenSelect expects scores of type {', '.join(SCORE_TYPES)}, got {scores.dtype.name}.")
-    # fp16 and bf16 widen to fp32 exactly, so comparing in fp32 changes no order.
+    # fp16 and bf16 convert to fp32 exactly, so comparing in fp32 keeps the order.
     keys = scores.astype(np.float32)
     keys = np.where(np.isnan(keys), np.float32(-np.inf), keys)
     ranked = np.argsort(-keys, axis=1, kind="stable")[:, :k]

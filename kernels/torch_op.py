@@ -1,7 +1,6 @@
-"""TokenSelect as a torch custom op: runs eagerly, under ``torch.compile`` and ``torch.export``, and carries gradients.
+"""TokenSelect as a torch custom op for eager mode, ``torch.compile`` and ``torch.export``, with gradients.
 
-The gradient flows to the tokens (each kept row back to where it came from); the choice itself is piecewise constant, so
-the scores get none.
+Gradients flow to the kept tokens. The selection is piecewise constant, so the scores get no gradient.
 """
 
 from typing import Any
@@ -22,7 +21,7 @@ def _token_select(tokens: Tensor, scores: Tensor, k: int, prefix_tokens: int, or
     check_call(tokens.shape, scores.shape, k, prefix_tokens, order)
     _check_types(scores)
     keys = torch.where(scores.isnan(), float("-inf"), scores.float())
-    # torch.topk promises nothing about ties; a stable sort gives them to the lower position.
+    # torch.topk leaves the order of ties undefined; a stable sort keeps the lower position first.
     ranked = torch.sort(keys, dim=1, descending=True, stable=True).indices[:, :k]
     kept = ranked.sort(dim=1).values if order == "position" else ranked
     patches = tokens[:, prefix_tokens:].gather(1, kept.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))

@@ -1,4 +1,4 @@
-"""Building the plugin: what is found, what is missing and in which words. The real build is test_plugin.py's."""
+"""Building the plugin: search for tools and headers, error messages. test_plugin.py runs the real build."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from tokfilter.kernels import build
 
 
 def header_folder(folder: Path, version: str = "10.14") -> Path:
-    """Headers with nothing in them but a version."""
+    """Headers that contain only a version."""
     folder.mkdir(parents=True)
     major, minor = version.split(".")
     (folder / "NvInferRuntime.h").touch()
@@ -36,7 +36,7 @@ def bare(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_wheel_headers", lambda: [cache / "wheel"])
 
 
-def test_cache_is_the_users(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build.cache_directory() == cache
     assert build.plugin_directory().parent == cache
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -59,7 +59,7 @@ def test_headers_of_the_system_come_before_the_wheel(
     assert build.find_headers() == system
 
 
-def test_missing_headers_say_where_and_what_to_do(bare: None, tmp_path: Path) -> None:
+def test_the_error_for_missing_headers_lists_folders_and_a_remedy(bare: None, tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"NvInferRuntime\.h.*wheel.*--fetch-headers"):
         build.find_headers()
     with pytest.raises(MissingDependencyError, match=r"nowhere, .*nowhere/include"):
@@ -73,7 +73,7 @@ def test_headers_that_pip_cannot_fetch(bare: None, monkeypatch: pytest.MonkeyPat
 
 
 def test_fetched_headers_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")  # pip would fail: it must not be asked
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # pip would fail if it were called
     kept = header_folder(cache / "kernel-lens-2.0.1" / "kernel_lens" / "include" / "tensorrt")
     assert build.fetch_headers() == kept
 
@@ -100,14 +100,14 @@ def test_path_of_the_library_that_registers_itself(cache: Path, tmp_path: Path) 
     wanted = r"No self-registering plugin library at .*plugin_static\.so\. Build it where TensorRT is: tokfilter plugin"
     with pytest.raises(MissingDependencyError, match=wanted):
         build.self_registering_path()
-    (tmp_path / "libtokfilter_plugin.so").touch()  # the other library does not stand in for it
+    (tmp_path / "libtokfilter_plugin.so").touch()  # the other library is not returned instead
     with pytest.raises(MissingDependencyError, match=wanted):
         build.self_registering_path(tmp_path)
     (tmp_path / "libtokfilter_plugin_static.so").touch()
     assert build.self_registering_path(tmp_path) == tmp_path / "libtokfilter_plugin_static.so"
 
 
-def test_a_library_of_other_sources_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_built_from_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "kernels"
     shutil.copytree(ROOT / "kernels" / "csrc", copy / "csrc")
     shutil.copy(ROOT / "kernels" / "CMakeLists.txt", copy)
@@ -122,7 +122,9 @@ def test_a_library_of_other_sources_is_not_taken(tmp_path: Path, monkeypatch: py
     assert build.plugin_directory() != here
 
 
-def test_tools_beside_python_on_path_elsewhere_or_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tools_are_found_beside_python_on_path_or_in_given_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool = tmp_path / "there" / "wanted-tool"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\n")
@@ -134,10 +136,10 @@ def test_tools_beside_python_on_path_elsewhere_or_nowhere(tmp_path: Path, monkey
     assert build.find_tool("wanted-tool", hint="") == str(tool)
 
 
-def test_headers_before_plugins_of_version_3_are_refused(tmp_path: Path) -> None:
+def test_headers_without_plugin_version_3_are_refused(tmp_path: Path) -> None:
     headers = header_folder(tmp_path / "old", "8.6")
     directory = tmp_path / "build"
-    with pytest.raises(EngineError, match=r"(?s)build\.log.*TensorRT 8\.6.*expects 10\.3 or\s+later"):
+    with pytest.raises(EngineError, match=r"(?s)build\.log.*TensorRT 8\.6.*10\.3 or\s+later\s+is\s+required"):
         build.build_plugin(directory, headers, options=["-DTOKFILTER_PLUGIN=OFF"])
     assert "TensorRT headers 8.6" in (directory / "build.log").read_text()
 

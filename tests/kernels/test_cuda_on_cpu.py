@@ -1,4 +1,4 @@
-"""The CUDA-on-CPU layer itself: it runs sound kernels as CUDA would, and reports defects that a GPU would hide."""
+"""The CUDA-on-CPU layer: correct kernels give known results, and defective kernels are reported."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ from tokfilter.errors import MissingDependencyError
 
 KERNELS = BUILD / "kernels"
 
-SOUND = ("reverse_through_shared", "rotate_through_dynamic_shared", "warp_operations", "block_votes_and_atomics")
+CORRECT = ("reverse_through_shared", "rotate_through_dynamic_shared", "warp_operations", "block_votes_and_atomics")
 DEFECTS = {
     "some_leave_before_the_barrier": ("barrier divergence: thread 0 waits at a block barrier", "thread 48 has left"),
     "two_different_barriers": ("barrier divergence", "thread 32 waits at a block barrier"),
@@ -36,19 +36,19 @@ def built(build, *arguments):
         pytest.skip(str(error))
 
 
-def run_trial(name: str) -> str:
+def run_check_layer(name: str) -> str:
     result = subprocess.run(
         [built(build_check, "check_layer", KERNELS), name], capture_output=True, text=True, check=False
     )
     return result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("name", SOUND)
-def test_the_layer_runs_sound_kernels(name: str) -> None:
-    assert run_trial(name) == "ok\n"
+@pytest.mark.parametrize("name", CORRECT)
+def test_the_layer_runs_correct_kernels(name: str) -> None:
+    assert run_check_layer(name) == "ok\n"
 
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_the_layer_reports_a_defect(name: str) -> None:
-    output = run_trial(name)
+    output = run_check_layer(name)
     assert all(part in output for part in DEFECTS[name]), output

@@ -1,4 +1,4 @@
-"""The kernel through torch tensors: all of it on a GPU; on the CUDA-on-CPU layer what needs none, to try the tests."""
+"""The kernel on torch tensors: on a GPU, and, where no GPU is needed, on the CUDA-on-CPU layer."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def on_gpu() -> GpuKernel:
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def kernel(request: pytest.FixtureRequest) -> tuple[str, GpuKernel]:
-    """A device of torch and the kernel that takes its tensors."""
+    """A torch device and the kernel for its tensors."""
     if request.param == "cuda":
         return "cuda", request.getfixturevalue("on_gpu")
     return "cpu", CpuKernel(built(build_cpu_library, KERNELS))
@@ -115,7 +115,7 @@ def test_the_result_is_the_same_run_after_run(kernel) -> None:
         assert torch.equal(first[1], again[1])
 
 
-# ---- only a GPU can say ------------------------------------------------------------------------------------
+# ---- on a GPU only -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
@@ -123,7 +123,7 @@ def test_the_result_is_the_same_run_after_run(kernel) -> None:
 def test_a_captured_graph_follows_its_inputs(on_gpu: GpuKernel, order: str) -> None:
     size = (8, 1, 196, 384, 98)
     tokens, scores = inputs("cuda", size, torch.float16, torch.float16)
-    select(on_gpu, tokens, scores, 98, 1, order)  # loads the kernel: lazy loading may not happen in a capture
+    select(on_gpu, tokens, scores, 98, 1, order)  # loads the kernel: lazy loading is not allowed during a capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         selected, indices = select(on_gpu, tokens, scores, 98, 1, order)
@@ -136,7 +136,7 @@ def test_a_captured_graph_follows_its_inputs(on_gpu: GpuKernel, order: str) -> N
 
 
 @pytest.mark.gpu
-def test_a_launch_waits_for_its_own_stream_alone(on_gpu: GpuKernel) -> None:
+def test_a_launch_is_ordered_by_its_own_stream_only(on_gpu: GpuKernel) -> None:
     tokens, scores = inputs("cuda", (4, 1, 196, 384, 98), torch.float16, torch.float16)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -157,7 +157,7 @@ def test_more_images_than_a_grid_has_rows_on_the_gpu(on_gpu: GpuKernel) -> None:
 
 
 @pytest.mark.gpu
-def test_all_cases_of_the_cpu_proof_hold_on_the_gpu() -> None:
+def test_all_cases_of_the_cpu_tests_pass_on_the_gpu() -> None:
     cases = [*awkward_cases(), *random_cases(1000, seed=2)]
     records = run_cases([built(build_gpu_check, KERNELS)], cases)
     assert [case for case, record in zip(cases, records, strict=True) if record["difference"]] == []

@@ -1,4 +1,4 @@
-"""The plugin inside TensorRT on a GPU: engines of one node, engines of a model, CUDA graphs, what is refused.
+"""The plugin inside TensorRT on a GPU: engines of one node, engines of a model, CUDA graphs, errors.
 
 ``make test-gpu`` runs this on any NVIDIA machine with TensorRT 10.3 or later. The function body, which stands in where
 there is no plugin, is held to the same results, in TensorRT-RTX too.
@@ -103,7 +103,7 @@ select ({tokens}[b, r, {channels}] tokens, {scores}[b, n] scores{slots})
 
 
 def node_graph(tokens: str, scores: str, channels: int, k: int, prefix: int, order: str) -> onnx.ModelProto:
-    """One node with free batch and patches; k = 0 adds slots. No function: without the plugin it does not parse."""
+    """One node with dynamic batch and patches; k = 0 adds slots. Without a function, so it needs the plugin."""
     slots, slots_name = (", int32[k] slots", ", slots") if k == 0 else ("", "")
     names = {"slots": slots, "slots_name": slots_name, "k": k, "prefix": prefix, "order": order}
     return onnx.parser.parse_model(NODE.format(tokens=tokens, scores=scores, channels=channels, **names))
@@ -136,7 +136,7 @@ def assert_selects(outputs: dict[str, Tensor], tokens: Tensor, scores: Tensor, k
 
 @pytest.fixture(scope="module", params=["plugin", "function in tensorrt", "function in tensorrt-rtx"])
 def way(request: pytest.FixtureRequest) -> tuple[Any, bool]:
-    """What does the op: TensorRT's module or TensorRT-RTX's, and whether by the function body instead of the plugin."""
+    """TensorRT's module or TensorRT-RTX's, and whether the function body is used instead of the plugin."""
     if request.param == "plugin":
         return request.getfixturevalue("module"), False
     try:
@@ -186,7 +186,7 @@ def test_budget_is_the_length_of_slots(chosen: Engine, k: int) -> None:
     assert_selects(outputs, tokens, scores, k, 1, "position")
 
 
-def test_budget_above_the_patches_is_refused_in_words(chosen: Engine) -> None:
+def test_a_budget_above_the_patches_is_an_error(chosen: Engine) -> None:
     tokens, scores = awkward(1, 1, 16, 64, ("float16", "float"))
     chosen.errors.clear()
     inputs = {"tokens": tokens, "scores": scores, "slots": torch.zeros(17, dtype=torch.int32).cuda()}
@@ -198,7 +198,7 @@ def test_capture_in_a_cuda_graph_and_replay_on_new_inputs(chosen: Engine) -> Non
     tokens, scores = awkward(2, 1, 196, 64, ("float16", "float"))
     inputs = {"tokens": tokens, "scores": scores, "slots": torch.zeros(98, dtype=torch.int32).cuda()}
     outputs = empty_outputs(tokens, 1, 98)
-    chosen.run(inputs, outputs)  # the first enqueue after a change of shapes stays outside of a capture
+    chosen.run(inputs, outputs)  # the first enqueue after a change of shapes must not be captured
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         assert chosen.enqueue(), chosen.errors
@@ -213,7 +213,7 @@ def test_capture_in_a_cuda_graph_and_replay_on_new_inputs(chosen: Engine) -> Non
         assert_selects(outputs, tokens, scores, 98, 1, "position")
 
 
-def test_run_after_run_gives_the_same_bits(chosen: Engine) -> None:
+def test_repeated_runs_give_the_same_bits(chosen: Engine) -> None:
     tokens, scores = awkward(4, 1, 196, 64, ("float16", "float"))
     inputs = {"tokens": tokens, "scores": scores, "slots": torch.zeros(77, dtype=torch.int32).cuda()}
     first, again = empty_outputs(tokens, 1, 77), empty_outputs(tokens, 1, 77)

@@ -1,4 +1,4 @@
-"""The CUDA kernel on the CUDA-on-CPU layer, under sanitizers, against the reference: every bit, every byte moved."""
+"""The CUDA kernel on the CUDA-on-CPU layer, under sanitizers: results equal the reference, traffic is minimal."""
 
 import shutil
 from collections.abc import Iterable
@@ -30,8 +30,8 @@ def kernel() -> CpuKernel:
     return CpuKernel(built(build_cpu_library, KERNELS))
 
 
-def prove(cases: Iterable[KernelCase]) -> int:
-    """Run the cases under the memory sanitizers; fails at the first difference. Returns how many there were."""
+def check_cases(cases: Iterable[KernelCase]) -> int:
+    """Run the cases under the memory sanitizers; fail at a difference. Returns the number of cases."""
     cases = list(cases)
     records = run_cases([built(build_check, "check_cases", KERNELS)], cases)
     different = [
@@ -60,16 +60,16 @@ def launch(kernel: CpuKernel, case: KernelCase):
 
 
 def test_awkward_sizes_are_bit_equal_and_clean() -> None:
-    assert prove(awkward_cases()) > 150
+    assert check_cases(awkward_cases()) > 150
 
 
 def test_random_cases_are_bit_equal_and_clean() -> None:
-    prove(random_cases(500, seed=1))
+    check_cases(random_cases(500, seed=1))
 
 
 @pytest.mark.slow
 def test_five_thousand_random_cases_are_bit_equal_and_clean() -> None:
-    assert prove(random_cases(5000)) == 5000
+    assert check_cases(random_cases(5000)) == 5000
 
 
 def run_watched_for_races(program: Path, cases: list[KernelCase]) -> list[dict]:
@@ -78,7 +78,7 @@ def run_watched_for_races(program: Path, cases: list[KernelCase]) -> list[dict]:
     except EngineError as error:
         if "unexpected memory mapping" not in str(error):
             raise
-    # gcc 12's ThreadSanitizer refuses addresses as random as newer kernels make them.
+    # gcc 12's ThreadSanitizer does not support the address randomisation of newer kernels.
     setarch = shutil.which("setarch")
     if setarch is None:
         pytest.skip("ThreadSanitizer cannot run at this machine's addresses, and there is no setarch to fix them")
@@ -96,7 +96,7 @@ def test_no_races_on_shared_memory() -> None:
     assert [record["difference"] for record in records] == [""] * len(cases)
 
 
-# The kernel with one defect that a tired engineer could write: file, sound text, defective text, what betrays it.
+# Mutants of the kernel, each with one plausible defect: file, correct text, defective text, expected finding.
 MUTANTS = {
     "warps leave early": (
         "token_select.cu",
@@ -131,13 +131,13 @@ def mutant(folder: Path, file: str, sound: str, defective: str, sanitizer: str =
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_proof_sees_a_seeded_defect(name: str, tmp_path: Path) -> None:
+def test_a_mutant_is_found(name: str, tmp_path: Path) -> None:
     *change, sign = MUTANTS[name]
     records = run_cases([mutant(tmp_path, *change)], MUTANT_CASES)
     assert any(sign in record["difference"] for record in records), records
 
 
-def test_the_proof_sees_a_missing_barrier(tmp_path: Path) -> None:
+def test_a_missing_barrier_is_found(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="data race"):
         run_watched_for_races(mutant(tmp_path, *MISSING_BARRIER, "race"), MUTANT_CASES)
 
@@ -187,7 +187,7 @@ def test_more_images_than_a_grid_has_rows(kernel: CpuKernel, tmp_path: Path) -> 
     few = mutant(tmp_path, "token_select.cu", "kMaxGridY = 65535", "kMaxGridY = 3")
     records = run_cases([few], [KernelCase(batch, 1, 9, 4, 3, multiprocessors=1) for batch in (1, 2, 3, 4, 6, 7, 8)])
     assert {record["difference"] for record in records} == {""}
-    # The layer checks the limits of a grid before it reports the error that it was told to report.
+    # The layer checks the limits of a grid before it returns the error set here.
     kernel.set_device(launch_error=719)
     status = kernel.launch(Arguments(1 << 20, 2 << 20, 3 << 20, None, 70_000, 0, 1, 1, 1, 1, 0, 0))
     kernel.set_device()
@@ -195,7 +195,7 @@ def test_more_images_than_a_grid_has_rows(kernel: CpuKernel, tmp_path: Path) -> 
 
 
 def test_tokens_beyond_two_to_the_32_elements(kernel: CpuKernel) -> None:
-    tokens = np.zeros((1, 4097, 1 << 20), np.uint8)  # pages that nobody writes take no memory
+    tokens = np.zeros((1, 4097, 1 << 20), np.uint8)  # pages that are never written take no memory
     scores = np.arange(4096, dtype=np.float32)[None]
     tokens[0, 4095:, :] = [[3], [7]]
     case = KernelCase(1, 1, 4096, 1 << 20, 2, 1)

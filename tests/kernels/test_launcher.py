@@ -67,8 +67,8 @@ INVALID = [
 ]
 
 
-def sound_arguments(**changes: object) -> Arguments:
-    """Arguments that keep the contract, at addresses that nobody may touch, but for the changes."""
+def valid_arguments(**changes: object) -> Arguments:
+    """Valid arguments with inaccessible addresses, and the changes applied."""
     addresses = {"tokens": 0x1000, "scores": 0x10000, "selected": 0x20000, "indices": 0x30000}
     sizes = {"batch": 1, "prefix": 1, "patches": 9, "channels": 8, "k": 3}
     return Arguments(**{**addresses, **sizes, "element_size": 2, "score_type": 0, "order": 0, **changes})
@@ -76,7 +76,7 @@ def sound_arguments(**changes: object) -> Arguments:
 
 @pytest.mark.parametrize(("changes", "message"), INVALID, ids=[message for _, message in INVALID])
 def test_an_invalid_argument_is_named_and_nothing_is_launched(kernel: CpuKernel, changes: dict, message: str) -> None:
-    arguments = sound_arguments(**changes)
+    arguments = valid_arguments(**changes)
     error = kernel.validate(arguments)
     assert error is not None
     assert message in error
@@ -84,29 +84,29 @@ def test_an_invalid_argument_is_named_and_nothing_is_launched(kernel: CpuKernel,
 
 
 def test_valid_arguments_have_no_error(kernel: CpuKernel) -> None:
-    assert kernel.validate(sound_arguments()) is None
-    assert kernel.validate(sound_arguments(indices=None)) is None
+    assert kernel.validate(valid_arguments()) is None
+    assert kernel.validate(valid_arguments(indices=None)) is None
 
 
 @pytest.mark.parametrize("cause", ("runtime_error", "launch_error"))
-def test_a_cuda_error_comes_back_as_the_status(kernel: CpuKernel, cause: str) -> None:
+def test_a_cuda_error_is_the_return_value(kernel: CpuKernel, cause: str) -> None:
     kernel.set_device(**{cause: 100})
     try:
-        assert kernel.launch(sound_arguments()) == 100
+        assert kernel.launch(valid_arguments()) == 100
     finally:
         kernel.set_device()
 
 
 def test_the_real_launcher_without_a_gpu_returns_the_cuda_error() -> None:
     real = GpuKernel(built(build_gpu_library, KERNELS, "compute_75"))
-    assert "k must be at least 1" in str(real.validate(sound_arguments(k=0)))
-    assert real.launch(sound_arguments(k=0)) == 1
+    assert "k must be at least 1" in str(real.validate(valid_arguments(k=0)))
+    assert real.launch(valid_arguments(k=0)) == 1
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU: tests/test_gpu_kernel.py runs the launcher on it")
-    assert real.launch(sound_arguments()) in NO_DRIVER
+    assert real.launch(valid_arguments()) in NO_DRIVER
 
 
-def test_the_gpu_check_says_that_there_is_no_gpu() -> None:
+def test_the_gpu_check_reports_a_missing_gpu() -> None:
     program = built(build_gpu_check, KERNELS, "compute_75")
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has a GPU: tests/test_gpu_kernel.py runs the check on it")
@@ -115,7 +115,7 @@ def test_the_gpu_check_says_that_there_is_no_gpu() -> None:
     assert b"cudaError" in result.stderr
 
 
-def test_half_a_case_is_refused() -> None:
+def test_a_truncated_case_is_an_error() -> None:
     program = built(build_check, "check_cases", KERNELS)
     result = subprocess.run(
         [program], input=stream_of(KernelCase(1, 1, 9, 4, 3))[:-1], capture_output=True, check=False
@@ -124,7 +124,7 @@ def test_half_a_case_is_refused() -> None:
     assert b"is truncated" in result.stderr
 
 
-def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_words(tmp_path: Path) -> None:
+def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(tmp_path: Path) -> None:
     (tmp_path / "token_select.cu").write_text("this is no CUDA")
     if shutil.which("g++") is None:
         pytest.skip("no g++")
@@ -132,5 +132,5 @@ def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_words(tmp
         build_check("check_cases", tmp_path, "", tmp_path / "token_select.cu")
 
 
-def test_the_reference_orders_are_the_launchers() -> None:
+def test_the_orders_equal_the_launchers_enum() -> None:
     assert ORDERS == ("position", "score")  # Order::kPosition = 0, Order::kScore = 1

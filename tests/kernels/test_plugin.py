@@ -94,7 +94,7 @@ def run(program: Path, *arguments: object, **environment: str) -> str:
 
 
 def awkward_scores(rng: np.random.Generator, batch: int, patches: int, dtype: type) -> np.ndarray:
-    """Many ties, both zeros, both infinities and NaNs of both signs among ordinary scores."""
+    """Many ties, both zeros, both infinities and NaNs of both signs among normal scores."""
     scores = rng.integers(-3, 4, (batch, patches)).astype(np.float32)
     special = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-7], np.float32)
     where = rng.random((batch, patches)) < 0.3

@@ -1,4 +1,4 @@
-// Logits as an answer for people.
+// Class and probability from logits.
 #pragma once
 
 #include <algorithm>

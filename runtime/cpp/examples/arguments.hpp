@@ -1,4 +1,4 @@
-// Command lines of the examples: words, and options that take a value.
+// Command lines of the examples: positional arguments, and options with a value.
 #pragma once
 
 #include <charconv>
@@ -10,14 +10,14 @@
 
 namespace example {
 
-/// Words and `--name value` pairs. `error` says what is wrong with the line; empty when nothing is.
+/// Positional arguments and `--name value` pairs. `error` is the message for an invalid line, else empty.
 struct Arguments {
     std::vector<std::string> words;
     std::map<std::string, std::string> options;
     std::string error;
 
-    /// known: names of options without the dashes. words_wanted: how many words there must be.
-    Arguments(int count, char** values, const std::vector<std::string>& known, std::size_t words_wanted) {
+    /// known: names of options without the dashes. expected: number of positional arguments.
+    Arguments(int count, char** values, const std::vector<std::string>& known, std::size_t expected) {
         for (int i = 1; i < count; ++i) {
             const std::string value = values[i];
             if (value.rfind("--", 0) != 0) {
@@ -32,9 +32,9 @@ struct Arguments {
             }
             options[value.substr(2)] = values[++i];
         }
-        if (words.size() != words_wanted)
-            error = std::to_string(words_wanted) + " argument(s) expected, got " +
-                    std::to_string(words.size()) + ".";
+        if (words.size() != expected)
+            error =
+                std::to_string(expected) + " argument(s) expected, got " + std::to_string(words.size()) + ".";
     }
 
     std::string text(const std::string& name, const std::string& otherwise) const {

@@ -1,4 +1,4 @@
-// tokfilter_classify DIRECTORY IMAGE: which class, how sure, how fast.
+// tokfilter_classify DIRECTORY IMAGE: prints class, probability and latency.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

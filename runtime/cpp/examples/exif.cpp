@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::uint16_t kOrientation = 0x0112;
 
-// Bytes with a byte order, which answer 0 past their end.
+// Bytes with a byte order; reads past the end return 0.
 class Bytes {
   public:
     Bytes(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}

@@ -1,4 +1,4 @@
-// Which way up a photograph is.
+// EXIF orientation of JPEG files.
 #pragma once
 
 #include <cstddef>

@@ -11,8 +11,7 @@
 #define STBI_ONLY_JPEG
 #define STBI_ONLY_PNG
 #define STBI_NO_STDIO
-#define STBI_NO_FAILURE_STRINGS  // one of them is a buffer that threads would share, with bytes of the file
-                                 // in it
+#define STBI_NO_FAILURE_STRINGS  // one of them is a static buffer, which is not thread-safe
 #include <stb_image.h>
 
 namespace example {
@@ -46,7 +45,9 @@ Pixels rgb_from_rgba(const Value* rgba, int width, int height) {
     return image;
 }
 
-Status damaged() { return {Code::argument, "the image could not be read, it may be damaged or cut short."}; }
+Status damaged() {
+    return {Code::argument, "the image could not be decoded; it may be damaged or truncated."};
+}
 
 }  // namespace
 
@@ -54,7 +55,7 @@ Result<Pixels> decode(const std::uint8_t* data, std::size_t size, std::int64_t m
     int width = 0, height = 0, channels = 0;
     const auto length = static_cast<int>(size);
     if (size > INT_MAX || stbi_info_from_memory(data, length, &width, &height, &channels) == 0)
-        return Status(Code::argument, "this is no image that can be read here. Give a JPEG or PNG file.");
+        return Status(Code::argument, "expected a JPEG or PNG file, got other bytes.");
     if (static_cast<std::int64_t>(width) * height > max_pixels)
         return Status(Code::argument, "the image is refused: " + std::to_string(width) + " x " +
                                           std::to_string(height) + " pixels are more than " +
@@ -77,8 +78,7 @@ Result<Pixels> decode(const std::uint8_t* data, std::size_t size, std::int64_t m
 Result<Pixels> read_image(const std::string& path, std::int64_t max_pixels) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> content{std::istreambuf_iterator<char>(file), {}};
-    if (!file || content.empty())
-        return Status(Code::argument, "an image is wanted, but there is none to be read at " + path + ".");
+    if (!file || content.empty()) return Status(Code::argument, "no readable image at " + path + ".");
     return decode(reinterpret_cast<const std::uint8_t*>(content.data()), content.size(), max_pixels);
 }
 

@@ -1,4 +1,4 @@
-// Image files in, 8-bit RGB pixels out.
+// Decoding of image files to 8-bit RGB.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace example {
 
-/// Decode a JPEG or PNG file as a viewer would show it: upright, what is transparent on white, 16 bits scaled
-/// to 8. Code::argument for what is no image, a damaged one, and one of more than max_pixels.
+/// Decode a JPEG or PNG file: EXIF orientation applied, transparency blended on white, 16 bits scaled to 8.
+/// Code::argument for other files, damaged ones, and images of more than max_pixels.
 tokfilter::Result<Pixels> decode(const std::uint8_t* data, std::size_t size, std::int64_t max_pixels);
 
 /// The same from a file.

@@ -1,4 +1,4 @@
-// The engine that a command line asks for.
+// Engine options of the command line.
 #pragma once
 
 #include "arguments.hpp"
@@ -8,13 +8,13 @@ namespace example {
 
 constexpr auto kEngineUsage = "[--tokens N] [--role filtered|full] [--precision fp32|fp16|bf16] [--device N]";
 
-/// The names that engine_options reads, and those of the program itself.
+/// The names that engine_options reads, and the program's own.
 inline std::vector<std::string> with_engine_options(std::vector<std::string> own) {
     own.insert(own.end(), {"tokens", "role", "precision", "device"});
     return own;
 }
 
-/// Sets the arguments' `error` for what cannot be.
+/// Sets the arguments' `error` for invalid values.
 inline tokfilter::Options engine_options(Arguments& arguments) {
     tokfilter::Options options;
     options.tokens = arguments.number("tokens", 0, 1, 1 << 20);

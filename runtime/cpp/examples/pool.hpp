@@ -1,4 +1,4 @@
-// Threads for a bounded number of connections.
+// Thread pool with a bounded number of waiting connections.
 #pragma once
 
 #include <httplib.h>
@@ -12,8 +12,8 @@
 
 namespace example {
 
-/// cpp-httplib's own pool keeps accepted connections in a list without end. Here accepting waits while
-/// `waiting` connections have no thread yet, so that the rest stays in the kernel's backlog.
+/// cpp-httplib's own pool has an unbounded list of accepted connections. This one stops accepting while
+/// `waiting` connections have no thread; further ones stay in the kernel's backlog.
 class BoundedPool : public httplib::TaskQueue {
   public:
     BoundedPool(std::size_t threads, std::size_t waiting) : waiting_(waiting) {

@@ -1,4 +1,4 @@
-// What bounds the work that a server has accepted.
+// Bounded queue and concurrency limit of the server.
 #pragma once
 
 #include <algorithm>
@@ -11,13 +11,13 @@
 
 namespace example {
 
-/// A queue between threads that refuses when it is full and is emptied after it was closed.
+/// A thread-safe queue with a capacity; after close it refuses new items and can be drained.
 template <class Item>
 class BoundedQueue {
   public:
     explicit BoundedQueue(std::size_t limit) : limit_(limit) {}
 
-    /// False when the queue is full or closed; the item is left alone then.
+    /// False when the queue is full or closed; the item is unchanged then.
     bool push(Item& item) {
         const std::lock_guard lock(mutex_);
         if (closed_ || items_.size() >= limit_) return false;
@@ -36,7 +36,7 @@ class BoundedQueue {
         return taken;
     }
 
-    /// Refuse what comes from now on.
+    /// Refuse new items.
     void close() {
         const std::lock_guard lock(mutex_);
         closed_ = true;
@@ -56,7 +56,7 @@ class BoundedQueue {
     bool closed_ = false;
 };
 
-/// Lets `places` threads in at a time; the others wait.
+/// A counting semaphore (std::counting_semaphore is C++20).
 class Gate {
   public:
     explicit Gate(std::size_t places) : places_(places) {}

@@ -1,5 +1,5 @@
-// tokfilter_serve DIRECTORY: POST an image to /classify, get its class. GET /health. SIGTERM ends it after
-// what it has accepted is answered.
+// tokfilter_serve DIRECTORY: HTTP server. POST an image to /classify, get its class; GET /health. On SIGTERM
+// it answers the accepted requests and exits.
 #include <pthread.h>
 #include <sys/socket.h>
 
@@ -22,7 +22,7 @@ using Json = nlohmann::json;
 constexpr auto kUsage = "usage: tokfilter_serve DIRECTORY [--host ADDRESS] [--port N] [--queue N] ";
 constexpr std::size_t kMaxBody = 20U << 20U;
 constexpr std::int64_t kMaxPixels = 24'000'000;  // 100 MB while it is decoded
-constexpr std::size_t kSpareThreads = 8;  // answer 503 and /health while all others wait for the engine
+constexpr std::size_t kSpareThreads = 8;         // for 503 and /health while all others wait for the engine
 
 int fail(const std::string& message) {
     std::fprintf(stderr, "tokfilter_serve: %s\n", message.c_str());
@@ -32,12 +32,12 @@ int fail(const std::string& message) {
 void reply(httplib::Response& response, int status, const Json& content) {
     response.status = status;
     if (status == 503) response.set_header("Retry-After", "1");
-    // Texts from elsewhere may be no UTF-8.
+    // Class names and messages may be invalid UTF-8.
     response.set_content(content.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n",
                          "application/json");
 }
 
-// Decoding and resizing, a few at a time: each may take 100 MB.
+// Decode and preprocess; the gate limits concurrency, because each call may need 100 MB.
 tokfilter::Result<std::vector<float>> input_of(const std::string& body, const tokfilter::Info& info,
                                                example::Gate& gate) {
     const example::Gate::Pass pass(gate);
@@ -53,9 +53,7 @@ void classify(const httplib::Request& request, httplib::Response& response, exam
     auto input = input_of(request.body, service.info(), gate);
     if (!input.ok()) return reply(response, 400, {{"error", input.status().message()}});
     auto outcome = service.submit(*std::move(input));
-    if (!outcome)
-        return reply(response, 503,
-                     {{"error", "overloaded: as many images wait as the queue holds. Try again."}});
+    if (!outcome) return reply(response, 503, {{"error", "overloaded: the queue is full. Try again."}});
     const auto answer = outcome->get();
     if (!answer.ok()) return reply(response, 500, {{"error", answer.status().message()}});
     const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
@@ -83,14 +81,14 @@ int serve(example::Service& service, const std::string& host, int port, std::siz
     server.new_task_queue = [queue] {
         return new example::BoundedPool(queue + kSpareThreads, kSpareThreads);
     };
-    // Not cpp-httplib's SO_REUSEPORT, with which a second server on a port takes half of the first one's
+    // Not cpp-httplib's SO_REUSEPORT, with which a second server on the same port would get half of the
     // requests.
     server.set_socket_options([](auto socket) {
         const int yes = 1;
         setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     });
     server.set_payload_max_length(kMaxBody);
-    server.set_keep_alive_timeout(1);  // how long an idle connection may hold a thread, and delay the end
+    server.set_keep_alive_timeout(1);  // seconds that an idle connection may hold a thread or delay the exit
     server.set_read_timeout(5);
     server.Post("/classify",
                 [&](const auto& request, auto& response) { classify(request, response, service, gate); });
@@ -113,7 +111,7 @@ int serve(example::Service& service, const std::string& host, int port, std::siz
     std::printf("listening on http://%s:%d\n", host.c_str(), bound);
     std::fflush(stdout);
     const bool ended = server.listen_after_bind();
-    pthread_kill(stopper.native_handle(), SIGTERM);  // where listening ended by itself
+    pthread_kill(stopper.native_handle(), SIGTERM);  // in case listening ended without a signal
     stopper.join();
     std::fprintf(stderr, "tokfilter_serve: served %llu, refused %llu\n",
                  static_cast<unsigned long long>(service.served.load()),
@@ -130,13 +128,13 @@ int main(int count, char** values) {
     const auto port = static_cast<int>(arguments.number("port", 8080, 0, 65535));
     if (!arguments.error.empty()) return fail(arguments.error + "\n" + kUsage + example::kEngineUsage), 2;
 
-    // Before any thread starts: they all inherit it, so that only the one that waits gets these signals.
+    // Blocked before any thread starts and inherited by all: only sigwait receives these signals.
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::signal(SIGPIPE, SIG_IGN);  // a client that went away
+    std::signal(SIGPIPE, SIG_IGN);  // closed connections are errors of send, not signals
 
     auto engine = tokfilter::Engine::open(arguments.words[0], options);
     if (!engine.ok()) return fail(engine.status().message());

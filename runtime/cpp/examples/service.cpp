@@ -35,7 +35,7 @@ void Service::run(std::vector<Job>& jobs) {
     const auto batch = std::max(static_cast<std::int64_t>(jobs.size()), info_.batch.low);
     std::vector<float> images;
     for (const Job& job : jobs) images.insert(images.end(), job.input.begin(), job.input.end());
-    // A plan may not serve small batches: the rest is filled with the last image again.
+    // Pad a batch below the plan's minimum with copies of the last image.
     for (auto i = static_cast<std::int64_t>(jobs.size()); i < batch; ++i)
         images.insert(images.end(), jobs.back().input.begin(), jobs.back().input.end());
     const auto output = engine_.classify(images, batch, tokens_);

@@ -13,21 +13,21 @@
 
 namespace example {
 
-/// Classifies for many threads with one engine in a thread of its own. What waits together is run together,
-/// up to the plan's largest batch; nothing waits for company.
+/// Classifies for many threads with one engine in a worker thread. Waiting images run as one batch, up to the
+/// plan's largest; an image never waits for a fuller batch.
 class Service {
   public:
-    /// tokens: budget of every call; 0: the engine's default. limit: how many images may wait.
+    /// tokens: budget of every call; 0: the engine's default. limit: capacity of the queue.
     Service(tokfilter::Engine engine, tokfilter::Info info, std::int64_t tokens, std::size_t limit);
 
-    /// Answers what was accepted, then stops.
+    /// Answers all accepted images, then stops.
     ~Service();
     Service(const Service&) = delete;
     Service& operator=(const Service&) = delete;
 
     using Outcome = tokfilter::Result<Answer>;
 
-    /// input: [3, H, W]. None when the queue is full: come back later.
+    /// input: [3, H, W]. None when the queue is full.
     std::optional<std::future<Outcome>> submit(std::vector<float> input);
 
     const tokfilter::Info& info() const { return info_; }
@@ -50,7 +50,7 @@ class Service {
     const tokfilter::Info info_;
     const std::int64_t tokens_;
     BoundedQueue<Job> queue_;
-    std::thread worker_;  // last: it uses all of the above
+    std::thread worker_;  // last member: it uses the others
 };
 
 }  // namespace example

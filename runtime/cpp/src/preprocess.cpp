@@ -13,20 +13,19 @@ namespace {
 
 constexpr double kMaxPixels = 100e6;  // 300 MB of RGB
 
-// Truncated. Sizes beyond 1e15 are all the same: too large.
+// Truncates, with a limit: sizes beyond 1e15 are too large in any case.
 std::int64_t whole(double value) { return static_cast<std::int64_t>(std::clamp(value, -1e15, 1e15)); }
 
 // Python's round: halves to the even neighbour.
 std::int64_t rounded(double value) { return whole(std::nearbyint(value)); }
 
-// Where along an axis the resized image begins on the canvas: negative when it is cropped.
-std::int64_t offset(std::int64_t resized, std::int64_t wanted) {
-    if (resized < wanted) return (wanted - resized) / 2;
-    return -rounded(static_cast<double>(resized - wanted) / 2.0);
+// Start of the resized image on the canvas along one axis; negative when it is cropped.
+std::int64_t offset(std::int64_t resized, std::int64_t canvas) {
+    if (resized < canvas) return (canvas - resized) / 2;
+    return -rounded(static_cast<double>(resized - canvas) / 2.0);
 }
 
-// What the model sees, [height, width, 3]: the resized image cropped to the input's size, or laid on a canvas
-// of it.
+// The image at the model's input size, [height, width, 3]: cropped, or padded with the mean.
 std::vector<std::uint8_t> view(const Preprocess& to, const std::vector<std::uint8_t>& pixels, Size size) {
     const auto height = static_cast<std::size_t>(to.height), width = static_cast<std::size_t>(to.width);
     std::vector<std::uint8_t> canvas(height * width * 3);
@@ -59,7 +58,7 @@ std::vector<float> normalised(const Preprocess& to, const std::vector<std::uint8
 Status check_preprocess(const Preprocess& preprocess) {
     const double most = static_cast<double>(std::min(preprocess.height, preprocess.width));
     if (most < 1 || !(preprocess.crop_pct > 0 && preprocess.crop_pct <= most))
-        return {Code::manifest, text("preprocessing expects a size and a crop share above 0, got crop_pct ",
+        return {Code::manifest, text("preprocessing expects a size and a crop_pct above 0, got crop_pct ",
                                      preprocess.crop_pct)};
     for (std::size_t i = 0; i < 3; ++i)
         if (!std::isfinite(preprocess.mean[i]) || !std::isfinite(preprocess.std[i]) || preprocess.std[i] == 0)
@@ -103,8 +102,8 @@ Result<std::vector<float>> Preprocess::input(const RgbImage& image) const noexce
             return Status(Code::argument, status.message());
         if (image.pixels == nullptr || image.height < 1 || image.width < 1 ||
             static_cast<double>(image.height) * static_cast<double>(image.width) > kMaxPixels)
-            return Status(Code::argument, text("an image expects pixels, at most 100 million of them, got ",
-                                               image.width, " x ", image.height, "."));
+            return Status(Code::argument, text("an image needs 1 to 100 million pixels, got ", image.width,
+                                               " x ", image.height, "."));
         const Size size = resized(*this, {image.height, image.width});
         const double count = static_cast<double>(size.height) * static_cast<double>(size.width);
         if (count > kMaxPixels)

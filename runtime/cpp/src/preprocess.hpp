@@ -8,7 +8,7 @@
 
 namespace tokfilter {
 
-/// Code::manifest for preprocessing that no image can go through.
+/// Check the values of a manifest. Code::manifest.
 Status check_preprocess(const Preprocess& preprocess);
 
 /// Size of the whole image after the resize that precedes the crop.

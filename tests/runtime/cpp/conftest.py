@@ -113,7 +113,7 @@ def _directory(path: Path, **plan: object) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a directory for the fake TensorRT; keywords change the plan (fake_tensorrt/runtime/plan.hpp)."""
+    """Makes a directory for fake TensorRT; keywords change the plan (fake_tensorrt/runtime/plan.hpp)."""
     return lambda **plan: _directory(tmp_path / "out", **plan)
 
 

@@ -1,4 +1,4 @@
-"""runtime/cpp/examples over a fake TensorRT: classify, and serve under load, overload and SIGTERM."""
+"""runtime/cpp/examples over fake TensorRT: classify, and serve under load, overload and SIGTERM."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_classify_prints_class_probability_and_latency(
         (["{out}", "{image}", "--tokens", "0.5"], 2, "--tokens expects a number from 1"),
         (["{out}", "{image}", "--tokens", "50%"], 2, "--tokens expects a number from 1"),
         (["{out}", "{image}", "--speed", "9"], 2, "there is no option --speed"),
-        (["{out}", "/nowhere.png"], 1, "none to be read at /nowhere.png"),
+        (["{out}", "/nowhere.png"], 1, "no readable image at /nowhere.png"),
         (["/nowhere", "{image}"], 1, "there is none at /nowhere/manifest.json"),
         (["{out}", "{image}", "--tokens", "1"], 1, "has no filtered tensorrt model in fp32 at 1 tokens"),
         (["{out}", "{image}", "--device", "7"], 1, "GPUs 0 to 1 on this machine, got 7"),
@@ -72,7 +72,7 @@ def server(fake: Path, out: Path, *options: str) -> Iterator[tuple[str, subproce
 
 
 def ask(url: str, body: bytes | None = None) -> tuple[int, dict[str, object]]:
-    """Status and content; status 0 where the connection was refused or cut."""
+    """Status and content; status 0 for a refused or closed connection."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -90,7 +90,7 @@ def test_serve_answers_and_refuses(fake: Path, run: Run, directory: Directory, p
         assert ask(f"{url}/classify", png(0))[1]["class"] == "ant"
         assert ask(f"{url}/classify", b"noise") == (
             400,
-            {"error": "this is no image that can be read here. Give a JPEG or PNG file."},
+            {"error": "expected a JPEG or PNG file, got other bytes."},
         )
         assert ask(f"{url}/classify", b"")[0] == 400
         assert ask(f"{url}/nothing")[0] == 404
@@ -102,7 +102,7 @@ def test_serve_answers_and_refuses(fake: Path, run: Run, directory: Directory, p
     assert process.returncode == 0 and "served 2, refused 0" in output, output
 
 
-def test_overload_is_refused_and_sigterm_answers_what_was_accepted(
+def test_overload_gets_503_and_sigterm_answers_accepted_requests(
     fake: Path, run: Run, directory: Directory, png: Png, tmp_path: Path
 ) -> None:
     out = directory(milliseconds=40)
@@ -133,7 +133,7 @@ def test_overload_is_refused_and_sigterm_answers_what_was_accepted(
     assert {status for status, _ in answers} <= {200, 503, 0}
 
 
-def test_serve_says_what_is_in_the_way(fake: Path, run: Run, directory: Directory, png: Png, tmp_path: Path) -> None:
+def test_serve_reports_startup_errors(fake: Path, run: Run, directory: Directory, png: Png, tmp_path: Path) -> None:
     out = directory()
     program = fake / "cpp" / "examples" / "tokfilter_serve"
     assert "no NVIDIA driver" in run(program, out, FAKE_GPU="no-driver").stderr

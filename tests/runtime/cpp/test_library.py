@@ -1,4 +1,4 @@
-"""runtime/cpp: its own tests over a fake TensorRT under sanitizers, and its pixels against Pillow's and timm's."""
+"""runtime/cpp: native tests over fake TensorRT under sanitizers; preprocessing compared with Pillow and timm."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ def test_native_tests(fake: Path, run: Run) -> None:
     assert re.search(r"test cases: +(\d+) \| +\1 passed \| 0 failed", result.stdout), result.stdout
 
 
-def test_the_header_is_c_and_reads_what_python_writes(fake: Path, run: Run, directory: Callable[[], Path]) -> None:
+def test_a_c_program_opens_an_export_written_by_python(fake: Path, run: Run, directory: Callable[[], Path]) -> None:
     result = run(fake / "c_client", directory())
     assert result.returncode == 0, result.stderr
     assert "budgets from 2 to 12 of 12 tokens, got 13" in result.stdout
@@ -37,7 +37,7 @@ def random_cases(count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     for number in range(count):
         height, width = rng.integers(1, 150, 2)
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        if number % 3 == 0:  # edges that overshoot: black and white only
+        if number % 3 == 0:  # black and white only: bicubic and lanczos overshoot at edges
             image = np.where(image < 128, 0, 255).astype(np.uint8)
         size = [(32, 32), (28, 70), (47, 33), (1, 1), (17, 17)][number % 5]
         yield (
@@ -51,7 +51,7 @@ def random_cases(count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         )
 
 
-def test_inputs_are_those_of_python_to_the_bit(fake: Path, tmp_path: Path) -> None:
+def test_inputs_equal_pythons_to_the_bit(fake: Path, tmp_path: Path) -> None:
     content, expected = b"", []
     for image, fields in random_cases(240):
         numbers = (*image.shape[:2], *fields["input_size"][1:], fields["interpolation"])
@@ -73,7 +73,7 @@ def decoded(fake: Path, path: Path, limit: int = 10**8) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
-def test_png_pixels_are_those_of_pillow(fake: Path, tmp_path: Path, mode: str) -> None:
+def test_png_pixels_equal_pillows(fake: Path, tmp_path: Path, mode: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (19, 23, 4), dtype=np.uint8)
     image = (
         Image.fromarray(noise).convert(mode)
@@ -82,7 +82,7 @@ def test_png_pixels_are_those_of_pillow(fake: Path, tmp_path: Path, mode: str) -
     )
     image.save(tmp_path / "a.png")
     far = np.abs(decoded(fake, tmp_path / "a.png") - np.asarray(open_image(tmp_path / "a.png")).astype(int)).max()
-    assert far <= (1 if mode in ("RGBA", "LA") else 0)  # blending over white rounds otherwise
+    assert far <= (1 if mode in ("RGBA", "LA") else 0)  # blending over white rounds differently
 
 
 def photo(size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -92,7 +92,7 @@ def photo(size: tuple[int, int] = (120, 90)) -> Image.Image:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_jpeg_pixels_are_near_those_of_pillow_and_upright(fake: Path, tmp_path: Path, orientation: int) -> None:
+def test_jpeg_pixels_are_close_to_pillows_and_upright(fake: Path, tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo().save(tmp_path / "a.jpg", quality=90, exif=exif)
@@ -101,7 +101,7 @@ def test_jpeg_pixels_are_near_those_of_pillow_and_upright(fake: Path, tmp_path: 
     assert np.abs(ours - theirs).mean() < 1.0 and np.abs(ours - theirs).max() <= 16
 
 
-def test_damaged_images_are_refused_and_nothing_breaks(fake: Path, run: Run, tmp_path: Path) -> None:
+def test_damaged_images_are_errors_without_memory_faults(fake: Path, run: Run, tmp_path: Path) -> None:
     rng, path = np.random.default_rng(3), tmp_path / "a"
     for format in ("png", "jpeg"):
         buffer = BytesIO()

@@ -1,4 +1,4 @@
-"""runtime/cpp linked to the real TensorRT-RTX and CUDA runtime: it refuses in words, installs, and runs on a GPU."""
+"""runtime/cpp linked to the real TensorRT-RTX and CUDA runtime: error messages, installation, results on a GPU."""
 
 import ctypes
 import re
@@ -49,18 +49,18 @@ class Call(ctypes.Structure):
 
 
 def tokfilter_library(folder: Path) -> ctypes.CDLL:
-    """The library as another language loads it."""
+    """The library through ctypes."""
     library = ctypes.CDLL(str(folder / "libtokfilter.so"))
     library.tokfilter_version.restype = library.tokfilter_last_error.restype = ctypes.c_char_p
     return library
 
 
 def no_gpu(text: str) -> bool:
-    """Whether this says that there is no driver or, on a machine that has one, no GPU that may be seen."""
+    """Whether the text reports a missing driver or, with a driver, no visible GPU."""
     return re.search(r"no NVIDIA (driver|GPU): ", text) is not None
 
 
-def test_a_real_engine_ends_at_the_missing_gpu(
+def test_a_real_engine_stops_at_the_missing_gpu(
     linked: Path, exported: Path, run: Run, png: Callable[[int], bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(255))
@@ -78,7 +78,7 @@ def test_a_real_engine_ends_at_the_missing_gpu(
     assert served.returncode == 1 and no_gpu(served.stderr)
 
 
-def test_a_damaged_export_is_refused_before_the_gpu_is_looked_for(linked: Path, exported: Path, tmp_path: Path) -> None:
+def test_a_damaged_export_is_refused_before_the_gpu_check(linked: Path, exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     library = tokfilter_library(linked)
 
@@ -107,7 +107,7 @@ def test_a_damaged_export_is_refused_before_the_gpu_is_looked_for(linked: Path, 
     assert refusal()[0] == 2 and "manifest version 2; this tokfilter reads 1" in refusal()[1]
 
 
-def test_it_exports_its_own_names_and_needs_no_cuda_library(linked: Path, run: Run) -> None:
+def test_it_exports_only_its_own_symbols_and_needs_no_cuda_library(linked: Path, run: Run) -> None:
     nm = find_tool("nm", hint="apt install binutils")
     names = run(nm, "-D", "--demangle", linked / "libtokfilter.so").stdout.splitlines()
     exported = [line.split(maxsplit=2)[2] for line in names if re.match(r"[0-9a-f]{16} [TBD] ", line)]
@@ -117,7 +117,7 @@ def test_it_exports_its_own_names_and_needs_no_cuda_library(linked: Path, run: R
     assert {"createInferRuntime_INTERNAL", "getInferLibVersion"} <= set(imported)
 
 
-def test_the_installed_package_is_found_linked_and_refuses_a_library_that_it_does_not_fit(
+def test_the_installed_package_links_and_refuses_an_incompatible_library(
     linked: Path, exported: Path, run: Run, build: Callable[..., Path]
 ) -> None:
     prefix = linked.parent / "prefix"
@@ -137,7 +137,7 @@ def test_the_installed_package_is_found_linked_and_refuses_a_library_that_it_doe
 def test_golden_outputs_on_a_gpu(
     bundle_file: Path, headers: Path, build: Callable[..., Path], tmp_path: Path, plugin: bool
 ) -> None:
-    """Library, headers and plan of one TensorRT; every golden budget, and every token, against torch's outputs."""
+    """Library, headers and plan of one TensorRT: torch's golden outputs at every budget and with all tokens."""
     from tokfilter.export.options import ExportOptions
     from tokfilter.export.pipeline import export_bundle
 
@@ -151,12 +151,12 @@ def test_golden_outputs_on_a_gpu(
     budgets = [int(name.removeprefix("logits_")) for name in golden if name.startswith("logits_")]
     library = tokfilter_library(real)
     images = np.ascontiguousarray(golden["images"], dtype=np.float32)
-    for full, wanted in ((0, {k: golden[f"logits_{k}"] for k in budgets}), (1, {0: golden["full"]})):
+    for full, outputs in ((0, {k: golden[f"logits_{k}"] for k in budgets}), (1, {0: golden["full"]})):
         engine = ctypes.c_void_p()
         options = Options(ctypes.sizeof(Options), full, None, 0, 0)
         code = library.tokfilter_engine_open(str(out).encode(), ctypes.byref(options), ctypes.byref(engine))
         assert code == 0, library.tokfilter_last_error()
-        for tokens, expected in wanted.items():
+        for tokens, expected in outputs.items():
             logits = np.empty(expected.shape, np.float32)
             indices = np.empty((len(images), tokens), np.int32)
             shape = (ctypes.c_int64 * 4)(*images.shape)
@@ -172,7 +172,7 @@ def test_golden_outputs_on_a_gpu(
 
 
 def tensorrt_library() -> list[str]:
-    """CMake's options for the library of an installed tensorrt wheel; none where JetPack or an SDK brings it."""
+    """CMake's options for the library of an installed tensorrt wheel; none with JetPack or an SDK."""
     try:
         import tensorrt_libs
     except ImportError:

@@ -1,6 +1,7 @@
-"""ONNX Runtime as a Python-based backend of Triton: what NVIDIA's own backend does with a configuration, in few lines.
+"""Fake of Triton's ONNX Runtime backend, as a Python-based backend, for a tritonserver without NVIDIA's container.
 
-It stands in where tritonserver is at hand without its container, which brings the real backend.
+Confirmed by: tritonserver 2.51 (CPU) served the exported repository with this backend. NVIDIA's own onnxruntime
+backend was not run.
 """
 
 import json
@@ -12,7 +13,7 @@ import triton_python_backend_utils as triton
 
 
 class TritonPythonModel:
-    """The name that Triton looks for."""
+    """The class that Triton loads."""
 
     @staticmethod
     def auto_complete_config(config):
@@ -28,7 +29,7 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
 
     def execute(self, requests):
-        """One run for all requests that Triton has joined. Arrays go by DLPack: this Triton's own way is numpy 1's."""
+        """Run all requests of a batch together. Arrays pass through DLPack: Triton's own conversion needs numpy 1."""
         given = [[np.from_dlpack(triton.get_input_tensor_by_name(r, name)) for name in self.inputs] for r in requests]
         joined = (np.concatenate(arrays) for arrays in zip(*given, strict=True))
         found = self.session.run(self.outputs, dict(zip(self.inputs, joined, strict=True)))
