@@ -1,7 +1,7 @@
 """The plugin inside TensorRT on a GPU: engines of one node, engines of a model, CUDA graphs, errors.
 
-``make test-gpu`` runs this on any NVIDIA machine with TensorRT 10.3 or later. The function body, which stands in where
-there is no plugin, is held to the same results, in TensorRT-RTX too.
+``make test-gpu`` runs this on any NVIDIA machine with TensorRT 10.3 or later. The function body, which is
+used without the plugin, must give the same results, in TensorRT-RTX too.
 """
 
 import subprocess

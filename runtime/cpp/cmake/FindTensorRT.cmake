@@ -1,9 +1,9 @@
 # TensorRT or TensorRT-RTX: the target TensorRT::runtime, and
 #   TensorRT_VERSION   of the headers, e.g. 10.3
-#   TensorRT_RUNTIME   tensorrt or tensorrt-rtx: what the library is
-# TENSORRT_ROOT: an SDK (include/, lib/). TENSORRT_INCLUDE_DIR and TENSORRT_LIBRARY name each by itself, e.g. a wheel's.
+#   TensorRT_RUNTIME   tensorrt or tensorrt-rtx, from the library's name
+# TENSORRT_ROOT: an SDK (include/, lib/). TENSORRT_INCLUDE_DIR and TENSORRT_LIBRARY set them separately, e.g. for a wheel.
 
-# JetPack and Debian packages: the compiler's own paths. The libraries of wheels have names with the major version only.
+# JetPack and Debian packages: the compiler's default paths. File names in wheels have the major version only.
 find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include)
 find_library(TENSORRT_LIBRARY
              NAMES nvinfer libnvinfer.so.11 libnvinfer.so.10 tensorrt_rtx libtensorrt_rtx.so.1

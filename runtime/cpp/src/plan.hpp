@@ -17,23 +17,23 @@ std::int64_t header_version() noexcept;
 /// The same of the library that is loaded. A plain C function: safe to call whatever the versions are.
 std::int64_t library_version() noexcept;
 
-/// tensorrt or tensorrt-rtx: which plans of a directory this library takes.
+/// tensorrt or tensorrt-rtx: the kind of plans that this library opens.
 const char* runtime_name() noexcept;
 
 /// Device memory that a plan reads and writes.
 struct Bindings {
     const float* images = nullptr;
-    std::int32_t* slots = nullptr;  ///< only its address is used, where the plan has that input
+    std::int32_t* slots = nullptr;  ///< values are not read; used if the plan has this input
     float* logits = nullptr;
-    std::int32_t* indices = nullptr;  ///< where the plan has that output
+    std::int32_t* indices = nullptr;  ///< used if the plan has this output
 };
 
-/// A deserialized plan with one execution context. Not safe for several threads.
+/// A deserialized plan with one execution context. Not thread-safe.
 class Plan {
   public:
     /// path: for messages. plugins: checked libraries, loaded into this plan's registry first.
-    /// Code::plugin, Code::version, Code::engine, with TensorRT's own words, what the plan was built for,
-    /// what to do.
+    /// Code::plugin, Code::version, Code::engine; the message has TensorRT's log, the plan's target and a
+    /// remedy.
     static Result<Plan> load(const std::vector<char>& bytes, const std::string& path, const Entry& entry,
                              const std::vector<std::filesystem::path>& plugins);
     Plan(Plan&&) noexcept;
@@ -44,10 +44,10 @@ class Plan {
     bool has_slots() const noexcept;
     bool has_indices() const noexcept;
 
-    /// Code::manifest unless inputs and outputs are those of a model of this card: names, types, shapes.
+    /// Check names, types and shapes of inputs and outputs against the model card. Code::manifest.
     Status check(const Card& card) const;
 
-    /// Put one inference on the stream. What the context was asked for before must be ordered before this.
+    /// Enqueue one inference. The caller orders it after the context's previous inference.
     Status enqueue(const Bindings& bindings, const Info& info, std::int64_t batch, std::int64_t tokens,
                    Stream stream);
 

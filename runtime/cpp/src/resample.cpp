@@ -1,6 +1,6 @@
-// What is computed, and in which arithmetic, follows Pillow (src/libImaging/Resample.c, Geometry.c): filters
-// widened by the scale when shrinking, weights normalised per output pixel and rounded to fixed point, 8 bits
-// between the two passes. A network that was trained on Pillow's pixels sees the same ones here.
+// The same algorithm and arithmetic as Pillow (src/libImaging/Resample.c, Geometry.c): filters are widened by
+// the scale when shrinking, weights normalised per output pixel and rounded to fixed point, 8 bits between
+// the two passes. Results are equal to the bit, so a model gets the pixels that it was trained on.
 #include "resample.hpp"
 
 #include <algorithm>

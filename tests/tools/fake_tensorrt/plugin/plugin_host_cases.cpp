@@ -1,8 +1,8 @@
-// The runtime phase's act, with data: groups of calls from a file, each group one life of a plugin.
+// Checks of the runtime phase with data: groups of calls from a file; each group creates one plugin.
 //
 // The file is int64 numbers and raw tensors: "groups", then per group k (0: slots), prefix_tokens, order,
 // type of tokens, type of scores (TensorRT's numbers), calls; per call batch, patches, channels, k, whether
-// indices are asked for, and the bytes of tokens, scores, selected and indices, as the reference has them.
+// indices are requested, and the bytes of tokens, scores, selected and indices from the reference.
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
@@ -81,7 +81,7 @@ void run_call(nvinfer1::IPluginV3& plugin, const Group& group, Reader& file, con
     check(shape_change(plugin, descs) == 0, name + ": onShapeChange");
     Bytes got_selected(selected.size(), 0xA5);
     Bytes got_indices(indices.size(), 0xA5);
-    const void* inputs[] = {tokens.data(), scores.data(), nullptr};  // nobody reads slots
+    const void* inputs[] = {tokens.data(), scores.data(), nullptr};  // slots are not read
     void* outputs[] = {got_selected.data(), with_indices ? got_indices.data() : nullptr};
     check(runtime_of(plugin).enqueue(descs.inputs.data(), descs.outputs.data(), inputs, outputs, nullptr,
                                      nullptr) == 0,

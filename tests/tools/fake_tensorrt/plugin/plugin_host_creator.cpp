@@ -1,4 +1,4 @@
-// The creator's act: its fields, and plugins made from right, missing, surplus and wrong ones.
+// Checks of the creator: its fields, and plugins created from valid, missing, surplus and wrong ones.
 #include <cstring>
 #include <string>
 
@@ -30,7 +30,7 @@ void refuse(const Library& library, Logger& logger, Fields fields, const std::ve
     }
     const std::string last = logger.last();
     check(refused && logger.has_error(all),
-          "wrong fields (" + words[0] + ") are refused in words, logged: " + last);
+          "wrong fields (" + words[0] + ") are logged errors; logged: " + last);
 }
 
 void names_and_defaults(const Library& library) {
@@ -95,7 +95,7 @@ void wrong_lists(const Library& library, Logger& logger) {
     for (const auto* list : {&no_data, &negative}) {
         check(library.creator().createPlugin("list", list, nvinfer1::TensorRTPhase::kRUNTIME) == nullptr &&
                   logger.has_error({"\"list\"", "expects a list of fields", std::to_string(list->nbFields)}),
-              "a list of fields without data is refused in words");
+              "a list of fields without data is a logged error");
     }
 }
 

@@ -1,7 +1,7 @@
 // plugin_host_memory LIBRARY
 //
-// Plays TensorRT on a machine that runs out of memory: every allocation of a plugin's life fails once. Each
-// time the plugin must answer null or a status, throw nothing, leak nothing (LeakSanitizer), and say why.
+// Fake TensorRT that runs out of memory: every allocation of the plugin fails once. Each time the plugin must
+// return null or an error status, throw nothing, leak nothing (LeakSanitizer), and log the reason.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -87,7 +87,7 @@ int run(const char* path) {
     host::check(once > 0 && finder.logger.heard == once, "the logger hears of each of " +
                                                              std::to_string(once) + " failures, heard " +
                                                              std::to_string(finder.logger.heard));
-    sweep_all(library, true);  // nothing left even for the sentence
+    sweep_all(library, true);  // no memory for the log message either
     std::printf("%d checks, %d failures\n", host::checks(), host::failures());
     return host::failures() == 0 ? 0 : 1;
 }

@@ -1,5 +1,5 @@
-// What the plugin refuses, and in which words: counts, types, ranks, sizes, budgets, pointers, a machine
-// without a GPU.
+// Invalid counts, types, ranks, sizes, budgets and pointers, and a machine without a GPU: status and log
+// message.
 #include <string>
 
 #include "plugin_host.h"
@@ -26,7 +26,7 @@ void wrong_types(const Library& library, Logger& logger) {
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
     const auto refused = [&](std::int32_t status, const std::vector<std::string>& words) {
         const std::string last = logger.last();
-        check(status != 0 && logger.has_error(words), words.back() + " is refused in words, logged: " + last);
+        check(status != 0 && logger.has_error(words), words.back() + " is a logged error; logged: " + last);
     };
     refused(types(*fixed, {DataType::kINT64, DataType::kFLOAT}),
             {"\"filter\"", "tokens of type FP32", "INT64"});
@@ -60,7 +60,7 @@ void wrong_symbols(const Library& library, Logger& logger) {
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
     const auto refused = [&](std::int32_t status, const std::vector<std::string>& words) {
         const std::string last = logger.last();
-        check(status != 0 && logger.has_error(words), words[0] + " is refused in words, logged: " + last);
+        check(status != 0 && logger.has_error(words), words[0] + " is a logged error; logged: " + last);
     };
     check(shapes(*fixed, 7, 6, 0) == 0 && shapes(*chosen, 7, 6, 6) == 0 && logger.silent(),
           "constant shapes pass");
@@ -84,7 +84,7 @@ void wrong_sizes(const Library& library, Logger& logger) {
                              const std::vector<std::string>& words) {
         const std::int32_t status = shape_change(plugin, descs);
         const std::string last = logger.last();
-        check(status != 0 && logger.has_error(words), words[0] + " is refused in words, logged: " + last);
+        check(status != 0 && logger.has_error(words), words[0] + " is a logged error; logged: " + last);
     };
     const auto half = [](const Sizes& sizes) { return describe(sizes, DataType::kHALF, DataType::kFLOAT); };
     check(shape_change(*fixed, half(kFixed)) == 0 && shape_change(*chosen, half(kChosen)) == 0 &&
@@ -163,7 +163,7 @@ void check_pointers(const Library& library, Logger& logger) {
         const std::int32_t status = enqueue(*plugin, inputs, outputs);
         const std::string last = logger.last();
         check(status != 0 && logger.has_error({"\"filter\"", "the kernel rejects", word}),
-              std::string("wrong ") + word + " is refused in words, logged: " + last);
+              std::string("wrong ") + word + " is a logged error; logged: " + last);
     };
     check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) == 0, "right pointers pass");
     check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, nullptr}) == 0, "indices may be null");
@@ -185,7 +185,7 @@ void check_launch_error(const Library& library, Logger& logger) {
     check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) != 0, "the CUDA error comes back");
     const std::string last = logger.last();
     check(logger.has_error({"\"filter\"", "tokens [2, 7, 8] and k 3", "cudaError"}),
-          "a launch without a GPU is a sentence with CUDA's name for it, logged: " + last);
+          "a launch without a GPU logs the name of CUDA's error, logged: " + last);
 }
 
 }  // namespace host

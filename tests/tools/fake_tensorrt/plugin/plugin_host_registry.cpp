@@ -115,7 +115,7 @@ void stays_unused(const char* path) {
     g_major = 1;
     dlclose(open(path));
     host::check(g_logger.has_error({"found version 1", "built for TensorRT"}) && g_registry.held == nullptr,
-                "another major version is refused in words");
+                "another major version is a logged error");
 }
 
 }  // namespace
