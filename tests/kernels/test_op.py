@@ -145,7 +145,7 @@ def test_the_gradient_flows_to_the_kept_rows(order):
         ((1, 5, 2), (1, 4), 5, 1, "position", "between 1 and 4"),
         ((1, 5, 2), (1, 4), 0, 1, "position", "between 1 and 4"),
         ((1, 5, 2), (1, 4), 2, -1, "position", "prefix_tokens >= 0"),
-        ((1, 5, 2), (1, 4), 2, 0, "position", r"ask for scores \[1, 5\]"),
+        ((1, 5, 2), (1, 4), 2, 0, "position", r"need scores \[1, 5\]"),
         ((2, 5, 2), (1, 4), 2, 1, "position", "one score per patch"),
         ((1, 5, 2), (1, 4), 2, 1, "random", "position, score"),
         ((1, 5), (1, 4), 2, 1, "position", "channels"),
