@@ -13,6 +13,7 @@ from paths import ROOT
 from PIL import Image
 
 import tokfilter
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.errors import BudgetError, DataError, MissingDependencyError, UnsupportedModelError
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -128,6 +129,19 @@ def test_what_cannot_be_patched_is_refused_with_the_reason(patched):
             tokfilter.patch(model)
 
 
+def test_a_filter_of_the_users_own_is_taken_or_refused(images):
+    trained = tokfilter.patch(backbone()).scorer
+    model = tokfilter.patch(backbone().bfloat16(), filter=trained)
+    assert model.scorer is trained and model(images.bfloat16()).dtype == torch.bfloat16
+    for other in (tokfilter.TokenFilter(25), tokfilter.TokenFilter(24, FilterConfig(summary=4), num_patches=9)):
+        model = backbone()
+        with pytest.raises(UnsupportedModelError, match="24 channels and 16 patch tokens, its filter was made for"):
+            tokfilter.patch(model, filter=other)
+        with pytest.raises(BudgetError, match="keep must be"):
+            tokfilter.patch(model, keep=17)
+        assert tokfilter.patch(model).keep_tokens == 8  # a refusal leaves the model as it was
+
+
 @pytest.mark.parametrize("keep", [0, -1, 17, 1.5, 0.0, NAN, True, "50%", None])
 def test_budgets_are_checked_where_they_are_set(patched, images, keep):
     with pytest.raises(BudgetError, match="keep must be"):
@@ -217,6 +231,11 @@ def test_exporting_an_untrained_filter_warns(patched, images, tmp_path):
         np.testing.assert_allclose(
             session.run(images.numpy(), keep=0.5).logits, patched(images, keep=0.5), atol=1e-5, rtol=1e-4
         )
+        for keep, tokens in ((1, 1), (1.0, 16), (0.5, 8), (12, 12)):
+            assert session.run(images.numpy(), keep=keep).indices.shape == (2, tokens)
+        for keep in (0, -1, 17, 1.5, NAN, True, "50%"):
+            with pytest.raises(BudgetError, match="keep must be"):
+                session.run(images.numpy(), keep=keep)
         figures = [
             tokfilter.kept_tokens_figure(source, photo, keep=[1.0, 1])
             for source in (session, patched, tmp_path / "out")

@@ -38,10 +38,11 @@ def patch(
     _check_not_wrapped(model)
     check_filterable(model)
     found, problem = _architecture(model, architecture)
-    training, device = model.training, next(model.parameters()).device
+    training = model.training
     info = ModelInfo(found, preprocessing_from_backbone(model), problem=problem)
     scorer = TokenFilter(model.embed_dim) if filter is None else filter  # type: ignore[arg-type]
-    patched = FilteredViT(model, scorer.to(device), keep)
+    _check_filter(scorer, model)
+    patched = FilteredViT(model, scorer.to(next(model.parameters())), keep)
     patched.info = info
     return patched.train(training)
 
@@ -61,6 +62,20 @@ def _check_not_wrapped(model: object) -> None:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a timm model but holds one as {inside[0]!r}. Patch that part, "
             f"tokfilter.patch(model.get_submodule({inside[0]!r})), and put the result in its place."
+        )
+
+
+def _check_filter(scorer: nn.Module, model: Any) -> None:
+    """Refuse a TokenFilter that was made for another width or number of tokens. Raises UnsupportedModelError."""
+    if not isinstance(scorer, TokenFilter):
+        return
+    patches = model.patch_embed.num_patches
+    expected = model.embed_dim, patches
+    found = scorer.norm.normalized_shape[0], patches if scorer.summary is None else scorer.summary.num_patches
+    if found != expected:
+        raise UnsupportedModelError(
+            f"this model has {expected[0]} channels and {expected[1]} patch tokens, its filter was made for {found[0]} "
+            f"and {found[1]}. Leave filter= out, or create the filter with this model's sizes."
         )
 
 
