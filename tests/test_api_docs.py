@@ -4,6 +4,7 @@ import re
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 from paths import ROOT
 
@@ -13,8 +14,17 @@ PAGE = (ROOT / "docs" / "api.md").read_text()
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
 
+@pytest.fixture
+def one_thread():
+    """Threads of small models wait for each other, for minutes on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
-def test_the_examples_of_the_page_run_in_order(tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_page_run_in_order(tmp_path, monkeypatch, capsys, one_thread):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
@@ -35,7 +45,8 @@ def test_the_page_names_everything_public():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of the notebook's own client
-def test_the_notebook_runs(tmp_path):
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the kernel: threads of small models wait for each other
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
