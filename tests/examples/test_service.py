@@ -1,6 +1,7 @@
 """The example service as a process on the loopback interface: answers, limits, and shutdown under load."""
 
 import ast
+import contextlib
 import http.client
 import io
 import json
@@ -39,7 +40,8 @@ def ask(url, path, body=None, headers=JPEG, method=None):
     """Status, headers and content of one request over a connection of its own."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
     try:
-        connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the whole body was sent
+            connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
         response = connection.getresponse()
         content = response.read()
         kind = response.headers.get_content_type()
