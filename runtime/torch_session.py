@@ -58,7 +58,8 @@ class TorchSession(CheckedSession):
         _check(self.provider, self.cuda_graph)
         if sha256(self.bundle) != self.manifest.source.get("sha256"):
             raise EngineError(
-                f"{self.bundle} is not the bundle of this export: its checksum differs. Export it again, or use that bundle."
+                f"{self.bundle} is not the bundle of this export: its checksum differs. Export it again, or use that "
+                "bundle."
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
