@@ -1,6 +1,6 @@
-"""The errors that tokfilter raises for its callers: each says what was wanted, what was got, what to do.
+"""Exceptions for callers of tokfilter. Each message gives what was expected, what was found, and the remedy.
 
-Only ``cli.py`` turns them into exit codes. Anything else that escapes is a defect of ours and keeps its traceback.
+Only the command line turns them into exit codes. Any other exception is a defect and keeps its traceback.
 """
 
 __all__ = [
@@ -20,17 +20,17 @@ __all__ = [
 
 
 class TokfilterError(Exception):
-    """Base of everything that a user can mend. ``exit_code`` is what the command line ends with."""
+    """Base class of errors that a user can correct. ``exit_code`` is the exit code of the command line."""
 
     exit_code = 1
 
 
 class BudgetError(TokfilterError, ValueError):
-    """A keep ratio or token count that no model can serve."""
+    """A keep ratio or token count that is not possible."""
 
 
 class UnreachableBudgetError(BudgetError):
-    """A budget whose cost a baseline cannot come down to."""
+    """A budget that costs less than the cheapest schedule of a baseline."""
 
 
 class ContractError(TokfilterError, ValueError):

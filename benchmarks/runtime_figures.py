@@ -63,6 +63,7 @@ def random_bundle(architecture: str, path: Path, seed: int = 0) -> None:
     """Write a bundle with random weights: speed does not depend on their values."""
     torch.manual_seed(seed)
     model = FilteredViT(create_backbone(Architecture(architecture)), keep=_KEEP).eval()
+    model.scorer.trained = True  # a random filter is intended here
     height, width = model.backbone.patch_embed.img_size
     images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
     backbone, scorer = weights_from_model(model)
