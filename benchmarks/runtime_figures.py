@@ -37,6 +37,7 @@ from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.scorers import TokenFilter
 
 ARCHITECTURE: Final = "deit_small_patch16_224"
 _KEEP: Final = 0.5
@@ -63,7 +64,8 @@ def random_bundle(architecture: str, path: Path, seed: int = 0) -> None:
     """Write a bundle with random weights: speed does not depend on their values."""
     torch.manual_seed(seed)
     model = FilteredViT(create_backbone(Architecture(architecture)), keep=_KEEP).eval()
-    model.scorer.trained = True  # a random filter is intended here
+    assert isinstance(model.scorer, TokenFilter)
+    model.scorer.trained = True  # random weights on purpose: only speed is measured
     height, width = model.backbone.patch_embed.img_size
     images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
     backbone, scorer = weights_from_model(model)
