@@ -3,12 +3,9 @@
 import subprocess
 
 import pytest
-from paths import BUILD
+from built import KERNELS, built
 
 from tokfilter.benchmarks.micro.native import build_check
-from tokfilter.errors import MissingDependencyError
-
-KERNELS = BUILD / "kernels"
 
 CORRECT = ("reverse_through_shared", "rotate_through_dynamic_shared", "warp_operations", "block_votes_and_atomics")
 DEFECTS = {
@@ -27,13 +24,6 @@ DEFECTS = {
     "dynamic_shared_past_the_end": ("AddressSanitizer: use-after-poison",),
     "missing_barrier": ("wrong result",),
 }
-
-
-def built(build, *arguments):
-    try:
-        return build(*arguments)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
 
 
 def run_check_layer(name: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import BUILD
+from built import KERNELS, built
 
 from tokfilter.benchmarks.micro.kernel_cases import KernelCase, awkward_cases, random_cases, run_cases
 from tokfilter.benchmarks.micro.native import (
@@ -15,11 +15,9 @@ from tokfilter.benchmarks.micro.native import (
     build_gpu_check,
     build_gpu_library,
 )
-from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import find_tool
 from tokfilter.kernels.reference import token_select
 
-KERNELS = BUILD / "kernels"
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 # batch, prefix, patches, channels, k: DeiT-S, ViT-L, registers, odd rows, one token, all tokens, the largest N
@@ -32,13 +30,6 @@ SIZES = [
     (5, 1, 1, 1, 1),
     (1, 1, 8192, 8, 300),
 ]
-
-
-def built(build, *arguments):
-    try:
-        return build(*arguments)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from built import KERNELS, built
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paths import BUILD
 
 from tokfilter.benchmarks.micro.kernel_cases import KernelCase, awkward_cases, random_cases, run_cases, tensors_of
 from tokfilter.benchmarks.micro.native import KERNEL, Arguments, CpuKernel, build_check, build_cpu_library
-from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.errors import EngineError
 from tokfilter.kernels.reference import token_select
-
-KERNELS = BUILD / "kernels"
-
-
-def built(build, *arguments):
-    try:
-        return build(*arguments)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

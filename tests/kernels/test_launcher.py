@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from paths import BUILD
+from built import KERNELS, built
 
 from tokfilter.benchmarks.micro.kernel_cases import KernelCase, stream_of
 from tokfilter.benchmarks.micro.native import (
@@ -17,18 +17,10 @@ from tokfilter.benchmarks.micro.native import (
     build_gpu_check,
     build_gpu_library,
 )
-from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.errors import EngineError
 from tokfilter.kernels.op import ORDERS
 
-KERNELS = BUILD / "kernels"
 NO_DRIVER = (35, 100)  # cudaErrorInsufficientDriver, cudaErrorNoDevice
-
-
-def built(build, *arguments):
-    try:
-        return build(*arguments)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

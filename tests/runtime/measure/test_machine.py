@@ -1,16 +1,10 @@
+from tree import write_tree
+
 from tokfilter.runtime.measure.machine import conditions, machine, versions
 
 
-def write(root, files):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n")
-    return root
-
-
 def test_machine_of_a_jetson(tmp_path):
-    write(
+    write_tree(
         tmp_path,
         {
             "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\x00",

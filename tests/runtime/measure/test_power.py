@@ -6,6 +6,7 @@ import pytest
 from fake_clock import FakeClock
 from fake_jtop import install_fake_jtop
 from fake_nvml import install_fake_nvml
+from tree import write_tree
 
 from tokfilter.runtime.measure.machine import conditions, machine
 from tokfilter.runtime.measure.memory import device_bytes
@@ -14,19 +15,11 @@ from tokfilter.runtime.measure.sensors import EnergyCounter, PowerRails, hwmon, 
 from tokfilter.trt.gpus import nvml
 
 
-def write(root, files):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n")
-    return root
-
-
 def intel(root):
     zones = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram", "intel-rapl:1": "package-1"}
     for zone, name in zones.items():
         folder = f"sys/class/powercap/{zone}"
-        write(
+        write_tree(
             root, {f"{folder}/name": name, f"{folder}/energy_uj": 5_000_000, f"{folder}/max_energy_range_uj": 9_000_000}
         )
     return root
@@ -37,8 +30,10 @@ def orin(root):
     rails = {1: ("VDD_IN", 5000, 1200), 2: ("VDD_CPU_GPU_CV", 5000, 400), 3: ("VDD_SOC", 5000, 300)}
     for i, (name, volts, amperes) in rails.items():
         folder = "sys/class/hwmon/hwmon1"
-        write(root, {f"{folder}/in{i}_label": name, f"{folder}/in{i}_input": volts, f"{folder}/curr{i}_input": amperes})
-    return write(
+        write_tree(
+            root, {f"{folder}/in{i}_label": name, f"{folder}/in{i}_input": volts, f"{folder}/curr{i}_input": amperes}
+        )
+    return write_tree(
         root, {"sys/class/hwmon/hwmon1/in7_label": "sum of shunt voltages", "sys/class/hwmon/hwmon0/name": "x"}
     )
 
@@ -52,18 +47,18 @@ def test_rapl_reads_zones_by_name(tmp_path):
 def test_wrapped_rapl_counter_is_corrected(tmp_path):
     meter = PowerMeter([rapl(intel(tmp_path))], [], [])
     with meter.measure() as energy:
-        write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
+        write_tree(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
     assert energy.joules == {"package-0": 5.0, "dram": 0.0, "package-1": 0.0}
 
 
 def test_two_zones_with_one_name_have_two_keys(tmp_path):
-    write(intel(tmp_path), {"sys/class/powercap/intel-rapl:1/name": "package-0"})
+    write_tree(intel(tmp_path), {"sys/class/powercap/intel-rapl:1/name": "package-0"})
     assert set(rapl(tmp_path).read()) == {"package-0", "dram", "package-0 intel-rapl:1"}
 
 
 def test_unreadable_energy_is_absent(tmp_path):
-    assert rapl(write(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})) is None
-    assert rapl(write(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": "garbage"})) is None
+    assert rapl(write_tree(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})) is None
+    assert rapl(write_tree(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": "garbage"})) is None
 
 
 def test_hwmon_gives_the_rails_of_a_jetson_in_watts(tmp_path):
@@ -73,19 +68,21 @@ def test_hwmon_gives_the_rails_of_a_jetson_in_watts(tmp_path):
 def test_two_rails_with_one_name_have_two_keys(tmp_path):
     for device in ("hwmon3", "hwmon4"):
         folder = f"sys/class/hwmon/{device}"
-        write(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT"})
+        write_tree(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT"})
     assert hwmon(tmp_path).read() == {"PPT": 7.5, "PPT hwmon4": 7.5}
 
 
 def test_unreadable_label_is_ignored(tmp_path):
-    write(orin(tmp_path), {"sys/class/hwmon/hwmon1/in4_label": ""})
+    write_tree(orin(tmp_path), {"sys/class/hwmon/hwmon1/in4_label": ""})
     (tmp_path / "sys/class/hwmon/hwmon1/in4_label").write_bytes(b"\xff\xfe")
     assert set(hwmon(tmp_path).read()) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
 
 
 def test_hwmon_gives_labelled_power(tmp_path):
     folder = "sys/class/hwmon/hwmon3"
-    write(tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT", f"{folder}/power2_input": 1})
+    write_tree(
+        tmp_path, {f"{folder}/power1_input": 7_500_000, f"{folder}/power1_label": "PPT", f"{folder}/power2_input": 1}
+    )
     assert hwmon(tmp_path).read() == {"PPT": 7.5}
 
 
@@ -139,7 +136,7 @@ def test_counter_reset_with_unknown_limit_is_left_out(tmp_path):
     (root / "sys/class/powercap/intel-rapl:0/max_energy_range_uj").unlink()
     meter = PowerMeter([rapl(root)], [], [])
     with meter.measure() as energy:
-        write(root, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
+        write_tree(root, {"sys/class/powercap/intel-rapl:0/energy_uj": 1_000_000})
     assert energy.joules == {"dram": 0.0, "package-1": 0.0}
 
 
