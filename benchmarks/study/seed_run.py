@@ -41,7 +41,10 @@ from tokfilter.train.start import Start, start_from_bundle, start_from_timm
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.macs import macs
 
-__all__ = ["Rows", "SeedRun", "rows_from_method", "write_data"]
+__all__ = ["DRAWS", "Rows", "SeedRun", "rows_from_method", "write_data"]
+
+DRAWS: Final = "rival-"
+"""Prefix of a baseline's name in its random seeds. The published rows were drawn with it: it must not change."""
 
 Rows = list[dict[str, Any]]
 
@@ -190,7 +193,7 @@ def _baseline(run: SeedRun, name: str, config: TrainConfig) -> Rows:
     train, test = run.datasets
     teacher = copy.deepcopy(baseline).eval().requires_grad_(False) if finetune.distill else None
     run_dir = run.run_dir(name if config == run.train_config else f"longer: {name}")
-    train_elastic(baseline, train, finetune, config.seed, run_dir, name=f"baseline-{name}", teacher=teacher)
+    train_elastic(baseline, train, finetune, config.seed, run_dir, name=f"{DRAWS}{name}", teacher=teacher)
     budgets = [tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets]
     possible = [row.tokens for row in rows_of(name, baseline, budgets)]
     results = evaluate(baseline, test, possible, run.progress, seed=config.seed) if possible else []

@@ -5,9 +5,10 @@ import pytest
 from tokfilter.benchmarks.documents import document_from_file
 from tokfilter.benchmarks.study.accuracy import demo_study, run
 from tokfilter.benchmarks.study.methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS
-from tokfilter.benchmarks.study.seed_run import SeedRun
+from tokfilter.benchmarks.study.seed_run import DRAWS, SeedRun
 from tokfilter.benchmarks.study.tasks import DIGITS, StudyConfig
 from tokfilter.errors import DataError
+from tokfilter.train.loop import generator_from
 from tokfilter.vit.bundle import load_bundle
 
 SMALL = StudyConfig(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
@@ -96,3 +97,7 @@ def test_every_ablation_changes_one_setting(tmp_path):
         changed = change(config)
         differing = [key for key, value in vars(config).items() if vars(changed)[key] != value]
         assert len(differing) == 1, name
+
+
+def test_baselines_draw_as_they_did_for_the_published_rows():
+    assert generator_from(0, f"{DRAWS}norm", "step", 0).initial_seed() == 68992513100658028
