@@ -52,7 +52,7 @@ test-gpu: install plugin
 # The model repository in a real tritonserver, on the CPU: 55 MB of NVIDIA's wheel, none of its dependencies.
 triton: install
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/triton nvidia-pytriton==0.7.0
-	$(BIN)/python -m pytest tests/test_triton_server.py
+	$(BIN)/python -m pytest tests/export/serving/test_triton_server.py
 
 # Hours on two cores. Writes benchmarks/results, and from it the tables of README and docs.
 bench: install

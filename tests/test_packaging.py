@@ -148,3 +148,8 @@ def test_pip_accepts_the_wheel_for(version, wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tokfilter" / "cli.py").is_file()
+
+
+def test_the_makefile_names_files_that_exist():
+    named = re.findall(r"\b(?:tests|benchmarks|kernels)/[\w/.-]+\.py", (ROOT / "Makefile").read_text())
+    assert named and all((ROOT / name).is_file() for name in named), named

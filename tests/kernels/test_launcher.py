@@ -94,14 +94,14 @@ def test_the_real_launcher_without_a_gpu_returns_the_cuda_error() -> None:
     assert "k must be at least 1" in str(real.validate(valid_arguments(k=0)))
     assert real.launch(valid_arguments(k=0)) == 1
     if shutil.which("nvidia-smi"):
-        pytest.skip("this machine has a GPU: tests/test_gpu_kernel.py runs the launcher on it")
+        pytest.skip("this machine has a GPU: tests/kernels/test_gpu_kernel.py runs the launcher on it")
     assert real.launch(valid_arguments()) in NO_DRIVER
 
 
 def test_the_gpu_check_reports_a_missing_gpu() -> None:
     program = built(build_gpu_check, KERNELS, "compute_75")
     if shutil.which("nvidia-smi"):
-        pytest.skip("this machine has a GPU: tests/test_gpu_kernel.py runs the check on it")
+        pytest.skip("this machine has a GPU: tests/kernels/test_gpu_kernel.py runs the check on it")
     result = subprocess.run([program], input=stream_of(KernelCase(1, 1, 9, 4, 3)), capture_output=True, check=False)
     assert result.returncode == 3
     assert b"cudaError" in result.stderr
