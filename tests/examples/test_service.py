@@ -40,6 +40,7 @@ def ask(url, path, body=None, headers=JPEG, method=None):
     """Status, headers and content of one request over a connection of its own."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
     try:
+        connection.connect()  # a refused or reset connection is the caller's to handle
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the whole body was sent
             connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
         response = connection.getresponse()
