@@ -39,6 +39,8 @@ Range = tuple[int, int, int]
 _CARD_KEYS: Final = {"num_patches": "patches"}
 """Fields of ModelCard whose key in manifest.json is another one (version 1 of the format)."""
 
+_ADDED_KEYS: Final = ("verified", "unverified", "kept_fp32")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,6 +53,10 @@ class Entry:
     batch_range, budget_range: (min, opt, max) that an engine was built for; None for any
     target: hardware, versions and options of an engine build, plain values
     external: files with the external weights of a graph, name -> sha256 (graphs beyond 2 GiB)
+    verified: whether an engine was compared with the golden tensors when it was built; None where that was not asked
+    unverified: why it was not compared, where ``verified`` is false
+    kept_fp32: layers that are fp32 in a graph or engine of lower precision because its outputs differed without:
+        "groups" (name -> names of nodes), "minimal" (whether each group is needed), "probes" (models built to find out)
     """
 
     path: str
@@ -64,6 +70,14 @@ class Entry:
     budget_range: Range | None = None
     target: dict[str, Any] = field(default_factory=dict)
     external: dict[str, str] = field(default_factory=dict)
+    verified: bool | None = None
+    unverified: str | None = None
+    kept_fp32: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry with the keys of manifest.json; keys that were added to version 1 are left out where unset."""
+        unset = [name for name in _ADDED_KEYS if getattr(self, name) in (None, {})]
+        return {name: value for name, value in asdict(self).items() if name not in unset}
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,8 @@ class Manifest:
 
     def text(self) -> str:
         """The manifest as JSON."""
-        content = {**asdict(self), "model": self.model.as_dict()}
+        files = [entry.as_dict() for entry in self.files]
+        content = {**asdict(self), "model": self.model.as_dict(), "files": files}
         return json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=2) + "\n"
 
 
@@ -159,7 +174,18 @@ def _entry(item: dict[str, Any]) -> Entry:
     for name in (entry.path, *entry.external):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"file {name!r} lies outside the directory")
+    if entry.kept_fp32:
+        _check_kept_fp32(entry.kept_fp32)
     return entry
+
+
+def _check_kept_fp32(kept: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError, TypeError, AttributeError."""
+    names = [name for nodes in kept["groups"].values() for name in nodes]
+    if not all(isinstance(name, str) for name in names) or type(kept["minimal"]) is not bool:
+        raise ValueError("kept_fp32 must hold groups (name -> names of nodes), minimal (true or false) and probes")
+    if type(kept["probes"]) is not int:
+        raise ValueError(f"kept_fp32.probes must be a count, got {kept['probes']!r}")
 
 
 def _check_count(card: ModelCard) -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from tokfilter.artifacts.manifest import Entry
     from tokfilter.export.options import ExportOptions
 
-__all__ = ["build_options", "export_options_from_params"]
+__all__ = ["build_options", "engine_lines", "export_options_from_params"]
 
 
 def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +45,23 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Type of weights and matrix products; repeat it for more than one set.",
         ),
+        click.option(
+            "--no-verify",
+            is_flag=True,
+            help="Compare neither graphs with torch nor engines with the golden tensors; recorded in the manifest.",
+        ),
+        click.option(
+            "--auto-fp32-builds",
+            type=click.IntRange(min=1),
+            default=12,
+            show_default=True,
+            help="Most graphs or engines to build for --auto-fp32.",
+        ),
+        click.option(
+            "--auto-fp32",
+            is_flag=True,
+            help="Where fp16 or bf16 differs by more than the tolerance, find the layers that need fp32 and keep them.",
+        ),
         click.option("--budget", help="Budgets of engines in tokens, min:opt:max.  [default: 1:the model's own:all]"),
         click.option("--batch", default="1:8:32", show_default=True, help="Batch sizes of engines, min:opt:max."),
     ):
@@ -56,6 +74,7 @@ def export_options_from_params(
     budget: str | None,
     precision: tuple[str, ...],
     no_plugin: bool,
+    no_verify: bool,
     compute_capability: tuple[str, ...],
     **rest: Any,
 ) -> "ExportOptions":
@@ -67,6 +86,19 @@ def export_options_from_params(
         budget_range=None if budget is None else range_from_text(budget),
         precisions=tuple(dict.fromkeys(precision)),  # type: ignore[arg-type]  # click has checked the choices
         plugin=not no_plugin,
+        verify=not no_verify,
         compute_capabilities=compute_capability,
         **rest,
     )
+
+
+def engine_lines(entry: "Entry") -> list[str]:
+    """What a user has to know of a graph or engine: that it was not compared, and its layers in fp32."""
+    lines = []
+    if entry.verified is False:
+        lines.append(f"{entry.path} was not compared with the golden tensors: {entry.unverified}")
+    if entry.kept_fp32:
+        kept = entry.kept_fp32
+        rest = "" if kept["minimal"] else "; fewer may do, with more --auto-fp32-builds"
+        lines.append(f"{entry.path} keeps in fp32: {', '.join(kept['groups'])} ({kept['probes']} builds{rest})")
+    return lines

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tokfilter.commands.build_options import build_options, export_options_from_params
+from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
 
 
 @click.command()
@@ -20,12 +20,14 @@ from tokfilter.commands.build_options import build_options, export_options_from_
 def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     """Build engines for this machine from the graphs of an export DIRECTORY; neither torch nor model.pt is needed.
 
-    They are written beside the graphs and into the manifest. `tokfilter verify` compares them with torch's outputs.
+    Each engine is compared with torch's outputs on this GPU before it is written beside the graphs and into the
+    manifest; where one differs, the directory stays as it was. Exit code 3 then.
     """
     from rich.console import Console
 
     from tokfilter.artifacts.files import existing_file
     from tokfilter.export.add_engines import add_engines
+    from tokfilter.runtime.verification import check_engine
 
     if not (params["trt"] or params["rtx"]):
         raise click.UsageError("choose the engines: --trt, --rtx or both.")
@@ -33,6 +35,9 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
         plugin_library = existing_file(plugin_library, "--plugin")
     options = export_options_from_params(plugin_library=plugin_library, **params)
     with Console(stderr=True, highlight=False).status("reading the export") as status:
-        built = add_engines(directory, options, status.update)
+        built = add_engines(directory, options, status.update, check_engine)
+    for entry in built:
+        for line in engine_lines(entry):
+            click.echo(line, err=True)
     for entry in built:
         click.echo(f"{entry.bytes / 1e6:9.1f} MB  {directory / entry.path}")

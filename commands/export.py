@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
-from tokfilter.commands.build_options import build_options, export_options_from_params
+from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.manifest import Manifest
@@ -22,29 +22,32 @@ if TYPE_CHECKING:
 @click.option(
     "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
 )
-@click.option("--no-verify", is_flag=True, help="Do not compare the graphs with torch; recorded in the manifest.")
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], no_verify: bool, **params: Any) -> None:
+def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **params: Any) -> None:
     """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
 
-    model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch before
-    anything is written.
+    model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch, and each
+    engine on this GPU with torch's outputs, before anything is written.
     """
     from rich.console import Console
 
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.export.pipeline import export_bundle
+    from tokfilter.runtime.verification import check_engine
 
-    options = export_options_from_params(keeps=tuple(keeps_from_text(keep)), verify=not no_verify, **params)
+    options = export_options_from_params(keeps=tuple(keeps_from_text(keep)), **params)
     console = Console(stderr=True, highlight=False)
     checks: list[Check] = []
     try:
         with console.status("reading the bundle") as status:
-            manifest = export_bundle(bundle, output, options, status.update, checks.append)
+            manifest = export_bundle(bundle, output, options, status.update, checks.append, check_engine)
     finally:
         if checks and not as_json:
             _print_checks(checks)
+    for entry in manifest.files:
+        for line in engine_lines(entry):
+            click.echo(line, err=True)
     if as_json:
         click.echo(manifest.text(), nl=False)
     else:
@@ -64,7 +67,7 @@ def _print_checks(checks: "list[Check]") -> None:
     for check in checks:
         table.add_row(
             "[green]✓[/]" if check.passed else "[red]✗[/]",
-            check.path if check.image_set == "golden" else f"  on {check.images} images",
+            _name(check),
             str(check.batch),
             "all" if check.budget is None else str(check.budget),
             f"{check.max_abs:.1e}",
@@ -79,6 +82,12 @@ def _print_checks(checks: "list[Check]") -> None:
         for error in check.errors:
             token = "" if check.worst_token is None else f", patch token {check.worst_token}"
             console.print(f"[red]✗[/] {check.path}, {escape(check.worst_image)}{token}: {error}", soft_wrap=True)
+
+
+def _name(check: "Check") -> str:
+    if check.emulated and ".fp16." in check.path:
+        return "  rounded to fp16"
+    return check.path if check.image_set == "golden" else f"  on {check.images} images"
 
 
 def _print_files(manifest: "Manifest", output: Path) -> None:

@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
+from tokfilter.export.engine_gate import EngineCheck
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
@@ -20,13 +22,17 @@ __all__ = ["add_engines"]
 
 
 def add_engines(
-    directory: str | Path, options: ExportOptions, progress: Callable[[str], None] = lambda _: None
+    directory: str | Path,
+    options: ExportOptions,
+    progress: Callable[[str], None] = lambda _: None,
+    check: EngineCheck | None = None,
 ) -> list[Entry]:
     """Build engines of each graph in ``options.precisions`` and list them in the manifest; returns their entries.
 
-    The plugin is the one that ``options`` names, that `tokfilter plugin build` left here, or that the directory holds.
+    ``check`` compares each with the golden tensors before it moves into the directory. The plugin is the one that
+    ``options`` names, that `tokfilter plugin build` left here, or that the directory holds.
     When something fails, the directory stays as it was.
-    Raises DataError, BudgetError, ExportError, MissingDependencyError, EngineError.
+    Raises DataError, BudgetError, ExportError, MissingDependencyError, EngineError, VerificationError.
     """
     directory = Path(directory)
     manifest = load_manifest(directory)
@@ -34,13 +40,16 @@ def add_engines(
     graphs = _graphs(manifest, options)
     for graph in graphs:
         checked_path(directory, graph)
+    if options.verify:
+        golden_of(directory, manifest)  # read before anything is built: that takes minutes
     if options.plugin and options.plugin_library is None:
         options = replace(options, plugin_library=_plugin(directory, manifest))
     # On the same file system as the graphs, so that each finished file is moved in one step.
     with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
         staging = Path(name)
-        _link_graphs(directory, graphs, staging)
-        built = list(engines_from_graphs(staging, graphs, manifest.model, options, progress))
+        _link_graphs(directory, [*graphs, *manifest.entries("golden")], staging)
+        engines = engines_from_graphs(staging, manifest, graphs, options, progress, check)
+        built = list({entry.path: entry for entry in engines}.values())
         for entry in built:
             (staging / entry.path).replace(directory / entry.path)
     new = {entry.path for entry in built}

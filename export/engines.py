@@ -4,11 +4,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tokfilter.artifacts.manifest import Entry, ModelCard, entry_from_file
+from tokfilter.artifacts.manifest import Entry, Manifest, entry_from_file
 from tokfilter.errors import MissingDependencyError
+from tokfilter.export.engine_gate import EngineCheck, EngineGate
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
 from tokfilter.trt.build import BuildOptions, build_engine
@@ -22,22 +24,36 @@ _SUFFIXES: Final[dict[EngineKind, str]] = {"tensorrt": ".plan", "tensorrt-rtx": 
 
 
 def engines_from_graphs(
-    folder: Path, graphs: Sequence[Entry], card: ModelCard, options: ExportOptions, progress: Callable[[str], None]
+    folder: Path,
+    manifest: Manifest,
+    graphs: Sequence[Entry],
+    options: ExportOptions,
+    progress: Callable[[str], None],
+    check: EngineCheck | None = None,
 ) -> Iterator[Entry]:
-    """Build an engine from each graph in ``folder``; yields entries of the engines, plugin and timing cache.
+    """Build an engine from each graph in ``folder``, and compare it; yields entries of engines, plugin, timing cache.
 
-    Raises MissingDependencyError, EngineError; entries yielded before stay valid.
+    An entry that is yielded again replaces the first.
+
+    manifest: of the export; its golden tensors are in ``folder`` too
+    check: how an engine is compared with them
+    Raises MissingDependencyError, EngineError; entries yielded before whose files are there stay valid.
+    VerificationError: an engine differs.
     """
     if options.rtx:
-        yield from _built("tensorrt-rtx", folder, graphs, card, options, None, progress)
+        gate = EngineGate(folder, manifest, options, check, progress)
+        yield from _built("tensorrt-rtx", gate, graphs, None)
     if not options.trt:
         return
     tensorrt_module("tensorrt")  # where TensorRT is missing, that error comes before the plugin's
+    manifest = replace(manifest, files=[item for item in manifest.files if item.role != "plugin"])
     plugin = _plugin(options)
     if plugin is not None and not options.version_compatible:
         shutil.copy2(plugin, folder / plugin.name)
-        yield entry_from_file(folder, plugin.name, "plugin", runtime="tensorrt")
-    yield from _built("tensorrt", folder, graphs, card, options, plugin, progress)
+        entry = entry_from_file(folder, plugin.name, "plugin", runtime="tensorrt")
+        manifest = replace(manifest, files=[*manifest.files, entry])
+        yield entry
+    yield from _built("tensorrt", EngineGate(folder, manifest, options, check, progress), graphs, plugin)
     yield entry_from_file(folder, TIMING_CACHE, "timing-cache", runtime="tensorrt")
 
 
@@ -50,20 +66,12 @@ def _plugin(options: ExportOptions) -> Path | None:
         raise MissingDependencyError(f"{error} Or build from native ops: --no-plugin.") from error
 
 
-def _built(
-    kind: EngineKind,
-    folder: Path,
-    graphs: Sequence[Entry],
-    card: ModelCard,
-    options: ExportOptions,
-    plugin: Path | None,
-    progress: Callable[[str], None],
-) -> Iterator[Entry]:
+def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: Path | None) -> Iterator[Entry]:
+    folder, options, card = gate.folder, gate.options, gate.manifest.model
     budget = options.budget_profile(card.num_patches, card.keep)
     for graph in graphs:
         name = f"{graph.path.removesuffix('.onnx')}{_SUFFIXES[kind]}"
-        progress(f"building {name}")
-        build = BuildOptions(
+        options_of_build = BuildOptions(
             batch=options.batch_range,
             budget=budget,
             plugin=plugin if graph.role == "filtered" else None,
@@ -73,26 +81,38 @@ def _built(
             hardware=options.hardware,
             compute_capabilities=options.compute_capabilities,
         )
-        with _graph_for_plugin(folder / graph.path, build.plugin) as source:
-            target = build_engine(kind, source, folder / name, build)
-        yield entry_from_file(
-            folder,
-            name,
-            graph.role,
-            runtime=kind,
-            precision=graph.precision,
-            budget=graph.budget,
-            batch_range=options.batch_range,
-            budget_range=budget if graph.role == "filtered" and graph.budget is None else None,
-            target=target,
-        )
+
+        def build(
+            fp32: Sequence[str], graph: Entry = graph, name: str = name, build: BuildOptions = options_of_build
+        ) -> Entry:
+            gate.progress(f"building {name}")
+            with _graph_to_build(folder, graph, build.plugin, fp32) as source:
+                target = build_engine(kind, source, folder / name, build)
+            return entry_from_file(
+                folder,
+                name,
+                graph.role,
+                runtime=kind,
+                precision=graph.precision,
+                budget=graph.budget,
+                batch_range=options.batch_range,
+                budget_range=budget if graph.role == "filtered" and graph.budget is None else None,
+                target=target,
+            )
+
+        yield from gate.engines(graph, build)
 
 
 @contextmanager
-def _graph_for_plugin(graph: Path, plugin: Path | None) -> Iterator[Path]:
-    """``graph``, or a copy without model-local functions where TensorRT would take them instead of the plugin."""
-    if plugin is None or supports(tensorrt_module("tensorrt"), "plugin preferred to function"):
-        yield graph
+def _graph_to_build(folder: Path, graph: Entry, plugin: Path | None, fp32: Sequence[str]) -> Iterator[Path]:
+    """The file of ``graph``, or a changed copy of it.
+
+    Without model-local functions where TensorRT would take them instead of the plugin, and with the nodes ``fp32`` cast
+    to it.
+    """
+    strip = plugin is not None and not supports(tensorrt_module("tensorrt"), "plugin preferred to function")
+    if not strip and not fp32:
+        yield folder / graph.path
         return
     try:
         from tokfilter.export.functions import without_functions
@@ -103,7 +123,12 @@ def _graph_for_plugin(graph: Path, plugin: Path | None) -> Iterator[Path]:
             f"instead of the plugin. Removing the function needs the package {error.name}: pip install onnx-ir, or "
             "build from native ops with --no-plugin."
         ) from error
+    changed = load_graph(folder / graph.path)
+    if fp32:
+        from tokfilter.export.precision import with_fp32_nodes
+
+        changed = with_fp32_nodes(changed, graph.precision or "fp16", fp32)
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
-        stripped = Path(scratch) / graph.name
-        save_graph(without_functions(load_graph(graph)), stripped)
-        yield stripped
+        copy = Path(scratch) / graph.path
+        save_graph(without_functions(changed) if strip else changed, copy)
+        yield copy

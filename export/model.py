@@ -29,6 +29,7 @@ def export_model(
     rtx: bool = False,
     batch: tuple[int, int, int] = DEFAULT_BATCH,
     verify: bool = True,
+    auto_fp32: bool = False,
     examples: Tensor | None = None,
     class_names: Sequence[str] | None = None,
     architecture: tuple[str, Mapping[str, Any]] | None = None,
@@ -40,6 +41,7 @@ def export_model(
     keep: budgets that get a graph of their own; ``model.onnx`` takes any budget
     precision: fp32, fp16 and bf16; each gives a set of graphs
     trt, rtx: also build TensorRT or TensorRT-RTX engines, for batches (smallest, usual, largest) of ``batch``
+    auto_fp32: keep layers in fp32 for which fp16 or bf16 is too narrow
     examples: [G, 3, H, W], normalised images for the golden tensors; default: those of training, else random ones
     class_names, architecture: as in ``save_bundle``
     Raises UnsupportedModelError, ExportError, BudgetError, VerificationError (nothing is written),
@@ -47,7 +49,13 @@ def export_model(
     """
     check_patched(model)
     options = ExportOptions(
-        keeps=tuple(keep), precisions=tuple(precision), trt=trt, rtx=rtx, batch_range=batch, verify=verify
+        keeps=tuple(keep),
+        precisions=tuple(precision),
+        trt=trt,
+        rtx=rtx,
+        batch_range=batch,
+        verify=verify,
+        auto_fp32=auto_fp32,
     )
     scorer = model.scorer
     if isinstance(scorer, TokenFilter) and not scorer.trained:
@@ -61,4 +69,12 @@ def export_model(
     with TemporaryDirectory(prefix="tokfilter-export-") as folder:
         path = Path(folder) / "model.pt"
         save_bundle(model, path, architecture=architecture, examples=examples, class_names=class_names)
-        return export_bundle(path, directory, options)
+        manifest = export_bundle(path, directory, options)
+    if any(entry.verified is False for entry in manifest.files):
+        warnings.warn(
+            f"the engines in {directory} were not compared with torch's outputs: `tokfilter verify {directory} "
+            "--runtime tensorrt` (or tensorrt-rtx) does so.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return manifest

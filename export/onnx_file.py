@@ -1,7 +1,7 @@
 """The one reader and writer of ONNX files, and their session in ONNX Runtime.
 
-Neither torch nor onnxscript is needed here, except to emulate bf16: an edge device builds engines from graphs that were
-written elsewhere.
+Neither torch nor onnxscript is needed here, except to emulate fp16 and bf16: an edge device builds engines from graphs
+that were written elsewhere.
 """
 
 import hashlib
@@ -16,7 +16,15 @@ import onnx_ir as ir
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
 
-__all__ = ["SINGLE_FILE_BYTES", "check_graph_file", "cpu_session", "load_graph", "save_graph", "weight_bytes"]
+__all__ = [
+    "SINGLE_FILE_BYTES",
+    "check_graph_file",
+    "cpu_session",
+    "emulated_session",
+    "load_graph",
+    "save_graph",
+    "weight_bytes",
+]
 
 SINGLE_FILE_BYTES: Final = 2**31 - 2**24
 """Weights in bytes that fit into the one protobuf message beside the graph; more go to a file of their own."""
@@ -83,18 +91,24 @@ def _weights_hash(graph: ir.Model) -> str:
 
 def cpu_session(path: Path, precision: str | None) -> Any:
     """``path`` in ONNX Runtime on the CPU. A bf16 graph is emulated in fp32: no CPU kernels take bf16."""
+    return emulated_session(path) if precision == "bf16" else _session(path)
+
+
+def emulated_session(path: Path) -> Any:
+    """``path``, a graph in fp16 or bf16, in ONNX Runtime on the CPU as an fp32 graph that rounds where it does."""
+    from tokfilter.export.emulation import emulate_low_precision  # needs onnxscript
+
+    with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+        emulated = Path(scratch) / path.name
+        save_graph(emulate_low_precision(load_graph(path)), emulated)
+        return _session(emulated)
+
+
+def _session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Spinning threads would slow torch, which computes the reference in the same process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
-    if precision != "bf16":
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    from tokfilter.export.precision import emulate_bf16  # needs onnxscript
-
-    with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
-        emulated = Path(scratch) / path.name
-        save_graph(emulate_bf16(load_graph(path)), emulated)
-        return onnxruntime.InferenceSession(str(emulated), options, providers=providers)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

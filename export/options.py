@@ -13,6 +13,7 @@ from tokfilter.trt.versions import MAX_OPSET
 
 __all__ = [
     "DEFAULT_BATCH",
+    "DEFAULT_FP32_BUILDS",
     "DEFAULT_OPSET",
     "PRECISIONS",
     "ExportOptions",
@@ -24,6 +25,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 DEFAULT_BATCH: Final[Range] = (1, 8, 32)
 DEFAULT_OPSET: Final = 18
+DEFAULT_FP32_BUILDS: Final = 12
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class ExportOptions:
     plugin: whether TensorRT engines take the fused kernel (else native ops)
     plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
     strip_functions: leave the function body out of the graphs, for TensorRT before 10.7, which prefers it to the plugin
+    auto_fp32: where outputs of a lower precision differ, find the layers that need fp32 and keep them so
+    auto_fp32_builds: most graphs or engines that are built to find them, for each kind of engine
+    verify: compare graphs with torch, and engines with the golden tensors
     verify_images: a folder of images for verification, in addition to the golden ones
     workspace, version_compatible, hardware, compute_capabilities: as in ``trt.build.BuildOptions``
     """
@@ -52,6 +57,8 @@ class ExportOptions:
     strip_functions: bool = False
     verify: bool = True
     verify_images: Path | None = None
+    auto_fp32: bool = False
+    auto_fp32_builds: int = DEFAULT_FP32_BUILDS
     workspace: int | None = None
     version_compatible: bool = False
     hardware: str = "none"
@@ -65,6 +72,8 @@ class ExportOptions:
             raise ExportError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}."
             )
+        if self.auto_fp32 and not self.verify:
+            raise ExportError("auto_fp32 keeps fp32 what a comparison shows to need it: give it without --no-verify.")
         _check_range("batch", self.batch_range)
         if self.budget_range is not None:
             _check_range("budget", self.budget_range)

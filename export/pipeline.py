@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
+from tokfilter.export.auto_fp32 import checked_graphs
 from tokfilter.export.directory import new_directory
+from tokfilter.export.engine_gate import EngineCheck
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
+from tokfilter.export.fp32_search import nodes_of
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
     full_graph_from_slots,
@@ -49,11 +53,13 @@ def export_bundle(
     options: ExportOptions | None = None,
     progress: Progress = lambda _: None,
     checked: Callable[[Check], None] = lambda _: None,
+    check_engine: EngineCheck | None = None,
 ) -> Manifest:
     """Write ``directory`` from the bundle at ``bundle_path``.
 
     progress: called with the name of each step
     checked: called with each verification result
+    check_engine: compares an engine with the golden tensors; without it the manifest says that this was not done
     Raises ExportError, BudgetError, VerificationError (nothing is written), MissingDependencyError (the graphs are
     written, the engine is not), EngineError.
     """
@@ -68,25 +74,31 @@ def export_bundle(
         progress("tracing the model")
         traced = slots_graph_from_model(model, options.opset)
         card = _card(bundle, model, traced, options)
-        entries = list(_write_graphs(folder, traced, card, source, options, progress))
-        checks = []
-        for check in _checks(folder, entries, bundle, model, options, progress):
-            checked(check)
-            checks.append(check)
-        require_passed(checks)
+        write = partial(_write_graphs, folder, traced, card, source, options, progress)
+        check = _checker(folder, bundle, model, options, progress)
+        entries: list[Entry] = []
+        checks: list[Check] = []
+        for precision in options.precisions:
+            graphs, results = checked_graphs(precision, traced, write, check, options, progress)
+            entries += graphs
+            for result in results:
+                checked(result)
+                checks.append(result)
+        require_passed(checks, [e.path for e in entries if e.precision != "fp32" and not options.auto_fp32])
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle.golden))
-        engines, failure = _engines(folder, Path(directory), entries, card, options, progress)
-        if options.strip_functions:
-            entries = [_stripped(folder, entry) for entry in entries]
         manifest = Manifest(
             model=card,
-            files=[*entries, entry_from_file(folder, GOLDEN_FILE, "golden"), *engines],
+            files=[*entries, entry_from_file(folder, GOLDEN_FILE, "golden")],
             source=source,
             opset=options.opset,
             versions=_versions(),
             verification=report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
+        engines, failure = _engines(folder, Path(directory), manifest, entries, options, progress, check_engine)
+        if options.strip_functions:
+            entries = [_stripped(folder, entry) for entry in entries]
+        manifest = replace(manifest, files=[*entries, *manifest.entries("golden"), *engines])
         (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
     if failure is not None:
         raise type(failure)(f"{failure} The graphs are written to {directory}.") from failure
@@ -94,18 +106,25 @@ def export_bundle(
 
 
 def _engines(
-    folder: Path, target: Path, graphs: list[Entry], card: ModelCard, options: ExportOptions, progress: Progress
+    folder: Path,
+    target: Path,
+    manifest: Manifest,
+    graphs: list[Entry],
+    options: ExportOptions,
+    progress: Progress,
+    check: EngineCheck | None,
 ) -> tuple[list[Entry], EngineError | MissingDependencyError | None]:
     """The engines, and the error that stopped the build: the graphs are written without them."""
     if options.trt and (target / TIMING_CACHE).is_file():
         shutil.copy2(target / TIMING_CACHE, folder / TIMING_CACHE)
-    built: list[Entry] = []
+    built: dict[str, Entry] = {}
+    failure = None
     try:
-        for entry in engines_from_graphs(folder, graphs, card, options, progress):
-            built.append(entry)
+        for entry in engines_from_graphs(folder, manifest, graphs, options, progress, check):
+            built[entry.path] = entry
     except (EngineError, MissingDependencyError) as error:
-        return built, error
-    return built, None
+        failure = error
+    return [entry for entry in built.values() if (folder / entry.path).is_file()], failure
 
 
 def _stripped(folder: Path, entry: Entry) -> Entry:
@@ -141,16 +160,24 @@ def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[
 
 
 def _write_graphs(
-    folder: Path, traced: ir.Model, card: ModelCard, source: dict[str, str], options: ExportOptions, progress: Progress
+    folder: Path,
+    traced: ir.Model,
+    card: ModelCard,
+    source: dict[str, str],
+    options: ExportOptions,
+    progress: Progress,
+    precision: Precision,
+    kept_fp32: dict[str, Any],
 ) -> Iterator[Entry]:
-    for precision in options.precisions:
-        for name, graph, details in _forms(cast_precision(traced, precision), card.num_patches, options):
-            name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
-            progress(f"writing {name}")
-            graph.producer_name, graph.producer_version = "tokfilter", __version__
-            graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
-            weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
-            yield entry_from_file(folder, name, runtime="onnx", precision=precision, external=weights, **details)
+    slots = cast_precision(traced, precision, nodes_of(kept_fp32))
+    for name, graph, details in _forms(slots, card.num_patches, options):
+        name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
+        progress(f"writing {name}")
+        graph.producer_name, graph.producer_version = "tokfilter", __version__
+        graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
+        weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
+        details |= {"runtime": "onnx", "precision": precision, "external": weights, "kept_fp32": kept_fp32}
+        yield entry_from_file(folder, name, **details)
 
 
 def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[tuple[str, ir.Model, dict[str, Any]]]:
@@ -176,18 +203,23 @@ def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, bud
     return {f"tokfilter.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
-def _checks(
-    folder: Path, entries: list[Entry], bundle: Bundle, model: FilteredViT, options: ExportOptions, progress: Progress
-) -> Iterator[Check]:
+def _checker(
+    folder: Path, bundle: Bundle, model: FilteredViT, options: ExportOptions, progress: Progress
+) -> Callable[[list[Entry]], Iterator[Check]]:
+    """What compares graphs with torch, whose outputs are computed once; no checks where none are asked for."""
     if not options.verify:
-        return
+        return lambda entries: iter(())
     reference, golden = Reference(model), golden_image_set(bundle)
     reference.trust(bundle, golden)
     others = [image_set_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
     budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches)
-    for entry in entries:
-        progress(f"verifying {entry.path}")
-        yield from check_graph(folder, entry, reference, golden, others, budgets)
+
+    def check(entries: list[Entry]) -> Iterator[Check]:
+        for entry in entries:
+            progress(f"verifying {entry.path}")
+            yield from check_graph(folder, entry, reference, golden, others, budgets)
+
+    return check
 
 
 def _arrays(golden: Golden) -> dict[str, Any]:

@@ -6,6 +6,7 @@ These stay fp32:
   ones. The patch embedding and the filter are 1 to 3 % of the MACs.
 * layer norms and sums over tokens: their squares and sums exceed fp16's range and bf16's digits.
 * the inputs and outputs of the graph.
+* the nodes that a caller names: those that overflow or lose too many digits (``fp32_search`` finds them).
 
 Everything else, weights included, is fp16 or bf16. Softmax is too: the matrix products around it round its input and
 output in any case, engines accumulate inside it in fp32, and fused attention needs it between two low-precision
@@ -16,6 +17,7 @@ Libraries that were considered: onnxconverter-common has no bf16, NVIDIA's AutoC
 packages, and neither keeps the scores in fp32 and the logits not.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 import ml_dtypes
@@ -25,9 +27,9 @@ import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node
-from tokfilter.export.simplify import without_dead_code
+from tokfilter.kernels.op import NAME
 
-__all__ = ["LOW_TYPES", "cast_precision", "emulate_bf16"]
+__all__ = ["LOW_TYPES", "cast_precision", "retype", "with_fp32_nodes"]
 
 LOW_TYPES: Final = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
@@ -45,37 +47,34 @@ _WIDE_OPS: Final = {
     "RMSNormalization",
 }
 
-_MOVES: Final = {
-    "Cast",
-    "Concat",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "TokenSelect",
-    "Transpose",
-    "Unsqueeze",
-}
-"""Ops that move numbers without rounding."""
 
-
-def cast_precision(slots_graph: ir.Model, precision: str) -> ir.Model:
+def cast_precision(slots_graph: ir.Model, precision: str, fp32: Collection[str] = ()) -> ir.Model:
     """A copy of a traced fp32 graph (the slots form) in ``precision``. Raises ExportError.
 
     The other forms are made from it, so that they share its types.
+
+    fp32: names of further nodes that stay fp32
     """
     graph = slots_graph.clone()
     if precision == "fp32":
         return graph
     passes.ShapeInferencePass()(graph)
-    _CastPass(graph.graph, precision).apply(_ancestors(select_node(graph)), select_node(graph))
-    return without_dead_code(graph)
+    _CastPass(graph.graph, precision).apply(_ancestors(select_node(graph)) | _named(graph, fp32))
+    passes.RemoveUnusedNodesPass()(graph)
+    return graph
+
+
+def with_fp32_nodes(graph: ir.Model, precision: str, fp32: Collection[str]) -> ir.Model:
+    """A copy of a cast graph, in any form, in which further nodes are fp32: those whose names are given.
+
+    For where the fp32 graph is not at hand. Weights of these nodes keep the digits that the cast left them.
+    """
+    wide = graph.clone()
+    passes.ShapeInferencePass()(wide)
+    were_fp32 = _uncast(wide.graph, LOW_TYPES[precision])
+    _CastPass(wide.graph, precision).apply(were_fp32 | _named(wide, fp32))
+    passes.RemoveUnusedNodesPass()(wide)
+    return wide
 
 
 class _CastPass:
@@ -87,21 +86,20 @@ class _CastPass:
         self.low = LOW_TYPES[precision]
         self.other: dict[ir.Value, ir.Value] = {}
 
-    def apply(self, wide: set[ir.Node], select: ir.Node) -> None:
+    def apply(self, wide: set[ir.Node]) -> None:
+        """Cast every node but those in ``wide`` and those whose op is."""
         for node in list(self.graph):
-            if node in wide:
-                continue
-            if node is select:
+            if node.op_type == NAME:
                 self._take(node, 0, self.low)
-                _retype(node.outputs[0], self.low)
+                retype(node.outputs[0], self.low)
                 continue
-            kind = ir.DataType.FLOAT if node.op_type in _WIDE_OPS else self.low
+            kind = ir.DataType.FLOAT if node in wide or node.op_type in _WIDE_OPS else self.low
             if any(value is not None and value.dtype in (ir.DataType.FLOAT, self.low) for value in node.inputs):
                 for position in range(len(node.inputs)):
                     self._take(node, position, kind)
                 for output in node.outputs:
                     if output.dtype == ir.DataType.FLOAT:
-                        _retype(output, kind)
+                        retype(output, kind)
         for position, output in enumerate(self.graph.outputs):
             if output.dtype == self.low:
                 self.graph.outputs[position] = self._widened_output(output)
@@ -149,6 +147,39 @@ class _CastPass:
         return wide
 
 
+def _named(graph: ir.Model, names: Collection[str]) -> set[ir.Node]:
+    return {node for node in graph.graph if node.name in names}
+
+
+def _uncast(graph: ir.Graph, low: ir.DataType) -> set[ir.Node]:
+    """Undo a cast in place: every value is fp32 again. Returns the nodes that were fp32."""
+    casts = [node for node in graph if node.op_type == "Cast" and _is_between(node, low)]
+    wide = {node for node in graph if not any(output.dtype == low for output in node.outputs)} - set(casts)
+    for cast in casts:
+        source, result = cast.inputs[0], cast.outputs[0]
+        assert source is not None
+        if result in graph.outputs:
+            source.name, result.name = result.name, f"{result.name}_cast"
+            graph.outputs[graph.outputs.index(result)] = source
+        result.replace_all_uses_with(source)
+        graph.remove(cast, safe=True)
+    for value in graph.initializers.values():
+        if value.const_value is not None and value.dtype == low:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+            retype(value, ir.DataType.FLOAT)
+    for node in graph:
+        for output in node.outputs:
+            if output.dtype == low:
+                retype(output, ir.DataType.FLOAT)
+    return wide
+
+
+def _is_between(cast: ir.Node, low: ir.DataType) -> bool:
+    """Whether a Cast turns fp32 into the low type, or back."""
+    source = cast.inputs[0]
+    return source is not None and {source.dtype, cast.outputs[0].dtype} == {ir.DataType.FLOAT, low}
+
+
 def _ancestors(node: ir.Node) -> set[ir.Node]:
     found: set[ir.Node] = set()
     waiting = [node]
@@ -161,45 +192,11 @@ def _ancestors(node: ir.Node) -> set[ir.Node]:
     return found
 
 
-def _retype(value: ir.Value, kind: ir.DataType) -> None:
+def retype(value: ir.Value, kind: ir.DataType) -> None:
+    """Give a value the element type ``kind``."""
     value.type = ir.TensorType(kind)
 
 
 def _describe(value: ir.Value, name: str, kind: ir.DataType, shape: ir.Shape | None) -> None:
     value.name, value.shape = name, shape
-    _retype(value, kind)
-
-
-def emulate_bf16(graph: ir.Model) -> ir.Model:
-    """An fp32 graph that rounds where ``graph`` does: ONNX Runtime's CPU has no kernels for bf16.
-
-    Weights are cast to fp32, which is exact, and every result of a bf16 operation is rounded to bf16 and back, as by
-    hardware that multiplies in bf16 and accumulates in fp32.
-    """
-    emulated = graph.clone()
-    passes.ShapeInferencePass()(emulated)
-    low_types = set(LOW_TYPES.values())
-    for value in emulated.graph.initializers.values():
-        if value.const_value is not None and value.dtype in low_types:
-            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
-            _retype(value, ir.DataType.FLOAT)
-    for node in list(emulated.graph):
-        low = [output for output in node.outputs if output.dtype in low_types]
-        for output in low:
-            if node.op_type not in _MOVES or node.op_type == "Cast":
-                _round_trip(emulated.graph, node, output)
-            _retype(output, ir.DataType.FLOAT)
-        if node.op_type == "Cast" and low:
-            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
-    return emulated
-
-
-def _round_trip(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
-    assert output.dtype is not None
-    down = ir.node("Cast", [output], {"to": output.dtype}, name=f"{output.name}/round")
-    back = ir.node("Cast", [down.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{output.name}/widen")
-    output.replace_all_uses_with(back.outputs[0])
-    down.replace_input_with(0, output)
-    for result, name in ((down.outputs[0], "rounded"), (back.outputs[0], "widened")):
-        result.name = f"{output.name}_{name}"
-    graph.insert_after(node, [down, back])
+    retype(value, kind)

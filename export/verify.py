@@ -5,8 +5,8 @@ own budget; names, shapes, kept tokens and logits. Tolerances: ``artifacts.compa
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices, compare_logits
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
-from tokfilter.export.onnx_file import cpu_session
+from tokfilter.export.fp32_search import FP32_REMEDY
+from tokfilter.export.onnx_file import cpu_session, emulated_session
 from tokfilter.export.reference import Array, Expected, ImageSet, Reference
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
 
 _BATCH: Final = 8
 _RAN_IN: Final = {
-    "bf16": "ONNX Runtime, CPU, emulated: an fp32 graph that rounds to bf16 after every operation (no bf16 kernels)"
+    "fp16": "ONNX Runtime, CPU; and emulated: an fp32 graph that rounds to fp16 after every operation",
+    "bf16": "ONNX Runtime, CPU, emulated: an fp32 graph that rounds to bf16 after every operation (no bf16 kernels)",
 }
 
 
@@ -38,6 +40,7 @@ class Check:
     overlap: fraction of kept tokens in common with torch's
     near_ties: number of kept tokens that differ in a near tie
     worst_image, worst_token: where the largest difference is
+    emulated: whether an fp32 graph ran that rounds to the low type after every operation
     errors: empty when the graph passed
     """
 
@@ -55,6 +58,7 @@ class Check:
     near_ties: int
     worst_image: str
     worst_token: int | None
+    emulated: bool
     errors: tuple[str, ...]
 
     @property
@@ -84,16 +88,22 @@ def check_graph(
 
     budgets: for the form whose budget is an input
     """
-    session = cpu_session(directory / entry.path, entry.precision)
+    path = directory / entry.path
+    session = cpu_session(path, entry.precision)
     errors = _signature_errors(session, entry)
     if errors:
         return [_refused(entry, errors)]
     elastic = entry.role != "full" and entry.budget is None
     own: Sequence[int | None] = budgets if elastic else [entry.budget]
     default = reference.model.keep_tokens if elastic else entry.budget
-    plan = [(golden, batch, k) for k in own for batch in _batches(len(golden.images))]
+    batches = _batches(len(golden.images))
+    plan = [(golden, batch, k) for k in own for batch in batches]
     plan += [(image_set, _BATCH, default) for image_set in others]
-    return [_check(session, entry, reference, image_set, batch, k) for image_set, batch, k in plan]
+    checks = [_check(session, entry, reference, *wanted) for wanted in plan]
+    if entry.precision == "fp16":  # also as a GPU rounds, which ONNX Runtime's CPU does not
+        emulated = emulated_session(path)
+        checks += [replace(_check(emulated, entry, reference, golden, batches[-1], k), emulated=True) for k in own]
+    return checks
 
 
 def report_from_checks(checks: Sequence[Check]) -> dict[str, Any]:
@@ -114,17 +124,24 @@ def _check_as_dict(check: Check) -> dict[str, Any]:
     return fields
 
 
-def require_passed(checks: Sequence[Check]) -> None:
-    """Raise VerificationError that names the worst graph, image and token, unless every check passed."""
+def require_passed(checks: Sequence[Check], repairable: Collection[str] = ()) -> None:
+    """Raise VerificationError that names the worst graph, image and token, unless every check passed.
+
+    repairable: paths of graphs for which --auto-fp32 is a remedy
+    """
     failed = [check for check in checks if not check.passed]
     if not failed:
         return
     worst = max(failed, key=lambda check: check.relative)
     token = "" if worst.worst_token is None else f", patch token {worst.worst_token}"
     budget = "every token" if worst.budget is None else f"{worst.budget} tokens"
+    remedy = f" {FP32_REMEDY}" if all(check.path in repairable for check in failed) else ""
+    common = "" if worst.overlap is None else f", {worst.overlap:.1%} of the kept tokens equal"
     raise VerificationError(
         f"{len(failed)} of {len(checks)} checks failed; nothing was written. Worst: {worst.path} with {budget}, batch "
-        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.errors)}."
+        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.errors)} (first class equal on {worst.top1:.0%} "
+        f"of the images, cosine {worst.cosine:.6f}, largest difference {worst.relative:.2g} of the image's largest "
+        f"logit{common}).{remedy}"
     )
 
 
@@ -144,7 +161,7 @@ def _signature_errors(session: Any, entry: Entry) -> tuple[str, ...]:
 def _refused(entry: Entry, errors: tuple[str, ...]) -> Check:
     infinite = math.inf
     return Check(
-        entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, errors
+        entry.path, "golden", 0, 0, entry.budget, infinite, infinite, infinite, 0, 0, None, 0, "-", None, False, errors
     )
 
 
@@ -174,6 +191,7 @@ def _check(
         near_ties=0 if indices is None else indices.near_ties,
         worst_image=image_set.labels[rows[row]],
         worst_token=token,
+        emulated=entry.precision == "bf16",
         errors=(*(() if indices is None else indices.errors), *compared.errors),
     )
 

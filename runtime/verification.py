@@ -7,17 +7,19 @@ from typing import Final
 
 import numpy as np
 
-from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
+from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices, compare_logits
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest
-from tokfilter.errors import VerificationError
+from tokfilter.errors import MissingDependencyError, VerificationError
 from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.session import Array, Budgets, Session
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
+from tokfilter.trt.gpus import gpus
 
-__all__ = ["Verdict", "checked_files", "verdicts", "verify"]
+__all__ = ["Verdict", "check_engine", "checked_files", "verdicts", "verify"]
 
 _ROLES: Final[tuple[Role, ...]] = ("full", "filtered")
+_NOT_MEASURED: Final = "No time was taken; export and verify again."
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,40 @@ def verdicts(
     """
     options = options or SessionOptions()
     for chosen in _model_files(directory, options):
-        golden = golden_of(chosen.directory, chosen.manifest)
-        with session_from_model_file(chosen, options) as session:
-            for batch in batches or _batches(chosen.entry):
-                for k in _budgets(golden, session.budgets):
-                    yield verify(session, chosen, golden, batch, k)
+        yield from _verdicts(chosen, options, batches or _batches(chosen.entry), _NOT_MEASURED)
+
+
+def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> None:
+    """Compare an engine with the golden tensors before it is called done: `tokfilter engine` and `export` call this.
+
+    At each budget that torch computed, and at the smallest, usual and largest batch. ``manifest`` lists the golden
+    tensors and the plugin; the engine ``entry`` need not stand in it yet.
+    Raises VerificationError with figures; MissingDependencyError where this machine cannot run the engine; EngineError
+    where it should and does not; DataError.
+    """
+    _require_target(entry)
+    options = SessionOptions(runtime=entry.runtime or "tensorrt", precision=entry.precision or "fp32")
+    batches = sorted({*_batches(entry), *(entry.batch_range or ())})
+    for _ in _verdicts(ModelFile(directory, manifest, entry), options, batches, remedy=""):
+        pass
+
+
+def _require_target(entry: Entry) -> None:
+    """Raise MissingDependencyError where a TensorRT-RTX plan was built for other GPUs than those of this machine."""
+    targets = entry.target.get("compute_capabilities", "all")
+    here = {f"SM{gpu.compute_capability.replace('.', '')}" for gpu in gpus() if gpu.compute_capability}
+    if targets != "all" and here and not here & {str(name).upper() for name in targets}:
+        raise MissingDependencyError(
+            f"it was built for {', '.join(map(str, targets))}, and this machine's GPU is {', '.join(sorted(here))}"
+        )
+
+
+def _verdicts(chosen: ModelFile, options: SessionOptions, batches: Sequence[int], remedy: str) -> Iterator[Verdict]:
+    golden = golden_of(chosen.directory, chosen.manifest)
+    with session_from_model_file(chosen, options) as session:
+        for batch in batches:
+            for k in _budgets(golden, session.budgets):
+                yield verify(session, chosen, golden, batch, k, remedy)
 
 
 def _model_files(directory: str | Path, options: SessionOptions) -> Iterator[ModelFile]:
@@ -86,10 +117,19 @@ def _budgets(golden: GoldenArrays, served: Budgets) -> list[int]:
     return sorted({served.default} | {k for k in golden.logits if served.low <= k <= served.high})
 
 
-def verify(session: Session, model_file: ModelFile, golden: GoldenArrays, batch: int, k: int) -> Verdict:
+def verify(
+    session: Session,
+    model_file: ModelFile,
+    golden: GoldenArrays,
+    batch: int,
+    k: int,
+    remedy: str = _NOT_MEASURED,
+) -> Verdict:
     """Run the golden images in batches of ``batch`` at k tokens and compare. Raises VerificationError with figures.
 
     Logits are compared on the images whose kept tokens are the golden ones: other tokens give other logits.
+
+    remedy: the last sentence of the error message
     """
     entry = model_file.entry
     tolerance = TOLERANCES[entry.precision or "fp32"]
@@ -104,13 +144,13 @@ def verify(session: Session, model_file: ModelFile, golden: GoldenArrays, batch:
         same, common = indices.overlap == 1.0, float(indices.overlap.mean())
         errors += indices.errors
     expected = golden.full if k == golden.scores.shape[1] else golden.logits.get(k)
-    difference = top1 = None
+    difference = top1 = cosine = None
     if not np.isfinite(logits).all():
         difference = float("inf")
         errors.append("logits hold NaN or infinity")
     elif expected is not None and same.any():
         compared = compare_logits(logits[same], expected[rows][same], tolerance)
-        difference, top1 = compared.relative, compared.top1
+        difference, top1, cosine = compared.relative, compared.top1, compared.cosine
         errors += compared.errors
     elif expected is not None:
         errors.append("no image keeps the golden tokens, so no logits can be compared")
@@ -126,7 +166,7 @@ def verify(session: Session, model_file: ModelFile, golden: GoldenArrays, batch:
         same_indices=common,
     )
     if errors:
-        raise VerificationError(_message(verdict, errors, tolerance.common))
+        raise VerificationError(f"{_message(verdict, cosine, errors, tolerance)} {remedy}".rstrip())
     return verdict
 
 
@@ -144,11 +184,14 @@ def _compared(logits: bool, indices: bool) -> str:
     return " and ".join(word for word, there in (("logits", logits), ("indices", indices)) if there) or "logits"
 
 
-def _message(verdict: Verdict, errors: Sequence[str], least_common: float) -> str:
-    difference = "not compared" if verdict.largest_difference is None else f"{verdict.largest_difference:.2g}"
-    common = "not compared" if verdict.same_indices is None else f"{verdict.same_indices:.3g}"
+def _message(verdict: Verdict, cosine: float | None, errors: Sequence[str], tolerance: Tolerance) -> str:
+    def shown(value: float | None, form: str) -> str:
+        return "not compared" if value is None else format(value, form)
+
     return (
         f"{verdict.path} differs from the golden tensors at a batch of {verdict.batch} and {verdict.tokens} tokens: "
-        f"logits {difference} (expected at most {verdict.tolerance:g} of the image's largest), kept tokens in common "
-        f"{common} (expected {least_common:g}); {'; '.join(errors)}. No time was taken; export and verify again."
+        f"logits {shown(verdict.largest_difference, '.2g')} (expected at most {tolerance.relative:g} of the image's "
+        f"largest), cosine {shown(cosine, '.6f')} (expected {tolerance.cosine:g}), first class equal on "
+        f"{shown(verdict.same_top1, '.0%')} of the images, kept tokens in common {shown(verdict.same_indices, '.3g')} "
+        f"(expected {tolerance.common:g}); {'; '.join(errors)}."
     )

@@ -26,7 +26,8 @@ def run(*arguments):
 def test_an_export_tells_each_check_and_each_file(quick, bundle_file, tmp_path):
     result = run("export", bundle_file, "-o", tmp_path / "out", "--keep", "0.5", "--keep", "3", "--precision", "fp16")
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("✓") == 16
+    assert result.stdout.count("✓") == 24
+    assert result.stdout.count("rounded to fp16") == 8
     assert "✗" not in result.stdout
     for name in ("model.fp16.onnx", "model.k3.fp16.onnx", "model.k8.fp16.onnx", "full.fp16.onnx", "golden.npz"):
         assert str(tmp_path / "out" / name) in result.stdout

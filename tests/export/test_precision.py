@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from tokfilter.errors import ExportError
+from tokfilter.export.emulation import emulate_low_precision
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, select_node
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
-from tokfilter.export.precision import LOW_TYPES, cast_precision, emulate_bf16
+from tokfilter.export.precision import LOW_TYPES, cast_precision
 
 LOW = ["fp16", "bf16"]
 PATCHES = 16
@@ -93,7 +94,7 @@ def test_the_twin_rounds_after_each_operation(tmp_path):
     )
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape).astype(np.float16) for shape in ((4, 8), (8, 4)))
-    session = cpu_session(saved(emulate_bf16(graph), tmp_path), "fp32")
+    session = cpu_session(saved(emulate_low_precision(graph), tmp_path), "fp32")
     (found,) = session.run(None, {"a": a.astype(np.float32), "b": b.astype(np.float32)})
     product = (a.astype(np.float32) @ b.astype(np.float32)).astype(np.float16).astype(np.float32)
     shares = np.exp(product - product.max(-1, keepdims=True))
