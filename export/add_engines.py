@@ -14,7 +14,7 @@ from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.engine_gate import EngineCheck
-from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
+from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs, no_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.kernels.build import plugin_path
 
@@ -27,7 +27,9 @@ def add_engines(
     progress: Callable[[str], None] = lambda _: None,
     check: EngineCheck | None = None,
 ) -> list[Entry]:
-    """Build engines of each graph in ``options.precisions`` and list them in the manifest; returns their entries.
+    """Build engines in ``options.precisions`` and list them in the manifest; returns their entries.
+
+    Each is built from the graph in its precision; TensorRT 8 builds all of them from the fp32 graphs.
 
     ``check`` compares each with the golden tensors before it moves into the directory. The plugin is the one that
     ``options`` names, that `tokfilter plugin build` left here, or that the directory holds.
@@ -59,14 +61,11 @@ def add_engines(
 
 
 def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:
+    """Graphs that engines may be built from: of the precisions asked for, and fp32 ones, which TensorRT 8 needs."""
     there = [entry for entry in manifest.files if entry.runtime == "onnx"]
-    graphs = [entry for entry in there if entry.precision in options.precisions]
+    graphs = [entry for entry in there if entry.precision in (*options.precisions, "fp32")]
     if not graphs:
-        known = ", ".join(sorted({str(entry.precision) for entry in there})) or "no graphs at all"
-        raise ExportError(
-            f"expected a graph in {', '.join(options.precisions)} to build from; this export has {known}. Choose "
-            "another --precision, or export with this one."
-        )
+        raise ExportError(no_graph(there, options.precisions))
     return graphs
 
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tokfilter.artifacts.manifest import Entry, Manifest, entry_from_file
-from tokfilter.errors import MissingDependencyError
+from tokfilter.errors import EngineError, ExportError, MissingDependencyError
 from tokfilter.export.engine_gate import EngineCheck, EngineGate
-from tokfilter.export.options import ExportOptions
+from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.kernels.build import plugin_path
-from tokfilter.trt.build import BuildOptions, build_engine
-from tokfilter.trt.module import EngineKind, tensorrt_module
-from tokfilter.trt.versions import SINCE, supports
+from tokfilter.trt.build import BuildOptions, build_engine, check_precision
+from tokfilter.trt.module import EngineKind, name_and_version, tensorrt_module
+from tokfilter.trt.versions import MAX_TOPK, supports, way_of
 
-__all__ = ["TIMING_CACHE", "engines_from_graphs"]
+__all__ = ["TIMING_CACHE", "engines_from_graphs", "no_graph"]
 
 TIMING_CACHE: Final = "timing.cache"
 _SUFFIXES: Final[dict[EngineKind, str]] = {"tensorrt": ".plan", "tensorrt-rtx": ".rtx.plan"}
@@ -68,12 +68,14 @@ def _plugin(options: ExportOptions) -> Path | None:
 
 def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: Path | None) -> Iterator[Entry]:
     folder, options, card = gate.folder, gate.options, gate.manifest.model
+    module = tensorrt_module(kind)
     budget = options.budget_profile(card.num_patches, card.keep)
-    for graph in graphs:
-        name = f"{graph.path.removesuffix('.onnx')}{_SUFFIXES[kind]}"
+    for graph, precision in _sources(module, graphs, options):
+        name = _plan_name(kind, graph, precision)
         options_of_build = BuildOptions(
             batch=options.batch_range,
             budget=budget,
+            precision=precision,
             plugin=plugin if graph.role == "filtered" else None,
             workspace=options.workspace,
             timing_cache=folder / TIMING_CACHE,
@@ -81,54 +83,104 @@ def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: 
             hardware=options.hardware,
             compute_capabilities=options.compute_capabilities,
         )
+        if graph.role == "filtered" and options_of_build.plugin is None and kind == "tensorrt":
+            _check_budget(module, graph.budget or budget[2])
 
         def build(
             fp32: Sequence[str], graph: Entry = graph, name: str = name, build: BuildOptions = options_of_build
         ) -> Entry:
             gate.progress(f"building {name}")
-            with _graph_to_build(folder, graph, build.plugin, fp32) as source:
-                target = build_engine(kind, source, folder / name, build)
+            with _graph_to_build(module, folder / graph.path, build, fp32) as (source, layers):
+                target = build_engine(kind, source, folder / name, replace(build, fp32_layers=layers))
             return entry_from_file(
                 folder,
                 name,
                 graph.role,
                 runtime=kind,
-                precision=graph.precision,
+                precision=build.precision,
                 budget=graph.budget,
                 batch_range=options.batch_range,
                 budget_range=budget if graph.role == "filtered" and graph.budget is None else None,
                 target=target,
             )
 
-        yield from gate.engines(graph, build)
+        yield from gate.engines(replace(graph, precision=precision), build)
+
+
+def _sources(module: Any, graphs: Sequence[Entry], options: ExportOptions) -> list[tuple[Entry, Precision]]:
+    """The graph and the precision of each engine. TensorRT 8 makes every engine from an fp32 graph."""
+    if way_of(module).precision == "types":
+        typed = [(graph, own) for graph in graphs for own in options.precisions if graph.precision == own]
+        if not typed:
+            raise ExportError(no_graph(graphs, options.precisions))
+        return typed
+    for precision in options.precisions:
+        check_precision(module, precision)
+    exact = [graph for graph in graphs if graph.precision == "fp32"]
+    if not exact:
+        raise ExportError(
+            f"{name_and_version(module)} builds every engine from an fp32 graph, fp16 ones too, and this export has "
+            "none. Export with `--precision fp32 --precision fp16`."
+        )
+    return [(graph, precision) for precision in options.precisions for graph in exact]
+
+
+def no_graph(graphs: Sequence[Entry], precisions: Sequence[str]) -> str:
+    """The error that no graph is in one of ``precisions``."""
+    known = ", ".join(sorted({str(graph.precision) for graph in graphs})) or "no graphs at all"
+    return (
+        f"expected a graph in {', '.join(precisions)} to build from; this export has {known}. Choose another "
+        "--precision, or export with this one."
+    )
+
+
+def _plan_name(kind: EngineKind, graph: Entry, precision: Precision) -> str:
+    """The graph's name with the suffix of a plan, and the precision where the graph is of another."""
+    own = "" if graph.precision == precision else f".{precision}"
+    return f"{graph.path.removesuffix('.onnx')}{own}{_SUFFIXES[kind]}"
+
+
+def _check_budget(module: Any, most: int) -> None:
+    if most > MAX_TOPK:
+        raise EngineError(
+            f"TopK of {name_and_version(module)} keeps at most {MAX_TOPK} tokens; got a budget of up to {most}. Lower "
+            "--budget, or build with the plugin, which has no such limit."
+        )
 
 
 @contextmanager
-def _graph_to_build(folder: Path, graph: Entry, plugin: Path | None, fp32: Sequence[str]) -> Iterator[Path]:
-    """The file of ``graph``, or a changed copy of it.
+def _graph_to_build(
+    module: Any, graph: Path, build: BuildOptions, fp32: Sequence[str]
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The file that this TensorRT reads, and the nodes whose layers it is told to keep in fp32.
 
-    Without model-local functions where TensorRT would take them instead of the plugin, and with the nodes ``fp32`` cast
-    to it.
+    ``graph``, or a copy: without model-local functions where TensorRT would take them instead of the plugin, with the
+    nodes ``fp32`` cast to it, or rewritten for TensorRT 8, which is told names instead.
     """
-    strip = plugin is not None and not supports(tensorrt_module("tensorrt"), "plugin preferred to function")
-    if not strip and not fp32:
-        yield folder / graph.path
+    way = way_of(module)
+    strip = build.plugin is not None and not supports(module, "plugin preferred to function")
+    if way.graph == "typed" and not strip and not fp32:
+        yield graph, ()
         return
     try:
         from tokfilter.export.functions import without_functions
         from tokfilter.export.onnx_file import load_graph, save_graph
+        from tokfilter.export.tensorrt8 import graph_for_tensorrt8
+        from tokfilter.export.tensorrt8_nodes import fp32_nodes
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"TensorRT before {'.'.join(map(str, SINCE['plugin preferred to function']))} takes a graph's function "
-            f"instead of the plugin. Removing the function needs the package {error.name}: pip install onnx-ir, or "
-            "build from native ops with --no-plugin."
+            f"{name_and_version(module)} needs a changed copy of the graph. Writing it needs the package {error.name}: "
+            "pip install onnx onnx-ir."
         ) from error
-    changed = load_graph(folder / graph.path)
-    if fp32:
+    changed, layers = load_graph(graph), tuple(fp32)
+    if way.graph != "typed":
+        changed = graph_for_tensorrt8(changed, plugin=build.plugin is not None)
+        layers = tuple(dict.fromkeys((*fp32_nodes(changed), *fp32))) if build.precision == "fp16" else ()
+    elif fp32:
         from tokfilter.export.precision import with_fp32_nodes
 
-        changed = with_fp32_nodes(changed, graph.precision or "fp16", fp32)
+        changed, layers = with_fp32_nodes(changed, build.precision, fp32), ()
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
-        copy = Path(scratch) / graph.path
+        copy = Path(scratch) / graph.name
         save_graph(without_functions(changed) if strip else changed, copy)
-        yield copy
+        yield copy, layers

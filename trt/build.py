@@ -2,8 +2,10 @@
 
 TensorRT builds on the GPU that will run the engine, with TokenSelect's fused kernel from tokfilter's plugin library.
 TensorRT-RTX builds without a GPU, for the compute capabilities that are given, from native ops (it loads no plugins).
+What differs between versions stands in ``trt/versions.py``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,14 +14,16 @@ from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.manifest import Range
 from tokfilter.errors import EngineError
 from tokfilter.trt.gpus import gpus
+from tokfilter.trt.layers import keep_in_fp32
 from tokfilter.trt.module import EngineKind, name_and_version, tensorrt_module
 from tokfilter.trt.network import Network
 from tokfilter.trt.plugins import load_plugins
+from tokfilter.trt.versions import way_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["HARDWARE", "BuildOptions", "build_engine"]
+__all__ = ["HARDWARE", "BuildOptions", "build_engine", "check_precision"]
 
 HARDWARE: Final = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-cc": "SAME_COMPUTE_CAPABILITY"}
 
@@ -29,6 +33,8 @@ class BuildOptions:
     """How to build.
 
     batch, budget: (min, opt, max) of the profile; budget is in tokens
+    precision: fp32, fp16 or bf16. The graph's types decide; TensorRT 8 builds fp16 from an fp32 graph
+    fp32_layers: names of ONNX nodes whose layers stay in fp32 when TensorRT 8 builds fp16
     plugin: the plugin library for TensorRT; None builds from native ops
     workspace: limit of scratch memory in MiB; None leaves TensorRT's
     timing_cache: file that is read if it exists, and written; TensorRT only (TensorRT-RTX would need a GPU)
@@ -39,6 +45,8 @@ class BuildOptions:
 
     batch: Range
     budget: Range
+    precision: str = "fp32"
+    fp32_layers: tuple[str, ...] = ()
     plugin: Path | None = None
     workspace: int | None = None
     timing_cache: Path | None = None
@@ -54,12 +62,14 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
     """
     module = tensorrt_module(kind)
     network = Network(module)
+    check_precision(module, options.precision, options.fp32_layers)
     plugin = options.plugin if kind == "tensorrt" else None
     if plugin is not None:
         load_plugins(module, network.builder.get_plugin_registry(), [plugin])
     network.parse(graph)
     _add_profile(network, options)
     _configure(network, options, plugin)
+    kept = _choose_types(network, options)
     if kind == "tensorrt":
         _load_timing_cache(network.config, options.timing_cache)
     else:
@@ -70,7 +80,37 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
     if kind == "tensorrt" and options.timing_cache is not None:
         with atomic_path(options.timing_cache) as part:
             part.write_bytes(memoryview(network.config.get_timing_cache().serialize()))
-    return _target(kind, module, options, plugin)
+    return _target(kind, module, options, plugin) | kept
+
+
+def check_precision(module: Any, precision: str, fp32_layers: Sequence[str] = ()) -> None:
+    """Raise EngineError where this version builds no engine in ``precision``, or takes no names of layers."""
+    way = way_of(module)
+    if way.precision == "layers" and precision not in ("fp32", "fp16"):
+        raise EngineError(
+            f"{name_and_version(module)} has no {precision}: expected fp32 or fp16. Choose one with --precision, or "
+            "build with TensorRT 10.3 or later."
+        )
+    if way.precision == "types" and fp32_layers:
+        raise EngineError(
+            f"{name_and_version(module)} takes every layer's type from the graph; got {len(fp32_layers)} layers to "
+            "keep in fp32. Only TensorRT 8 is given their names."
+        )
+
+
+def _choose_types(network: Network, options: BuildOptions) -> dict[str, Any]:
+    """In TensorRT 8: let the builder choose fp16, except for ``fp32_layers``. Returns what the manifest says of it."""
+    if network.way.precision == "types":
+        return {}
+    flags = network.module.BuilderFlag
+    target: dict[str, Any] = {"graph": network.way.graph, "plugin_interface": network.way.plugin}
+    if options.precision == "fp16":
+        network.config.set_flag(flags.FP16)
+        if options.fp32_layers:
+            network.config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+        missing = set(keep_in_fp32(network.module, network.definition, options.fp32_layers))
+        target["fp32_layers"] = [name for name in options.fp32_layers if name not in missing]
+    return target
 
 
 def _add_profile(network: Network, options: BuildOptions) -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import EngineError
-from tokfilter.trt.log import error_log, logged_errors
+from tokfilter.trt.driver import driver_failure
+from tokfilter.trt.log import error_log, logged_errors, start_failure
 from tokfilter.trt.module import name_and_version
 from tokfilter.trt.plugins import load_plugins, plugin_is_registered
 from tokfilter.trt.remedies import BUILD_AGAIN, LOAD_REMEDIES, remedy
+from tokfilter.trt.versions import way_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -75,15 +77,20 @@ def engine_from_memory(module: Any, plan: "trt.IHostMemory") -> "tuple[trt.ICuda
 
 def _new_runtime(module: Any) -> "trt.Runtime":
     log = error_log(module)
-    log.errors.clear()
-    try:
-        runtime: trt.Runtime = module.Runtime(log)
-    except (TypeError, RuntimeError) as error:  # the binding got a null pointer, and reports no more
-        raise EngineError(
-            f"{name_and_version(module)} does not start: {logged_errors(module)}. It needs an NVIDIA driver for its "
-            "CUDA version: install or update the driver; `tokfilter doctor` shows it."
-        ) from error
-    return runtime
+    logged_errors(module)
+    # Without a driver, TensorRT 8.6.0's Runtime ends the process with a segmentation fault (tried).
+    reason = driver_failure() if way_of(module).network == "EXPLICIT_BATCH" else None
+    cause: Exception | None = None
+    if reason is None:
+        try:
+            runtime: trt.Runtime = module.Runtime(log)
+            return runtime
+        except (TypeError, RuntimeError) as error:  # the binding got a null pointer, and reports no more
+            reason, cause = start_failure(module, error), error
+    raise EngineError(
+        f"{name_and_version(module)} does not start: {reason}. It needs an NVIDIA driver for its CUDA version: install "
+        "or update the driver; `tokfilter doctor` shows it."
+    ) from cause
 
 
 def _deserialized(

@@ -1,14 +1,14 @@
-"""A strongly typed network on its way to an engine: parse an ONNX graph, add a profile, build."""
+"""A network on its way to an engine: parse an ONNX graph, add a profile, build."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.trt.log import error_log, join_messages, logged_errors
+from tokfilter.trt.log import error_log, logged_errors, start_failure
 from tokfilter.trt.module import name_and_version
 from tokfilter.trt.remedies import build_failure, parser_messages
-from tokfilter.trt.versions import creation_flags
+from tokfilter.trt.versions import creation_flags, way_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -20,9 +20,11 @@ Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
 
 class Network:
-    """Builder, network and build configuration. Precision comes from the graph's types alone.
+    """Builder, network and build configuration.
 
-    Raises MissingDependencyError where TensorRT has no GPU to build on (TensorRT-RTX needs none).
+    Precision comes from the graph's types alone, in TensorRT 8 from ``trt/layers.py``.
+    Raises EngineError for a version that is not supported, MissingDependencyError where TensorRT has no GPU to build on
+    (TensorRT-RTX needs none).
     """
 
     builder: "trt.Builder"
@@ -30,12 +32,17 @@ class Network:
     config: "trt.IBuilderConfig"
 
     def __init__(self, module: Any) -> None:
-        self.module, self.log = module, error_log(module)
-        self.log.errors.clear()
+        self.module, self.log, self.way = module, error_log(module), way_of(module)
+        if not self.way.python:
+            raise EngineError(
+                f"TensorRT {module.__version__} builds with trtexec, from graphs that `tokfilter export` wrote for it: "
+                "docs/tensorrt-8.md has the commands. Or install TensorRT 8.6 or 10.3 and later."
+            )
+        logged_errors(module)
         try:
             self.builder = module.Builder(self.log)
         except (TypeError, RuntimeError) as error:  # the binding got a null pointer, and reports no more
-            reason = join_messages(tuple(self.log.errors) or (str(error),))
+            reason = start_failure(module, error)
             raise MissingDependencyError(
                 f"{name_and_version(module)} builds engines on the GPU that runs them, and none can be used here "
                 f"({reason}). Run the same command on that machine, with an NVIDIA driver (in a container: --gpus "

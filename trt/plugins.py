@@ -6,7 +6,7 @@ from typing import Any
 
 from tokfilter.errors import EngineError
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
-from tokfilter.trt.log import error_log, logged_errors
+from tokfilter.trt.log import logged_errors
 from tokfilter.trt.module import name_and_version
 
 __all__ = ["load_plugins", "plugin_is_registered"]
@@ -14,14 +14,17 @@ __all__ = ["load_plugins", "plugin_is_registered"]
 
 def plugin_is_registered(module: Any, registry: Any) -> bool:
     """Whether TokenSelect is in the registry. Clears the log: TensorRT logs a plugin that it does not find."""
-    found = registry.get_creator(NAME, VERSION, DOMAIN) is not None
-    error_log(module).errors.clear()
+    # TensorRT 8.6 knows creators of V2 plugins only; a later version finds both kinds with get_creator.
+    find = getattr(registry, "get_creator", None) or registry.get_plugin_creator
+    found = find(NAME, VERSION, DOMAIN) is not None
+    logged_errors(module)
     return found
 
 
 def load_plugins(module: Any, registry: Any, libraries: Iterable[Path]) -> None:
-    """Load libraries with ``getCreators``, unless TokenSelect is registered already: loading it twice fails.
+    """Load libraries, unless TokenSelect is registered already: loading it twice fails.
 
+    libraries: they export ``getCreators``, for TensorRT 8.6 ``getPluginCreators``
     Raises EngineError.
     """
     if plugin_is_registered(module, registry):

@@ -71,9 +71,10 @@ def build_failure(what: str, messages: Sequence[str]) -> str:
 
 
 def parser_messages(errors: Iterable[Any]) -> list[str]:
-    """The ONNX parser's errors (``ParserError``), each with its node."""
+    """The ONNX parser's errors (``ParserError``), each with its node, which 8.6 names in the description only."""
     messages = []
     for error in errors:
-        node = f" at {error.node_operator()} {error.node_name()}".rstrip() if error.node_operator() else ""
+        operator = error.node_operator() if hasattr(error, "node_operator") else ""
+        node = f" at {operator} {error.node_name()}".rstrip() if operator else ""
         messages.append(f"{error.desc().strip().rstrip('.')}{node}")
     return messages

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
-from tokfilter.errors import EngineError
+from tokfilter.errors import EngineError, ExportError
 from tokfilter.export import add_engines as add_engines_module
 from tokfilter.export import engines
 from tokfilter.export.add_engines import add_engines
@@ -57,7 +57,7 @@ def test_engines_are_built_where_torch_and_onnx_are_not(copied):
     assert sorted(contents(copied)) == sorted([*(entry.path for entry in manifest.files), "manifest.json"])
 
 
-def fake_engines(monkeypatch, fails_at=None, version="10.13.0"):
+def fake_engines(monkeypatch, fails_at=None, version="10.13.0", name="tensorrt"):
     """Engines whose bytes name their graph: what is tested is where they go, not TensorRT."""
 
     def engine(kind, graph, plan, options):
@@ -70,7 +70,17 @@ def fake_engines(monkeypatch, fails_at=None, version="10.13.0"):
         return {"version": "10.13", "plugin": options.plugin and options.plugin.name}
 
     monkeypatch.setattr(engines, "build_engine", engine)
-    monkeypatch.setattr(engines, "tensorrt_module", lambda kind: SimpleNamespace(__version__=version))
+    monkeypatch.setattr(engines, "tensorrt_module", lambda kind: SimpleNamespace(__version__=version, __name__=name))
+
+
+@pytest.mark.parametrize(("version", "kind"), [("10.3.0", "tensorrt"), ("1.7.1", "tensorrt-rtx")])
+def test_a_precision_without_a_graph_is_refused_where_types_come_from_the_graph(copied, monkeypatch, version, kind):
+    fake_engines(monkeypatch, version=version, name=kind.replace("-", "_"))
+    options = ExportOptions(trt=kind == "tensorrt", rtx=kind != "tensorrt", plugin=False, precisions=("fp16",))
+    before = contents(copied)
+    with pytest.raises(ExportError, match="expected a graph in fp16 to build from; this export has fp32"):
+        add_engines(copied, options)
+    assert contents(copied) == before
 
 
 def test_building_again_replaces_engines_and_keeps_the_rest(copied, monkeypatch):
@@ -144,7 +154,6 @@ def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):
         (["--trt"], 4, "the package tensorrt cannot be imported"),
         (["--rtx"], 4, "the package tensorrt_rtx cannot be imported"),
         (["--trt", "--plugin", "none.so"], 1, "--plugin: expected a file, but there is none at none.so"),
-        (["--trt", "--precision", "fp16"], 1, "expected a graph in fp16 to build from; this export has fp32."),
         (["--rtx", "--batch", "4:2:8"], 1, "got 4:2:8"),
         (["--rtx", "--batch", "eight"], 1, "eight"),
         (["--rtx", "--budget", "1:8:17"], 1, "max <= 16"),

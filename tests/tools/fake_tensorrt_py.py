@@ -102,7 +102,7 @@ class FakeEngine:
 class FakeLogger:
     """TensorRT's ILogger."""
 
-    Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+    Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
 
 
 class FakeTensorRT:

@@ -10,7 +10,7 @@ from fake_tensorrt_py import fake_runtime_module
 from tokfilter.errors import MissingDependencyError
 from tokfilter.trt.log import error_log, logged_errors
 from tokfilter.trt.module import name_and_version, tensorrt_module
-from tokfilter.trt.versions import creation_flags, supports
+from tokfilter.trt.versions import supports
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,6 @@ def test_messages_name_the_library():
 @pytest.mark.parametrize(("version", "expected"), [("10.3.0", False), ("10.7.0", True), ("11.0.1.2", True)])
 def test_a_plugin_goes_before_a_function_since_10_7(version, expected):
     assert supports(SimpleNamespace(__version__=version), "plugin preferred to function") is expected
-
-
-def test_networks_are_strongly_typed_with_or_without_the_flag():
-    flags = SimpleNamespace(STRONGLY_TYPED=1)
-    assert creation_flags(SimpleNamespace(NetworkDefinitionCreationFlag=flags)) == 2
-    assert creation_flags(SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())) == 0
 
 
 def test_the_log_keeps_errors_once_from_any_thread_and_is_empty_after_reading():

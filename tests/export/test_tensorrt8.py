@@ -1,0 +1,219 @@
+"""Graphs for TensorRT 8: equal to the originals in ONNX Runtime, and of operators that its parsers read."""
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from tokfilter.artifacts.bundle import Architecture
+from tokfilter.errors import ExportError
+from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
+from tokfilter.export.onnx_file import cpu_session, save_graph
+from tokfilter.export.tensorrt8 import graph_for_tensorrt8
+from tokfilter.export.tensorrt8_nodes import check_operators, fp32_nodes
+from tokfilter.kernels.op import DOMAIN, NAME
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.model import FilteredViT
+
+PATCHES = 16
+SMALL = {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8}
+FAMILIES = {
+    "distilled": Architecture("deit_tiny_distilled_patch16_224", SMALL),
+    "average pooling": Architecture("vit_base_patch16_gap_224", SMALL),
+    "registers": Architecture("vit_small_patch14_reg4_dinov2", SMALL | {"img_size": 56, "patch_size": 14}),
+    "attention pooling": Architecture("vit_base_patch16_siglip_224", SMALL),
+    "norm before the blocks": Architecture("vit_base_patch16_clip_224", SMALL),
+    "rotary": Architecture("eva02_tiny_patch14_224", SMALL | {"img_size": 56, "patch_size": 14, "num_heads": 2}),
+    "rotary, one embedding per block": Architecture("vit_small_patch16_rope_mixed_224", SMALL | {"num_heads": 2}),
+}
+
+
+def forms_of(traced):
+    """Every form of a model, with the versions whose parsers read its native ops."""
+    yield traced, ["8.6"]
+    for k in (1, 5, PATCHES):
+        yield fixed_graph_from_slots(traced, k), ["8.5", "8.6"]
+    yield full_graph_from_slots(traced, PATCHES), ["8.5", "8.6"]
+
+
+def session_of(graph, path):
+    save_graph(graph, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    return cpu_session(path, "fp32")
+
+
+def assert_same_results(original, rewritten, size, exact):
+    names = [item.name for item in original.get_inputs()]
+    assert [item.name for item in rewritten.get_inputs()] == names
+    assert [item.name for item in rewritten.get_outputs()] == [item.name for item in original.get_outputs()]
+    for batch, k in itertools.product((1, 3), (1, 5, PATCHES) if "slots" in names else (None,)):
+        feed = {"images": np.random.default_rng(batch).standard_normal((batch, 3, *size), dtype=np.float32)}
+        if k is not None:
+            feed["slots"] = np.zeros(k, np.int32)
+        logits, *indices = original.run(None, feed)
+        found, *kept = rewritten.run(None, feed)
+        np.testing.assert_allclose(found, logits, rtol=0 if exact else 1e-4, atol=2e-6)
+        for expected, got in zip(indices, kept, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_family_gives_the_same_results(architecture, tmp_path):
+    torch.manual_seed(0)
+    model = FilteredViT(create_backbone(architecture)).eval()
+    size = model.backbone.patch_embed.img_size
+    for graph, versions in forms_of(slots_graph_from_model(model)):
+        original = session_of(graph, tmp_path / "original.onnx")
+        for version in versions:
+            rewritten = graph_for_tensorrt8(graph, plugin=False, version=version)
+            assert (rewritten.opset_imports, rewritten.ir_version) == ({"": 17}, 8)
+            assert not rewritten.functions
+            session = session_of(rewritten, tmp_path / "rewritten.onnx")
+            assert_same_results(original, session, size, exact=version == "8.6")
+
+
+@pytest.mark.parametrize("opset", [19, 21])
+def test_graphs_of_later_opsets(model, tmp_path, opset):
+    traced = slots_graph_from_model(model, opset)
+    if any(node.op_type == "Gelu" for node in traced.graph):
+        with pytest.raises(ExportError, match=f"Gelu .* of opset {opset} cannot be written in opset 17"):
+            graph_for_tensorrt8(traced, plugin=False)
+        return
+    original = session_of(traced.clone(), tmp_path / "original.onnx")
+    rewritten = session_of(graph_for_tensorrt8(traced, plugin=False), tmp_path / "rewritten.onnx")
+    assert_same_results(original, rewritten, (32, 32), exact=True)
+
+
+def test_the_original_is_left_alone(traced_graph):
+    def names():
+        bodies = [traced_graph.graph, *traced_graph.functions.values()]
+        return [(node.name, node.op_type, [v.name for v in node.outputs]) for body in bodies for node in body]
+
+    before, opsets = names(), dict(traced_graph.opset_imports)
+    graph_for_tensorrt8(traced_graph, plugin=False)
+    graph_for_tensorrt8(traced_graph, plugin=True)
+    assert names() == before and traced_graph.opset_imports == opsets
+
+
+def test_shapes_are_read_whole(traced_graph):
+    """The parsers ignore ``start`` and ``end`` of Shape, without a message, and would squeeze the wrong axes."""
+    assert [node for node in traced_graph.graph if node.op_type == "Shape" and "end" in node.attributes]
+    graph = graph_for_tensorrt8(traced_graph, plugin=False).graph
+    shapes = [node for node in graph if node.op_type == "Shape"]
+    assert shapes and not any(node.attributes for node in shapes)
+    assert all(node.inputs[1].is_initializer() for node in graph if node.op_type in ("Squeeze", "Unsqueeze"))
+
+
+def test_with_the_plugin_the_node_stays_as_it_is(traced_graph):
+    for version in ("8.5", "8.6"):
+        graph = graph_for_tensorrt8(traced_graph, plugin=True, version=version)
+        (node,) = (node for node in graph.graph if node.domain == DOMAIN)
+        assert node.op_type == NAME and len(node.inputs) == 3
+        assert {name: value.value for name, value in node.attributes.items()} == {
+            "k": 0,
+            "prefix_tokens": 1,
+            "order": "position",
+            "plugin_namespace": DOMAIN,
+            "plugin_version": "1",
+        }
+        assert graph.opset_imports == {"": 17, DOMAIN: 1}
+        assert ("LayerNormalization" in {node.op_type for node in graph.graph}) == (version == "8.6")
+
+
+def test_8_5_takes_only_a_fixed_number_of_tokens(traced_graph):
+    with pytest.raises(
+        ExportError, match=r"TensorRT 8.5 does not read this graph: TopK .* initializer as input 1.*--keep"
+    ):
+        graph_for_tensorrt8(traced_graph, plugin=False, version="8.5")
+    graph = graph_for_tensorrt8(fixed_graph_from_slots(traced_graph, 5), plugin=False, version="8.5")
+    assert [int(node.inputs[1].const_value.numpy().item()) for node in graph.graph if node.op_type == "TopK"] == [5, 5]
+
+
+def test_names_are_unique_and_tensors_are_named_after_nodes(traced_graph):
+    graph = graph_for_tensorrt8(traced_graph, plugin=False).graph
+    names = [node.name for node in graph]
+    assert len(set(names)) == len(names) and "blocks.0.attn.qkv/MatMul" in names
+    assert "patch_drop/TokenSelect/TopK" in names
+    inner = [value.name for node in graph for value in node.outputs if value not in graph.outputs]
+    assert set(inner) == {
+        f"{node.name}:{i}" for node in graph for i, value in enumerate(node.outputs) if value not in graph.outputs
+    }
+
+
+def test_a_graph_with_functions_is_refused(traced_graph):
+    with pytest.raises(
+        ExportError, match=r"TensorRT 8.6 reads no model-local functions, and the graph has TokenSelect"
+    ):
+        check_operators(traced_graph, "8.6", plugin=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "words"),
+    [
+        ("logits = Mish (images)", 18, r"Mish .* of opset 18 cannot be written in opset 17.*default --opset"),
+        ("logits = acme.Frobnicate (images)", 18, r"TensorRT 8.6 does not read this graph: Frobnicate .* is not known"),
+        (
+            "k = Constant <value_ints = [4000]> () logits, i = TopK (images, k)",
+            17,
+            "TopK .* keeps 4000, more than 3840",
+        ),
+        ("logits = Squeeze (images)", 18, "Squeeze .* has no axes and a shape that is not known"),
+        ("logits, b = Split <axis = 1, num_outputs = 2> (images)", 18, "Split .* parts of unequal or unknown length"),
+    ],
+)
+def test_what_cannot_be_written_is_named(body, opset, words):
+    graph = ir.from_onnx_text(
+        f'<ir_version: 10, opset_import: ["": {opset}, "acme": 1]> g (float[N, 4097] images) => (float[N, M] logits)'
+        f"{{ {body} }}"
+    )
+    with pytest.raises(ExportError, match=words):
+        graph_for_tensorrt8(graph, plugin=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "attributes"),
+    [
+        ("axes = Constant <value_ints = [-1]> () logits = ReduceMax (images, axes)", {"axes": [-1]}),
+        ("logits = ReduceL2 <keepdims = 0> (images)", {"keepdims": 0}),
+    ],
+)
+def test_axes_of_reductions_become_an_attribute(body, attributes):
+    graph = ir.from_onnx_text(
+        f'<ir_version: 10, opset_import: ["": 18]> g (float[N, 4] images) => (float[N, M] logits) {{ {body} }}'
+    )
+    (node,) = graph_for_tensorrt8(graph, plugin=False).graph
+    assert {name: list(v.value) if name == "axes" else v.value for name, v in node.attributes.items()} == attributes
+    assert len(node.inputs) == 1
+
+
+def fp32_of(graph, plugin=False):
+    return fp32_nodes(graph_for_tensorrt8(graph, plugin), {"LayerNormalization"}, up_to_choice=True)
+
+
+def test_no_layer_stays_in_fp32_unless_asked(traced_graph):
+    """One layer in fp32 made all of TensorRT 8.6's engine fp32 on an H100 (docs/gpu.md)."""
+    assert fp32_nodes(graph_for_tensorrt8(traced_graph, plugin=True)) == ()
+
+
+def test_layers_up_to_the_choice_and_norms_stay_in_fp32_when_asked(traced_graph):
+    names = fp32_of(traced_graph)
+    assert {
+        "patch_embed.proj/Conv",
+        "patch_drop.scorer.norm/LayerNormalization",
+        "blocks.1.norm2/LayerNormalization",
+    } <= set(names)
+    assert "patch_drop/TokenSelect/TopK" in names and "patch_drop/TokenSelect/TopK_1" in names
+    assert not [name for name in names if name.endswith("qkv/MatMul") or "/Gather" in name or "/Shape" in name]
+    plugin = fp32_of(traced_graph, plugin=True)
+    assert set(plugin) < set(names) and not [name for name in plugin if NAME in name]
+    full = fp32_of(full_graph_from_slots(traced_graph, PATCHES))
+    assert set(full) < set(plugin) and "patch_embed.proj/Conv" in full
+
+
+def test_every_part_of_a_decomposed_norm_stays_in_fp32(traced_graph):
+    graph = graph_for_tensorrt8(fixed_graph_from_slots(traced_graph, 5), plugin=False, version="8.5")
+    parts = [node.name for node in graph.graph if node.name.startswith("blocks.0.norm1/")]
+    assert len(parts) == 9 and set(parts) <= set(fp32_nodes(graph, {"LayerNormalization"}))
