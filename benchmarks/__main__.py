@@ -26,6 +26,11 @@ PROGRAMS: Final = {
     ),
     "service-load": LazyCommand("tokfilter.examples.service.load:main", "load test of examples/service", checkout=True),
     "micro": LazyCommand(f"{_MICRO}.program:main", "TokenSelect on this GPU against its alternatives", checkout=True),
+    "gpu-proof": LazyCommand(
+        "tokfilter.benchmarks.gpu_proof.program:main",
+        "build, compare and measure on this GPU, in minutes",
+        checkout=True,
+    ),
     "kernel-figures": LazyCommand(
         f"{_MICRO}.kernel_figures:main", "kernel on a CPU: registers, bytes moved, cycles", checkout=True
     ),

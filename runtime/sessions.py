@@ -22,6 +22,7 @@ class SessionOptions:
     provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx)
     threads, spinning, huge_pages: ONNX Runtime only, see ``OnnxRuntimeSession``
     cuda_graph, backend: TensorRT only, see ``TensorRTSession``
+    compiled: PyTorch only, see ``TorchSession``
     """
 
     runtime: Runtime = "onnx"
@@ -32,6 +33,7 @@ class SessionOptions:
     huge_pages: bool = True
     cuda_graph: bool = False
     backend: str | None = None
+    compiled: bool = False
 
 
 def open_session(

@@ -1,4 +1,7 @@
-"""A session on eager PyTorch with the interface and checks of the deployed engines. The only one that imports torch."""
+"""A session on PyTorch, eager or compiled, with the interface and checks of the deployed engines.
+
+The only one that imports torch.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +28,8 @@ _HALVES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _DRY_RUNS: Final = 3
 _PREPARED: Final = 8
 """Shapes whose buffers and graphs are kept: each holds its own device memory."""
+_COMPILED: Final = 64
+"""Shapes that are compiled in one process."""
 
 
 @dataclass
@@ -36,6 +41,7 @@ class TorchSession(CheckedSession):
     provider: cpu, or cuda for the first GPU
     precision: of weights and activations; the filter computes in fp32, from tokens in that precision. TF32 is off
     cuda_graph: capture a graph once per batch and budget and replay it, so that launches take no host time
+    compiled: compile the model with torch.compile for each batch and budget, at its first use
     """
 
     bundle: Path
@@ -45,7 +51,9 @@ class TorchSession(CheckedSession):
     provider: str = "cpu"
     precision: str = "fp32"
     cuda_graph: bool = False
+    compiled: bool = False
     _model: FilteredViT | None = field(default=None, init=False, repr=False)
+    _forward: "_Forward | None" = field(default=None, init=False, repr=False)
     _on_gpu: dict[tuple[int, int], "_GpuCall"] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -65,6 +73,7 @@ class TorchSession(CheckedSession):
             torch.set_num_threads(self.threads)
         self._model = model = _cast(model_from_bundle(load_bundle(self.bundle)).eval(), self.precision)
         model.to(self.provider)
+        self._forward = _forward_of(model, self.precision, self.compiled)
         torch.backends.cudnn.allow_tf32 = False
         size, patches = self.manifest.model.input_size, model.num_patches
         self.inputs = (TensorSpec("images", ("batch", *size), np.dtype(np.float32)),)
@@ -77,37 +86,39 @@ class TorchSession(CheckedSession):
 
     def _release(self) -> None:
         self._on_gpu.clear()
-        self._model = None
+        self._model = self._forward = None
 
     @torch.inference_mode()
     def _execute(self, images: Array, k: int) -> Result:
-        assert self._model is not None
+        assert self._forward is not None
         if self.provider == "cuda":
             return self._gpu_call(len(images), k)(images)
-        logits, indices = _forward(self._model, torch.from_numpy(images), k, self.precision)
+        logits, indices = self._forward(torch.from_numpy(images), k)
         return Result(logits.numpy(), None if indices is None else indices.numpy())
 
     def _gpu_call(self, batch: int, k: int) -> "_GpuCall":
         if (batch, k) not in self._on_gpu:
-            assert self._model is not None
+            assert self._forward is not None
             while len(self._on_gpu) >= _PREPARED:
                 del self._on_gpu[next(iter(self._on_gpu))]
             shape = (batch, *self.manifest.model.input_size)
-            self._on_gpu[batch, k] = _GpuCall(self._model, shape, k, self.precision, self.cuda_graph)
+            self._on_gpu[batch, k] = _GpuCall(self._forward, shape, k, self.cuda_graph)
         return self._on_gpu[batch, k]
 
 
 _Call = Callable[[], tuple[Tensor, Tensor | None]]
+_Forward = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
+"""Images [B, 3, H, W] and a budget to logits [B, classes] in fp32, and kept positions [B, k]."""
 
 
 class _GpuCall:
     """One shape on the GPU: pinned host memory, device memory for the images, optionally a CUDA graph."""
 
-    def __init__(self, model: FilteredViT, shape: tuple[int, ...], k: int, precision: str, cuda_graph: bool) -> None:
+    def __init__(self, forward: _Forward, shape: tuple[int, ...], k: int, cuda_graph: bool) -> None:
         self._host_images = torch.empty(shape, pin_memory=True)
         self._images = torch.zeros(shape, device="cuda")
         self._events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
-        self._call: _Call = lambda: _forward(model, self._images, k, precision)
+        self._call: _Call = lambda: forward(self._images, k)
         logits, indices = self._call()
         self._host_outputs = [
             torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (logits, indices) if t is not None
@@ -173,7 +184,26 @@ def _cast(model: FilteredViT, precision: str) -> FilteredViT:
     return model
 
 
-def _forward(model: FilteredViT, images: Tensor, k: int, precision: str) -> tuple[Tensor, Tensor | None]:
-    """Logits in fp32, and the kept positions."""
-    logits = model(images.to(_HALVES.get(precision, torch.float32)), k)
-    return logits.float(), model.last.indices
+def _forward_of(model: FilteredViT, precision: str, compiled: bool) -> _Forward:
+    """The model as a function. Compiled: one graph for each batch and budget; more than _COMPILED raise an error."""
+    dtype = _HALVES.get(precision, torch.float32)
+    call = _compiled(model) if compiled else model
+
+    def forward(images: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
+        logits: Tensor = call(images.to(dtype), k)
+        return logits.float(), model.last.indices
+
+    return forward
+
+
+def _compiled(model: FilteredViT) -> Callable[[Tensor, int], Tensor]:
+    from torch._dynamo import config
+
+    call = torch.compile(model, fullgraph=True, dynamic=False)
+
+    def run(images: Tensor, k: int) -> Tensor:
+        with config.patch(recompile_limit=_COMPILED):  # PyTorch's own limit is 8
+            logits: Tensor = call(images, k)
+        return logits
+
+    return run

@@ -41,6 +41,7 @@ class BuildOptions:
     version_compatible: the plan runs on later TensorRT versions too, the plugin inside it
     hardware: a key of HARDWARE: the other GPUs that the plan shall run on
     compute_capabilities: targets of TensorRT-RTX such as "SM89"; empty means every one that it supports
+    detailed: the plan holds what the engine inspector shows of each layer, such as the names of kernels
     """
 
     batch: Range
@@ -53,6 +54,7 @@ class BuildOptions:
     version_compatible: bool = False
     hardware: str = "none"
     compute_capabilities: tuple[str, ...] = ()
+    detailed: bool = False
 
 
 def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOptions) -> dict[str, Any]:
@@ -134,6 +136,8 @@ def _configure(network: Network, options: BuildOptions, plugin: Path | None) -> 
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
         if plugin is not None:
             config.plugins_to_serialize = [str(plugin)]
+    if options.detailed:
+        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     if options.hardware != "none":
         config.hardware_compatibility_level = _member(module, "HardwareCompatibilityLevel", HARDWARE[options.hardware])
 

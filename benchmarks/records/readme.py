@@ -16,6 +16,7 @@ from tokfilter.benchmarks.documents import with_current_keys
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
+from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
 from tokfilter.benchmarks.records.tables import (
     Document,
     ablation_table,
@@ -48,8 +49,12 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
     "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
+    **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }
 """Name of a table -> (file in results, function that writes the table)."""
+
+_UNMEASURED: Final = {"gpu-proof.json": "Not measured yet: `make gpu-proof`."}
+"""File in results that may be absent -> what stands in place of its tables."""
 
 
 def pages() -> list[Path]:
@@ -62,6 +67,8 @@ def page_with_tables(text: str, results: Path = RESULTS) -> str:
 
     def written(match: re.Match[str]) -> str:
         file, write = TABLES[match["name"]]
+        if file in _UNMEASURED and not (results / file).is_file():
+            return f"{match['start']}\n\n{_UNMEASURED[file]}\n\n{match['end']}"
         document = json.loads((results / file).read_text(encoding="utf-8"))
         return f"{match['start']}\n\n{write(with_current_keys(document))}\n\n{match['end']}"
 

@@ -67,7 +67,7 @@ def document_from_measurements(
 def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, Any]:
     card = manifest.model
     latency = latency_from_samples(cell.samples)
-    timings = [Timing(*t) for block in cell.blocks for t in block.timings or ()]
+    timings = cell.timings
     macs, full_macs = macs_at(card, cell.tokens), macs_at(card, card.num_patches)
     mac_ratio = full_macs / macs if macs and full_macs and speedup is not None else None
     return {

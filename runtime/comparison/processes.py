@@ -1,6 +1,7 @@
 """One subprocess per engine; JSON lines over a pipe (``comparison.worker`` is the other end)."""
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -21,10 +22,29 @@ from tokfilter.runtime.sessions import SessionOptions
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Block", "EngineProcess", "EngineSpec", "engines_open", "specs_for"]
+__all__ = ["Block", "EngineProcess", "EngineSpec", "Interpreter", "engines_open", "specs_for"]
 
 _TIMEOUT_S: Final = 600.0
 """Time limit of a request, beyond the duration that the request itself takes."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that can import tokfilter: an engine's package may exist for another version than this one only.
+
+    environment: variables that are set in addition, such as LD_LIBRARY_PATH
+    """
+
+    python: str = sys.executable
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        """The command line that runs a module."""
+        return [self.python, "-m", module, *arguments]
+
+    def variables(self) -> dict[str, str]:
+        """The environment of a process."""
+        return {**os.environ, **dict(self.environment)}
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,8 @@ class EngineSpec:
 
     path: model file of the export directory, or a name for the bundle when PyTorch runs it
     bundle: model.pt when PyTorch runs it, else None
+    interpreter: the Python that runs it
+    name: key of the engine among those that are open; empty means its path
     """
 
     directory: Path
@@ -40,6 +62,13 @@ class EngineSpec:
     path: str
     options: SessionOptions
     bundle: Path | None = None
+    interpreter: Interpreter = Interpreter()
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """Key of the engine among those that are open."""
+        return self.name or self.path
 
 
 @dataclass(frozen=True)
@@ -64,26 +93,36 @@ class EngineProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Self":
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tokfilter.runtime.comparison.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-        )
         try:
-            spec = self.spec
-            self.pid = self._request(
-                "open",
-                directory=str(spec.directory),
-                path=spec.path,
-                role=spec.role,
-                options=asdict(spec.options),
-                bundle=None if spec.bundle is None else str(spec.bundle),
-            )["pid"]
+            self.start()
+            self.wait_until_open()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def start(self) -> None:
+        """Start the process, which begins to open the engine. ``__exit__`` ends it."""
+        self._process = subprocess.Popen(
+            self.spec.interpreter.command("tokfilter.runtime.comparison.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=self.spec.interpreter.variables(),
+        )
+        spec = self.spec
+        self._send(
+            "open",
+            directory=str(spec.directory),
+            path=spec.path,
+            role=spec.role,
+            options=asdict(spec.options),
+            bundle=None if spec.bundle is None else str(spec.bundle),
+        )
+
+    def wait_until_open(self) -> None:
+        """Wait until the engine is open. Raises its error."""
+        self.pid = self._reply("open")["pid"]
 
     def __exit__(self, *_: object) -> None:
         process, self._process = self._process, None
@@ -113,17 +152,24 @@ class EngineProcess:
         return self._request("memory")
 
     def _request(self, do: str, expected_s: float = 0.0, **fields: Any) -> dict[str, Any]:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise EngineError("this engine process is closed: use it inside its `with` block.")
+        self._send(do, **fields)
+        return self._reply(do, expected_s)
+
+    def _send(self, do: str, **fields: Any) -> None:
+        process = self._running()
+        assert process.stdin is not None
         try:
             process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
             process.stdin.flush()
         except OSError:
             raise self._exit_error() from None
+
+    def _reply(self, do: str, expected_s: float = 0.0) -> dict[str, Any]:
+        process = self._running()
+        assert process.stdout is not None
         if not select.select([process.stdout], [], [], _TIMEOUT_S + 20 * expected_s)[0]:
             raise EngineError(
-                f"{self.spec.path}: no reply to {do!r} within {_TIMEOUT_S:.0f} s; the process was stopped."
+                f"{self.spec.key}: no reply to {do!r} within {_TIMEOUT_S:.0f} s; the process was stopped."
             )
         line = process.stdout.readline()
         if not line:
@@ -133,6 +179,11 @@ class EngineProcess:
             kind: type[TokfilterError] = getattr(errors, reply["error"])
             raise kind(reply["message"])
         return reply
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is None:
+            raise EngineError("this engine process is closed: use it inside its `with` block.")
+        return self._process
 
     def _exit_error(self) -> EngineError:
         process = self._process
@@ -145,19 +196,22 @@ class EngineProcess:
         self._log.seek(0)
         tail = self._log.read().decode(errors="replace").strip().splitlines()[-3:]
         return EngineError(
-            f"the process that ran {self.spec.path} ended with status {status}; its last output: "
+            f"the process that ran {self.spec.key} ended with status {status}; its last output: "
             f"{' | '.join(tail) or 'none'}. Check free memory (dmesg) and the installed libraries (`tokfilter doctor`)."
         )
 
 
 @contextmanager
 def engines_open(specs: Sequence[EngineSpec]) -> Iterator[dict[str, EngineProcess]]:
-    """Start one process per distinct model file. Yields path -> process."""
+    """Start one process per distinct engine, which open at the same time. Yields ``EngineSpec.key`` -> process."""
     with ExitStack() as stack:
         engines: dict[str, EngineProcess] = {}
         for spec in specs:
-            if spec.path not in engines:
-                engines[spec.path] = stack.enter_context(EngineProcess(spec))
+            if spec.key not in engines:
+                engines[spec.key] = stack.push(EngineProcess(spec))
+                engines[spec.key].start()
+        for engine in engines.values():
+            engine.wait_until_open()
         yield engines
 
 

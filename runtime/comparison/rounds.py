@@ -15,6 +15,7 @@ from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.processes import Block, EngineProcess, EngineSpec, engines_open
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.power import PowerMeter, power_meter
+from tokfilter.runtime.session import Timing
 
 __all__ = ["QUICK", "BenchConfig", "Cell", "Measurements", "Progress", "measure_cells", "run_rounds"]
 
@@ -70,6 +71,16 @@ class Cell:
         """All latencies, milliseconds."""
         return [ms for block in self.blocks for ms in block.samples_ms]
 
+    @property
+    def timings(self) -> list[Timing]:
+        """Stages of all queries on a GPU; empty on a CPU."""
+        return [Timing(*t) for block in self.blocks for t in block.timings or ()]
+
+    @property
+    def compute_medians(self) -> list[float]:
+        """Median compute time of each round between device events, milliseconds; empty on a CPU."""
+        return [float(np.median([Timing(*t).compute_ms for t in b.timings])) for b in self.blocks if b.timings]
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -100,8 +111,8 @@ def measure_cells(
             run_rounds(row, engines, config, _part(progress, f"batch {batch}", i, len(batches)))
             states.append(conditions())  # throttling ends as soon as the load does
             for cell in row:
-                cell.memory = engines[cell.spec.path].memory()
-                cell.power = _power(cell, engines[cell.spec.path], meter)
+                cell.memory = engines[cell.spec.key].memory()
+                cell.power = _power(cell, engines[cell.spec.key], meter)
             cells += row
     return Measurements(verdicts, cells, before, _worst(states), meter.absent)
 
@@ -112,12 +123,12 @@ def run_rounds(
     """Warm up every cell, then append one block per round to each until all have been measured for their duration."""
     for cell in cells:
         if config.warm_up_s > 0:
-            engines[cell.spec.path].block(cell.batch, cell.tokens, config.warm_up_s)
+            engines[cell.spec.key].block(cell.batch, cell.tokens, config.warm_up_s)
     total = config.duration_s * len(cells)
     start, rounds = perf_counter(), 0
     while rounds < _MIN_ROUNDS or perf_counter() - start < total:
         for cell in cells if rounds % 2 == 0 else reversed(cells):
-            cell.blocks.append(engines[cell.spec.path].block(cell.batch, cell.tokens, config.block_s))
+            cell.blocks.append(engines[cell.spec.key].block(cell.batch, cell.tokens, config.block_s))
         rounds += 1
         progress(min(1.0, (perf_counter() - start) / total))
 
@@ -129,7 +140,7 @@ def _verdicts(
     for batch in batches:
         for tokens, spec in specs.items():
             progress(f"verify {tokens} tokens, batch {batch}", 0.0)
-            verdicts.append(engines[spec.path].verify(batch, tokens))
+            verdicts.append(engines[spec.key].verify(batch, tokens))
     return verdicts
 
 

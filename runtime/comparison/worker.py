@@ -125,7 +125,7 @@ def _torch_session(request: dict[str, Any], manifest: Manifest) -> tuple[Checked
     """PyTorch is imported only in the process that runs it: its threads and ONNX Runtime's slow each other down."""
     from tokfilter.runtime.torch_session import TorchSession
 
-    chosen = {name: request["options"][name] for name in ("threads", "provider", "precision", "cuda_graph")}
+    chosen = {name: request["options"][name] for name in ("threads", "provider", "precision", "cuda_graph", "compiled")}
     session = TorchSession(Path(request["bundle"]), request["role"], manifest, **chosen)
     return session, ModelFile(Path(request["directory"]), manifest, session.entry)
 

@@ -1,0 +1,205 @@
+"""Engines: which graph, for which shapes, with or without the plugin; built by workers in TensorRT's Python.
+
+An engine serves one batch size, and the filtered one every budget from 37 tokens on: TensorRT selects kernels for one
+shape of a profile, so a range of batches would cost speed, and a range of budgets costs only what is not half of the
+tokens. One build per batch serves four rows.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Range, entry_from_file, load_manifest, save_manifest
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.prepare import graphs_of
+from tokfilter.benchmarks.gpu_proof.worker_process import ask
+from tokfilter.errors import EngineError, TokfilterError
+from tokfilter.runtime.comparison.processes import EngineSpec
+from tokfilter.runtime.model_files import Role
+from tokfilter.runtime.sessions import SessionOptions
+
+__all__ = ["EngineJob", "build_engines", "engine_folder", "engine_graph", "engine_spec", "speed_jobs"]
+
+_CACHE: Final = "timing.cache"
+_GRAPHS = threading.Lock()
+
+
+@dataclass(frozen=True)
+class EngineJob:
+    """An engine to be built.
+
+    batch: (min, opt, max)
+    plugin: whether the node TokenSelect is the plugin's; else native TopK and Gather. A full model has neither
+    """
+
+    model: str
+    role: Role
+    precision: str
+    batch: Range
+    plugin: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        batch = "-".join(map(str, sorted(set(self.batch))))
+        kind = "full" if self.role == "full" else f"filtered.{'plugin' if self.plugin else 'native'}"
+        return f"{self.model}.{kind}.{self.precision}.b{batch}"
+
+
+def speed_jobs(model: str, batches: Iterable[int], plugin: bool = True) -> list[EngineJob]:
+    """fp16 engines of the full and the filtered model, one per batch."""
+    return [
+        EngineJob(model, role, "fp16", (batch, batch, batch), plugin and role == "filtered")
+        for batch in batches
+        for role in ("full", "filtered")
+    ]
+
+
+def engine_spec(context: Context, job: EngineJob, name: str = "", cuda_graph: bool = True) -> EngineSpec:
+    """The engine of a job, to be opened in TensorRT's Python."""
+    options = SessionOptions(runtime="tensorrt", precision=job.precision, cuda_graph=cuda_graph)
+    interpreter = context.settings.tensorrt
+    return EngineSpec(engine_folder(context, job), job.role, "model.plan", options, None, interpreter, name or job.name)
+
+
+def build_engines(
+    context: Context, jobs: Sequence[EngineJob], built: Callable[[EngineJob], None] = lambda job: None
+) -> list[EngineJob]:
+    """Build those engines that an earlier step did not, several at a time. Returns the jobs whose engine is there.
+
+    built: called for each of them, in the thread that built it
+    Emits a record ``build`` for each build. Raises DeviceNeededError, MissingDependencyError.
+    """
+    context.need(*(f"prepared graphs of {job.model}" for job in jobs))
+    graphs = {job: engine_graph(context, job) for job in dict.fromkeys(jobs)}
+    count = f"{len(graphs)} engines such as {jobs[0].name}"
+    context.device(f"TensorRT's builder selects kernels on the GPU: {count}", "tensorrt")
+    ready: list[EngineJob] = []
+
+    def work(job: EngineJob) -> None:
+        if _built(context, job, graphs[job]):
+            ready.append(job)
+            built(job)
+
+    with ThreadPoolExecutor(context.settings.builders) as pool:
+        for future in [pool.submit(work, job) for job in graphs]:
+            future.result()
+    return [job for job in graphs if job in ready]
+
+
+def engine_folder(context: Context, job: EngineJob) -> Path:
+    """The export directory of an engine."""
+    return context.settings.work / "engines" / job.name
+
+
+def engine_graph(context: Context, job: EngineJob) -> Path:
+    """The ONNX file that this TensorRT takes, made from that of the export directory."""
+    from tokfilter.export.functions import without_functions
+    from tokfilter.export.onnx_file import load_graph, save_graph
+
+    source = graphs_of(context.settings, job.model)
+    precision = "" if job.precision == "fp32" else f".{job.precision}"
+    path = source / f"{'full' if job.role == 'full' else 'model'}{precision}.onnx"
+    if not job.plugin:
+        return path
+    stripped = path.with_name(f"plugin{precision}.onnx")
+    with _GRAPHS:
+        if not stripped.is_file():
+            save_graph(without_functions(load_graph(path)), stripped)
+    return stripped
+
+
+def _built(context: Context, job: EngineJob, graph: Path) -> bool:
+    folder = engine_folder(context, job)
+    if (folder / "manifest.json").is_file():
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with suppress(OSError):  # without one the build takes longer
+        shutil.copyfile(_newest_cache(folder.parent, job.model), folder / _CACHE)
+    started = perf_counter()
+    record: dict[str, Any] = {"engine": job.name, "batch": list(job.batch), "precision": job.precision}
+    try:
+        target = _build(context, job, graph, folder)
+        _write_manifest(context, job, folder, target)
+        record |= {"bytes": (folder / "model.plan").stat().st_size, "error": None}
+    except TokfilterError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        record |= {"bytes": None, "error": str(error)}
+    seconds = round(perf_counter() - started, 1)
+    context.emit("build", **record, seconds=seconds, builders=context.settings.builders)
+    return record["error"] is None
+
+
+def _build(context: Context, job: EngineJob, graph: Path, folder: Path) -> dict[str, Any]:
+    """Run the worker; returns the target for the manifest. Raises EngineError with TensorRT's message."""
+    request = {
+        "graph": str(graph),
+        "plan": str(folder / "model.plan"),
+        "precision": job.precision,
+        "batch": job.batch,
+        "budget": _budget(context, job),
+        "plugin": str(context.found["prepared plugin"]["found"]) if job.plugin else None,
+        "timing_cache": str(folder / _CACHE),
+    }
+    # Without this, each of several builders starts as many threads as there are cores.
+    threads = max(1, (os.cpu_count() or 1) // context.settings.builders)
+    try:
+        return dict(ask(context, "build_worker", request, OMP_NUM_THREADS=str(threads))["target"])
+    except EngineError as error:
+        raise EngineError(f"{job.name} was not built: {error}") from error
+
+
+def _budget(context: Context, job: EngineJob) -> Range:
+    model = context.settings.model(job.model)
+    half = model.timed[1]
+    return min([*model.compared, *model.timed]), half, model.patches
+
+
+def _write_manifest(context: Context, job: EngineJob, folder: Path, target: dict[str, Any]) -> None:
+    """An export directory with this engine, the golden tensors and the plugin library."""
+    source = graphs_of(context.settings, job.model)
+    manifest = load_manifest(source)
+    _link(source / GOLDEN_FILE, folder / GOLDEN_FILE)
+    files: list[Entry] = [entry_from_file(folder, GOLDEN_FILE, "golden")]
+    if job.plugin:
+        library = Path(str(context.found["prepared plugin"]["found"]))
+        _link(library.resolve(), folder / library.name)
+        files.append(entry_from_file(folder, library.name, "plugin", runtime="tensorrt"))
+    budget = _budget(context, job) if job.role == "filtered" else None
+    files.append(
+        entry_from_file(
+            folder,
+            "model.plan",
+            job.role,
+            runtime="tensorrt",
+            precision=job.precision,
+            batch_range=job.batch,
+            budget_range=budget,
+            target=target,
+        )
+    )
+    save_manifest(folder, replace(manifest, files=files))
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _newest_cache(folder: Path, model: str) -> Path:
+    """The timing cache of the model's latest build. Raises OSError where there is none."""
+    caches = sorted(folder.glob(f"{model}.*/{_CACHE}"), key=lambda path: path.stat().st_mtime)
+    if not caches:
+        raise FileNotFoundError(folder)
+    return caches[-1]

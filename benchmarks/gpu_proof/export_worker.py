@@ -1,0 +1,44 @@
+"""model.pt and export directory of one model with random weights: ``export_worker SETTINGS NAME``."""
+
+import sys
+from dataclasses import replace
+
+import torch
+
+from tokfilter.artifacts.bundle import Architecture
+from tokfilter.benchmarks.gpu_proof.prepare import PRECISIONS, bundle_of, graphs_of
+from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
+from tokfilter.export.options import ExportOptions
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.bundle import bundle_from_model, save_bundle
+from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.patch import patch
+from tokfilter.vit.scorers import TokenFilter
+
+__all__ = ["export_model"]
+
+_IMAGES = 8
+
+
+def export_model(settings: Settings, model: ModelSpec) -> None:
+    """Weights and images of seed 0; golden tensors at every budget that is compared or timed. Raises TokfilterError."""
+    torch.manual_seed(0)
+    architecture = Architecture(model.architecture, dict(model.arguments))
+    filtered = patch(create_backbone(architecture).eval(), architecture=(architecture.name, architecture.kwargs))
+    assert isinstance(filtered.scorer, TokenFilter)
+    filtered.scorer.trained = True  # a random filter is meant here: no warning
+    size = (_IMAGES, 3, *filtered.backbone.patch_embed.img_size)
+    images = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    bundle = bundle_from_model(filtered, examples=images)
+    bundle = replace(bundle, golden=golden_from_model(filtered, images, model.golden))
+    save_bundle(bundle, bundle_of(settings, model.name))
+    # Each engine is compared with the golden tensors, and nothing is timed before: the check of the graphs on a CPU
+    # would take as long as a build.
+    options = ExportOptions(precisions=PRECISIONS, verify=False)
+    export_bundle(bundle_of(settings, model.name), graphs_of(settings, model.name), options)
+
+
+if __name__ == "__main__":
+    chosen = Settings.from_text(sys.argv[1])
+    export_model(chosen, chosen.model(sys.argv[2]))

@@ -1,0 +1,60 @@
+"""Step ``engines-MODEL``: what users run today, in the same rounds as TensorRT: PyTorch and ONNX Runtime, fp16."""
+
+from collections.abc import Iterator
+
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_jobs import build_engines, engine_spec, speed_jobs
+from tokfilter.benchmarks.gpu_proof.prepare import bundle_of, graphs_of
+from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
+from tokfilter.errors import MissingDependencyError
+from tokfilter.runtime.comparison.processes import EngineSpec
+from tokfilter.runtime.model_files import Role
+from tokfilter.runtime.sessions import SessionOptions
+
+__all__ = ["EAGER", "run"]
+
+EAGER = "PyTorch eager"
+_TORCH = {
+    EAGER: SessionOptions(precision="fp16", provider="cuda"),
+    "PyTorch compiled": SessionOptions(precision="fp16", provider="cuda", compiled=True),
+    "PyTorch compiled, CUDA graph": SessionOptions(precision="fp16", provider="cuda", compiled=True, cuda_graph=True),
+}
+_ROLES: tuple[Role, ...] = ("full", "filtered")
+
+
+def run(context: Context, name: str) -> None:
+    """Emits ``verdict``s and ``row``s that compare with PyTorch eager. Engines that cannot run are reported."""
+    model = context.settings.model(name)
+    context.need(f"prepared graphs of {name}")
+    others = list(_others(context, name))
+    context.device(f"a CUDA context for {', '.join(dict.fromkeys(s.key.rsplit(', ', 1)[0] for s in others))}")
+    plugin = context.has("prepared plugin")
+    try:
+        built = build_engines(context, speed_jobs(name, context.settings.batches, plugin))
+    except MissingDependencyError as error:  # the others can still be compared
+        context.emit("problem", engine="TensorRT", error=str(error))
+        built = []
+    label = PLUGIN if plugin else NATIVE
+    for batch in context.settings.batches:
+        specs = [engine_spec(context, job, f"{label}, {job.role}") for job in built if job.batch[0] == batch]
+        wanted = [(s, [model.patches if s.role == "full" else model.timed[1]]) for s in [*specs, *others]]
+        measured_rows(context, model, batch, wanted, reference=EAGER)
+
+
+def _others(context: Context, name: str) -> Iterator[EngineSpec]:
+    """PyTorch and ONNX Runtime, where this machine has them; emits the reason where not."""
+    folder, bundle = graphs_of(context.settings, name), bundle_of(context.settings, name)
+    onnx = SessionOptions(runtime="onnx", precision="fp16", provider="cuda", cuda_graph=True)
+    dry = context.settings.dry_run
+    for part, title in (("torch", "PyTorch"), ("onnxruntime", "ONNX Runtime")):
+        missing = context.found[part].get("missing")
+        if missing is not None:
+            context.emit("problem", engine=title, error=str(missing))
+    for role in _ROLES:
+        if dry or context.has("torch"):
+            for title, options in _TORCH.items():
+                yield EngineSpec(folder, role, f"{bundle.name} ({role})", options, bundle, name=f"{title}, {role}")
+        if dry or context.has("onnxruntime"):
+            path = "full.fp16.onnx" if role == "full" else "model.fp16.onnx"
+            yield EngineSpec(folder, role, path, onnx, name=f"ONNX Runtime CUDA, {role}")

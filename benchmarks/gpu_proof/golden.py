@@ -1,0 +1,57 @@
+"""Step ``golden``: the plugin inside TensorRT against torch's golden tensors: fp32, fp16, few and all tokens."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec
+from tokfilter.errors import TokfilterError, VerificationError
+from tokfilter.runtime.comparison.processes import EngineProcess
+
+__all__ = ["compared", "run"]
+
+_BATCHES: Final = (1, 8)
+
+
+def run(context: Context) -> None:
+    """Build and compare, each engine as soon as it is built; emits ``verdict``s."""
+    jobs = [
+        job
+        for model in context.settings.models
+        if context.has(f"prepared graphs of {model.name}")
+        for job in (
+            EngineJob(model.name, "filtered", "fp16", (8, 8, 8), plugin=True),
+            EngineJob(model.name, "filtered", "fp32", (1, 8, 8), plugin=True),
+            EngineJob(model.name, "filtered", "fp16", (1, 1, 1), plugin=True),
+        )
+    ]
+    context.need("prepared plugin", *(() if jobs else (f"prepared graphs of {context.settings.models[0].name}",)))
+
+    def compare(job: EngineJob) -> None:
+        budgets = context.settings.model(job.model).compared
+        batches = [batch for batch in _BATCHES if job.batch[0] <= batch <= job.batch[2]]
+        try:
+            # CUDA graphs are captured, as they will be for the times.
+            with EngineProcess(engine_spec(context, job)) as engine:
+                compared(context, engine, [(batch, k) for batch in batches for k in budgets])
+        except TokfilterError as error:
+            context.emit("problem", engine=job.name, error=str(error))
+
+    build_engines(context, jobs, compare)
+
+
+def compared(context: Context, engine: EngineProcess, cases: Iterable[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Compare an engine with the golden tensors at each (batch, tokens). Emits ``verdict``s; returns what passed."""
+    passed = []
+    for batch, tokens in cases:
+        record = {"engine": engine.spec.key, "batch": batch, "tokens": tokens}
+        try:
+            verdict = engine.verify(batch, tokens)
+        except VerificationError as error:
+            context.emit("verdict", **record, passed=False, error=str(error))
+            continue
+        figures = {name: verdict[name] for name in ("compared", "largest_difference", "tolerance")}
+        same = {name: verdict[name] for name in ("same_top1", "same_indices")}
+        context.emit("verdict", **record, passed=True, error=None, **figures, **same)
+        passed.append((batch, tokens))
+    return passed

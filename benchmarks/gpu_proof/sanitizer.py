@@ -1,0 +1,42 @@
+"""Step ``sanitizer``: compute-sanitizer's memcheck on the plugin inside TensorRT, several budgets."""
+
+import re
+from typing import Final
+
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
+from tokfilter.benchmarks.gpu_proof.worker_process import ask
+from tokfilter.errors import EngineError
+
+__all__ = ["errors_from_output", "run"]
+
+_SUMMARY: Final = re.compile(r"ERROR SUMMARY: (\d+) errors?")
+
+
+def run(context: Context, name: str) -> None:
+    """Emits a record ``memcheck`` with the number of errors. Raises EngineError where the tool reports no summary."""
+    context.need("prepared plugin", "compute-sanitizer")
+    model = context.settings.model(name)
+    built = build_engines(context, [EngineJob(name, "filtered", "fp16", (1, 1, 1), plugin=True)])
+    tool = [str(context.found["compute-sanitizer"]["found"]), "--tool", "memcheck"]
+    for job in built:
+        request = {"directory": str(engine_folder(context, job)), "batch": 1, "budgets": model.compared}
+        # Loading only the kernels that run keeps the tool from instrumenting all of TensorRT.
+        found = ask(context, "verify_worker", request, tool, CUDA_MODULE_LOADING="LAZY")
+        errors = errors_from_output(found["output"])
+        context.emit(
+            "memcheck", engine=job.name, errors=errors, budgets=model.compared, report=_report(found["output"])
+        )
+
+
+def errors_from_output(output: str) -> int:
+    """The number in compute-sanitizer's last line. Raises EngineError where there is none."""
+    found = _SUMMARY.findall(output)
+    if not found:
+        raise EngineError("compute-sanitizer gave no summary: its output has no line ERROR SUMMARY.")
+    return int(found[-1])
+
+
+def _report(output: str) -> list[str]:
+    """The first lines of the tool's report."""
+    return [line for line in output.splitlines() if line.startswith("=========")][:20]

@@ -1,0 +1,127 @@
+"""Settings of a run, the same in the parent and in the process of each step."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tokfilter.artifacts.budget import tokens_from_keep
+from tokfilter.benchmarks.records.paths import ROOT
+from tokfilter.errors import DataError
+from tokfilter.runtime.comparison.processes import Interpreter
+
+__all__ = ["BATCHES", "MODELS", "ModelSpec", "Settings", "interpreter_from_tree"]
+
+BATCHES: Final = (1, 8, 32, 128)
+_TIMED_KEEPS: Final = (0.7, 0.5, 0.35)
+_GOLDEN_COUNTS: Final = (37, 98)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A timm model with random weights (seed 0): time does not depend on them, golden tensors are made from them.
+
+    patches: patch tokens of an image
+    blocks: transformer blocks, each with one attention
+    """
+
+    name: str
+    architecture: str
+    patches: int
+    blocks: int = 12
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> list[int]:
+        """Budgets in tokens that are timed beside every token."""
+        return [tokens_from_keep(keep, self.patches) for keep in _TIMED_KEEPS]
+
+    @property
+    def compared(self) -> list[int]:
+        """Budgets whose golden tensors are compared first: few, half and all tokens."""
+        return [*(k for k in _GOLDEN_COUNTS if k < self.patches), self.patches]
+
+    @property
+    def golden(self) -> list[int]:
+        """Budgets that torch computes golden logits for."""
+        return sorted({*self.compared, *self.timed} - {self.patches})
+
+
+MODELS: Final = (
+    ModelSpec("deit_small", "deit_small_patch16_224", 196),
+    ModelSpec("vit_base", "vit_base_patch16_224", 196),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run.
+
+    work: folder for graphs, engines and logs; graphs are used again if the sources did not change
+    minutes: for all steps together
+    dry_run: stop each step where it would use the device first
+    tensorrt8: folder of a TensorRT with its own Python (lib/, site/, python/); None takes that of this Python
+    plugin, library: a built plugin library and C++ library; None builds them
+    headers: TensorRT's headers, to build both with; None looks in the usual places
+    builders: engines built at the same time, while nothing is measured
+    duration_s: measured seconds per row
+    """
+
+    work: Path
+    minutes: float = 8.0
+    dry_run: bool = False
+    tensorrt8: Path | None = None
+    plugin: Path | None = None
+    library: Path | None = None
+    headers: Path | None = None
+    builders: int = 4
+    duration_s: float = 0.6
+    batches: tuple[int, ...] = BATCHES
+    models: tuple[ModelSpec, ...] = MODELS
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of a name. Raises DataError."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise DataError(f"a model must be one of {', '.join(m.name for m in self.models)}, got {name!r}.")
+
+    @property
+    def tensorrt(self) -> Interpreter:
+        """The Python that has TensorRT."""
+        return Interpreter() if self.tensorrt8 is None else interpreter_from_tree(self.tensorrt8, self.work)
+
+    def text(self) -> str:
+        """The settings as JSON."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Settings":
+        """The settings from ``text()``."""
+        content = json.loads(text)
+        paths = {
+            n: Path(content[n]) for n in ("work", "tensorrt8", "plugin", "library", "headers") if content[n] is not None
+        }
+        models = tuple(ModelSpec(**model) for model in content["models"])
+        return cls(**{**content, **paths, "batches": tuple(content["batches"]), "models": models})
+
+
+def interpreter_from_tree(tree: Path, work: Path) -> Interpreter:
+    """The Python in ``tree``: python/bin/python3.*, packages in site/, libraries in lib/. Raises DataError.
+
+    work: holds a folder with a link to this package, so that it is the only thing of this Python that the other sees
+    """
+    tree = tree.resolve()
+    found = sorted((tree / "python" / "bin").glob("python3.[0-9]*[0-9]"))
+    if not found or not (tree / "site").is_dir():
+        raise DataError(
+            f"a TensorRT with its own Python must have lib/, site/ and python/bin/python3.*; {tree} has "
+            f"{', '.join(sorted(p.name for p in tree.glob('*'))) or 'nothing'}. See docs/gpu.md."
+        )
+    link = work.resolve() / "import" / "tokfilter"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(ROOT)
+    variables = {"LD_LIBRARY_PATH": tree / "lib", "PYTHONPATH": f"{tree / 'site'}:{link.parent}", "PYTHONNOUSERSITE": 1}
+    return Interpreter(str(found[0]), tuple((name, str(value)) for name, value in variables.items()))
