@@ -8,7 +8,7 @@ PYTHON310 ?= $(shell .ci/python 3.10)
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test test-py310 check format plugin test-gpu triton bench install-check release clean
+.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton bench install-check release clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
@@ -48,6 +48,10 @@ plugin: install
 test-gpu: install plugin
 	$(BIN)/python -m pytest -m gpu
 	$(BENCH) micro -o gpu-report.json
+
+# Every claim about a GPU on this one, in 8 minutes: builds, compares, then measures. docs/gpu.md; more: PROOF="--list".
+gpu-proof: install
+	$(BENCH) gpu-proof $(PROOF)
 
 # The model repository in a real tritonserver, on the CPU: 55 MB of NVIDIA's wheel, none of its dependencies.
 triton: install

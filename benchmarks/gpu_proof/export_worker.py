@@ -1,9 +1,12 @@
 """model.pt and export directory of one model with random weights: ``export_worker SETTINGS NAME``."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.benchmarks.gpu_proof.prepare import PRECISIONS, bundle_of, graphs_of
@@ -13,12 +16,14 @@ from tokfilter.export.pipeline import export_bundle
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import bundle_from_model, save_bundle
 from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.patch import patch
 from tokfilter.vit.scorers import TokenFilter
 
-__all__ = ["export_model"]
+__all__ = ["clear_images", "export_model"]
 
-_IMAGES = 8
+_IMAGES: Final = 8
+_DRAWN: Final = 96
 
 
 def export_model(settings: Settings, model: ModelSpec) -> None:
@@ -28,8 +33,7 @@ def export_model(settings: Settings, model: ModelSpec) -> None:
     filtered = patch(create_backbone(architecture).eval(), architecture=(architecture.name, architecture.kwargs))
     assert isinstance(filtered.scorer, TokenFilter)
     filtered.scorer.trained = True  # a random filter is meant here: no warning
-    size = (_IMAGES, 3, *filtered.backbone.patch_embed.img_size)
-    images = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    images = clear_images(filtered, model.golden)
     bundle = bundle_from_model(filtered, examples=images)
     bundle = replace(bundle, golden=golden_from_model(filtered, images, model.golden))
     save_bundle(bundle, bundle_of(settings, model.name))
@@ -37,6 +41,24 @@ def export_model(settings: Settings, model: ModelSpec) -> None:
     # would take as long as a build.
     options = ExportOptions(precisions=PRECISIONS, verify=False)
     export_bundle(bundle_of(settings, model.name), graphs_of(settings, model.name), options)
+
+
+@torch.inference_mode()
+def clear_images(model: FilteredViT, budgets: Sequence[int]) -> Tensor:
+    """Random images [8, 3, H, W] whose kept tokens are clear: of 96, those with the widest gap between scores.
+
+    Logits are compared only where the same tokens are kept. A random filter's scores are close together, and fp16 would
+    exchange two of them in most images.
+
+    budgets: the gap is that between the last kept and the first dropped token, the narrowest of all budgets, over the
+        standard deviation of the image's scores
+    """
+    size = (_DRAWN, 3, *model.backbone.patch_embed.img_size)
+    images = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    scores = model.scorer(model.embed(images)[:, model.prefix_tokens :])
+    ranked = scores.sort(dim=1, descending=True).values
+    gaps = torch.stack([ranked[:, k - 1] - ranked[:, k] for k in budgets]).amin(dim=0) / scores.std(dim=1)
+    return images[gaps.argsort(descending=True)[:_IMAGES]]
 
 
 if __name__ == "__main__":

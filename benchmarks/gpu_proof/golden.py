@@ -44,7 +44,8 @@ def compared(context: Context, engine: EngineProcess, cases: Iterable[tuple[int,
     """Compare an engine with the golden tensors at each (batch, tokens). Emits ``verdict``s; returns what passed."""
     passed = []
     for batch, tokens in cases:
-        record = {"engine": engine.spec.key, "batch": batch, "tokens": tokens}
+        precision = engine.spec.options.precision
+        record = {"engine": engine.spec.key, "precision": precision, "batch": batch, "tokens": tokens}
         try:
             verdict = engine.verify(batch, tokens)
         except VerificationError as error:

@@ -102,15 +102,18 @@ class EngineProcess:
         return self
 
     def start(self) -> None:
-        """Start the process, which begins to open the engine. ``__exit__`` ends it."""
-        self._process = subprocess.Popen(
-            self.spec.interpreter.command("tokfilter.runtime.comparison.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=self.spec.interpreter.variables(),
-        )
+        """Start the process, which begins to open the engine. ``__exit__`` ends it. Raises EngineError."""
         spec = self.spec
+        try:
+            self._process = subprocess.Popen(
+                spec.interpreter.command("tokfilter.runtime.comparison.worker"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=spec.interpreter.variables(),
+            )
+        except OSError as error:
+            raise EngineError(f"{spec.interpreter.python} cannot be started: {error}.") from error
         self._send(
             "open",
             directory=str(spec.directory),
@@ -127,6 +130,7 @@ class EngineProcess:
     def __exit__(self, *_: object) -> None:
         process, self._process = self._process, None
         if process is None:
+            self._log.close()
             return
         assert process.stdin is not None and process.stdout is not None
         try:

@@ -1,0 +1,93 @@
+"""Rows and verdicts from engines that run on a CPU, through the processes that run TensorRT on a GPU."""
+
+import json
+import shutil
+from io import StringIO
+
+import pytest
+
+from tokfilter.artifacts.files import sha256
+from tokfilter.artifacts.golden import golden_of
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
+from tokfilter.runtime.comparison.processes import EngineSpec, Interpreter
+from tokfilter.runtime.sessions import SessionOptions
+
+OPTIONS = SessionOptions(threads=1)
+MODEL = ModelSpec("small", "vit_tiny_patch16_224", 16, 2)
+
+
+@pytest.fixture
+def measure(export_directory, tmp_path):
+    """Calls ``measured_rows`` and returns what it emitted, by kind."""
+    (tmp_path / "graphs").mkdir()
+    shutil.copytree(export_directory, tmp_path / "graphs" / "small")
+    context = Context(Settings(tmp_path, duration_s=0.05, models=(MODEL,)), {}, StringIO())
+
+    def run(wanted, batch=2, reference="A"):
+        measured_rows(context, MODEL, batch, wanted, reference)
+        results = [json.loads(line) for line in context.replies.getvalue().splitlines()]
+        return {kind: [r for r in results if r["kind"] == kind] for kind in ("row", "verdict", "problem")}
+
+    run.folder = tmp_path / "graphs" / "small"
+    return run
+
+
+def spec(folder, name, role="filtered", path="model.onnx", interpreter=Interpreter()):  # noqa: B008
+    return EngineSpec(folder, role, path, OPTIONS, None, interpreter, f"{name}, {role}")
+
+
+def test_every_row_has_its_ratios_to_the_full_model_and_to_the_other_engine(measure):
+    folder = measure.folder
+    found = measure(
+        [
+            (spec(folder, "A", "full", "full.onnx"), [16]),
+            (spec(folder, "A"), [8, 4]),
+            (spec(folder, "B"), [8]),
+        ]
+    )
+    rows = {(row["engine"], row["tokens"]): row for row in found["row"]}
+    assert set(rows) == {("A", 16), ("A", 8), ("A", 4), ("B", 8)}
+    assert found["problem"] == [] and [v["passed"] for v in found["verdict"]] == [True] * 4
+    assert rows["A", 16]["speedup"] is None and rows["A", 16]["against"] is None
+    half = rows["A", 8]
+    assert half["speedup"]["compute"] is None and half["speedup"]["end_to_end"]["low"] > 0
+    assert half["mac_ratio"] > 1 and half["efficiency"] == half["speedup"]["end_to_end"]["value"] / half["mac_ratio"]
+    assert rows["B", 8]["against"]["engine"] == "A" and rows["B", 8]["speedup"] is None
+    assert half["rounds"] >= 5 and half["compute_ms"] is None
+    assert half["images_per_s"] == pytest.approx(2e3 / half["end_to_end_ms"]["median"])
+    assert set(half["conditions"]) == {"before", "after"}
+
+
+def test_an_engine_that_differs_is_not_timed(measure):
+    folder = measure.folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    arrays = golden_of(folder, load_manifest(folder))
+    import numpy as np
+
+    changed = {"images": arrays.images, "scores": arrays.scores, "full": arrays.full + 1.0}
+    np.savez(folder / "golden.npz", **changed, **{f"logits_{k}": v for k, v in arrays.logits.items()})
+    for entry in manifest["files"]:
+        if entry["path"] == "golden.npz":
+            path = folder / "golden.npz"
+            entry.update(sha256=sha256(path), bytes=path.stat().st_size)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = measure([(spec(folder, "A", "full", "full.onnx"), [16]), (spec(folder, "A"), [8])])
+    assert [(v["tokens"], v["passed"]) for v in found["verdict"]] == [(16, False), (8, True)]
+    assert "differs from the golden tensors" in found["verdict"][0]["error"]
+    assert [(row["tokens"], row["speedup"]) for row in found["row"]] == [(8, None)]
+
+
+def test_an_engine_that_does_not_start_is_reported_and_the_others_are_measured(measure):
+    folder = measure.folder
+    nowhere = Interpreter("/nowhere/python3.10")
+    found = measure([(spec(folder, "A", interpreter=nowhere), [8]), (spec(folder, "B"), [8])])
+    assert [row["engine"] for row in found["row"]] == ["B"]
+    assert found["problem"][0]["engine"] == "A, filtered" and "/nowhere/python3.10" in found["problem"][0]["error"]
+
+
+def test_nothing_is_measured_where_nothing_passed(measure):
+    found = measure([(spec(measure.folder, "A"), [17])])
+    assert found["row"] == [] and "17" in found["problem"][0]["error"]
