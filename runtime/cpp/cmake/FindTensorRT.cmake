@@ -6,7 +6,7 @@
 # JetPack and Debian packages: the compiler's default paths. File names in wheels have the major version only.
 find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include)
 find_library(TENSORRT_LIBRARY
-             NAMES nvinfer libnvinfer.so.11 libnvinfer.so.10 tensorrt_rtx libtensorrt_rtx.so.1
+             NAMES nvinfer libnvinfer.so.11 libnvinfer.so.10 libnvinfer.so.8 tensorrt_rtx libtensorrt_rtx.so.1
              HINTS ${TENSORRT_ROOT} PATH_SUFFIXES lib)
 
 if(TENSORRT_INCLUDE_DIR)

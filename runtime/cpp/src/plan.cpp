@@ -1,11 +1,10 @@
 #include "plan.hpp"
 
-#include <NvInferRuntime.h>
-
 #include <array>
 #include <mutex>
 #include <utility>
 
+#include "tensorrt_api.hpp"
 #include "text.hpp"
 #include "version.hpp"
 
@@ -126,9 +125,9 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
     // A version-compatible plan contains host code of its TensorRT, and perhaps the plugin; its SHA-256 was
     // checked.
     if (const auto found = entry.target.find("version_compatible"); found != entry.target.end())
-        p.runtime->setEngineHostCodeAllowed(found->second == "true");
+        allow_host_code(*p.runtime, found->second == "true");
     for (const auto& plugin : plugins)
-        if (p.runtime->getPluginRegistry().loadLibrary(plugin.c_str()) == nullptr)
+        if (!load_plugin_library(*p.runtime, p.log, plugin.c_str()))
             return Status(Code::plugin,
                           text("TensorRT ", version_text(library_version()),
                                " cannot load the plugin library ", plugin.string(), ": ", p.log.take(),

@@ -1,4 +1,4 @@
-// The one file, with its .cpp, that calls TensorRT.
+// The one file, with its .cpp and tensorrt_api, that calls TensorRT.
 #pragma once
 
 #include <cstdint>

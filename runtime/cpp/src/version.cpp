@@ -26,9 +26,21 @@ constexpr std::array<std::pair<const char*, const char*>, 6> kRemedies{{
     {"compute", "The plan is for another GPU. Build it again on this machine: `tokfilter engine`."},
 }};
 
-// Major, minor, patch: a fourth number, the build, makes no difference to a plan.
-std::array<int, 3> release(const std::string& version) {
-    std::array<int, 3> numbers{};
+using Release = std::array<int, 3>;  // major, minor, patch
+
+// TensorRT 8.6.1 is 8601, 10.14.1 is 101401; TensorRT-RTX 1.7.1 is 10701 (NV_TENSORRT_VERSION in the
+// headers).
+Release release(std::int64_t number) {
+    const auto at = [&](std::int64_t unit, std::int64_t size) {
+        return static_cast<int>(number / unit % size);
+    };
+    return number < 10000 ? Release{at(1000, 10), at(100, 10), at(1, 100)}
+                          : Release{at(10000, 1000), at(100, 100), at(1, 100)};
+}
+
+// A fourth number, the build, makes no difference to a plan.
+Release release(const std::string& version) {
+    Release numbers{};
     const char* at = version.data();
     const char* const end = at + version.size();
     for (int& number : numbers) {
@@ -44,6 +56,13 @@ std::string capability_of(const std::string& gpu) {
     return comma == std::string::npos ? "" : gpu.substr(comma + 2);
 }
 
+// Whether a version-compatible plan of `there` runs in `here`. Source: support matrix of TensorRT 11.4,
+// "engine portability": across major versions only 8 in 10, and 10 in 11.
+bool runs_later(const Release& there, const Release& here) {
+    if (there[0] == here[0]) return there <= here;
+    return (there[0] == 8 && here[0] == 10) || (there[0] == 10 && here[0] == 11);
+}
+
 std::string name_of(const std::string& runtime) {
     return runtime == "tensorrt-rtx" ? "TensorRT-RTX" : "TensorRT";
 }
@@ -51,11 +70,13 @@ std::string name_of(const std::string& runtime) {
 }  // namespace
 
 std::string version_text(std::int64_t number) {
-    return text(number / 10000, ".", number / 100 % 100, ".", number % 100);
+    const Release parts = release(number);
+    return text(parts[0], ".", parts[1], ".", parts[2]);
 }
 
 std::string misfit(std::int64_t headers, std::int64_t library, const std::string& runtime) {
-    if (headers / 10000 == library / 10000 && headers / 100 <= library / 100) return "";
+    const Release compiled = release(headers), loaded = release(library);
+    if (compiled[0] == loaded[0] && compiled[1] <= loaded[1]) return "";
     return text("tokfilter was compiled with headers of version ", version_text(headers), " and has loaded ",
                 name_of(runtime), " ", version_text(library),
                 ": ABI mismatch. A library of the same major version that is not older is required. Build "
@@ -70,7 +91,7 @@ Status check_target(const Target& target, const Machine& machine) {
     const std::string version = stated("version");
     const bool later_too = stated("version_compatible") == "true";
     const auto here = release(machine.library), there = release(version);
-    if (!version.empty() && (later_too ? here < there : here != there))
+    if (!version.empty() && (later_too ? !runs_later(there, here) : here != there))
         return {Code::version, text("the plan was built with ", name_of(machine.runtime), " ", version,
                                     ", and this machine has ", machine.library, ". ", kBuildAgain)};
     const std::string gpu = stated("gpu"), hardware = stated("hardware");

@@ -9,7 +9,7 @@
 
 namespace tokfilter {
 
-/// "10.14.1" from TensorRT's number 101401.
+/// "10.14.1" from TensorRT's number 101401, "8.6.1" from 8601: up to 9.x the major version counts thousands.
 std::string version_text(std::int64_t number);
 
 /// Error message if a library is incompatible with code compiled with these headers; else empty.

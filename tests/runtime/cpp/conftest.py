@@ -56,10 +56,31 @@ def headers() -> Path:
         pytest.skip(f"no TensorRT headers: {error}")
 
 
-@pytest.fixture(scope="session")
-def fake(headers: Path) -> Path:
-    """Library, examples and tests over fake TensorRT and fake CUDA, under sanitizers."""
-    return _built("sanitized", f"-DTENSORRT_INCLUDE_DIR={headers}", source=NATIVE)
+def _other_headers() -> Path:
+    """The headers that TENSORRT_INCLUDE_DIR names: no package ships those of TensorRT 8.x."""
+    if not (named := os.environ.get("TENSORRT_INCLUDE_DIR")):
+        pytest.skip(
+            "TENSORRT_INCLUDE_DIR is not set. For TensorRT 8.5, 8.6 or another version: "
+            "git clone --depth 1 --branch v8.6.1 https://github.com/NVIDIA/TensorRT, and name its folder include"
+        )
+    folder = Path(named).resolve()
+    assert (folder / "NvInferRuntime.h").is_file(), f"TENSORRT_INCLUDE_DIR={named} has no NvInferRuntime.h"
+    return folder
+
+
+def _version(headers: Path) -> str:
+    """Version of TensorRT's headers, such as "8.6"."""
+    numbers = re.findall(
+        r"define (?:NV_TENSORRT|TRT)_(?:MAJOR|MINOR)\w* +(\d+)", (headers / "NvInferVersion.h").read_text()
+    )
+    return ".".join(numbers[:2])
+
+
+@pytest.fixture(scope="session", params=["found", "TENSORRT_INCLUDE_DIR"])
+def fake(request: pytest.FixtureRequest) -> Path:
+    """Library, examples and tests over fake TensorRT and fake CUDA, under sanitizers, for each version at hand."""
+    folder = request.getfixturevalue("headers") if request.param == "found" else _other_headers()
+    return _built(f"sanitized-{_version(folder)}", f"-DTENSORRT_INCLUDE_DIR={folder}", source=NATIVE)
 
 
 @pytest.fixture(scope="session")

@@ -178,28 +178,3 @@ TEST_CASE("use after close and after a move") {
     CHECK_STATUS(engine->enqueue(host.call), Code::closed, "closed");
     CHECK_STATUS(engine->info().status(), Code::closed, "closed");
 }
-
-TEST_CASE("a plugin library is loaded where the manifest lists one") {
-    Directory directory;
-    directory.set_plan("/plugin", "true");
-    directory.add_plugin(FAKE_PLUGIN);
-    auto engine = directory.open();
-    REQUIRE_MESSAGE(engine.ok(), engine.status().message());
-    auto second = directory.open();
-    REQUIRE(second.ok());
-    CHECK(is_right(*engine->classify(images(1), 1)));
-    CHECK(engine->close().ok());
-    CHECK(is_right(*second->classify(images(1), 1)));
-}
-
-TEST_CASE("a plan without plugin, or with the plugin serialised inside, opens without the plugin library") {
-    for (const char* plugin : {"null", R"("serialized")"}) {
-        Directory directory;
-        directory.add_plugin(FAKE_PLUGIN);
-        directory.set("/files/0/target",
-                      std::string(R"({"version_compatible": true, "plugin": )") + plugin + "}");
-        directory.write();
-        std::filesystem::remove(directory.file("libplugin.so"));
-        CHECK(tokfilter::Engine::open(directory.path()).ok());
-    }
-}

@@ -95,8 +95,19 @@ TEST_CASE("a plan for another machine") {
     directory.set("/files/0/target", R"({"gpu": "NVIDIA H100, 9.0"})");
     CHECK_STATUS(directory.open().status(), Code::version, "compute capability 9.0 (NVIDIA H100, 9.0)",
                  "Fake GPU, 8.7");
-    directory.set("/files/0/target", R"({"version": "10.2.0"})");
-    CHECK_STATUS(directory.open().status(), Code::version, "built with TensorRT 10.2.0");
+}
+
+TEST_CASE("a plan of another TensorRT version is refused before TensorRT sees it") {
+    const std::string here = tokfilter::versions().library;
+    for (const char* there : {"8.5.2.2", "8.6.1.6", "10.3.0.26", "10.14.1.48", "11.4.0.106"}) {
+        if (std::string(there).rfind(here, 0) == 0) continue;
+        Directory directory;
+        directory.set_plan("/fail", R"("deserialize: TensorRT was asked")");
+        directory.set("/files/0/target", std::string(R"({"version": ")") + there + R"("})");
+        CHECK_STATUS(directory.open().status(), Code::version,
+                     std::string("the plan was built with TensorRT ") + there, "this machine has " + here,
+                     "Build it again on this machine");
+    }
 }
 
 TEST_CASE("errors of TensorRT: its message, the plan's target and a remedy") {
@@ -123,30 +134,6 @@ TEST_CASE("bytes that match the manifest but are not a plan") {
     directory.put("manifest.json", directory.manifest(), false);
     CHECK_STATUS(tokfilter::Engine::open(directory.path()).status(), Code::version,
                  "magic tag does not match", "an unknown target");
-}
-
-TEST_CASE("a plan that needs a plugin library which the manifest does not list") {
-    Directory directory;
-    directory.set("/files/0/target", R"({"plugin": "libtokfilter_plugin.so"})");
-    CHECK_STATUS(directory.open().status(), Code::plugin, "needs the plugin library libtokfilter_plugin.so",
-                 "manifest.json does not list", "Export again");
-}
-
-TEST_CASE("plugin libraries that are missing, changed, invalid, or not listed") {
-    Directory directory;
-    directory.set_plan("/plugin", "true");
-    CHECK_STATUS(directory.open().status(), Code::version, "Cannot find plugin: TokenSelect",
-                 "needs tokfilter's plugin");
-    directory.add_plugin(NO_PLUGIN);
-    CHECK_STATUS(directory.open().status(), Code::plugin, "cannot load the plugin library",
-                 "libplugin.so: loadLibrary", "tokfilter plugin build");
-    directory.write();
-    directory.put("libplugin.so", "x", false);
-    CHECK_STATUS(tokfilter::Engine::open(directory.path()).status(), Code::changed_file,
-                 "libplugin.so is not the file");
-    std::filesystem::remove(directory.file("libplugin.so"));
-    CHECK_STATUS(tokfilter::Engine::open(directory.path()).status(), Code::changed_file,
-                 "libplugin.so is missing");
 }
 
 TEST_CASE("a plan whose inputs and outputs differ from the manifest's") {

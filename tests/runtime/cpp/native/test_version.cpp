@@ -14,8 +14,42 @@ TEST_CASE("a library fits headers of its own major version and of the same or an
     CHECK(tokfilter::misfit(100300, 101401, "tensorrt").empty());
     CHECK(contains_all(tokfilter::misfit(101401, 100300, "tensorrt"), "headers of version 10.14.1",
                        "TensorRT 10.3.0", "Build tokfilter again"));
+    CHECK(tokfilter::misfit(8502, 8601, "tensorrt").empty());
+    CHECK(contains_all(tokfilter::misfit(8601, 8502, "tensorrt"), "headers of version 8.6.1",
+                       "TensorRT 8.5.2"));
+    CHECK(contains_all(tokfilter::misfit(8601, 101401, "tensorrt"), "headers of version 8.6.1",
+                       "TensorRT 10.14.1"));
+    CHECK(contains_all(tokfilter::misfit(101401, 8601, "tensorrt"), "has loaded TensorRT 8.6.1"));
+    CHECK(contains_all(tokfilter::misfit(8601, 9300, "tensorrt"), "has loaded TensorRT 9.3.0"));
     CHECK(contains_all(tokfilter::misfit(101401, 110000, "tensorrt"), "has loaded TensorRT 11.0.0"));
     CHECK(contains_all(tokfilter::misfit(101401, 10701, "tensorrt-rtx"), "has loaded TensorRT-RTX 1.7.1"));
+}
+
+TEST_CASE("the version in TensorRT's number: thousands up to 9, ten thousands later and in TensorRT-RTX") {
+    for (const auto& [number, version] : std::vector<std::pair<int, const char*>>{{8502, "8.5.2"},
+                                                                                  {8600, "8.6.0"},
+                                                                                  {9300, "9.3.0"},
+                                                                                  {10701, "1.7.1"},
+                                                                                  {100300, "10.3.0"},
+                                                                                  {101401, "10.14.1"},
+                                                                                  {110400, "11.4.0"}})
+        CHECK(tokfilter::version_text(number) == version);
+}
+
+TEST_CASE("a version-compatible plan runs in later versions, and from 8 in 10 and from 10 in 11") {
+    const auto runs = [](const char* there, const char* here) {
+        const Machine machine{"tensorrt", here, "Orin", "8.7"};
+        return tokfilter::check_target({{"version", there}, {"version_compatible", "true"}}, machine).ok();
+    };
+    CHECK(runs("8.6.1.6", "8.6.2"));
+    CHECK(runs("8.6.1.6", "10.3.0"));
+    CHECK(runs("10.3.0.26", "10.14.1"));
+    CHECK(runs("10.14.1", "11.0.0"));
+    CHECK_FALSE(runs("8.6.1.6", "11.4.0"));
+    CHECK_FALSE(runs("8.6.1.6", "8.5.2"));
+    CHECK_FALSE(runs("10.3.0", "8.6.1"));
+    CHECK_FALSE(runs("11.0.0", "10.14.1"));
+    CHECK_FALSE(runs("10.3.0", "1.7.1"));
 }
 
 TEST_CASE("a plan for another version or GPU is refused before TensorRT deserialises it") {
@@ -24,6 +58,8 @@ TEST_CASE("a plan for another version or GPU is refused before TensorRT deserial
     CHECK(check({}).ok());
     CHECK(check({{"version", "10.3.0.30"}, {"gpu", "Orin, 8.7"}, {"hardware", "none"}}).ok());
     CHECK(check({{"version", "10.3.0"}, {"gpu", "null"}}).ok());
+    CHECK_STATUS(check({{"version", "8.6.1.6"}}), Code::version, "built with TensorRT 8.6.1.6",
+                 "this machine has 10.3.0");
     CHECK_STATUS(check({{"version", "10.14.1.48"}}), Code::version, "built with TensorRT 10.14.1.48",
                  "this machine has 10.3.0", "tokfilter engine");
     CHECK_STATUS(check({{"version", "10.2.9"}, {"version_compatible", "false"}}), Code::version, "10.2.9");

@@ -17,7 +17,8 @@ CLASSES = (
     ("IPluginRegistry", "StubRegistry", "IPluginRegistry"),
 )
 PURE = re.compile(r"virtual\s+([^;{}]*?\))\s*(const)?\s*(noexcept)?\s*=\s*0\s*;")
-HEAD = """#include <NvInferRuntime.h>
+HEAD = """#pragma once
+#include <NvInferRuntime.h>
 #include <cstdlib>
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 namespace nvinfer1::fake {

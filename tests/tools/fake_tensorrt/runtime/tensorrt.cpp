@@ -7,8 +7,6 @@
 // loads and links with runtime/cpp on a CPU up to the check for a GPU (tests/runtime/cpp/test_linked.py). No
 // real TensorRT has executed a plan through runtime/cpp so far: the behaviour of execution contexts follows
 // NVIDIA's API reference.
-#include <dlfcn.h>
-
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +18,8 @@
 #include "cuda.hpp"
 #include "fake_stubs.hpp"
 #include "plan.hpp"
+#include "registry.hpp"
+#include "signatures.hpp"
 
 namespace nvinfer1::fake {
 namespace {
@@ -133,7 +133,7 @@ class Engine : public ICudaEngine, public StubEngine {
             (name == std::string("images") ? profile.batch : profile.budget)[static_cast<std::size_t>(which)];
         return dims_of(sizes);
     }
-    IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept override {
+    IExecutionContext* createExecutionContext(FAKE_CONTEXT_PARAMETERS) noexcept override {
         if (plan_.fail != "context") return new Context(plan_, logger_);
         logger_.log(ILogger::Severity::kERROR,
                     "Requested amount of GPU memory could not be allocated (fake).");
@@ -145,42 +145,22 @@ class Engine : public ICudaEngine, public StubEngine {
     ILogger& logger_;
 };
 
-class Registry : public StubRegistry {
-  public:
-    explicit Registry(ILogger& logger) : logger_(logger) {}
-    ~Registry() noexcept override {
-        for (void* library : libraries_) dlclose(library);
-    }
-
-    PluginLibraryHandle loadLibrary(const char* path) noexcept override {
-        void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-        if (library != nullptr && dlsym(library, "getCreators") != nullptr)
-            return *libraries_.insert(libraries_.end(), library);
-        const char* reason = library == nullptr ? dlerror() : "no getCreators in it";
-        logger_.log(ILogger::Severity::kERROR, ("loadLibrary: " + std::string(reason)).c_str());
-        if (library != nullptr) dlclose(library);
-        return nullptr;
-    }
-
-    bool loaded() const { return !libraries_.empty(); }
-
-  private:
-    ILogger& logger_;
-    std::vector<void*> libraries_;
-};
-
 class Runtime : public IRuntime, public StubRuntime {
   public:
+#if FAKE_REGISTRY_LOADS
     explicit Runtime(ILogger& logger) : logger_(logger), registry_(logger) { mImpl = this; }
 
     IPluginRegistry& getPluginRegistry() noexcept override { return registry_; }
     void setEngineHostCodeAllowed(bool) noexcept override {}
+#else
+    explicit Runtime(ILogger& logger) : logger_(logger), registry_(process_registry()) { mImpl = this; }
+#endif
 
-    ICudaEngine* deserializeCudaEngine(const void* bytes, std::size_t size) noexcept override {
+    ICudaEngine* deserializeCudaEngine(FAKE_DESERIALIZE_PARAMETERS) noexcept override {
         try {
             PlanFile plan = ::fake::plan_from_bytes(static_cast<const char*>(bytes), size);
             if (plan.fail.rfind("deserialize: ", 0) == 0) return fail(plan.fail.substr(13));
-            if (plan.plugin && !registry_.loaded())
+            if (plan.plugin && !registry_.knows_token_select())
                 return fail(
                     "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: "
                     "TokenSelect, version: 1, namespace: tokfilter.)");
@@ -199,7 +179,11 @@ class Runtime : public IRuntime, public StubRuntime {
     }
 
     ILogger& logger_;
+#if FAKE_REGISTRY_LOADS
     Registry registry_;
+#else
+    Registry& registry_;
+#endif
 };
 
 }  // namespace
@@ -216,5 +200,9 @@ void* createInferRuntime_INTERNAL(void* logger, std::int32_t) noexcept {
     return static_cast<nvinfer1::IRuntime*>(
         new nvinfer1::fake::Runtime(*static_cast<nvinfer1::ILogger*>(logger)));
 }
+
+#if !FAKE_REGISTRY_LOADS
+nvinfer1::IPluginRegistry* getPluginRegistry() noexcept { return &nvinfer1::fake::process_registry(); }
+#endif
 
 }  // extern "C"
