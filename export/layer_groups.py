@@ -14,7 +14,6 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from tokfilter.export.precision import LOW_TYPES
-from tokfilter.kernels.op import NAME
 
 __all__ = ["Group", "groups_from_graph"]
 
@@ -42,7 +41,7 @@ def groups_from_graph(graph: ir.Model) -> list[Group]:
     """
     typed, low = graph.clone(), set(LOW_TYPES.values())
     passes.ShapeInferencePass()(typed)
-    named = [node for node in typed.graph if node.name and node.op_type not in (NAME, "Cast")]
+    named = [node for node in typed.graph if node.name and node.op_type != "Cast"]
     candidates = [n for n in named if _has_type(n, low)] or [n for n in named if _has_type(n, {ir.DataType.FLOAT})]
     inside = [_IN_BLOCK.match(node.name or "") is not None for node in candidates]
     if not any(inside):

@@ -87,9 +87,9 @@ class _CastPass:
         self.other: dict[ir.Value, ir.Value] = {}
 
     def apply(self, wide: set[ir.Node]) -> None:
-        """Cast every node but those in ``wide`` and those whose op is."""
+        """Cast every node; those in ``wide``, and layer norms and sums, are fp32."""
         for node in list(self.graph):
-            if node.op_type == NAME:
+            if node.op_type == NAME and node not in wide:
                 self._take(node, 0, self.low)
                 retype(node.outputs[0], self.low)
                 continue

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from tokfilter.errors import ExportError
-from tokfilter.export.emulation import emulate_low_precision
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, select_node
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
-from tokfilter.export.precision import LOW_TYPES, cast_precision
+from tokfilter.export.precision import LOW_TYPES, cast_precision, with_fp32_nodes
 
 LOW = ["fp16", "bf16"]
 PATCHES = 16
@@ -86,22 +85,6 @@ def test_low_weights_take_half_the_room(traced_graph, tmp_path):
     assert sizes["fp16"] == sizes["bf16"] < 0.6 * sizes["fp32"]
 
 
-def test_the_twin_rounds_after_each_operation(tmp_path):
-    graph = ir.from_onnx_text(
-        '<ir_version: 10, opset_import: ["": 18]> g (float[4, 8] a, float[8, 4] b) => (float[4, 4] y)'
-        "{ c = Cast <to = 10> (a) d = Cast <to = 10> (b) p = MatMul (c, d) s = Softmax (p) t = Add (s, p)"
-        " y = Cast <to = 1> (t) }"
-    )
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape).astype(np.float16) for shape in ((4, 8), (8, 4)))
-    session = cpu_session(saved(emulate_low_precision(graph), tmp_path), "fp32")
-    (found,) = session.run(None, {"a": a.astype(np.float32), "b": b.astype(np.float32)})
-    product = (a.astype(np.float32) @ b.astype(np.float32)).astype(np.float16).astype(np.float32)
-    shares = np.exp(product - product.max(-1, keepdims=True))
-    shares = (shares / shares.sum(-1, keepdims=True)).astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(found, (shares + product).astype(np.float16).astype(np.float32))
-
-
 def test_weights_beyond_fp16_are_refused_and_bf16_takes_them(traced_graph, tmp_path):
     graph = traced_graph.clone()
     name = next(name for name in graph.graph.initializers if name.endswith("blocks.0.mlp.fc1.bias"))
@@ -123,3 +106,51 @@ def test_a_cast_graph_is_read_back_as_it_was_written(traced_graph, tmp_path):
     again = load_graph(saved(typed.clone(), tmp_path))
     for name, value in typed.graph.initializers.items():
         assert again.graph.initializers[name].const_value.tobytes() == value.const_value.tobytes()
+
+
+ATTENTION = "blocks.0.attn/Softmax"
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("names", [[], [ATTENTION], ["head/Gemm"], ["blocks.1/Add_1", "patch_drop/TokenSelect"]])
+def test_named_nodes_stay_fp32_and_the_others_do_not(traced_graph, tmp_path, precision, names):
+    plain = cast_precision(traced_graph, precision).graph
+    low = {node.name for node in plain if node.outputs[0].dtype == LOW_TYPES[precision] and node.op_type != "Cast"}
+    graph = cast_precision(traced_graph, precision, names)
+    for node in graph.graph:
+        if node.name in names:
+            assert types_of([*node.inputs, *node.outputs]) == {ir.DataType.FLOAT}, node.name
+        elif node.name in low:
+            assert node.outputs[0].dtype == LOW_TYPES[precision], node.name
+    onnx.checker.check_model(str(saved(graph, tmp_path)), full_check=True)
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("form", ["slots", "fixed", "full"])
+def test_a_cast_graph_is_widened_as_the_traced_one_is_cast(traced_graph, tmp_path, precision, form):
+    """The weights of the widened nodes have been rounded, so outputs differ by that and no more."""
+    names = ["blocks.0.attn.qkv/MatMul", ATTENTION, "blocks.1.mlp.fc2/MatMul", "blocks.1/Add", "head/Gemm"]
+    forms = {
+        "slots": lambda graph: graph,
+        "fixed": lambda graph: fixed_graph_from_slots(graph, 5),
+        "full": lambda graph: full_graph_from_slots(graph, PATCHES),
+    }
+    cast = forms[form](cast_precision(traced_graph, precision, names))
+    widened = with_fp32_nodes(forms[form](cast_precision(traced_graph, precision)), precision, names)
+    types = {node.name: node.outputs[0].dtype for node in cast.graph if node.op_type != "Cast"}
+    assert {node.name: node.outputs[0].dtype for node in widened.graph if node.op_type != "Cast"} == types
+    assert [(v.name, v.dtype) for v in widened.graph.outputs] == [(v.name, v.dtype) for v in cast.graph.outputs]
+    path = saved(widened, tmp_path, "widened.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    found, expected = outputs(path, precision, 5)[0], outputs(saved(cast, tmp_path), precision, 5)[0]
+    assert np.abs(found - expected).max() < (2e-3 if precision == "fp16" else 2e-2) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_widening_nothing_changes_nothing(traced_graph, tmp_path, precision):
+    graph = cast_precision(traced_graph, precision)
+    same = with_fp32_nodes(graph, precision, [])
+    for name in ("a node that is not there", ""):
+        assert len(with_fp32_nodes(graph, precision, [name]).graph) == len(same.graph) == len(graph.graph)
+    first, second = (outputs(saved(g.clone(), tmp_path), precision, 7) for g in (graph, same))
+    np.testing.assert_array_equal(first[0], second[0])

@@ -33,8 +33,10 @@ def small_model(seed: int = 0, architecture: Architecture = SMALL) -> FilteredVi
     return model.eval()
 
 
-def small_bundle(seed: int = 0) -> Bundle:
+def small_bundle(seed: int = 0, change: Callable[[FilteredViT], None] = lambda _: None) -> Bundle:
+    """change: applied to the model before its golden tensors are computed"""
     model = small_model(seed)
+    change(model)
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     backbone, scorer = weights_from_model(model)
     return Bundle(
