@@ -19,6 +19,7 @@ __all__ = [
     "NAME",
     "VERSION",
     "Entry",
+    "FileRuntime",
     "Manifest",
     "ModelCard",
     "checked_path",
@@ -34,6 +35,7 @@ VERSION: Final = 1
 
 Role = Literal["filtered", "full", "golden", "timing-cache", "plugin"]
 Runtime = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+FileRuntime = Literal[Runtime, "onnx-cuda"]
 Range = tuple[int, int, int]
 
 _CARD_KEYS: Final = {"num_patches": "patches"}
@@ -47,11 +49,11 @@ class Entry:
     """One file of an export directory.
 
     role: "filtered" and "full" are models, the others belong to them
-    runtime: the engine that reads it; None for files that are no model
+    runtime: the engine that reads it, "onnx-cuda" for ONNX Runtime's CUDA provider only; None for other files
     precision: fp32, fp16 or bf16, the types in the graph
     budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
     batch_range, budget_range: (min, opt, max) that an engine was built for; None for any
-    target: hardware, versions and options of an engine build, plain values
+    target: hardware, versions and options of an engine build, or what was fused in a graph for CUDA; plain values
     external: files with the external weights of a graph, name -> sha256 (graphs beyond 2 GiB)
     verified: whether an engine was compared with the golden tensors when it was built; None where that was not asked
     unverified: why it was not compared, where ``verified`` is false
@@ -63,7 +65,7 @@ class Entry:
     role: Role
     sha256: str
     bytes: int
-    runtime: Runtime | None = None
+    runtime: FileRuntime | None = None
     precision: str | None = None
     budget: int | None = None
     batch_range: Range | None = None
@@ -124,7 +126,7 @@ class Manifest:
     created: str
     choice: dict[str, Any] = field(default_factory=dict)
 
-    def entries(self, role: Role, runtime: Runtime | None = None) -> list[Entry]:
+    def entries(self, role: Role, runtime: FileRuntime | None = None) -> list[Entry]:
         """Files with this role, and runtime when given."""
         return [e for e in self.files if e.role == role and (runtime is None or e.runtime == runtime)]
 

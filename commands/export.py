@@ -9,6 +9,8 @@ from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tokfilter.artifacts.manifest import Manifest
     from tokfilter.export.verify import Check
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
 @click.option("--keep", multiple=True, help=f"Also write a graph with this fixed budget: {KEEP_HELP}.")
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
+@click.option("--cuda", is_flag=True, help="Also write each graph fused for ONNX Runtime's CUDA provider.")
 @build_options
 @click.option(
     "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
@@ -98,3 +101,13 @@ def _print_files(manifest: "Manifest", output: Path) -> None:
         console.print(f"not compared with torch: {manifest.verification['skipped']}", style="yellow")
     for entry in manifest.files:
         console.print(f"{entry.bytes / 1e6:9.1f} MB  {output / entry.path}", markup=False, soft_wrap=True)
+        if entry.runtime == "onnx-cuda":
+            _print_fusions(console, entry.target)
+
+
+def _print_fusions(console: "Console", fusions: "dict[str, Any]") -> None:
+    """How many of how many were fused for CUDA, and why the others were not."""
+    for kind, found in fusions.items():
+        console.print(f"{'':14}{found['fused']} of {found['found']} {kind} fused", markup=False, style="dim")
+        for reason, names in found["not_fused"].items():
+            console.print(f"{'':16}{len(names)} not: {reason} ({names[0]})", markup=False, soft_wrap=True)

@@ -105,9 +105,9 @@ def _keep_all_rows(indices: ir.Value) -> None:
                 )
 
 
-def with_function(graph: ir.Model, budget: str) -> ir.Model:
-    """Attach the function body of TokenSelect to ``graph``; budget as in ``token_select_function``."""
-    function = token_select_function(graph.opset_imports[""], budget, "position")
+def with_function(graph: ir.Model, budget: str, rows: str = "flat") -> ir.Model:
+    """Attach the function body of TokenSelect to ``graph``; budget and rows as in ``token_select_function``."""
+    function = token_select_function(graph.opset_imports[""], budget, "position", rows)
     attached = ir.serde.deserialize_function(function)
     graph.functions[attached.identifier()] = attached
     graph.opset_imports[DOMAIN] = 1

@@ -89,9 +89,13 @@ def _weights_hash(graph: ir.Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def cpu_session(path: Path, precision: str | None) -> Any:
-    """``path`` in ONNX Runtime on the CPU. A bf16 graph is emulated in fp32: no CPU kernels take bf16."""
-    return emulated_session(path) if precision == "bf16" else _session(path)
+def cpu_session(path: Path, precision: str | None, for_cuda: bool = False) -> Any:
+    """``path`` in ONNX Runtime on the CPU. A bf16 graph is emulated in fp32: no CPU kernels take bf16.
+
+    for_cuda: the graph has contrib ops (``export/onnxruntime_cuda.py``), whose CPU kernels take fp32 only
+    """
+    emulated = precision == "bf16" or (precision == "fp16" and for_cuda)
+    return emulated_session(path) if emulated else _session(path)
 
 
 def emulated_session(path: Path) -> Any:

@@ -35,6 +35,7 @@ class ExportOptions:
     keeps: budgets that get a graph of their own
     batch_range, budget_range: (min, opt, max) of engines; None for the budget means 1 : default : all patch tokens
     precisions: each gives a set of graphs, and of engines
+    cuda: also write each graph fused for ONNX Runtime's CUDA provider (``export/onnxruntime_cuda.py``)
     plugin: whether TensorRT engines take the fused kernel (else native ops)
     plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
     strip_functions: leave the function body out of the graphs, for TensorRT before 10.7, which prefers it to the plugin
@@ -50,6 +51,7 @@ class ExportOptions:
     budget_range: Range | None = None
     opset: int = DEFAULT_OPSET
     precisions: tuple[Precision, ...] = ("fp32",)
+    cuda: bool = False
     trt: bool = False
     rtx: bool = False
     plugin: bool = True

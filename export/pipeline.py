@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 from tokfilter.export.auto_fp32 import checked_graphs
+from tokfilter.export.contrib.walk import Fused
 from tokfilter.export.directory import new_directory
 from tokfilter.export.engine_gate import EngineCheck
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
@@ -33,6 +35,7 @@ from tokfilter.export.graph import (
 )
 from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
 from tokfilter.export.onnx_file import load_graph, save_graph
+from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.precision import cast_precision
 from tokfilter.export.reference import Reference, golden_image_set, image_set_from_folder
@@ -95,9 +98,10 @@ def export_bundle(
             verification=report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        engines, failure = _engines(folder, Path(directory), manifest, entries, options, progress, check_engine)
+        plain = manifest.entries("filtered", "onnx") + manifest.entries("full", "onnx")
+        engines, failure = _engines(folder, Path(directory), manifest, plain, options, progress, check_engine)
         if options.strip_functions:
-            entries = [_stripped(folder, entry) for entry in entries]
+            entries = [_stripped(folder, entry) if entry in plain else entry for entry in entries]
         manifest = replace(manifest, files=[*entries, *manifest.entries("golden"), *engines])
         (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
     if failure is not None:
@@ -169,22 +173,35 @@ def _write_graphs(
     precision: Precision,
     kept_fp32: dict[str, Any],
 ) -> Iterator[Entry]:
-    slots = cast_precision(traced, precision, nodes_of(kept_fp32))
-    for name, graph, details in _forms(slots, card.num_patches, options):
-        name = f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
+    kept = nodes_of(kept_fp32)
+    forms = [_forms(cast_precision(traced, precision, kept), card.num_patches, options)]
+    if options.cuda:
+        forms.append(_cuda_forms(slots_graph_for_cuda(traced, precision, kept), card.num_patches, options))
+    for name, graph, details in chain(*forms):
+        name += "" if precision == "fp32" else f".{precision}"
+        name += ".cuda.onnx" if details["runtime"] == "onnx-cuda" else ".onnx"
         progress(f"writing {name}")
         graph.producer_name, graph.producer_version = "tokfilter", __version__
         graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
         weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
-        details |= {"runtime": "onnx", "precision": precision, "external": weights, "kept_fp32": kept_fp32}
+        details |= {"precision": precision, "external": weights, "kept_fp32": kept_fp32}
         yield entry_from_file(folder, name, **details)
 
 
 def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[tuple[str, ir.Model, dict[str, Any]]]:
-    yield "model", slots, {"role": "filtered"}
+    yield "model", slots, {"role": "filtered", "runtime": "onnx"}
     for k in options.budgets(patches):
-        yield f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "budget": k}
-    yield "full", full_graph_from_slots(slots, patches), {"role": "full"}
+        yield f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "runtime": "onnx", "budget": k}
+    yield "full", full_graph_from_slots(slots, patches), {"role": "full", "runtime": "onnx"}
+
+
+def _cuda_forms(
+    slots: tuple[ir.Model, list[Fused]], patches: int, options: ExportOptions
+) -> Iterator[tuple[str, ir.Model, dict[str, Any]]]:
+    """The forms fused for ONNX Runtime's CUDA provider."""
+    for name, form, details in _forms(slots[0], patches, options):
+        graph, fused = cuda_graph_from_form(form)
+        yield name, graph, details | {"runtime": "onnx-cuda", "target": fusions_as_dict([*slots[1], *fused])}
 
 
 def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, budget: int | None) -> dict[str, str]:

@@ -47,6 +47,38 @@ _KEPT = {
       kept = GatherElements <axis = 1> (ranked, kept_order)""",
 }
 
+_ROWS = {
+    "flat": """
+      shape = Shape (tokens)
+      batch = Gather <axis = 0> (shape, zero)
+      batch_scalar = Gather <axis = 0> (shape, zero_scalar)
+      length = Gather <axis = 0> (shape, one_scalar)
+      prefix_rows = Range (zero_scalar, prefix, one_scalar)
+      prefix_count = Reshape (prefix, one)
+      prefix_shape = Concat <axis = 0> (batch, prefix_count)
+      prefix_expanded = Expand (prefix_rows, prefix_shape)
+      patch_rows = Add (kept, prefix)
+      local_rows = Concat <axis = 1> (prefix_expanded, patch_rows)
+      images = Range (zero_scalar, batch_scalar, one_scalar)
+      offsets = Mul (images, length)
+      offsets_column = Reshape (offsets, column)
+      rows = Add (local_rows, offsets_column)
+      flat = Flatten <axis = 2> (tokens)
+      selected = Gather <axis = 0> (flat, rows)""",
+    "batched": """
+      first = Slice (kept, zero, one, one)
+      nothing = Mul (first, zero)
+      prefix_rows = Range (zero_scalar, prefix, one_scalar)
+      prefix_expanded = Add (nothing, prefix_rows)
+      patch_rows = Add (kept, prefix)
+      local_rows = Concat <axis = 1> (prefix_expanded, patch_rows)
+      rows = Unsqueeze (local_rows, minus_one)
+      selected = GatherND <batch_dims = 1> (tokens, rows)""",
+}
+"""How the rows are fetched. One Gather over flattened tokens is the form that every engine takes. It needs the number
+of images as a value, which ONNX Runtime computes on the CPU and copies to the GPU; a CUDA graph cannot hold that copy.
+GatherND over the batch needs no such value: for ONNX Runtime on CUDA."""
+
 # Every tensor has a unique name: TensorRT-RTX 1.7 fails on two outputs called "_".
 _TEXT = """
 <opset_import: ["" : {opset}], domain: "{domain}">
@@ -69,33 +101,19 @@ _TEXT = """
   indices = Cast <to = 6> (kept)
 
   prefix = Constant <value_int: int = @prefix_tokens> ()
-  shape = Shape (tokens)
-  batch = Gather <axis = 0> (shape, zero)
-  batch_scalar = Gather <axis = 0> (shape, zero_scalar)
-  length = Gather <axis = 0> (shape, one_scalar)
-  prefix_rows = Range (zero_scalar, prefix, one_scalar)
-  prefix_count = Reshape (prefix, one)
-  prefix_shape = Concat <axis = 0> (batch, prefix_count)
-  prefix_expanded = Expand (prefix_rows, prefix_shape)
-  patch_rows = Add (kept, prefix)
-  local_rows = Concat <axis = 1> (prefix_expanded, patch_rows)
-  images = Range (zero_scalar, batch_scalar, one_scalar)
-  offsets = Mul (images, length)
-  offsets_column = Reshape (offsets, column)
-  rows = Add (local_rows, offsets_column)
-  flat = Flatten <axis = 2> (tokens)
-  selected = Gather <axis = 0> (flat, rows)
+  {rows}
 }}
 """
 
 
-def token_select_function(opset: int, budget: str, order: str) -> onnx.FunctionProto:
+def token_select_function(opset: int, budget: str, order: str, rows: str = "flat") -> onnx.FunctionProto:
     """The function body for the nodes of one model (contract: ``kernels/op.py``).
 
     opset: the model's ai.onnx opset, 13 or later
     budget: "slots" when the third input gives the budget, "attribute" when attribute k does
     order: the nodes' order, which selects the body, because a function cannot branch on a string. "either" is for
         nodes of both orders, each with an int attribute ``by_position`` (1 or 0) that repeats its ``order``
+    rows: "flat" for every engine, "batched" for CUDA graphs in ONNX Runtime (``_ROWS``)
     Raises ContractError.
     """
     if opset < MIN_OPSET or budget not in _BUDGET or order not in _KEPT:
@@ -111,5 +129,6 @@ def token_select_function(opset: int, budget: str, order: str) -> onnx.FunctionP
         attributes=_ATTRIBUTES.get(order, ""),
         budget=_BUDGET[budget],
         kept=_KEPT[order],
+        rows=_ROWS[rows],
     )
     return onnx.parser.parse_function(text)

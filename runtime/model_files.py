@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, load_manifest
+from tokfilter.artifacts.manifest import Entry, FileRuntime, Manifest, Runtime, load_manifest
 from tokfilter.errors import EngineError
 from tokfilter.runtime.session import Budgets
 
@@ -28,24 +28,35 @@ def find_model_file(
     runtime: Runtime = "onnx",
     precision: str = "fp32",
     tokens: int | None = None,
+    provider: str = "cpu",
 ) -> ModelFile:
     """The file of a role, runtime and precision that serves ``tokens``, where a budget is given.
 
+    provider: of ONNX Runtime; for cuda, a graph fused for it (`tokfilter export --cuda`) comes before the plain one
     Raises DataError where ``directory`` is no export directory, EngineError where it has no such file.
     """
     manifest = load_manifest(directory)
-    return ModelFile(Path(directory), manifest, find_entry(manifest, role, runtime, precision, tokens))
+    return ModelFile(Path(directory), manifest, find_entry(manifest, role, runtime, precision, tokens, provider))
 
 
-def find_entry(manifest: Manifest, role: Role, runtime: Runtime, precision: str, tokens: int | None = None) -> Entry:
+def find_entry(
+    manifest: Manifest,
+    role: Role,
+    runtime: Runtime,
+    precision: str,
+    tokens: int | None = None,
+    provider: str = "cpu",
+) -> Entry:
     """As ``find_model_file``; a graph made for exactly ``tokens`` comes before one with a budget at run time."""
-    candidates = [e for e in manifest.entries(role, runtime) if e.precision == precision]
-    exact = [e for e in candidates if tokens is not None and e.budget == tokens]
-    elastic = [e for e in candidates if e.budget is None and _serves(e, tokens)]
-    fixed = [e for e in candidates if e.budget is not None and tokens is None]
-    for group in (exact, elastic, fixed):
-        if group:
-            return group[0]
+    kinds: tuple[FileRuntime, ...] = ("onnx-cuda", "onnx") if (runtime, provider) == ("onnx", "cuda") else (runtime,)
+    for kind in kinds:
+        candidates = [e for e in manifest.entries(role, kind) if e.precision == precision]
+        exact = [e for e in candidates if tokens is not None and e.budget == tokens]
+        elastic = [e for e in candidates if e.budget is None and _serves(e, tokens)]
+        fixed = [e for e in candidates if e.budget is not None and tokens is None]
+        for group in (exact, elastic, fixed):
+            if group:
+                return group[0]
     at = "" if tokens is None or role == "full" else f" at {tokens} tokens"
     raise EngineError(
         f"the export directory has no {role} {runtime} model in {precision}{at}; it has {_inventory(manifest)}. "

@@ -46,7 +46,7 @@ def open_session(
     """
     options = options or SessionOptions()
     return session_from_model_file(
-        find_model_file(directory, role, options.runtime, options.precision, tokens), options
+        find_model_file(directory, role, options.runtime, options.precision, tokens, options.provider), options
     )
 
 

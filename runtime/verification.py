@@ -9,7 +9,7 @@ import numpy as np
 
 from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices, compare_logits
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
-from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest
+from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, checked_path, load_manifest
 from tokfilter.errors import MissingDependencyError, VerificationError
 from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.session import Array, Budgets, Session
@@ -74,7 +74,8 @@ def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> None:
     where it should and does not; DataError.
     """
     _require_target(entry)
-    options = SessionOptions(runtime=entry.runtime or "tensorrt", precision=entry.precision or "fp32")
+    runtime: Runtime = "tensorrt-rtx" if entry.runtime == "tensorrt-rtx" else "tensorrt"
+    options = SessionOptions(runtime=runtime, precision=entry.precision or "fp32")
     batches = sorted({*_batches(entry), *(entry.batch_range or ())})
     for _ in _verdicts(ModelFile(directory, manifest, entry), options, batches, remedy=""):
         pass
@@ -101,8 +102,8 @@ def _verdicts(chosen: ModelFile, options: SessionOptions, batches: Sequence[int]
 def _model_files(directory: str | Path, options: SessionOptions) -> Iterator[ModelFile]:
     """All that `bench` may take a time of: the full file, the filtered one, those made for one budget."""
     for role in _ROLES:
-        first = find_model_file(directory, role, options.runtime, options.precision)
-        for entry in first.manifest.entries(role, options.runtime):
+        first = find_model_file(directory, role, options.runtime, options.precision, provider=options.provider)
+        for entry in first.manifest.entries(role, first.entry.runtime):
             if entry.precision == options.precision:
                 yield replace(first, entry=entry)
 

@@ -95,6 +95,8 @@ def _selected_entries(manifest: Manifest, full: bool) -> tuple[list[Entry], dict
 def _reason_to_leave_out(entry: Entry) -> str | None:
     if entry.runtime == "tensorrt-rtx":
         return "Triton has no backend for TensorRT-RTX"
+    if entry.runtime == "onnx-cuda":
+        return "Triton gets the plain graph"
     if entry.runtime == "onnx" and entry.precision == "bf16":
         return "ONNX Runtime has no bf16 kernels for every operator"
     return None

@@ -234,6 +234,6 @@ def specs_for(
         if bundle is not None:
             path = f"{bundle.name} ({role})"
         else:
-            path = find_entry(manifest, role, options.runtime, options.precision, tokens).path
+            path = find_entry(manifest, role, options.runtime, options.precision, tokens, options.provider).path
         specs[tokens] = EngineSpec(directory, role, path, options, bundle)
     return specs

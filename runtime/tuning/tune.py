@@ -120,13 +120,16 @@ def save_choice(directory: Path, choice: Mapping[str, Any]) -> None:
 def _specs(directory: Path, manifest: Manifest, options: SessionOptions) -> tuple[EngineSpec, dict[int, EngineSpec]]:
     """The full engine, and the filtered one for each budget that can be chosen: all of a range, or the fixed ones."""
     runtime, precision, patches = options.runtime, options.precision, manifest.model.num_patches
-    full = EngineSpec(directory, "full", find_entry(manifest, "full", runtime, precision).path, options)
-    entry = find_entry(manifest, "filtered", runtime, precision)
+    entry = find_entry(manifest, "full", runtime, precision, provider=options.provider)
+    full = EngineSpec(directory, "full", entry.path, options)
+    entry = find_entry(manifest, "filtered", runtime, precision, provider=options.provider)
     if entry.budget is None:
         low, _, high = entry.budget_range or (1, 0, patches - 1)
         spec = EngineSpec(directory, "filtered", entry.path, options)
         return full, dict.fromkeys(range(low, min(high, patches - 1) + 1), spec)
-    fixed = [e for e in manifest.entries("filtered", runtime) if e.precision == precision and e.budget is not None]
+    fixed = [
+        e for e in manifest.entries("filtered", entry.runtime) if e.precision == precision and e.budget is not None
+    ]
     return full, {e.budget: EngineSpec(directory, "filtered", e.path, options) for e in fixed if e.budget is not None}
 
 

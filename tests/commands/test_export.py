@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.cli import cli
 from tokfilter.export import pipeline
-from tokfilter.export.onnx_file import save_graph
+from tokfilter.export.onnx_file import load_graph, save_graph
 
 
 @pytest.fixture
@@ -169,3 +169,25 @@ def test_inspect_refuses_a_graph_cut_short_nothing_and_an_empty_folder(traced_gr
     assert "there is nothing at" in run("inspect", tmp_path / "none").stderr
     (tmp_path / "empty").mkdir()
     assert "manifest" in run("inspect", tmp_path / "empty").stderr
+
+
+def test_cuda_writes_verified_fused_graphs_beside_the_plain_ones(quick, bundle_file, tmp_path):
+    out = tmp_path / "out"
+    result = run("export", bundle_file, "-o", out, "--keep", "0.5", "--cuda", "--precision", "fp16")
+    assert result.exit_code == 0, result.output
+    manifest = load_manifest(out)
+    fused = [entry for entry in manifest.files if entry.runtime == "onnx-cuda"]
+    assert [entry.path for entry in fused] == ["model.fp16.cuda.onnx", "model.k8.fp16.cuda.onnx", "full.fp16.cuda.onnx"]
+    assert [(entry.role, entry.budget) for entry in fused] == [("filtered", None), ("filtered", 8), ("full", None)]
+    assert all(entry.target["attentions"] == {"fused": 2, "found": 2, "not_fused": {}} for entry in fused)
+    assert {check["path"] for check in manifest.verification["checks"]} == {e.path for e in manifest.files if e.runtime}
+    assert result.stdout.count("2 of 2 attentions fused") == 3
+    plain = [entry.path for entry in manifest.entries("filtered", "onnx")]
+    assert plain == ["model.fp16.onnx", "model.k8.fp16.onnx"]
+
+
+def test_stripping_functions_leaves_those_of_the_graphs_for_cuda(quick, bundle_file, tmp_path):
+    result = run("export", bundle_file, "-o", tmp_path / "out", "--cuda", "--strip-functions", "--no-verify")
+    assert result.exit_code == 0, result.output
+    functions = {name: len(load_graph(tmp_path / "out" / name).functions) for name in ("model.onnx", "model.cuda.onnx")}
+    assert functions == {"model.onnx": 0, "model.cuda.onnx": 1}

@@ -1,13 +1,15 @@
 """Execution providers of ONNX Runtime: availability, CUDA's options, and CUDA itself on a GPU."""
 
+from dataclasses import replace
 from itertools import product
 
 import onnxruntime
 import pytest
 
 from tokfilter.artifacts.golden import golden_of
+from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.runtime.model_files import find_model_file
+from tokfilter.runtime.model_files import find_entry, find_model_file
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.verification import verify
@@ -60,3 +62,22 @@ def test_cuda_provider_equals_golden_on_a_gpu(bundle_file, tmp_path, precision):
             for batch, k in product((1, 3), budgets):
                 verdict = verify(session, chosen, golden_of(chosen.directory, chosen.manifest), batch, k)
                 assert (verdict.batch, verdict.tokens) == (batch, k)
+
+
+def test_a_graph_fused_for_cuda_is_taken_for_cuda_only(export_directory):
+    manifest = load_manifest(export_directory)
+    fused = [
+        replace(entry, path=entry.path.replace(".onnx", ".cuda.onnx"), runtime="onnx-cuda")
+        for entry in manifest.entries("filtered", "onnx")
+        if entry.budget is None
+    ]
+    manifest = replace(manifest, files=[*fused, *manifest.files])
+
+    def chosen(role, **wanted):
+        return find_entry(manifest, role, "onnx", "fp32", **wanted).path
+
+    assert chosen("filtered") == chosen("filtered", provider="tensorrt") == "model.onnx"
+    assert chosen("filtered", provider="cuda") == "model.cuda.onnx"
+    assert chosen("full", provider="cuda") == "full.onnx"  # without a fused one, the plain one
+    assert chosen("filtered", tokens=8) == "model.k8.onnx"
+    assert chosen("filtered", tokens=8, provider="cuda") == "model.cuda.onnx"

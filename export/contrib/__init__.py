@@ -1,0 +1,1 @@
+"""Rewrites into ONNX Runtime's contrib ops (domain com.microsoft) for its CUDA provider."""
