@@ -12,7 +12,11 @@ def plugin() -> None:
 
 @plugin.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Build folder. Default: in the user's cache.")
-@click.option("--tensorrt", type=click.Path(path_type=Path), help="Folder of a TensorRT SDK or of its headers.")
+@click.option(
+    "--tensorrt",
+    type=click.Path(path_type=Path),
+    help="Folder of a TensorRT SDK or of its headers (8.5, 8.6, 10.3 or later).",
+)
 @click.option("--architectures", help='CUDA architectures as CMake takes them, e.g. "87" for Orin, or "native".')
 @click.option("--fetch-headers", is_flag=True, help="Download TensorRT's headers (a wheel) when none are installed.")
 def build(output: Path | None, tensorrt: Path | None, architectures: str | None, fetch_headers: bool) -> None:
@@ -21,7 +25,9 @@ def build(output: Path | None, tensorrt: Path | None, architectures: str | None,
 
     click.echo("compiling, one to two minutes ...", err=True)
     built = build_plugin(output, tensorrt, architectures, fetch=fetch_headers)
-    click.echo(f"{built.dynamic}  for TensorRT's plugin registry")
+    click.echo(f"TensorRT {built.version}: plugin class {built.interface}", err=True)
+    if built.dynamic:
+        click.echo(f"{built.dynamic}  for TensorRT's plugin registry")
     if built.self_registering:
         click.echo(f"{built.self_registering}  for hosts that load it with dlopen (Triton, DeepStream, ONNX Runtime)")
     else:
@@ -29,8 +35,9 @@ def build(output: Path | None, tensorrt: Path | None, architectures: str | None,
 
 
 @plugin.command()
-def path() -> None:
+@click.option("--for", "version", help="TensorRT version that will load it, e.g. 8.6. Default: the installed one.")
+def path(version: str | None) -> None:
     """Print the path of the plugin library."""
     from tokfilter.kernels.build import plugin_path
 
-    click.echo(plugin_path())
+    click.echo(plugin_path(version=version))

@@ -1,12 +1,11 @@
 """Builds and locates the TensorRT plugin (``tokfilter plugin build``, ``tokfilter plugin path``).
 
 Runs CMake on ``CMakeLists.txt``. Finds nvcc and TensorRT's headers and library on JetPack, in an SDK archive or in
-wheels.
+wheels. The version of the headers chooses the plugin class: IPluginV2DynamicExt (8.5, 8.6) or IPluginV3 (10.3 and
+later). Each series of versions (8.5, 8.6, 10, 11) has a build folder of its own.
 """
 
-import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -18,6 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.kernels.tensorrt_headers import (
+    HEADER_WHEEL,
+    cache_directory,
+    fetch_headers,
+    find_headers,
+    installed_version,
+    plugin_class,
+    series,
+    version_of_headers,
+)
 
 __all__ = [
     "HEADER_WHEEL",
@@ -32,66 +41,50 @@ __all__ = [
     "self_registering_path",
 ]
 
-HEADER_WHEEL: Final = "kernel-lens==2.0.1"
-"""A wheel with TensorRT 10.14's headers in ``kernel_lens/include/tensorrt``; its other files are not used."""
-
 _SOURCE: Final = Path(__file__).resolve().parent
 _DYNAMIC: Final = "libtokfilter_plugin.so"
 _SELF_REGISTERING: Final = "libtokfilter_plugin_static.so"
-_HEADER: Final = "NvInferRuntime.h"
-_SYSTEM_HEADERS: Final = tuple(
-    Path(path)
-    for path in (
-        "/usr/include/x86_64-linux-gnu",  # Debian packages
-        "/usr/include/aarch64-linux-gnu",  # JetPack
-        "/usr/include",
-        "/usr/local/tensorrt/include",  # NVIDIA's containers
-        "/opt/tensorrt/include",
-    )
-)
 _LOG_LINES: Final = 15
 
 
 @dataclass(frozen=True)
 class PluginBuild:
-    """Result of a build. ``self_registering`` is None without a libnvinfer of the headers' major version."""
+    """Result of a build.
+
+    version: TensorRT's, from the headers, e.g. "8.6"
+    interface: the plugin class, "IPluginV2DynamicExt" or "IPluginV3"
+    dynamic: for TensorRT's registry; None for 8.5, whose registry loads no libraries
+    self_registering: for hosts that call dlopen; None without a libnvinfer of the headers' version
+    """
 
     directory: Path
-    dynamic: Path
+    version: str
+    interface: str
+    dynamic: Path | None
     self_registering: Path | None
 
 
-def cache_directory() -> Path:
-    """This user's folder for builds and downloaded headers."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokfilter"
+def plugin_directory(version: str) -> Path:
+    """The build folder for a TensorRT version. Its name has the digest of these sources and the version's series."""
+    return cache_directory() / f"plugin-{_digest()}-trt{series(version)}"
 
 
-def plugin_directory() -> Path:
-    """The build folder for these sources; its name has their digest, so other versions have other folders."""
-    digest = hashlib.sha256()
-    csrc = _SOURCE / "csrc"
-    files = [_SOURCE / "CMakeLists.txt", *csrc.glob("*.*"), *(csrc / "plugin").glob("*.*")]
-    for path in sorted(path for path in files if path.suffix != ".md"):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return cache_directory() / f"plugin-{digest.hexdigest()[:12]}"
+def plugin_path(directory: Path | None = None, version: str | None = None) -> Path:
+    """The plugin library for TensorRT's registry. Raises MissingDependencyError where it is not built.
+
+    directory: a build folder, instead of the user's cache
+    version: of the TensorRT that will load it (default: the installed one; without one, the only one built for)
+    """
+    return _library(_DYNAMIC, "No plugin library", "Build it: tokfilter plugin build.", directory, version)
 
 
-def plugin_path(directory: Path | None = None) -> Path:
-    """The plugin library for TensorRT's registry. Raises MissingDependencyError where it is not built."""
-    path = (directory or plugin_directory()) / _DYNAMIC
-    if not path.is_file():
-        raise MissingDependencyError(f"No plugin library at {path}. Build it: tokfilter plugin build.")
-    return path
+def self_registering_path(directory: Path | None = None, version: str | None = None) -> Path:
+    """The plugin library for hosts that load it with dlopen. Raises MissingDependencyError where it is not built.
 
-
-def self_registering_path(directory: Path | None = None) -> Path:
-    """The plugin library for hosts that load it with dlopen. Raises MissingDependencyError where it is not built."""
-    path = (directory or plugin_directory()) / _SELF_REGISTERING
-    if not path.is_file():
-        raise MissingDependencyError(
-            f"No self-registering plugin library at {path}. Build it where TensorRT is: tokfilter plugin build."
-        )
-    return path
+    directory, version: as for :func:`plugin_path`
+    """
+    build = "Build it where TensorRT is: tokfilter plugin build."
+    return _library(_SELF_REGISTERING, "No self-registering plugin library", build, directory, version)
 
 
 def find_tool(name: str, *elsewhere: str, hint: str) -> str:
@@ -105,41 +98,6 @@ def find_tool(name: str, *elsewhere: str, hint: str) -> str:
     return found
 
 
-def find_headers(tensorrt: Path | None = None, fetch: bool = False) -> Path:
-    """The folder of TensorRT's headers: in ``tensorrt`` (an SDK, or the folder itself), else JetPack's or a wheel's.
-
-    fetch: install the header wheel where no other headers are found (needs a network)
-    Raises MissingDependencyError, which lists the folders searched.
-    """
-    places = [tensorrt, tensorrt / "include"] if tensorrt else [*_SYSTEM_HEADERS, *_wheel_headers()]
-    for place in places:
-        if (place / _HEADER).is_file():
-            return place
-    if fetch and tensorrt is None:
-        return fetch_headers()
-    looked = ", ".join(str(place) for place in places)
-    raise MissingDependencyError(
-        f"Building the plugin needs TensorRT's headers ({_HEADER}); looked in {looked}. Pass the folder of a "
-        f"TensorRT SDK, or take the headers of the wheel {HEADER_WHEEL}: tokfilter plugin build --fetch-headers."
-    )
-
-
-def fetch_headers() -> Path:
-    """Install the header wheel, without its dependencies, into the cache; returns the folder of the headers.
-
-    Raises MissingDependencyError where pip cannot.
-    """
-    target = _fetched()
-    if not (target / "kernel_lens" / "include" / "tensorrt" / _HEADER).is_file():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-        result = subprocess.run(
-            [*command, "--target", str(target), HEADER_WHEEL], capture_output=True, text=True, check=False
-        )
-        if result.returncode != 0:
-            raise MissingDependencyError(f"pip could not fetch {HEADER_WHEEL}: {_first_error(result.stderr)}")
-    return target / "kernel_lens" / "include" / "tensorrt"
-
-
 def build_plugin(
     directory: Path | None = None,
     tensorrt: Path | None = None,
@@ -149,33 +107,92 @@ def build_plugin(
 ) -> PluginBuild:
     """Configure and build the plugin libraries.
 
-    directory: build folder (default: :func:`plugin_directory`)
+    directory: build folder (default: :func:`plugin_directory` of the headers' version)
     tensorrt: a TensorRT SDK, or a folder of its headers
     architectures: CUDA architectures as CMake takes them, e.g. "87" or "native" (default: all from Turing on)
     fetch: download the headers of the wheel ``HEADER_WHEEL`` if this machine has none
     options: further arguments for CMake
-    Raises MissingDependencyError for a missing tool or header, EngineError when CMake or a compiler fails.
+    Raises MissingDependencyError for a missing tool or header, EngineError for a TensorRT without a plugin, or when
+    CMake or a compiler fails.
     """
-    directory = (directory or plugin_directory()).resolve()
+    headers = find_headers(tensorrt, fetch)
+    version = version_of_headers(headers)
+    interface = plugin_class(version)
+    directory = (directory or plugin_directory(version)).resolve()
     cmake = find_tool("cmake", hint="Install it: pip install cmake.")
-    arguments = [*_found(tensorrt, fetch), *_generator(), *options]
+    arguments = [*_found(tensorrt, headers), *_generator(), *options]
     if architectures:
         arguments.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "build.log"
-    log.unlink(missing_ok=True)
+    for stale in (log, directory / _DYNAMIC, directory / _SELF_REGISTERING):
+        stale.unlink(missing_ok=True)
     _run([cmake, "-S", str(_SOURCE), "-B", str(directory), *arguments], log)
     _run([cmake, "--build", str(directory), "--parallel", str(min(os.cpu_count() or 1, 8))], log)
-    self_registering = directory / _SELF_REGISTERING
-    return PluginBuild(directory, plugin_path(directory), self_registering if self_registering.is_file() else None)
+    libraries = [directory / name for name in (_DYNAMIC, _SELF_REGISTERING)]
+    dynamic, self_registering = (path if path.is_file() else None for path in libraries)
+    if dynamic is None and self_registering is None:
+        raise MissingDependencyError(
+            f"TensorRT {version} loads no plugin libraries, only ones that register themselves. Such a library links "
+            "libnvinfer of this version, which was not found. Build it where TensorRT is, or pass the folder that has "
+            "include/ and lib/: tokfilter plugin build --tensorrt DIR."
+        )
+    return PluginBuild(directory, version, interface, dynamic, self_registering)
 
 
-def _found(tensorrt: Path | None, fetch: bool) -> list[str]:
+def _digest() -> str:
+    """Of all sources, so that other versions of tokfilter have other folders."""
+    digest = hashlib.sha256()
+    files = [path for path in (_SOURCE / "csrc").rglob("*.*") if path.is_file() and path.suffix != ".md"]
+    for path in [_SOURCE / "CMakeLists.txt", *sorted(files)]:
+        digest.update(path.relative_to(_SOURCE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _library(name: str, missing: str, remedy: str, directory: Path | None, version: str | None) -> Path:
+    version = version or installed_version()
+    if directory:
+        folders = [directory]
+    elif version:
+        folders = _folders_for(version, name)
+    else:
+        folders = [folder for folder in _built() if (folder / name).is_file()]
+        if len(folders) > 1:
+            kinds = ", ".join(folder.name.rpartition("-trt")[2] for folder in folders)
+            raise MissingDependencyError(
+                f"Plugin libraries for TensorRT {kinds} are built, and no TensorRT is installed here to choose by. "
+                "Name the version: tokfilter plugin path --for 8.6."
+            )
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    place = folders[0] if folders else cache_directory()
+    wanted = f" for TensorRT {version}" if version and not directory else ""
+    raise MissingDependencyError(f"{missing}{wanted} at {place / name}. {remedy}")
+
+
+def _folders_for(version: str, name: str) -> list[Path]:
+    """Build folders whose library this version can load, the best first.
+
+    A library for the registry works in 10.x and 11.x, whichever of the two it was built for.
+    """
+    own = plugin_directory(version)
+    if name == _DYNAMIC and plugin_class(version) == "IPluginV3":
+        return [own, *(folder for folder in _built() if folder != own and "." not in folder.name.rpartition("-trt")[2])]
+    return [own]
+
+
+def _built() -> list[Path]:
+    return sorted(cache_directory().glob(f"plugin-{_digest()}-trt*"))
+
+
+def _found(tensorrt: Path | None, headers: Path) -> list[str]:
     """CMake's arguments for this machine's compiler, headers and libraries."""
     nvcc = os.environ.get("CUDACXX") or find_tool(
         "nvcc", "/usr/local/cuda/bin/nvcc", hint="Install the CUDA toolkit, or set CUDACXX to its nvcc."
     )
-    arguments = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DTENSORRT_INCLUDE_DIR={find_headers(tensorrt, fetch)}"]
+    # Unset: CMake would keep a library that an earlier build in this folder found.
+    arguments = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DTENSORRT_INCLUDE_DIR={headers}", "-UTENSORRT_LIBRARY"]
     if tensorrt:
         arguments.append(f"-DTENSORRT_ROOT={tensorrt.resolve()}")
     if libraries := _wheel_libraries():
@@ -183,22 +200,14 @@ def _found(tensorrt: Path | None, fetch: bool) -> list[str]:
     return arguments
 
 
-def _fetched() -> Path:
-    return cache_directory() / HEADER_WHEEL.replace("==", "-")
-
-
-def _wheel_headers() -> list[Path]:
-    places = [_fetched()]
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        places.insert(0, Path(str(importlib.metadata.distribution("kernel-lens").locate_file(""))))
-    return [place / "kernel_lens" / "include" / "tensorrt" for place in places]
-
-
 def _wheel_libraries() -> Path | None:
-    """The folder of libnvinfer in an installed tensorrt wheel, found without importing it."""
-    spec = importlib.util.find_spec("tensorrt_libs")
-    locations = spec.submodule_search_locations if spec else None
-    return Path(next(iter(locations))) if locations else None
+    """The folder of libnvinfer in an installed tensorrt wheel, found without importing it (8.x: in tensorrt itself)."""
+    for package in ("tensorrt_libs", "tensorrt"):
+        spec = importlib.util.find_spec(package)
+        for location in (spec.submodule_search_locations if spec else None) or []:
+            if any(Path(location).glob("libnvinfer.so.*")):
+                return Path(location)
+    return None
 
 
 def _generator() -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from paths import ROOT
 
 from tokfilter.errors import EngineError, MissingDependencyError
-from tokfilter.kernels import build
+from tokfilter.kernels import build, tensorrt_headers
 
 
 def header_folder(folder: Path, version: str = "10.14") -> Path:
@@ -32,13 +33,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def bare(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without TensorRT and without the header wheel."""
-    monkeypatch.setattr(build, "_SYSTEM_HEADERS", ())
-    monkeypatch.setattr(build, "_wheel_headers", lambda: [cache / "wheel"])
+    monkeypatch.delenv("TENSORRT_INCLUDE_DIR", raising=False)
+    monkeypatch.setattr(tensorrt_headers, "_SYSTEM_HEADERS", ())
+    monkeypatch.setattr(tensorrt_headers, "_DISTRIBUTIONS", ())
+    monkeypatch.setattr(tensorrt_headers, "_wheel_headers", lambda: [cache / "wheel"])
 
 
 def test_the_cache_is_in_the_users_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build.cache_directory() == cache
-    assert build.plugin_directory().parent == cache
+    assert build.plugin_directory("10.14").parent == cache
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert build.cache_directory() == Path.home() / ".cache" / "tokfilter"
 
@@ -55,7 +58,7 @@ def test_headers_of_the_system_come_before_the_wheel(
     wheel = header_folder(cache / "wheel")
     assert build.find_headers() == wheel
     system = header_folder(tmp_path / "system")
-    monkeypatch.setattr(build, "_SYSTEM_HEADERS", (system,))
+    monkeypatch.setattr(tensorrt_headers, "_SYSTEM_HEADERS", (system,))
     assert build.find_headers() == system
 
 
@@ -81,7 +84,7 @@ def test_fetched_headers_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_headers_are_fetched_only_on_demand_and_where_there_are_none(
     bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "fetch_headers", lambda: tmp_path / "fetched")
+    monkeypatch.setattr(tensorrt_headers, "fetch_headers", lambda: tmp_path / "fetched")
     assert build.find_headers(fetch=True) == tmp_path / "fetched"
     own = header_folder(tmp_path / "own")
     assert build.find_headers(own, fetch=True) == own
@@ -89,15 +92,51 @@ def test_headers_are_fetched_only_on_demand_and_where_there_are_none(
         build.find_headers(tmp_path / "nowhere", fetch=True)
 
 
-def test_path_of_a_plugin_that_is_not_built(cache: Path, tmp_path: Path) -> None:
+def built_for(version: str, name: str = "libtokfilter_plugin.so") -> Path:
+    """An empty library in the build folder for this version."""
+    path = build.plugin_directory(version) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_path_of_a_plugin_that_is_not_built(bare: None, tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"libtokfilter_plugin\.so.*tokfilter plugin build"):
         build.plugin_path()
+    with pytest.raises(MissingDependencyError, match=r"No plugin library for TensorRT 8\.6\.2 at .*-trt8\.6/lib"):
+        build.plugin_path(version="8.6.2")
     (tmp_path / "libtokfilter_plugin.so").touch()
     assert build.plugin_path(tmp_path) == tmp_path / "libtokfilter_plugin.so"
 
 
-def test_path_of_the_library_that_registers_itself(cache: Path, tmp_path: Path) -> None:
-    wanted = r"No self-registering plugin library at .*plugin_static\.so\. Build it where TensorRT is: tokfilter plugin"
+def test_each_series_of_tensorrt_has_its_own_library(bare: None) -> None:
+    paths = {version: built_for(version) for version in ("8.6", "10.16", "11.1")}
+    assert len({path.parent for path in paths.values()}) == 3
+    for loads, built in [("8.6.0", "8.6"), ("8.6.2.3", "8.6"), ("10.3.0", "10.16"), ("11.4.0.106", "11.1")]:
+        assert build.plugin_path(version=loads) == paths[built]
+    paths["11.1"].unlink()
+    assert build.plugin_path(version="11.4") == paths["10.16"], "one library for the registries of 10.x and 11.x"
+    paths["10.16"].unlink()
+    with pytest.raises(MissingDependencyError, match=r"for TensorRT 11\.4 at"):
+        build.plugin_path(version="11.4")  # the library for 8.6 is not returned instead
+
+
+def test_the_installed_tensorrt_chooses_the_library(bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = built_for("8.6")
+    assert build.plugin_path() == old, "the only one that is built"
+    new = built_for("10.3")
+    with pytest.raises(MissingDependencyError, match=r"for TensorRT 10, 8\.6 are built.*--for 8\.6"):
+        build.plugin_path()
+    monkeypatch.setattr(build, "installed_version", lambda: "10.16.1.11")
+    assert build.plugin_path() == new
+    monkeypatch.setattr(build, "installed_version", lambda: "8.6.2")
+    assert build.plugin_path() == old
+
+
+def test_path_of_the_library_that_registers_itself(bare: None, tmp_path: Path) -> None:
+    wanted = (
+        r"No self-registering plugin library.* at .*plugin_static\.so\. Build it where TensorRT is: tokfilter plugin"
+    )
     with pytest.raises(MissingDependencyError, match=wanted):
         build.self_registering_path()
     (tmp_path / "libtokfilter_plugin.so").touch()  # the other library is not returned instead
@@ -105,21 +144,26 @@ def test_path_of_the_library_that_registers_itself(cache: Path, tmp_path: Path) 
         build.self_registering_path(tmp_path)
     (tmp_path / "libtokfilter_plugin_static.so").touch()
     assert build.self_registering_path(tmp_path) == tmp_path / "libtokfilter_plugin_static.so"
+    ten = built_for("10.3", "libtokfilter_plugin_static.so")
+    assert build.self_registering_path(version="10.16") == ten
+    for other in ("8.5", "8.6", "11.0"):  # it links libnvinfer of its version
+        with pytest.raises(MissingDependencyError, match=wanted):
+            build.self_registering_path(version=other)
 
 
 def test_a_library_built_from_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "kernels"
     shutil.copytree(ROOT / "kernels" / "csrc", copy / "csrc")
     shutil.copy(ROOT / "kernels" / "CMakeLists.txt", copy)
-    here = build.plugin_directory()
+    here = build.plugin_directory("10.14")
     monkeypatch.setattr(build, "_SOURCE", copy)
-    assert build.plugin_directory() == here
+    assert build.plugin_directory("10.14") == here
     with (copy / "csrc" / "plugin" / "README.md").open("a") as readme:
         readme.write("more words\n")
-    assert build.plugin_directory() == here
+    assert build.plugin_directory("10.14") == here
     with (copy / "csrc" / "token_select.h").open("a") as source:
         source.write("// a change\n")
-    assert build.plugin_directory() != here
+    assert build.plugin_directory("10.14") != here
 
 
 def test_tools_are_found_beside_python_on_path_or_in_given_places(
@@ -136,12 +180,48 @@ def test_tools_are_found_beside_python_on_path_or_in_given_places(
     assert build.find_tool("wanted-tool", hint="") == str(tool)
 
 
-def test_headers_without_plugin_version_3_are_refused(tmp_path: Path) -> None:
-    headers = header_folder(tmp_path / "old", "8.6")
-    directory = tmp_path / "build"
-    with pytest.raises(EngineError, match=r"(?s)build\.log.*TensorRT 8\.6.*10\.3 or\s+later\s+is\s+required"):
-        build.build_plugin(directory, headers, options=["-DTOKFILTER_PLUGIN=OFF"])
-    assert "TensorRT headers 8.6" in (directory / "build.log").read_text()
+UNSUPPORTED = ["7.2", "8.4", "9.0", "9.3", "10.0", "10.2"]
+
+
+@pytest.mark.parametrize("version", UNSUPPORTED)
+def test_a_tensorrt_without_a_plugin_is_refused_before_anything_is_written(version: str, tmp_path: Path) -> None:
+    headers = header_folder(tmp_path / "old", version)
+    with pytest.raises(EngineError, match=rf"8\.5, 8\.6 or 10\.3 and later.*got {re.escape(version)}\..*--no-plugin"):
+        build.build_plugin(tmp_path / "build", headers)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("version", UNSUPPORTED)
+def test_cmake_refuses_the_same_versions(version: str, tmp_path: Path) -> None:
+    headers = header_folder(tmp_path / "old", version)
+    command = ["-S", str(ROOT / "kernels"), "-B", str(tmp_path / "build"), "-DTOKFILTER_PLUGIN=OFF"]
+    cmake = build.find_tool("cmake", hint="pip install cmake")
+    result = subprocess.run(
+        [cmake, *command, f"-DTENSORRT_INCLUDE_DIR={headers}"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    assert f"TensorRT 8.5, 8.6 and 10.3 or later; the headers in {headers} are of {version}." in " ".join(
+        result.stderr.split()
+    )
+
+
+def test_headers_without_a_version_are_refused(tmp_path: Path) -> None:
+    headers = header_folder(tmp_path / "old")
+    (headers / "NvInferVersion.h").write_text("#define NV_TENSORRT_MAJOR\n")
+    with pytest.raises(EngineError, match=r"NvInferVersion\.h names no TensorRT version"):
+        build.build_plugin(tmp_path / "build", headers)
+
+
+def test_a_build_that_gives_no_library_for_8_5_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_run", lambda *_: None)  # as CMake does without libnvinfer: nothing to build
+    monkeypatch.setattr(build, "_found", lambda *_: [])
+    headers = header_folder(tmp_path / "headers", "8.5")
+    for name in ("libtokfilter_plugin.so", "libtokfilter_plugin_static.so"):
+        (tmp_path / name).touch()  # of an earlier build
+    with pytest.raises(MissingDependencyError, match=r"TensorRT 8\.5 loads no plugin libraries.*links libnvinfer"):
+        build.build_plugin(tmp_path, headers)
 
 
 @pytest.mark.parametrize(

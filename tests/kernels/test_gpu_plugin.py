@@ -46,7 +46,9 @@ SIZES = [(1, 1, 1, 1), (2, 5, 3, 5), (3, 33, 7, 16), (8, 196, 384, 98), (2, 1024
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    return build_plugin(ROOT / "build" / "plugin-gpu", architectures="native", fetch=True).dynamic
+    built = build_plugin(ROOT / "build" / "plugin-gpu", architectures="native", fetch=True)
+    assert built.dynamic is not None
+    return built.dynamic
 
 
 @pytest.fixture(scope="module")

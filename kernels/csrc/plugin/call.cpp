@@ -4,6 +4,7 @@
 
 #include "check_args.h"
 #include "text.h"
+#include "versions.h"
 
 namespace tokfilter {
 namespace {
@@ -12,27 +13,31 @@ using nvinfer1::DataType;
 using nvinfer1::Dims;
 using nvinfer1::PluginTensorDesc;
 
+bool is_score_type(DataType type) noexcept {
+    return type == DataType::kFLOAT || type == DataType::kHALF || (!kIsVersion2 && type == kBf16);
+}
+
+// Rows are copied without arithmetic, so INT8 and FP8 are allowed, with one scale for input and output: in
+// strongly typed networks, which 8.x does not have.
+bool is_token_type(DataType type) noexcept {
+    return is_score_type(type) || (!kIsVersion2 && (type == DataType::kINT8 || type == kFp8));
+}
+
+constexpr const char* kTokenTypes = kIsVersion2 ? "FP32 or FP16" : "FP32, FP16, BF16, INT8 or FP8";
+constexpr const char* kScoreTypes = kIsVersion2 ? "FP32 or FP16" : "FP32, FP16 or BF16";
+
 std::int32_t bytes_of(DataType type) noexcept {
-    switch (type) {
-        case DataType::kFLOAT:
-            return 4;
-        case DataType::kHALF:
-        case DataType::kBF16:
-            return 2;
-        default:
-            return 1;  // kINT8, kFP8: the other types of is_token_type()
+    if (type == DataType::kFLOAT) {
+        return 4;
     }
+    return is_score_type(type) ? 2 : 1;
 }
 
 ScoreType score_type_of(DataType type) noexcept {
-    switch (type) {
-        case DataType::kHALF:
-            return ScoreType::kFloat16;
-        case DataType::kBF16:
-            return ScoreType::kBFloat16;
-        default:
-            return ScoreType::kFloat32;
+    if (type == DataType::kHALF) {
+        return ScoreType::kFloat16;
     }
+    return type == kBf16 ? ScoreType::kBFloat16 : ScoreType::kFloat32;
 }
 
 bool equals(const Dims& dims, std::initializer_list<std::int64_t> expected) noexcept {
@@ -92,16 +97,8 @@ std::string check_outputs(const PluginTensorDesc* outputs, DataType type, const 
 
 }  // namespace
 
-bool is_token_type(DataType type) noexcept {
-    return is_score_type(type) || type == DataType::kINT8 || type == DataType::kFP8;
-}
-
-bool is_score_type(DataType type) noexcept {
-    return type == DataType::kFLOAT || type == DataType::kHALF || type == DataType::kBF16;
-}
-
 std::string check_counts(const Config& config, std::int32_t inputs, std::int32_t outputs) {
-    if (outputs != 2) {
+    if (outputs != kOutputs) {
         return text("has two outputs, selected and indices (the second may stay unused), got ", outputs, ".");
     }
     if (config.k == 0 && inputs != 3) {
@@ -118,15 +115,32 @@ std::string check_counts(const Config& config, std::int32_t inputs, std::int32_t
 
 std::string check_types(const DataType* types, std::int32_t inputs) {
     if (!is_token_type(types[kTokens])) {
-        return text("expects tokens of type FP32, FP16, BF16, INT8 or FP8, got ", types[kTokens], ".");
+        return text("expects tokens of type ", kTokenTypes, ", got ", types[kTokens], ".");
     }
     if (!is_score_type(types[kScores])) {
-        return text("expects scores of type FP32, FP16 or BF16, got ", types[kScores], ".");
+        return text("expects scores of type ", kScoreTypes, ", got ", types[kScores], ".");
     }
     if (inputs > kSlots && types[kSlots] != DataType::kINT32) {
         return text("expects slots of type INT32, got ", types[kSlots], ".");
     }
     return {};
+}
+
+bool supports(std::int32_t position, const PluginTensorDesc& tensor, DataType tokens,
+              std::int32_t input_count) noexcept {
+    if (tensor.format != nvinfer1::TensorFormat::kLINEAR) {
+        return false;
+    }
+    if (position == kTokens) {
+        return is_token_type(tensor.type);
+    }
+    if (position == kScores) {
+        // A weakly typed builder that may choose FP16 for the scores would create ties. FP16 scores of a
+        // graph become FP32 without loss.
+        return kIsVersion2 ? tensor.type == DataType::kFLOAT : is_score_type(tensor.type);
+    }
+    // The other tensors: slots, selected, indices.
+    return tensor.type == (position == input_count + kSelected ? tokens : DataType::kINT32);
 }
 
 std::string read_call(const Config& config, const PluginTensorDesc* inputs, std::int32_t input_count,

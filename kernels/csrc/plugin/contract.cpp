@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "text.h"
+#include "versions.h"
 
 namespace tokfilter {
 namespace {
@@ -14,7 +15,7 @@ using nvinfer1::PluginFieldType;
 
 std::string read_count(const PluginField& field, std::int32_t& count) {
     const bool is_int32 = field.type == PluginFieldType::kINT32;
-    if (!is_int32 && field.type != PluginFieldType::kINT64) {
+    if (!is_int32 && field.type != kFieldInt64) {
         return text("attribute ", field.name, " expects one integer (kINT32 or kINT64), got a field of type ",
                     field.type, ".");
     }

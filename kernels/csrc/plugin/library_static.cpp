@@ -1,14 +1,25 @@
 // libtokfilter_plugin_static.so registers its creator when it is opened with dlopen. It exports no symbol.
 #include <NvInferRuntime.h>
 
+#include "creator.h"
 #include "log.h"
 #include "text.h"
-#include "token_select_creator.h"
+#include "versions.h"
 
 namespace tokfilter {
 namespace {
 
-class NvinferLoggerFinder final : public nvinfer1::ILoggerFinder {
+// The registry's virtual functions moved between 8.5 and 8.6 and between 10.x and 11.0: a call across would
+// crash.
+bool same_registry() {
+#if NV_TENSORRT_MAJOR < 10
+    return getInferLibVersion() / 100 == NV_TENSORRT_MAJOR * 10 + NV_TENSORRT_MINOR;  // 8601 is 8.6.1
+#else
+    return getInferLibMajorVersion() == NV_TENSORRT_MAJOR;
+#endif
+}
+
+class NvinferLoggerFinder final : public LoggerFinder {
   public:
     nvinfer1::ILogger* findLogger() override { return getLogger(); }
 };
@@ -31,13 +42,11 @@ class Registration {
 
   private:
     static bool register_creator() {
-        // The registry's virtual functions differ between 10.x and 11.0: a call across major versions
-        // crashes.
-        if (getInferLibMajorVersion() != NV_TENSORRT_MAJOR) {
-            log_message(
-                Severity::kERROR, "",
-                text("this library is built for TensorRT ", NV_TENSORRT_MAJOR, " and found version ",
-                     getInferLibMajorVersion(), ": it is not registered. Build it against that version."));
+        if (!same_registry()) {
+            log_message(Severity::kERROR, "",
+                        text("this library is built for TensorRT ", NV_TENSORRT_MAJOR, ".", NV_TENSORRT_MINOR,
+                             " and found version ", getInferLibVersion(),
+                             ": it is not registered. Build it against that version."));
             return false;
         }
         if (!getPluginRegistry()->registerCreator(creator(), kNamespace)) {

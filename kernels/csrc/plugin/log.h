@@ -7,12 +7,15 @@
 #include <string>
 #include <utility>
 
+#include "versions.h"
+
 namespace tokfilter {
 
 using Severity = nvinfer1::ILogger::Severity;
 
-// Keeps the first finder that is not null, as NVIDIA's own plugin libraries do.
-void keep_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
+// Keeps the first finder that is not null, as NVIDIA's own plugin libraries do, unless it is of another major
+// version of TensorRT.
+void keep_logger_finder(LoggerFinder* finder) noexcept;
 
 // Logs `message` through the finder's logger, or on stderr where there is none. `subject` is the layer's name
 // or empty.

@@ -1,4 +1,4 @@
-// plugin_host LIBRARY checks | cases FILE | launch-error
+// plugin_host LIBRARY checks | cases FILE | launch-error | other-finder LIBRARY
 //
 // Fake TensorRT that loads the plugin library and checks every function of its plugins.
 // Status 0: every check passed. Built with the sanitizers, so a leak, a double free or undefined
@@ -14,6 +14,10 @@ namespace {
 int run(const std::string& command, const char* library_path, const char* argument) {
     host::Logger logger;
     host::LoggerFinder finder(logger);
+    if (command == "other-finder" && argument != nullptr) {
+        host::check_other_finder(library_path, argument, logger, finder);
+        return host::report();
+    }
     const host::Library library(library_path, finder);
     if (command == "checks") {
         host::check_creator(library, logger);
@@ -25,12 +29,12 @@ int run(const std::string& command, const char* library_path, const char* argume
     } else if (command == "launch-error") {
         host::check_launch_error(library, logger);
     } else {
-        std::fprintf(stderr, "expected LIBRARY checks | cases FILE | launch-error, got %s\n",
+        std::fprintf(stderr,
+                     "expected LIBRARY checks | cases FILE | launch-error | other-finder LIBRARY, got %s\n",
                      command.c_str());
         return 2;
     }
-    std::printf("%d checks, %d failures\n", host::checks(), host::failures());
-    return host::failures() == 0 ? 0 : 1;
+    return host::report();
 }
 
 }  // namespace

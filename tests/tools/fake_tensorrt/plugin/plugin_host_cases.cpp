@@ -37,7 +37,7 @@ class Reader {
 };
 
 std::int64_t width(DataType type) {
-    return type == DataType::kFLOAT ? 4 : type == DataType::kINT8 || type == DataType::kFP8 ? 1 : 2;
+    return type == DataType::kFLOAT ? 4 : type == DataType::kINT8 || type == tokfilter::kFp8 ? 1 : 2;
 }
 
 struct Group {
@@ -50,22 +50,19 @@ PluginPointer deployed(const Library& library, const Group& group) {
     const char* order = group.order == 0 ? "position" : "score";
     PluginPointer made = create(library, attributes(static_cast<std::int32_t>(group.k),
                                                     static_cast<std::int32_t>(group.prefix), order));
-    PluginPointer network(made->clone());
-    const std::string id = build_of(*made).getTimingCacheID();
+    PluginPointer network = clone(*made);
+    const std::string id = id_of(*made);
     made.reset();
-    check(id == build_of(*network).getTimingCacheID(),
-          "a clone outlives its original with the same attributes");
-    Fields written = copy_of(*runtime_of(*network).getFieldsToSerialize());
+    check(id == id_of(*network), "a clone outlives its original with the same attributes");
+    PluginPointer engine = reread(library, *network);
     network.reset();
-    PluginPointer engine = create(library, std::move(written), nvinfer1::TensorRTPhase::kRUNTIME);
-    check(id == build_of(*engine).getTimingCacheID(), "an engine file brings the same plugin back");
-    ResourceContext resources;
-    PluginPointer context(runtime_of(*engine).attachToContext(&resources));
+    check(id == id_of(*engine), "an engine file brings the same plugin back");
+    PluginPointer context = attached(*engine);
     check(context != nullptr && context != engine, "a context gets a plugin of its own");
     return context;
 }
 
-void run_call(nvinfer1::IPluginV3& plugin, const Group& group, Reader& file, const std::string& name) {
+void run_call(Plugin& plugin, const Group& group, Reader& file, const std::string& name) {
     const std::int64_t batch = file.number();
     const std::int64_t patches = file.number();
     const std::int64_t channels = file.number();
@@ -78,14 +75,11 @@ void run_call(nvinfer1::IPluginV3& plugin, const Group& group, Reader& file, con
 
     const Descs descs =
         describe({batch, group.prefix, patches, channels, k, group.k == 0}, group.tokens, group.scores);
-    check(shape_change(plugin, descs) == 0, name + ": onShapeChange");
     Bytes got_selected(selected.size(), 0xA5);
     Bytes got_indices(indices.size(), 0xA5);
     const void* inputs[] = {tokens.data(), scores.data(), nullptr};  // slots are not read
     void* outputs[] = {got_selected.data(), with_indices ? got_indices.data() : nullptr};
-    check(runtime_of(plugin).enqueue(descs.inputs.data(), descs.outputs.data(), inputs, outputs, nullptr,
-                                     nullptr) == 0,
-          name + ": enqueue");
+    check(enqueue(plugin, descs, inputs, outputs) == 0, name + ": enqueue");
     check(got_selected == selected, name + ": selected equals the reference");
     check(got_indices == (with_indices ? indices : Bytes(indices.size(), 0xA5)),
           name + ": so do the indices");

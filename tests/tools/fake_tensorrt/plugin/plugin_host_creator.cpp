@@ -1,5 +1,4 @@
 // Checks of the creator: its fields, and plugins created from valid, missing, surplus and wrong ones.
-#include <cstring>
 #include <string>
 
 #include "plugin_host.h"
@@ -11,7 +10,7 @@ using nvinfer1::PluginFieldType;
 
 std::string made_as(const Library& library, Fields fields) {
     const PluginPointer plugin = create(library, std::move(fields));
-    return plugin == nullptr ? "" : build_of(*plugin).getTimingCacheID();
+    return plugin == nullptr ? "" : id_of(*plugin);
 }
 
 void expect(const Library& library, Logger& logger, Fields fields, const std::string& id) {
@@ -21,8 +20,7 @@ void expect(const Library& library, Logger& logger, Fields fields, const std::st
 }
 
 void refuse(const Library& library, Logger& logger, Fields fields, const std::vector<std::string>& words) {
-    const bool refused =
-        create(library, std::move(fields), nvinfer1::TensorRTPhase::kBUILD, "blocks.0") == nullptr;
+    const bool refused = create(library, std::move(fields), "blocks.0") == nullptr;
     std::vector<std::string> all = words;
     all.insert(all.end(), {"tokfilter::TokenSelect \"blocks.0\": ", "expects"});
     if (words[0] == "no attribute is called") {
@@ -39,9 +37,7 @@ void names_and_defaults(const Library& library) {
     Fields defaults = copy_of(fields);
     const PluginPointer plugin = create(library, std::move(defaults));
     const PluginPointer plain = create(library, Fields());
-    check(plugin && plain &&
-              std::strcmp(build_of(*plugin).getTimingCacheID(), build_of(*plain).getTimingCacheID()) == 0,
-          "the creator's own fields are its defaults");
+    check(plugin && plain && id_of(*plugin) == id_of(*plain), "the creator's own fields are its defaults");
 }
 
 void right_fields(const Library& library, Logger& logger) {
@@ -52,10 +48,9 @@ void right_fields(const Library& library, Logger& logger) {
     expect(library, logger, std::move(Fields().string("order", std::string("score\0", 6))),
            "k=0;prefix_tokens=1;order=score");
     const std::int64_t wide = 2147483647;
-    expect(library, logger, std::move(Fields().add("k", PluginFieldType::kINT64, &wide, sizeof(wide), 1)),
+    expect(library, logger, std::move(Fields().add("k", tokfilter::kFieldInt64, &wide, sizeof(wide), 1)),
            "k=2147483647;prefix_tokens=1;order=position");
-    const PluginPointer plugin(
-        library.creator().createPlugin(nullptr, nullptr, nvinfer1::TensorRTPhase::kBUILD));
+    const PluginPointer plugin = create(library.creator(), nullptr, nullptr);
     check(plugin != nullptr && logger.silent(), "no name and no fields give the defaults");
 }
 
@@ -79,7 +74,7 @@ void wrong_fields(const Library& library, Logger& logger) {
            {"attribute k", "one integer, got 2"});
     refuse(library, logger, std::move(Fields().add("k", PluginFieldType::kINT32, nullptr, 0, 1)),
            {"attribute k", "one integer, got 0"});
-    refuse(library, logger, std::move(Fields().add("k", PluginFieldType::kINT64, &huge, sizeof(huge), 1)),
+    refuse(library, logger, std::move(Fields().add("k", tokfilter::kFieldInt64, &huge, sizeof(huge), 1)),
            {"attribute k", "1099511627776"});
     refuse(library, logger, std::move(Fields().number("order", 1)), {"attribute order", "kINT32"});
     refuse(library, logger, std::move(Fields().string("order", "random")),
@@ -93,7 +88,7 @@ void wrong_lists(const Library& library, Logger& logger) {
     const nvinfer1::PluginFieldCollection no_data{2, nullptr};
     const nvinfer1::PluginFieldCollection negative{-1, nullptr};
     for (const auto* list : {&no_data, &negative}) {
-        check(library.creator().createPlugin("list", list, nvinfer1::TensorRTPhase::kRUNTIME) == nullptr &&
+        check(create(library.creator(), list, "list") == nullptr &&
                   logger.has_error({"\"list\"", "expects a list of fields", std::to_string(list->nbFields)}),
               "a list of fields without data is a logged error");
     }

@@ -1,5 +1,7 @@
 // Invalid counts, types, ranks, sizes, budgets and pointers, and a machine without a GPU: status and log
 // message.
+#include <dlfcn.h>
+
 #include <string>
 
 #include "plugin_host.h"
@@ -10,39 +12,30 @@ namespace {
 using nvinfer1::DataType;
 using nvinfer1::DimsExprs;
 
+constexpr auto kInt64 = static_cast<DataType>(8);  // no enumerator in 8.x
+
 constexpr Sizes kFixed{2, 1, 6, 8, 3, false};
 constexpr Sizes kChosen{2, 1, 6, 8, 3, true};
 
-std::int32_t types(nvinfer1::IPluginV3& plugin, const std::vector<DataType>& inputs,
-                   std::int32_t output_count = 2) {
-    DataType outputs[2]{};
-    return build_of(plugin).getOutputDataTypes(outputs, output_count, inputs.data(),
-                                               static_cast<std::int32_t>(inputs.size()));
-}
-
 void wrong_types(const Library& library, Logger& logger) {
-    const PluginPointer fixed =
-        create(library, attributes(3, 1, "position"), nvinfer1::TensorRTPhase::kBUILD, "filter");
+    const PluginPointer fixed = create(library, attributes(3, 1, "position"), "filter");
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
-    const auto refused = [&](std::int32_t status, const std::vector<std::string>& words) {
+    const auto refused = [&](const PluginPointer& plugin, const std::vector<DataType>& inputs,
+                             const std::vector<std::string>& words) {
+        const bool none = output_types(*plugin, inputs).empty();
         const std::string last = logger.last();
-        check(status != 0 && logger.has_error(words), words.back() + " is a logged error; logged: " + last);
+        check(failed(none) && logger.has_error(words), words.back() + " is a logged error; logged: " + last);
     };
-    refused(types(*fixed, {DataType::kINT64, DataType::kFLOAT}),
-            {"\"filter\"", "tokens of type FP32", "INT64"});
-    refused(types(*fixed, {DataType::kHALF, DataType::kINT8}), {"scores of type FP32", "INT8"});
-    refused(types(*chosen, {DataType::kHALF, DataType::kHALF, DataType::kINT64}),
-            {"slots of type INT32", "INT64"});
-    refused(types(*chosen, {DataType::kHALF, DataType::kHALF}), {"k is 0", "third input", "got 2 inputs"});
-    refused(types(*fixed, {DataType::kHALF, DataType::kHALF, DataType::kINT32}),
-            {"k is 3", "two inputs", "got 3"});
-    refused(types(*fixed, {DataType::kHALF, DataType::kHALF}, 1), {"two outputs", "got 1"});
+    refused(fixed, {kInt64, DataType::kFLOAT}, {"\"filter\"", "tokens of type FP32", "INT64"});
+    refused(fixed, {DataType::kHALF, DataType::kINT8}, {"scores of type FP32", "INT8"});
+    refused(chosen, {DataType::kHALF, DataType::kHALF, kInt64}, {"slots of type INT32", "INT64"});
+    refused(chosen, {DataType::kHALF, DataType::kHALF}, {"k is 0", "third input", "got 2 inputs"});
+    refused(fixed, {DataType::kHALF, DataType::kHALF, DataType::kINT32}, {"k is 3", "two inputs", "got 3"});
 }
 
-// Symbolic shapes with some constants; returns getOutputShapes' status.
-std::int32_t shapes(nvinfer1::IPluginV3& plugin, std::int64_t rows, std::int64_t patches, std::int64_t slots,
-                    std::int32_t token_rank = 3, std::int32_t shape_inputs = 0,
-                    bool builder_refuses = false) {
+// Symbolic shapes with some constants; false where the plugin refuses them.
+bool shapes(const PluginPointer& plugin, std::int64_t rows, std::int64_t patches, std::int64_t slots,
+            std::int32_t token_rank = 3, bool builder_refuses = false) {
     ExpressionBuilder builder;
     const Expression& batch = builder.symbol("B");
     const DimsExprs inputs[] = {{token_rank, {&batch, &builder.number(rows), &builder.number(8)}},
@@ -50,74 +43,69 @@ std::int32_t shapes(nvinfer1::IPluginV3& plugin, std::int64_t rows, std::int64_t
                                 {slots < 0 ? 2 : 1, {&builder.number(slots), &batch}}};
     DimsExprs outputs[2]{};
     builder.refuses = builder_refuses;
-    const bool fixed = std::string(build_of(plugin).getTimingCacheID()).substr(0, 4) != "k=0;";
-    return build_of(plugin).getOutputShapes(inputs, fixed ? 2 : 3, nullptr, shape_inputs, outputs, 2,
-                                            builder);
+    const bool fixed = id_of(*plugin).substr(0, 4) != "k=0;";
+    return output_shapes(*plugin, inputs, fixed ? 2 : 3, builder, outputs);
 }
 
 void wrong_symbols(const Library& library, Logger& logger) {
     const PluginPointer fixed = create(library, attributes(3, 1, "position"));
     const PluginPointer chosen = create(library, attributes(0, 1, "position"));
-    const auto refused = [&](std::int32_t status, const std::vector<std::string>& words) {
+    const auto refused = [&](bool given, const std::vector<std::string>& words) {
         const std::string last = logger.last();
-        check(status != 0 && logger.has_error(words), words[0] + " is a logged error; logged: " + last);
+        check(!given && logger.has_error(words), words[0] + " is a logged error; logged: " + last);
     };
-    check(shapes(*fixed, 7, 6, 0) == 0 && shapes(*chosen, 7, 6, 6) == 0 && logger.silent(),
-          "constant shapes pass");
-    refused(shapes(*fixed, 7, 6, 0, 2), {"tokens of 3 dimensions", "got 2 and 2"});
-    refused(shapes(*chosen, 7, 6, -1), {"slots of 1 dimension", "got 2"});
-    refused(shapes(*fixed, 7, 7, 0), {"one score per patch token", "7 tokens", "7 scores"});
-    refused(shapes(*fixed, 3, 2, 0), {"budget k between 1 and 2", "got 3"});
-    refused(shapes(*chosen, 7, 6, 7), {"budget k between 1 and 6", "got 7"});
-    refused(shapes(*chosen, 7, 6, 0), {"budget k between 1 and 6", "got 0"});
-    refused(shapes(*fixed, 7, 6, 0, 3, 1), {"no shape tensors", "got 1"});
-    refused(shapes(*fixed, 7, 6, 0, 3, 0, true), {"no expression"});
-    refused(shapes(*chosen, 7, 6, 3, 3, 0, true), {"no expression"});
+    check(shapes(fixed, 7, 6, 0) && shapes(chosen, 7, 6, 6) && logger.silent(), "constant shapes pass");
+    refused(shapes(fixed, 7, 6, 0, 2), {"tokens of 3 dimensions", "got 2 and 2"});
+    refused(shapes(chosen, 7, 6, -1), {"slots of 1 dimension", "got 2"});
+    refused(shapes(fixed, 7, 7, 0), {"one score per patch token", "7 tokens", "7 scores"});
+    refused(shapes(fixed, 3, 2, 0), {"budget k between 1 and 2", "got 3"});
+    refused(shapes(chosen, 7, 6, 7), {"budget k between 1 and 6", "got 7"});
+    refused(shapes(chosen, 7, 6, 0), {"budget k between 1 and 6", "got 0"});
+    refused(shapes(fixed, 7, 6, 0, 3, true), {"no expression"});
+    refused(shapes(chosen, 7, 6, 3, 3, true), {"no expression"});
 }
 
 void wrong_sizes(const Library& library, Logger& logger) {
-    const PluginPointer fixed =
-        create(library, attributes(3, 1, "position"), nvinfer1::TensorRTPhase::kRUNTIME, "filter");
-    const PluginPointer chosen =
-        create(library, attributes(0, 1, "position"), nvinfer1::TensorRTPhase::kRUNTIME);
-    const auto refused = [&](nvinfer1::IPluginV3& plugin, const Descs& descs,
+    const PluginPointer fixed = create(library, attributes(3, 1, "position"), "filter");
+    const PluginPointer chosen = create(library, attributes(0, 1, "position"));
+    const auto refused = [&](const PluginPointer& plugin, const Descs& descs,
                              const std::vector<std::string>& words) {
-        const std::int32_t status = shape_change(plugin, descs);
+        const bool no = refuses(*plugin, descs, logger);
         const std::string last = logger.last();
-        check(status != 0 && logger.has_error(words), words[0] + " is a logged error; logged: " + last);
+        check(no && logger.has_error(words), words[0] + " is a logged error; logged: " + last);
     };
     const auto half = [](const Sizes& sizes) { return describe(sizes, DataType::kHALF, DataType::kFLOAT); };
-    check(shape_change(*fixed, half(kFixed)) == 0 && shape_change(*chosen, half(kChosen)) == 0 &&
-              logger.silent(),
-          "right sizes pass");
-    refused(*fixed, half({2, 1, 2, 8, 3, false}), {"budget k between 1 and 2", "got 3", "\"filter\""});
-    refused(*chosen, half({2, 1, 6, 8, 7, true}), {"budget k between 1 and 6", "got 7"});
-    refused(*chosen, half({2, 1, 6, 8, 0, true}), {"budget k between 1 and 6", "got 0"});
-    refused(*fixed, half({2, 1, 0, 8, 3, false}), {"no empty dimension", "[2, 1, 8]", "[2, 0]"});
-    refused(*fixed, half({2, 1, 6, 0, 3, false}), {"no empty dimension", "[2, 7, 0]"});
-    refused(*fixed, half({0, 1, 6, 8, 3, false}), {"no empty dimension", "[0, 7, 8]"});
-    refused(*fixed, half({2, 2, 6, 8, 3, false}),
+    check(
+        !refuses(*fixed, half(kFixed), logger) && !refuses(*chosen, half(kChosen), logger) && logger.silent(),
+        "right sizes pass");
+    refused(fixed, half({2, 1, 2, 8, 3, false}), {"budget k between 1 and 2", "got 3", "\"filter\""});
+    refused(chosen, half({2, 1, 6, 8, 7, true}), {"budget k between 1 and 6", "got 7"});
+    refused(chosen, half({2, 1, 6, 8, 0, true}), {"budget k between 1 and 6", "got 0"});
+    refused(fixed, half({2, 1, 0, 8, 3, false}), {"no empty dimension", "[2, 1, 8]", "[2, 0]"});
+    refused(fixed, half({2, 1, 6, 0, 3, false}), {"no empty dimension", "[2, 7, 0]"});
+    refused(fixed, half({0, 1, 6, 8, 3, false}), {"no empty dimension", "[0, 7, 8]"});
+    refused(fixed, half({2, 2, 6, 8, 3, false}),
             {"one score per patch token", "[2, 8, 8]", "[2, 7]", "[2, 6]"});
-    refused(*fixed, half({2, 1, 8193, 8, 3, false}), {"the kernel does not support", "[2, 8194, 8]", "8192"});
-    refused(*fixed, half({2, 1, 6, std::int64_t{1} << 31, 3, false}),
-            {"the kernel does not support", "2147483648", "2^31"});
-    refused(*chosen, half(kFixed), {"k is 0", "got 2 inputs"});
-    refused(*fixed, half(kChosen), {"k is 3", "got 3"});
+    refused(fixed, half({2, 1, 8193, 8, 3, false}), {"the kernel does not support", "[2, 8194, 8]", "8192"});
+    refused(fixed, half({2, 1, 6, std::int64_t{1} << 30, 3, false}),
+            {"the kernel does not support", "1073741824", "2^31"});
+    refused(chosen, half(kFixed), {"k is 0", "got 2 inputs"});
+    refused(fixed, half(kChosen), {"k is 3", "got 3"});
     Descs bent = half(kFixed);
     bent.inputs[0].dims = dims({2, 7, 2, 4});
-    refused(*fixed, bent, {"tokens [B, P+N, C]", "[2, 7, 2, 4]"});
+    refused(fixed, bent, {"tokens [B, P+N, C]", "[2, 7, 2, 4]"});
     bent = half(kChosen);
     bent.inputs[2].dims = dims({1, 3});
-    refused(*chosen, bent, {"slots [k]", "[1, 3]"});
+    refused(chosen, bent, {"slots [k]", "[1, 3]"});
     bent = half(kFixed);
     bent.outputs[0].dims = dims({2, 3, 8});
-    refused(*fixed, bent, {"selected FP16 [2, 4, 8]", "[2, 3, 8]"});
+    refused(fixed, bent, {"selected FP16 [2, 4, 8]", "[2, 3, 8]"});
     bent = half(kFixed);
     bent.outputs[1] = {};
-    check(shape_change(*fixed, bent) == 0 && logger.silent(), "unused indices need no description");
+    check(!refuses(*fixed, bent, logger) && logger.silent(), "unused indices need no description");
     bent = half(kFixed);
     bent.inputs[1].type = DataType::kINT32;
-    refused(*fixed, bent, {"scores of type", "INT32"});
+    refused(fixed, bent, {"scores of type", "INT32"});
 }
 
 // Errors outlive a logger that throws: they go to stderr and never through the interface.
@@ -138,11 +126,9 @@ struct Buffers {
     alignas(16) std::uint8_t indices[2 * 3 * 4 + 16]{};
 };
 
-std::int32_t enqueue(nvinfer1::IPluginV3& plugin, const std::vector<const void*>& inputs,
-                     std::vector<void*> outputs) {
-    const Descs descs = describe(kFixed, DataType::kFLOAT, DataType::kFLOAT);
-    return runtime_of(plugin).enqueue(descs.inputs.data(), descs.outputs.data(), inputs.data(),
-                                      outputs.data(), nullptr, nullptr);
+std::int32_t run(Plugin& plugin, const std::vector<const void*>& inputs, const std::vector<void*>& outputs) {
+    return enqueue(plugin, describe(kFixed, DataType::kFLOAT, DataType::kFLOAT), inputs.data(),
+                   outputs.data());
 }
 
 }  // namespace
@@ -154,19 +140,30 @@ void check_errors(const Library& library, Logger& logger, LoggerFinder& finder) 
     broken_logger(library, logger, finder);
 }
 
+void check_other_finder(const char* plugin, const char* other, Logger& logger, LoggerFinder& finder) {
+    void* tensorrt = dlopen(other, RTLD_NOW | RTLD_LOCAL);
+    void* opened = dlopen(plugin, RTLD_NOW | RTLD_LOCAL);
+    const auto other_finder = symbol<tokfilter::LoggerFinder* (*)()>(tensorrt, "other_finder");
+    symbol<void (*)(tokfilter::LoggerFinder*)>(opened, "setLoggerFinder")(other_finder());
+    const Library library(plugin, finder);
+    check(create(library, attributes(-1, 1, "position")) == nullptr && logger.has_error({"attribute k"}),
+          "the first finder of this version is used");
+    dlclose(opened);
+    dlclose(tensorrt);
+}
+
 void check_pointers(const Library& library, Logger& logger) {
-    const PluginPointer plugin =
-        create(library, attributes(3, 1, "position"), nvinfer1::TensorRTPhase::kRUNTIME, "filter");
+    const PluginPointer plugin = create(library, attributes(3, 1, "position"), "filter");
     Buffers b;
     const auto refused = [&](const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                              const char* word) {
-        const std::int32_t status = enqueue(*plugin, inputs, outputs);
+        const std::int32_t status = run(*plugin, inputs, outputs);
         const std::string last = logger.last();
         check(status != 0 && logger.has_error({"\"filter\"", "the kernel rejects", word}),
               std::string("wrong ") + word + " is a logged error; logged: " + last);
     };
-    check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) == 0, "right pointers pass");
-    check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, nullptr}) == 0, "indices may be null");
+    check(run(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) == 0, "right pointers pass");
+    check(run(*plugin, {b.tokens, b.scores}, {b.selected, nullptr}) == 0, "indices may be null");
     check(logger.silent(), "without a word");
     refused({nullptr, b.scores}, {b.selected, b.indices}, "tokens");
     refused({b.tokens, nullptr}, {b.selected, b.indices}, "scores");
@@ -178,11 +175,10 @@ void check_pointers(const Library& library, Logger& logger) {
 }
 
 void check_launch_error(const Library& library, Logger& logger) {
-    const PluginPointer plugin =
-        create(library, attributes(3, 1, "position"), nvinfer1::TensorRTPhase::kRUNTIME, "filter");
+    const PluginPointer plugin = create(library, attributes(3, 1, "position"), "filter");
     check(logger.silent(), "a plugin is made without CUDA and without a word");
     Buffers b;
-    check(enqueue(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) != 0, "the CUDA error comes back");
+    check(run(*plugin, {b.tokens, b.scores}, {b.selected, b.indices}) != 0, "the CUDA error comes back");
     const std::string last = logger.last();
     check(logger.has_error({"\"filter\"", "tokens [2, 7, 8] and k 3", "cudaError"}),
           "a launch without a GPU logs the name of CUDA's error, logged: " + last);

@@ -19,20 +19,6 @@ namespace {
 int g_checks = 0;
 int g_failures = 0;
 
-template <typename Function>
-Function symbol(void* handle, const char* name) {
-    auto* found = reinterpret_cast<Function>(dlsym(handle, name));
-    if (found == nullptr) {
-        throw std::runtime_error(dlerror());
-    }
-    return found;
-}
-
-template <typename Capability>
-Capability& capability(nvinfer1::IPluginV3& plugin, nvinfer1::PluginCapabilityType type) {
-    return *static_cast<Capability*>(plugin.getCapabilityInterface(type));
-}
-
 }  // namespace
 
 void check(bool holds, const std::string& what) {
@@ -43,8 +29,10 @@ void check(bool holds, const std::string& what) {
     }
 }
 
-int failures() noexcept { return g_failures; }
-int checks() noexcept { return g_checks; }
+int report() noexcept {
+    std::printf("%d checks, %d failures\n", g_checks, g_failures);
+    return g_failures == 0 ? 0 : 1;
+}
 
 void Logger::log(Severity severity, const char* message) noexcept {
     messages_.emplace_back(severity, message);
@@ -97,9 +85,7 @@ std::int64_t Expression::evaluate(const Names& names) const {
     return first_->evaluate(names) + second_->evaluate(names);
 }
 
-const IDimensionExpr* ExpressionBuilder::constant(std::int64_t value) {
-    return refuses ? nullptr : &number(value);
-}
+const IDimensionExpr* ExpressionBuilder::constant(Extent value) { return refuses ? nullptr : &number(value); }
 
 const IDimensionExpr* ExpressionBuilder::operation(DimensionOperation operation, const IDimensionExpr& first,
                                                    const IDimensionExpr& second) {
@@ -108,27 +94,31 @@ const IDimensionExpr* ExpressionBuilder::operation(DimensionOperation operation,
                                         dynamic_cast<const Expression&>(second));
 }
 
+#if NV_TENSORRT_MAJOR >= 10
 const IDimensionExpr* ExpressionBuilder::declareSizeTensor(std::int32_t, const IDimensionExpr&,
                                                            const IDimensionExpr&) {
     throw std::runtime_error("the plugin asked for a size tensor");
 }
+#endif
 
-Library::Library(const char* path, nvinfer1::ILoggerFinder& finder)
+template <>
+void* symbol<void*>(void* library, const char* name) {
+    void* found = dlsym(library, name);
+    if (found == nullptr) {
+        throw std::runtime_error(dlerror());
+    }
+    return found;
+}
+
+Library::Library(const char* path, tokfilter::LoggerFinder& finder)
     : handle_(dlopen(path, RTLD_NOW | RTLD_LOCAL)) {
     if (handle_ == nullptr) {
         throw std::runtime_error(dlerror());
     }
-    using GetCreators = nvinfer1::IPluginCreatorInterface* const* (*)(std::int32_t&);
-    using SetLoggerFinder = void (*)(nvinfer1::ILoggerFinder*);
-    const auto set_finder = symbol<SetLoggerFinder>(handle_, "setLoggerFinder");
+    const auto set_finder = symbol<void (*)(tokfilter::LoggerFinder*)>(handle_, "setLoggerFinder");
     set_finder(nullptr);  // null must not replace the finder that follows
     set_finder(&finder);
-    std::int32_t count = 0;
-    auto* const* creators = symbol<GetCreators>(handle_, "getCreators")(count);
-    check(count == 1, "the library has one creator");
-    const auto info = creators[0]->getInterfaceInfo();
-    check(std::strcmp(info.kind, "PLUGIN CREATOR_V3ONE") == 0, "the creator is a V3One creator");
-    creator_ = static_cast<nvinfer1::IPluginCreatorV3One*>(creators[0]);
+    creator_ = &creator_of(handle_);
 }
 
 Library::~Library() { dlclose(handle_); }
@@ -177,17 +167,8 @@ Fields copy_of(const nvinfer1::PluginFieldCollection& fields) {
     return copy;
 }
 
-PluginPointer create(const Library& library, Fields fields, nvinfer1::TensorRTPhase phase,
-                     const char* layer) {
-    return PluginPointer(library.creator().createPlugin(layer, fields.get(), phase));
-}
-
-nvinfer1::IPluginV3OneBuild& build_of(nvinfer1::IPluginV3& plugin) {
-    return capability<nvinfer1::IPluginV3OneBuild>(plugin, nvinfer1::PluginCapabilityType::kBUILD);
-}
-
-nvinfer1::IPluginV3OneRuntime& runtime_of(nvinfer1::IPluginV3& plugin) {
-    return capability<nvinfer1::IPluginV3OneRuntime>(plugin, nvinfer1::PluginCapabilityType::kRUNTIME);
+PluginPointer create(const Library& library, Fields fields, const char* layer) {
+    return create(library.creator(), fields.get(), layer);
 }
 
 nvinfer1::Dims dims(const std::vector<std::int64_t>& values) {
@@ -215,12 +196,6 @@ Descs describe(const Sizes& sizes, DataType tokens, DataType scores) {
     descs.outputs = {tensor(tokens, {sizes.batch, sizes.prefix + sizes.k, sizes.channels}),
                      tensor(DataType::kINT32, {sizes.batch, sizes.k})};
     return descs;
-}
-
-std::int32_t shape_change(nvinfer1::IPluginV3& plugin, const Descs& descs) {
-    return runtime_of(plugin).onShapeChange(
-        descs.inputs.data(), static_cast<std::int32_t>(descs.inputs.size()), descs.outputs.data(),
-        static_cast<std::int32_t>(descs.outputs.size()));
 }
 
 }  // namespace host

@@ -1,9 +1,9 @@
-#include "token_select_creator.h"
+#include "creator.h"
 
 #include <string>
 
 #include "log.h"
-#include "token_select_plugin.h"
+#include "plugin.h"
 
 namespace tokfilter {
 

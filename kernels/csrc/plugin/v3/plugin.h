@@ -1,5 +1,4 @@
-// TokenSelect as a TensorRT plugin: IPluginV3 with its three capabilities, TensorRT 10.3 to 11.x from one
-// source.
+// TokenSelect as a plugin of TensorRT 10.3 to 11.x: IPluginV3 with its three capabilities.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -8,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "call.h"
 #include "contract.h"
 
 namespace tokfilter {
@@ -34,7 +34,7 @@ class TokenSelectPlugin final : public nvinfer1::IPluginV3,
     const char* getPluginNamespace() const noexcept override { return kNamespace; }
 
     // IPluginV3OneBuild
-    std::int32_t getNbOutputs() const noexcept override { return 2; }
+    std::int32_t getNbOutputs() const noexcept override { return kOutputs; }
     std::int32_t getOutputDataTypes(nvinfer1::DataType* output_types, std::int32_t output_count,
                                     const nvinfer1::DataType* input_types,
                                     std::int32_t input_count) const noexcept override;
@@ -65,8 +65,8 @@ class TokenSelectPlugin final : public nvinfer1::IPluginV3,
     const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &serialized_; }
 
   private:
-    // Logs `error` for this layer; returns `status`.
-    std::int32_t fail(const std::string& error, std::int32_t status = 1) const noexcept;
+    // Logs `error` for this layer; returns an error status.
+    std::int32_t fail(const std::string& error) const noexcept;
 
     const Config config_;
     const std::string layer_;
