@@ -25,6 +25,7 @@ from tokfilter.trt.engine import (
     capturable,
     context_from_engine,
     engine_from_plan,
+    numpy_type,
     profiles_from_engine,
     serving_profile,
 )
@@ -108,7 +109,7 @@ class TensorRTSession(CheckedSession):
             dims = _sizes(engine.get_tensor_shape(name))
             shape = tuple("k" if n < 0 else n for n in dims) if name == "slots" else _batched(dims)
             is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
-            dtype = np.dtype(module.nptype(engine.get_tensor_dtype(name)))
+            dtype = numpy_type(engine.get_tensor_dtype(name))
             specs[is_input].append(TensorSpec(name, shape, dtype))
         self.inputs, self.outputs = tuple(specs[True]), tuple(specs[False])
         names = [spec.name for spec in self.inputs]

@@ -14,6 +14,7 @@ from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.manifest import Range
 from tokfilter.errors import EngineError
 from tokfilter.trt.gpus import gpus
+from tokfilter.trt.graph_file import has_functions
 from tokfilter.trt.layers import keep_in_fp32
 from tokfilter.trt.module import EngineKind, name_and_version, tensorrt_module
 from tokfilter.trt.network import Network
@@ -68,6 +69,11 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
     plugin = options.plugin if kind == "tensorrt" else None
     if plugin is not None:
         load_plugins(module, network.builder.get_plugin_registry(), [plugin])
+    if network.way.graph != "typed" and has_functions(graph):
+        raise EngineError(
+            f"{name_and_version(module)} reads no model-local functions, and {graph.name} has some: expected a graph "
+            "for this version. `tokfilter engine` and `tokfilter export` make one."
+        )
     network.parse(graph)
     _add_profile(network, options)
     _configure(network, options, plugin)

@@ -1,9 +1,12 @@
 """Engines from plans: deserialise, execution contexts, optimization profiles."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import EngineError
@@ -12,10 +15,23 @@ from tokfilter.trt.log import error_log, logged_errors, start_failure
 from tokfilter.trt.module import name_and_version
 from tokfilter.trt.plugins import load_plugins, plugin_is_registered
 from tokfilter.trt.remedies import BUILD_AGAIN, LOAD_REMEDIES, remedy
-from tokfilter.trt.versions import way_of
+from tokfilter.trt.versions import version_of, way_of
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+_VERSION: Final = re.compile(r"(\d+)\.(\d+)")
+
+_NUMPY: Final = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+"""TensorRT's ``DataType`` -> numpy's name of it."""
 
 __all__ = [
     "Profile",
@@ -23,6 +39,7 @@ __all__ = [
     "context_from_engine",
     "engine_from_memory",
     "engine_from_plan",
+    "numpy_type",
     "profiles_from_engine",
     "serving_profile",
 ]
@@ -53,6 +70,7 @@ def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Pa
     plugins: plugin libraries with getCreators, loaded first where the plan needs one
     Raises EngineError with TensorRT's own message, the target of the plan, and the remedy.
     """
+    _check_version(module, entry)
     runtime = _new_runtime(module)
     if entry.target.get("version_compatible"):
         # Such a plan contains host code; its checksum is the manifest's.
@@ -67,6 +85,31 @@ def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Pa
         load_plugins(module, registry, plugins)
     target = ", ".join(f"{key} {value}" for key, value in entry.target.items() if value) or "an unknown target"
     return _deserialized(module, runtime, path.read_bytes(), str(path), f" It was built for {target}."), runtime
+
+
+def _check_version(module: Any, entry: Entry) -> None:
+    """Refuse a plan of another version before TensorRT reads it: a damaged or foreign plan may end the process."""
+    built = _VERSION.match(str(entry.target.get("version", "")))
+    if built is None or entry.runtime != "tensorrt":
+        return
+    builder, here = (int(built[1]), int(built[2])), version_of(module)
+    if builder != here and not (entry.target.get("version_compatible") and builder <= here):
+        later = " or a later one" if entry.target.get("version_compatible") else ""
+        raise EngineError(
+            f"{entry.path} was built by TensorRT {entry.target['version']} and runs on that version{later}; this is "
+            f"{name_and_version(module)}. {BUILD_AGAIN}"
+        )
+
+
+def numpy_type(kind: Any) -> np.dtype[Any]:
+    """The numpy type of a tensor. TensorRT's own ``nptype`` names, in some 8.x, types that numpy 1.24 has no more.
+
+    kind: a ``DataType``. Raises EngineError for a type that numpy does not have.
+    """
+    name = _NUMPY.get(kind.name)
+    if name is None:
+        raise EngineError(f"a plan's tensors must be of {', '.join(_NUMPY)}; got {kind.name}. Export again.")
+    return np.dtype(name)
 
 
 def engine_from_memory(module: Any, plan: "trt.IHostMemory") -> "tuple[trt.ICudaEngine, Any]":

@@ -85,7 +85,7 @@ class FakeEngine:
         return "input" if name in ("images", "slots") else "output"
 
     def get_tensor_dtype(self, name):
-        return np.int32 if name in ("slots", "indices") else np.float32
+        return SimpleNamespace(name="INT32" if name in ("slots", "indices") else "FLOAT")
 
     def get_tensor_profile_shape(self, name, index):
         batches, budgets = self.profiles[index]
@@ -110,7 +110,6 @@ class FakeTensorRT:
 
     ILogger, Context, Device = FakeLogger, FakeContext, HostCuda
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
-    nptype = staticmethod(lambda dtype: dtype)
 
     def __init__(self, path, profiles):
         import onnxruntime
