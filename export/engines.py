@@ -118,7 +118,7 @@ def _sources(module: Any, graphs: Sequence[Entry], options: ExportOptions) -> li
         check_precision(module, precision)
     exact = [graph for graph in graphs if graph.precision == "fp32"]
     if not exact:
-        raise ExportError(
+        raise EngineError(
             f"{name_and_version(module)} builds every engine from an fp32 graph, fp16 ones too, and this export has "
             "none. Export with `--precision fp32 --precision fp16`."
         )
@@ -174,7 +174,10 @@ def _graph_to_build(
         ) from error
     changed, layers = load_graph(graph), tuple(fp32)
     if way.graph != "typed":
-        changed = graph_for_tensorrt8(changed, plugin=build.plugin is not None)
+        try:
+            changed = graph_for_tensorrt8(changed, plugin=build.plugin is not None)
+        except ExportError as error:  # of this engine alone: the graphs of the export are good
+            raise EngineError(f"{graph.name}: {error}") from error
         layers = tuple(dict.fromkeys((*fp32_nodes(changed), *fp32))) if build.precision == "fp16" else ()
     elif fp32:
         from tokfilter.export.precision import with_fp32_nodes

@@ -14,7 +14,37 @@ from fake_cuda import HostCuda
 
 from tokfilter.errors import EngineError
 
-__all__ = ["FakeLogger", "FakeTensorRT", "fake_builder_module", "fake_runtime_module"]
+__all__ = ["SURFACE_8_6", "FakeLogger", "FakeTensorRT", "fake_builder_module", "fake_runtime_module"]
+
+SURFACE_8_6 = {
+    "": "Builder Dims OnnxParser Runtime float16 float32 get_plugin_registry",
+    "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile "
+    "get_plugin_registry",
+    "BuilderFlag": "FP16 OBEY_PRECISION_CONSTRAINTS TF32 VERSION_COMPATIBLE",
+    "DataType": "BOOL FLOAT HALF INT32 INT8 UINT8",
+    "HardwareCompatibilityLevel": "AMPERE_PLUS NONE",
+    "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache "
+    "hardware_compatibility_level plugins_to_serialize set_flag set_memory_pool_limit set_timing_cache",
+    "ICudaEngine": "create_engine_inspector create_execution_context get_tensor_dtype get_tensor_mode get_tensor_name "
+    "get_tensor_profile_shape get_tensor_shape num_io_tensors num_optimization_profiles",
+    "IExecutionContext": "execute_async_v3 get_tensor_shape set_input_shape set_optimization_profile_async "
+    "set_tensor_address",
+    "ILayer": "get_input get_output metadata name num_inputs num_outputs precision set_output_type type",
+    "ILogger": "ERROR INTERNAL_ERROR Severity WARNING",
+    "INetworkDefinition": "get_input get_layer num_inputs num_layers",
+    "IOptimizationProfile": "set_shape",
+    "IPluginRegistry": "get_plugin_creator load_library",
+    "ITensor": "dtype name shape",
+    "ITimingCache": "serialize",
+    "LayerType": "CONSTANT SHUFFLE",
+    "MemoryPoolType": "WORKSPACE",
+    "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH",
+    "OnnxParser": "get_error num_errors parse parse_from_file",
+    "ParserError": "desc node",
+    "Runtime": "deserialize_cuda_engine engine_host_code_allowed get_plugin_registry",
+    "TensorIOMode": "INPUT OUTPUT",
+}
+"""Class ("" is the module) -> names that this package uses of TensorRT 8.6; a test compares them with 8.6.0."""
 
 
 class Dims(list):
@@ -170,14 +200,18 @@ def fake_runtime_module(message, version="10.13"):
     return module
 
 
-def fake_builder_module(version="10.13.0"):
-    """A module whose builder gives the graph's bytes as the plan; ``config`` and ``libraries`` keep what was set."""
+def fake_builder_module(version="10.13.0", layers=()):
+    """A module whose builder gives the graph's bytes as the plan; ``config`` and ``libraries`` keep what was set.
+
+    version: 8.6 has the names of ``SURFACE_8_6`` only
+    layers: of the network
+    """
     module = ModuleType("tensorrt")
+    is_8 = version.startswith("8.")
     libraries, config = [], FakeBuilderConfig()
-    registry = SimpleNamespace(
-        get_creator=lambda name, version, namespace: libraries[-1] if libraries else None,
-        load_library=lambda path: libraries.append(path) or path,
-    )
+    registry = SimpleNamespace(load_library=lambda path: libraries.append(path) or path)
+    find = "get_plugin_creator" if is_8 else "get_creator"
+    setattr(registry, find, lambda name, version, namespace: libraries[-1] if libraries else None)
 
     class Builder:
         def __init__(self, logger):
@@ -188,7 +222,10 @@ def fake_builder_module(version="10.13.0"):
                 SimpleNamespace(name="images", shape=(-1, 3, 32, 32)),
                 SimpleNamespace(name="slots", shape=(-1,)),
             ]
-            return SimpleNamespace(flags=flags, num_inputs=2, get_input=lambda i: tensors[i], graph=None)
+            module.network_flags = flags
+            network = SimpleNamespace(num_inputs=2, get_input=lambda i: tensors[i], graph=None)
+            network.num_layers, network.get_layer = len(layers), lambda i: layers[i]
+            return network
 
         def get_plugin_registry(self):
             return registry
@@ -213,9 +250,14 @@ def fake_builder_module(version="10.13.0"):
             return True
 
     module.Builder, module.OnnxParser, module.ILogger, module.Runtime = Builder, OnnxParser, FakeLogger, object
-    module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    flags = {"EXPLICIT_BATCH": 0, "EXPLICIT_PRECISION": 1} if is_8 else {"STRONGLY_TYPED": 1}
+    module.NetworkDefinitionCreationFlag = SimpleNamespace(**flags)
+    module.float32, module.float16 = "fp32", "fp16"
+    module.LayerType = SimpleNamespace(CONSTANT="constant", SHUFFLE="shuffle")
     module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
-    module.BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE="version compatible", TF32="TF32")
+    module.BuilderFlag = SimpleNamespace(
+        VERSION_COMPATIBLE="version compatible", TF32="TF32", FP16="FP16", OBEY_PRECISION_CONSTRAINTS="obey"
+    )
     module.HardwareCompatibilityLevel = SimpleNamespace(__members__={"NONE": 0, "AMPERE_PLUS": 1})
     module.Dims, module.__version__, module.libraries, module.config = tuple, version, libraries, config
     return module

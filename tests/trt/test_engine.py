@@ -1,13 +1,15 @@
 """Loading plans: with the real TensorRT-RTX, which rejects files on a CPU, and with a fake TensorRT."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fake_tensorrt_py import fake_runtime_module
 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import EngineError
-from tokfilter.trt.engine import Profile, engine_from_plan, serving_profile
+from tokfilter.trt.engine import Profile, engine_from_plan, numpy_type, serving_profile
+from tokfilter.trt.versions import version_of
 
 ENTRY = Entry("model.plan", "filtered", "", 6, "tensorrt", "fp32")
 
@@ -59,6 +61,53 @@ def test_refusals_come_with_a_remedy(plan, message, remedy):
     with pytest.raises(EngineError, match=remedy) as caught:
         engine_from_plan(module, plan, ENTRY, [])
     assert "low severity" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "words"),
+    [
+        (
+            "8.6.0",
+            "10.13.0",
+            r"built by TensorRT 8.6.0 and runs on that version; this is TensorRT 10.13.0. Build it ag",
+        ),
+        ("10.13.0", "8.6.0", r"built by TensorRT 10.13.0 and runs on that version; this is TensorRT 8.6.0. Build it"),
+        ("10.3.0", "10.13.0", r"built by TensorRT 10.3.0"),
+    ],
+)
+@pytest.mark.parametrize("compatible", [False, True])
+def test_a_plan_of_another_version_is_refused_before_tensorrt_reads_it(plan, built, here, words, compatible):
+    module = fake_runtime_module("TensorRT was asked", here)
+    module.Runtime.engine_host_code_allowed = False
+    entry = replace(ENTRY, target={"version": built, "version_compatible": compatible})
+    if compatible:
+        newer = version_of(module) > tuple(int(part) for part in built.split(".")[:2])
+        words = "TensorRT was asked" if newer else words.replace("that version", "that version or a later one")
+    with pytest.raises(EngineError, match=words):
+        engine_from_plan(module, plan, entry, [])
+
+
+def test_8_6_is_not_started_without_a_driver(plan, monkeypatch):
+    """Its Runtime ends the process there (8.6.0, tried): the fake's must not be reached."""
+    module = fake_runtime_module("TensorRT was asked", "8.6.0")
+    monkeypatch.setattr("tokfilter.trt.engine.driver_failure", lambda: "cuInit failed with error 100")
+    with pytest.raises(
+        EngineError, match=r"TensorRT 8.6.0 does not start: cuInit failed with error 100.*update the dr"
+    ):
+        engine_from_plan(module, plan, ENTRY, [])
+    monkeypatch.setattr("tokfilter.trt.engine.driver_failure", lambda: None)
+    with pytest.raises(EngineError, match="TensorRT was asked"):
+        engine_from_plan(module, plan, ENTRY, [])
+
+
+@pytest.mark.parametrize(("name", "expected"), [("FLOAT", "float32"), ("HALF", "float16"), ("INT32", "int32")])
+def test_types_of_tensors(name, expected):
+    assert numpy_type(SimpleNamespace(name=name)) == expected
+
+
+def test_a_type_without_a_numpy_type_is_refused():
+    with pytest.raises(EngineError, match="must be of FLOAT, HALF, .*; got FP8"):
+        numpy_type(SimpleNamespace(name="FP8"))
 
 
 def test_the_message_about_a_plugin_that_was_loaded_since_is_dropped(plan):

@@ -26,6 +26,35 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
         tensorrt_module(kind)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "Python version mismatch: module was compiled for Python 3.10, but the interpreter version is "
+            "incompatible: 3.11.7 (main, May  9 2026, 07:35:25) [GCC 12.2.0].",
+            r"incompatible: 3.11.7.*run tokfilter with Python 3.10, for which this TensorRT was built",
+        ),
+        (
+            "libcublas.so.12: cannot open shared object file: No such file or directory",
+            r"libcublas.so.12 belongs to CUDA.*needs neither cuBLAS nor cuDNN.*nvidia-cublas-cu12.*LD_LIBRARY_PATH",
+        ),
+        (
+            "libnvinfer.so.8: cannot open shared object file: No such file or directory",
+            r"put the folder of libnvinfer.so.8 into LD_LIBRARY_PATH, or pip install 'tokfilter\[trt\]'",
+        ),
+    ],
+)
+def test_imports_of_8_6_0_that_fail(monkeypatch, error, words):
+    """The errors are those of TensorRT 8.6.0 under Python 3.11, without cuBLAS and without its own libraries."""
+
+    def fail(name):
+        raise ImportError(error)
+
+    monkeypatch.setattr("tokfilter.trt.module.import_module", fail)
+    with pytest.raises(MissingDependencyError, match=words):
+        tensorrt_module("tensorrt")
+
+
 def test_type_stubs_are_not_taken_for_tensorrt(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
     with pytest.raises(MissingDependencyError, match="type stubs only"):
