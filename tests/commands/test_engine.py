@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
-from tokfilter.errors import EngineError, ExportError
+from tokfilter.errors import EngineError, ExportError, MissingDependencyError
 from tokfilter.export import add_engines as add_engines_module
 from tokfilter.export import engines
 from tokfilter.export.add_engines import add_engines
@@ -81,6 +81,95 @@ def test_a_precision_without_a_graph_is_refused_where_types_come_from_the_graph(
     with pytest.raises(ExportError, match="expected a graph in fp16 to build from; this export has fp32"):
         add_engines(copied, options)
     assert contents(copied) == before
+
+
+def test_8_6_builds_every_precision_from_the_fp32_graphs(copied, tmp_path, monkeypatch):
+    built = {}
+
+    def engine(kind, graph, plan, options):
+        model = onnx_ir.load(graph)
+        select = [node.op_type for node in model.graph if node.domain]
+        built[plan.name] = (graph.name, options.precision, select, dict(model.opset_imports)[""], len(model.functions))
+        plan.write_bytes(b"plan")
+        options.timing_cache.write_bytes(b"timings")
+        return {"version": "8.6.0"}
+
+    fake_engines(monkeypatch, version="8.6.0")
+    monkeypatch.setattr(engines, "build_engine", engine)
+    (tmp_path / "lib.so").write_bytes(b"library")
+    options = ExportOptions(trt=True, plugin_library=tmp_path / "lib.so", precisions=("fp32", "fp16"))
+    add_engines(copied, options)
+    assert built == {
+        "model.plan": ("model.onnx", "fp32", ["TokenSelect"], 17, 0),
+        "model.k8.plan": ("model.k8.onnx", "fp32", ["TokenSelect"], 17, 0),
+        "full.plan": ("full.onnx", "fp32", [], 17, 0),
+        "model.fp16.plan": ("model.onnx", "fp16", ["TokenSelect"], 17, 0),
+        "model.k8.fp16.plan": ("model.k8.onnx", "fp16", ["TokenSelect"], 17, 0),
+        "full.fp16.plan": ("full.onnx", "fp16", [], 17, 0),
+    }
+    plans = {entry.path: entry.precision for entry in load_manifest(copied).entries("filtered", "tensorrt")}
+    assert plans == {
+        "model.plan": "fp32",
+        "model.k8.plan": "fp32",
+        "model.fp16.plan": "fp16",
+        "model.k8.fp16.plan": "fp16",
+    }
+    built.clear()
+    add_engines(copied, replace(options, plugin=False, precisions=("fp16",)))
+    assert built["model.fp16.plan"] == ("model.onnx", "fp16", [], 17, 0), "native ops"
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "words"),
+    [
+        ({"precisions": ("bf16",)}, {}, r"TensorRT 8.6.0 has no bf16: expected fp32 or fp16"),
+        ({}, {"precision": "fp16"}, r"builds every engine from an fp32 graph.*--precision fp32 --precision fp16"),
+        ({}, {"budget": 3841}, r"TopK of TensorRT 8.6.0 keeps at most 3840 tokens; got a budget of up to 3841"),
+    ],
+)
+def test_what_8_6_cannot_build_is_refused_before_it_is_asked(copied, monkeypatch, options, change, words):
+    fake_engines(monkeypatch, version="8.6.0")
+    monkeypatch.setattr(engines, "build_engine", None)
+    manifest = load_manifest(copied)
+    files = [replace(entry, **change) if entry.runtime == "onnx" else entry for entry in manifest.files]
+    save_manifest(copied, replace(manifest, files=files))
+    before = contents(copied)
+    asked = ExportOptions(trt=True, plugin=False, **{"precisions": ("fp32", "fp16")} | options)
+    with pytest.raises(EngineError, match=words):
+        add_engines(copied, asked)
+    assert contents(copied) == before
+
+
+def test_a_graph_that_8_6_does_not_read_is_refused_before_it_is_asked(copied, monkeypatch):
+    """A graph whose function was stripped for the plugin, built without the plugin."""
+    fake_engines(monkeypatch, version="8.6.0")
+    monkeypatch.setattr(engines, "build_engine", None)
+    manifest = load_manifest(copied)
+    graph = onnx_ir.load(copied / "model.onnx")
+    graph.functions.clear()
+    onnx_ir.save(graph, copied / "model.onnx")
+    (old,) = (entry for entry in manifest.files if entry.path == "model.onnx")
+    save_manifest(
+        copied,
+        replace(
+            manifest,
+            files=[
+                entry_from_file(copied, "model.onnx", "filtered", runtime="onnx", precision="fp32"),
+                *(e for e in manifest.files if e is not old),
+            ],
+        ),
+    )
+    with pytest.raises(
+        EngineError, match=r"model.onnx: TensorRT 8.6 does not read this graph: TokenSelect .* the plugin"
+    ):
+        add_engines(copied, ExportOptions(trt=True, plugin=False))
+
+
+def test_8_6_without_onnx_names_the_packages(copied, monkeypatch):
+    fake_engines(monkeypatch, version="8.6.0")
+    monkeypatch.setitem(sys.modules, "tokfilter.export.tensorrt8", None)
+    with pytest.raises(MissingDependencyError, match="TensorRT 8.6.0 needs a changed copy .*pip install onnx onnx-ir"):
+        add_engines(copied, ExportOptions(trt=True, plugin=False))
 
 
 def test_building_again_replaces_engines_and_keeps_the_rest(copied, monkeypatch):
