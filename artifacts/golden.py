@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 class GoldenArrays:
     """Inputs and expected outputs.
 
-    images: [G, 3, H, W]
+    images: [G, 3, H, W], normalised; 8-bit pixels where the model takes those, in its form
     scores: [G, N]
     full: [G, classes]
     logits: budget k -> [G, classes]
@@ -34,7 +34,15 @@ class GoldenArrays:
     logits: Mapping[int, Array]
 
     def tiled(self, batch: int, dtype: npt.DTypeLike = np.float32) -> Array:
-        """The images repeated to a batch, in the input type of an engine: [batch, 3, H, W]."""
+        """The images repeated to a batch, in the input type of an engine: [batch, 3, H, W].
+
+        Raises DataError where one is 8-bit pixels and the other normalised floats.
+        """
+        if (self.images.dtype == np.uint8) != (np.dtype(dtype) == np.uint8):
+            raise DataError(
+                f"the golden images of this export are {self.images.dtype}, the engine takes {np.dtype(dtype)}: it is "
+                "of another export. Export again, or build the engine from these graphs."
+            )
         rows = np.arange(batch) % len(self.images)
         return np.ascontiguousarray(self.images[rows].astype(dtype, copy=False))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tokfilter.artifacts.files import atomic_path, existing_file, sha256
+from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.errors import DataError, EngineError
 
 __all__ = [
@@ -90,6 +91,7 @@ class ModelCard:
     keep: default budget in tokens
     macs: multiply-accumulates per image; key "full", or the budget as text
     preprocessing: as in the bundle
+    input: how the graphs and engines take images; the key is left out where it is "float"
     """
 
     architecture: str
@@ -101,10 +103,12 @@ class ModelCard:
     keep: int
     macs: dict[str, int]
     preprocessing: dict[str, Any]
+    input: InputForm = "float"
 
     def as_dict(self) -> dict[str, Any]:
         """The card with the keys of manifest.json."""
-        return {_CARD_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        card = {_CARD_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        return {name: value for name, value in card.items() if (name, value) != ("input", "float")}
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def load_manifest(directory: str | Path) -> Manifest:
         names = {key: name for name, key in _CARD_KEYS.items()}
         card = {names.get(key, key): value for key, value in card.items()}
         model = ModelCard(**{**card, "input_size": tuple(card["input_size"])})
-        _check_count(model)
+        _check_card(model)
         return Manifest(model=model, files=files, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Export again.") from error
@@ -190,8 +194,10 @@ def _check_kept_fp32(kept: dict[str, Any]) -> None:
         raise ValueError(f"kept_fp32.probes must be a count, got {kept['probes']!r}")
 
 
-def _check_count(card: ModelCard) -> None:
-    """The default budget in a manifest is a count. Raises ValueError."""
+def _check_card(card: ModelCard) -> None:
+    """The default budget in a manifest is a count, and the form of the input is known. Raises ValueError."""
+    if card.input not in INPUT_FORMS:
+        raise ValueError(f"model.input must be one of {', '.join(INPUT_FORMS)}, got {card.input!r}")
     if type(card.keep) is not int or not 1 <= card.keep <= card.num_patches:
         raise ValueError(f"model.keep must be a count between 1 and {card.num_patches}, got {card.keep!r}")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.artifacts.pixels import INPUT_FORMS
 from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
 @click.option("--keep", multiple=True, help=f"Also write a graph with this fixed budget: {KEEP_HELP}.")
+@click.option(
+    "--input",
+    type=click.Choice(INPUT_FORMS),
+    default="float",
+    show_default=True,
+    help="How the model takes images: float, normalised; uint8, pixels [B, 3, H, W] that the graph normalises; "
+    "uint8-nhwc, pixels [B, H, W, 3].",
+)
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
 @click.option("--cuda", is_flag=True, help="Also write each graph fused for ONNX Runtime's CUDA provider.")
 @build_options

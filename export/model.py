@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.manifest import Manifest
+from tokfilter.artifacts.pixels import InputForm
 from tokfilter.export.options import DEFAULT_BATCH, ExportOptions, Precision
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.vit.bundle import save_bundle
@@ -25,6 +26,7 @@ def export_model(
     *,
     keep: Sequence[Keep] = (),
     precision: Sequence[Precision] = ("fp32",),
+    input: InputForm = "float",
     trt: bool = False,
     rtx: bool = False,
     batch: tuple[int, int, int] = DEFAULT_BATCH,
@@ -40,6 +42,7 @@ def export_model(
 
     keep: budgets that get a graph of their own; ``model.onnx`` takes any budget
     precision: fp32, fp16 and bf16; each gives a set of graphs
+    input: "float" for normalised images; "uint8" or "uint8-nhwc" for pixels, which the graphs normalise
     trt, rtx: also build TensorRT or TensorRT-RTX engines, for batches (smallest, usual, largest) of ``batch``
     auto_fp32: keep layers in fp32 for which fp16 or bf16 is too narrow
     examples: [G, 3, H, W], normalised images for the golden tensors; default: those of training, else random ones
@@ -51,6 +54,7 @@ def export_model(
     options = ExportOptions(
         keeps=tuple(keep),
         precisions=tuple(precision),
+        input=input,
         trt=trt,
         rtx=rtx,
         batch_range=batch,

@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.manifest import Range
+from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.errors import BudgetError, ExportError
 from tokfilter.trt.versions import MAX_OPSET
 
@@ -36,6 +37,7 @@ class ExportOptions:
     batch_range, budget_range: (min, opt, max) of engines; None for the budget means 1 : default : all patch tokens
     precisions: each gives a set of graphs, and of engines
     cuda: also write each graph fused for ONNX Runtime's CUDA provider (``export/onnxruntime_cuda.py``)
+    input: how graphs and engines take images: normalised floats, or pixels in 0..255 that the graph normalises
     plugin: whether TensorRT engines take the fused kernel (else native ops)
     plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
     strip_functions: leave the function body out of the graphs, for TensorRT before 10.7, which prefers it to the plugin
@@ -52,6 +54,7 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     precisions: tuple[Precision, ...] = ("fp32",)
     cuda: bool = False
+    input: InputForm = "float"
     trt: bool = False
     rtx: bool = False
     plugin: bool = True
@@ -74,6 +77,8 @@ class ExportOptions:
             raise ExportError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {', '.join(sorted(unknown)) or 'none'}."
             )
+        if self.input not in INPUT_FORMS:
+            raise ExportError(f"input must be one of {', '.join(INPUT_FORMS)}, got {self.input!r}.")
         if self.auto_fp32 and not self.verify:
             raise ExportError("auto_fp32 keeps fp32 what a comparison shows to need it: give it without --no-verify.")
         _check_range("batch", self.batch_range)

@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from tokfilter import __version__
-from tokfilter.artifacts.bundle import Bundle, Golden
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
+from tokfilter.artifacts.pixels import InputForm
 from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 from tokfilter.export.auto_fp32 import checked_graphs
 from tokfilter.export.contrib.walk import Fused
@@ -37,8 +38,9 @@ from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
 from tokfilter.export.options import ExportOptions, Precision
+from tokfilter.export.pixel_input import with_pixel_input
 from tokfilter.export.precision import cast_precision
-from tokfilter.export.reference import Reference, golden_image_set, image_set_from_folder
+from tokfilter.export.reference import Reference, golden_image_set, golden_on_pixels, image_set_from_folder
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
@@ -72,6 +74,8 @@ def export_bundle(
     model = model_from_bundle(bundle)
     options.budgets(model.num_patches)
     options.budget_profile(model.num_patches, model.keep_tokens)
+    if options.input != "float":
+        bundle = replace(bundle, golden=golden_on_pixels(bundle, model))
     source = {"name": path.name, "sha256": sha256(path)}
     with new_directory(Path(directory)) as folder:
         progress("tracing the model")
@@ -88,7 +92,7 @@ def export_bundle(
                 checked(result)
                 checks.append(result)
         require_passed(checks, [e.path for e in entries if e.precision != "fp32" and not options.auto_fp32])
-        np.savez(folder / GOLDEN_FILE, **_arrays(bundle.golden))
+        np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input))
         manifest = Manifest(
             model=card,
             files=[*entries, entry_from_file(folder, GOLDEN_FILE, "golden")],
@@ -149,6 +153,7 @@ def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportO
         keep=model.keep_tokens,
         macs=_macs(traced, model, options),
         preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
+        input=options.input,
     )
 
 
@@ -174,9 +179,15 @@ def _write_graphs(
     kept_fp32: dict[str, Any],
 ) -> Iterator[Entry]:
     kept = nodes_of(kept_fp32)
-    forms = [_forms(cast_precision(traced, precision, kept), card.num_patches, options)]
+    mean, std = card.preprocessing["mean"], card.preprocessing["std"]
+
+    def on_input(slots: ir.Model) -> ir.Model:
+        return with_pixel_input(slots, card.input, mean, std)
+
+    forms = [_forms(on_input(cast_precision(traced, precision, kept)), card.num_patches, options)]
     if options.cuda:
-        forms.append(_cuda_forms(slots_graph_for_cuda(traced, precision, kept), card.num_patches, options))
+        slots, fused = slots_graph_for_cuda(traced, precision, kept)
+        forms.append(_cuda_forms((on_input(slots), fused), card.num_patches, options))
     for name, graph, details in chain(*forms):
         name += "" if precision == "fp32" else f".{precision}"
         name += ".cuda.onnx" if details["runtime"] == "onnx-cuda" else ".onnx"
@@ -214,6 +225,7 @@ def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, bud
         "prefix_tokens": card.prefix_tokens,
         "keep": budget or card.keep,
         "precision": precision,
+        "input": card.input,
         "preprocessing": card.preprocessing,
         "class_names": card.class_names,
     }
@@ -226,9 +238,10 @@ def _checker(
     """What compares graphs with torch, whose outputs are computed once; no checks where none are asked for."""
     if not options.verify:
         return lambda entries: iter(())
-    reference, golden = Reference(model), golden_image_set(bundle)
+    reference, golden = Reference(model), golden_image_set(bundle, options.input)
     reference.trust(bundle, golden)
-    others = [image_set_from_folder(options.verify_images, bundle.preprocessing)] if options.verify_images else []
+    folders = [options.verify_images] if options.verify_images else []
+    others = [image_set_from_folder(path, bundle.preprocessing, options.input) for path in folders]
     budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches)
 
     def check(entries: list[Entry]) -> Iterator[Check]:
@@ -239,11 +252,13 @@ def _checker(
     return check
 
 
-def _arrays(golden: Golden) -> dict[str, Any]:
-    arrays = {"images": golden.images, "scores": golden.scores, "full": golden.full}
+def _arrays(bundle: Bundle, form: InputForm) -> dict[str, Any]:
+    golden = bundle.golden
+    arrays = {"scores": golden.scores, "full": golden.full}
     for k, logits in golden.logits.items():
         arrays[f"logits_{k}"], arrays[f"indices_{k}"] = logits, golden.indices[k]
-    return {name: value.numpy() for name, value in arrays.items()}
+    images = golden_image_set(bundle, form).inputs
+    return {"images": images, **{name: value.numpy() for name, value in arrays.items()}}
 
 
 def _versions() -> dict[str, str]:

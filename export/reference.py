@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokfilter.artifacts.bundle import Bundle, Preprocessing
+from tokfilter.artifacts.bundle import Bundle, Golden, Preprocessing
 from tokfilter.artifacts.images import open_image
+from tokfilter.artifacts.pixels import InputForm, in_form, normalise, pixels_from_normalised
 from tokfilter.errors import DataError
+from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["Expected", "ImageSet", "Reference", "golden_image_set", "image_set_from_folder"]
+__all__ = ["Expected", "ImageSet", "Reference", "golden_image_set", "golden_on_pixels", "image_set_from_folder"]
 
 Array = NDArray[Any]
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -28,11 +30,13 @@ class ImageSet:
     """Images with labels for messages.
 
     images: [M, 3, H, W], normalised
+    inputs: the same images as a graph takes them
     """
 
     name: str
     labels: tuple[str, ...]
     images: Tensor
+    inputs: Array
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,27 @@ def _selecting(model: FilteredViT, select: Any) -> Iterator[None]:
         model.drop.select = old
 
 
-def golden_image_set(bundle: Bundle) -> ImageSet:
-    """The bundle's golden images."""
-    images = bundle.golden.images
-    return ImageSet("golden", tuple(f"golden image {row}" for row in range(len(images))), images)
+def golden_on_pixels(bundle: Bundle, model: FilteredViT) -> Golden:
+    """Golden tensors for the nearest pixels to the bundle's golden images, which need not be whole pixels."""
+    mean, std = bundle.preprocessing.mean, bundle.preprocessing.std
+    images = normalise(pixels_from_normalised(bundle.golden.images.numpy(), mean, std), mean, std)
+    return golden_from_model(model, torch.from_numpy(images), sorted(bundle.golden.logits))
 
 
-def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSet:
+def golden_image_set(bundle: Bundle, form: InputForm = "float") -> ImageSet:
+    """The bundle's golden images; they must be whole pixels for a form other than float (``golden_on_pixels``)."""
+    labels = tuple(f"golden image {row}" for row in range(len(bundle.golden.images)))
+    return _image_set("golden", labels, bundle.golden.images, bundle.preprocessing, form)
+
+
+def _image_set(
+    name: str, labels: tuple[str, ...], images: Tensor, preprocessing: Preprocessing, form: InputForm
+) -> ImageSet:
+    inputs = in_form(images.numpy(), form, preprocessing.mean, preprocessing.std)
+    return ImageSet(name, labels, images, inputs)
+
+
+def image_set_from_folder(folder: Path, preprocessing: Preprocessing, form: InputForm = "float") -> ImageSet:
     """Every image file of a folder with the bundle's preprocessing. Raises DataError."""
     from timm.data.transforms_factory import create_transform
 
@@ -137,4 +155,4 @@ def image_set_from_folder(folder: Path, preprocessing: Preprocessing) -> ImageSe
     )
     images = [transform(open_image(path)) for path in paths]
     labels = tuple(str(path.relative_to(folder)) for path in paths)
-    return ImageSet(str(folder), labels, torch.stack(images))
+    return _image_set(str(folder), labels, torch.stack(images), preprocessing, form)

@@ -175,7 +175,7 @@ def _check(
     rows = np.arange(count) % len(image_set.images)  # one golden image fills a batch of two
     images = image_set.images[rows]
     expected = _rows(reference.expected(image_set, budget), rows)
-    logits, found = _run(session, images.numpy(), batch, None if entry.budget is not None else budget)
+    logits, found = _run(session, image_set.inputs[rows], batch, None if entry.budget is not None else budget)
     indices, expected_logits = _compare_indices(reference, images, found, expected)
     compared = compare_logits(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
     row, token = (compared.worst, None) if indices is None or indices.worst is None else indices.worst

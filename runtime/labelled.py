@@ -9,7 +9,7 @@ from PIL import Image
 from tokfilter.artifacts.images import open_image
 from tokfilter.artifacts.manifest import ModelCard
 from tokfilter.errors import DataError
-from tokfilter.runtime.preprocess import preprocess_from_fields
+from tokfilter.runtime.preprocess import preprocess_from_card
 from tokfilter.runtime.session import Array, Session
 
 __all__ = ["drops_from_images", "labelled_files", "top1"]
@@ -56,12 +56,11 @@ def top1(
     session: Session, card: ModelCard, files: Sequence[tuple[Path, int]], budgets: Sequence[int]
 ) -> dict[int, float]:
     """Budget -> top-1 accuracy in 0..1; each image is decoded once."""
-    preprocess = preprocess_from_fields({"input_size": card.input_size, **card.preprocessing})
+    preprocess = preprocess_from_card(card)
     correct = dict.fromkeys(budgets, 0)
     for start in range(0, len(files), _BATCH):
         part = files[start : start + _BATCH]
         images: Array = np.stack([preprocess(open_image(path)) for path, _ in part])
-        images = images.astype(session.inputs[0].dtype, copy=False)
         labels = np.array([label for _, label in part])
         for k in budgets:
             correct[k] += int((session.run(images, k).logits.argmax(1) == labels).sum())

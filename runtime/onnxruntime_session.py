@@ -28,7 +28,12 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
 _EXACT: Final[Mapping[str, Mapping[str, str]]] = {"cuda": {"use_tf32": "0"}}
 """Provider options that turn off TF32, which has 10 bits of mantissa, as few as fp16."""
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+}
 
 
 @dataclass

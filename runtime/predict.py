@@ -15,7 +15,7 @@ from tokfilter.artifacts.images import open_image
 from tokfilter.artifacts.manifest import ModelCard, load_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size
-from tokfilter.runtime.preprocess import preprocess_from_fields
+from tokfilter.runtime.preprocess import preprocess_from_card, preprocess_from_fields
 
 if TYPE_CHECKING:
     from tokfilter.runtime.session import CheckedSession
@@ -126,7 +126,7 @@ def prediction_from_session(
     session: "CheckedSession", card: ModelCard, image: Image.Image, keep: Keep | None = None
 ) -> Prediction:
     """Classify an RGB image with an open session. Raises BudgetError, EngineError."""
-    transform = preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})
+    transform = preprocess_from_card(card)
     view = transform.view(image)
     result = session.run(transform.input_from_view(view)[None], keep)
     tokens = session.budgets.tokens(keep)

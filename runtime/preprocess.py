@@ -6,18 +6,20 @@ torchvision that it uses.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tokfilter.artifacts.manifest import ModelCard
+from tokfilter.artifacts.pixels import InputForm, normalise, pixels_from_input
 from tokfilter.errors import DataError
 
-__all__ = ["Floats", "Preprocess", "preprocess_from_fields"]
+__all__ = ["Array", "Preprocess", "preprocess_from_card", "preprocess_from_fields"]
 
-Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 CropMode = Literal["center", "squash", "border"]
 
 _FILTERS: Final = {
@@ -40,6 +42,7 @@ class Preprocess:
     interpolation: one of Pillow's filters
     crop_pct: input size over the size that the image is resized to
     crop_mode: center (shortest edge fitted), squash (both edges), border (longest edge, the rest filled with the mean)
+    form: of the model's input: normalised floats, or pixels that the graph normalises
     """
 
     height: int
@@ -49,6 +52,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     crop_mode: CropMode = "center"
+    form: InputForm = "float"
 
     def view(self, image: Image.Image) -> Image.Image:
         """An RGB image resized and cropped to height x width, not yet normalised.
@@ -68,20 +72,21 @@ class Preprocess:
         canvas.paste(resized, (_offset(wide, self.width), _offset(high, self.height)))
         return canvas
 
-    def input_from_view(self, view: Image.Image) -> Floats:
-        """Normalise a view. Returns [3, height, width]."""
-        pixels = np.asarray(view, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
-        mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
-        return np.ascontiguousarray((pixels - mean) / std)
+    def input_from_view(self, view: Image.Image) -> Array:
+        """The model's input for a view: [3, height, width] float32, normalised; or the pixels, in ``form``."""
+        pixels = np.asarray(view, dtype=np.uint8)
+        if self.form == "uint8-nhwc":
+            return np.ascontiguousarray(pixels)
+        pixels = pixels.transpose(2, 0, 1)
+        return normalise(pixels, self.mean, self.std) if self.form == "float" else np.ascontiguousarray(pixels)
 
-    def view_from_input(self, images: Floats) -> Image.Image:
-        """Inverse of ``input_from_view``. images: [3, height, width]."""
-        mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
-        pixels = np.clip(np.rint((images * std + mean) * 255), 0, 255).astype(np.uint8)
+    def view_from_input(self, image: Array) -> Image.Image:
+        """Inverse of ``input_from_view``."""
+        pixels = pixels_from_input(image, self.form, self.mean, self.std)
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
-    def __call__(self, image: Image.Image) -> Floats:
-        """The model's input for an RGB image. Returns [3, height, width]."""
+    def __call__(self, image: Image.Image) -> Array:
+        """The model's input for an RGB image, as ``input_from_view`` returns it."""
         return self.input_from_view(self.view(image))
 
     def _resized(self, high: int, wide: int) -> tuple[int, int]:
@@ -101,6 +106,11 @@ class Preprocess:
 def _offset(resized: int, wanted: int) -> int:
     """Start of the resized image on the canvas along an axis: negative when it is cropped."""
     return (wanted - resized) // 2 if resized < wanted else -round((resized - wanted) / 2)
+
+
+def preprocess_from_card(card: ModelCard) -> Preprocess:
+    """The preprocessing of an exported model, in the form that its graphs take. Raises DataError."""
+    return replace(preprocess_from_fields({**card.preprocessing, "input_size": card.input_size}), form=card.input)
 
 
 def preprocess_from_fields(fields: Mapping[str, Any]) -> Preprocess:

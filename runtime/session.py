@@ -115,7 +115,7 @@ class Session(Protocol):
     ) -> None: ...
 
     def run(self, images: Array, keep: Keep | None = None) -> Result:
-        """Classify images [B, 3, H, W], normalised, at the default budget or at ``keep``."""
+        """Classify a batch of images, as ``inputs[0]`` describes them, at the default budget or at ``keep``."""
         ...
 
 
@@ -139,7 +139,7 @@ class CheckedSession(ABC):
 
     @abstractmethod
     def _execute(self, images: Array, k: int) -> Result:
-        """Run checked images [B, 3, H, W] at k tokens."""
+        """Run checked images at k tokens."""
 
     @property
     def budgets(self) -> Budgets:
@@ -165,7 +165,7 @@ class CheckedSession(ABC):
     def run(self, images: Array, keep: Keep | None = None) -> Result:
         """Classify images at the default budget, or at ``keep``.
 
-        images: [B, 3, H, W], normalised, of the type of ``inputs[0]``
+        images: of the shape and type of ``inputs[0]``: float32 [B, 3, H, W], normalised; or uint8, pixels in 0..255
         Raises DataError for images of another shape or type, BudgetError, EngineError.
         """
         self._check_open()
@@ -204,9 +204,17 @@ def check_images(images: Any, spec: TensorSpec) -> None:
     if not fits or images.size == 0:
         raise DataError(f"images must be {spec}, got {_shape_text(images.shape)} {images.dtype}.")
     if images.dtype != spec.dtype:
-        raise DataError(f"images must be {spec}, got {images.dtype}: convert with images.astype(np.{spec.dtype}).")
-    if not _finite(images):
+        raise DataError(f"images must be {spec}, got {images.dtype}: {_remedy(images.dtype, spec.dtype)}.")
+    if images.dtype != np.uint8 and not _finite(images):
         raise DataError("images contain NaN or infinity: check the decoding and the normalisation.")
+
+
+def _remedy(got: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+    if wanted == np.uint8:
+        return "this model normalises its input itself, so give it pixels in 0..255 as they are"
+    if got == np.uint8:
+        return "normalise the pixels, or export with --input uint8"
+    return f"convert with images.astype(np.{wanted})"
 
 
 def _finite(images: Array) -> bool:

@@ -72,7 +72,8 @@ def photos_from_wheel(folder: Path) -> tuple[ImageSet, list[int]]:
     files = photo_files(folder)
     images = [transform(Image.open(io.BytesIO(content)).convert("RGB")) for content in files.values()]
     labels = [int(Path(name).stem.split("_")[-1]) for name in files]
-    return ImageSet("photos", tuple(files), torch.stack(images)), labels
+    stacked = torch.stack(images)
+    return ImageSet("photos", tuple(files), stacked, stacked.numpy()), labels
 
 
 def photo_files(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.errors import BudgetError, TokfilterError
-from tokfilter.runtime.preprocess import Floats
+from tokfilter.runtime.preprocess import Array
 
 from .admission import Admission
 from .batcher import Batcher
@@ -56,7 +56,7 @@ class Service:
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
-        self.batcher = Batcher[Floats, Floats](
+        self.batcher = Batcher[Array, Array](
             engine.probabilities,
             engine.largest,
             limits.wait_ms / 1e3,

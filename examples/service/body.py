@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tokfilter.artifacts.images import rgb_from_image
 from tokfilter.errors import DataError
-from tokfilter.runtime.preprocess import Floats, Preprocess
+from tokfilter.runtime.preprocess import Array, Preprocess
 
 from .refusal import Refusal
 
@@ -52,8 +52,11 @@ async def _collect(parts: AsyncIterator[bytes], most: int) -> bytes:
     return bytes(body)
 
 
-def input_from_body(body: bytes, preprocess: Preprocess, most_pixels: int) -> Floats:
-    """Decode and preprocess an image: [3, H, W]. Raises Refusal (400, 413, 415, 422)."""
+def input_from_body(body: bytes, preprocess: Preprocess, most_pixels: int) -> Array:
+    """Decode and preprocess an image: one row of the model's input.
+
+    Raises Refusal (400, 413, 415, 422).
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a stricter limit follows

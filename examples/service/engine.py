@@ -14,7 +14,7 @@ from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.runtime.model_files import ModelFile, find_model_file
 from tokfilter.runtime.predict import class_name, probabilities_from_logits
-from tokfilter.runtime.preprocess import Floats, Preprocess, preprocess_from_fields
+from tokfilter.runtime.preprocess import Array, Preprocess, preprocess_from_card
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import verify
@@ -52,18 +52,18 @@ class Engine:
         """The budget in tokens. Raises BudgetError, which lists the budgets available."""
         return self.session.budgets.tokens(keep)
 
-    async def probabilities(self, images: Sequence[Floats], tokens: int) -> Sequence[Floats]:
+    async def probabilities(self, images: Sequence[Array], tokens: int) -> Sequence[Array]:
         """Classify a batch of images [3, H, W] at one budget. Returns probabilities [classes] for each."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._run, images, tokens)
 
-    def _run(self, images: Sequence[Floats], tokens: int) -> Sequence[Floats]:
+    def _run(self, images: Sequence[Array], tokens: int) -> Sequence[Array]:
         # Pad a batch below the engine's minimum with copies of the last image.
         rows = [*images, *[images[-1]] * (self.smallest - len(images))]
         logits = self.session.run(np.stack(rows), tokens).logits[: len(images)]
         return list(probabilities_from_logits(logits))
 
-    def best(self, probabilities: Floats, count: int) -> list[dict[str, Any]]:
+    def best(self, probabilities: Array, count: int) -> list[dict[str, Any]]:
         """The most probable classes, in descending order."""
         order = np.argsort(-probabilities, kind="stable")[:count]
         names = self.model_file.manifest.model.class_names
@@ -84,7 +84,8 @@ def engine_from_directory(directory: Path, options: SessionOptions, largest: int
         thread.submit(session.__enter__).result()
         opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())
         low, best, high = chosen.entry.batch_range or (1, _LARGEST, largest or _LARGEST)
-        engine = Engine(session, chosen, _preprocess(chosen), low, max(low, min(largest or best, high)), thread, opened)
+        preprocess = preprocess_from_card(chosen.manifest.model)
+        engine = Engine(session, chosen, preprocess, low, max(low, min(largest or best, high)), thread, opened)
         golden = golden_of(chosen.directory, chosen.manifest)
         for batch in sorted({low, engine.largest}):
             thread.submit(verify, session, chosen, golden, batch, session.budgets.default).result()
@@ -92,8 +93,3 @@ def engine_from_directory(directory: Path, options: SessionOptions, largest: int
         opened.close()
         raise
     return engine
-
-
-def _preprocess(model_file: ModelFile) -> Preprocess:
-    card = model_file.manifest.model
-    return preprocess_from_fields({**card.preprocessing, "input_size": card.input_size})

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.files import new_folder
 from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, Role, checked_path, load_manifest
+from tokfilter.artifacts.pixels import in_form, normalise
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import fixed_graph_from_slots, without_functions
 from tokfilter.export.onnx_file import load_graph, save_graph
+from tokfilter.export.pixel_input import without_pixel_input
 from tokfilter.export.serving.nvinfer_config import (
     Normalisation,
     differences,
@@ -104,7 +106,7 @@ def deepstream_classifier(
     original, normalisation = checked_path(source, entry), normalisation_from_card(card.preprocessing)
     differing = differences(card.preprocessing)
     with new_folder(Path(target)) as folder:
-        graph = load_graph(original)
+        graph = without_pixel_input(load_graph(original))  # nvinfer normalises the frames
         if entry.role == "filtered" and entry.budget is None:
             graph = fixed_graph_from_slots(graph, tokens)
         graph = classifier_graph(graph, normalisation.rest)
@@ -165,9 +167,9 @@ def _keys(card: ModelCard, normalisation: Normalisation, options: DeepStreamOpti
 def _check(
     original: Path, written: Path, entry: Entry, tokens: int, card: ModelCard, normalisation: Normalisation
 ) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (_FRAMES, *card.input_size)).astype(np.float32)
-    mean, std = (np.array(card.preprocessing[name], np.float32)[:, None, None] for name in ("mean", "std"))
-    feeds: dict[str, npt.NDArray[Any]] = {"images": (pixels / 255 - mean) / std}
+    pixels = np.random.default_rng(0).integers(0, 256, (_FRAMES, *card.input_size), dtype=np.uint8)
+    mean, std = card.preprocessing["mean"], card.preprocessing["std"]
+    feeds: dict[str, npt.NDArray[Any]] = {"images": in_form(normalise(pixels, mean, std), card.input, mean, std)}
     if entry.role == "filtered" and entry.budget is None:
         feeds["slots"] = np.zeros(tokens, np.int32)
     expected = outputs_of(original, entry.precision, feeds)["logits"].astype(np.float64)

@@ -18,6 +18,7 @@ import numpy as np
 
 from tokfilter.artifacts.files import new_folder
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest
+from tokfilter.artifacts.pixels import in_form
 from tokfilter.errors import ExportError
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.serving.serving_graph import batched_slots_graph, outputs_of, require_same
@@ -131,7 +132,8 @@ def _write_model(source: Path, folder: Path, entry: Entry, manifest: Manifest, c
 def _check_batched(original: Path, model: Path, manifest: Manifest, entry: Entry) -> None:
     """Compare the rewritten graph with the exported one, at the model's budget and with every token."""
     card = manifest.model
-    images = np.random.default_rng(0).standard_normal((_BATCH, *card.input_size), np.float32)
+    noise = np.random.default_rng(0).standard_normal((_BATCH, *card.input_size), np.float32)
+    images = in_form(noise, card.input, card.preprocessing["mean"], card.preprocessing["std"])
     for k in {card.keep, card.num_patches}:
         expected = outputs_of(original, entry.precision, {"images": images, "slots": np.zeros(k, np.int32)})
         found = outputs_of(model, entry.precision, {"images": images, "slots": np.zeros((_BATCH, k), np.int32)})

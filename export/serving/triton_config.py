@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.manifest import Entry, ModelCard
+from tokfilter.artifacts.pixels import input_shape
 from tokfilter.errors import ExportError, MissingDependencyError
 
 __all__ = ["LABELS", "TritonOptions", "config_from_entry", "config_from_text", "text_from_config"]
@@ -74,7 +75,8 @@ def _largest(entry: Entry, options: TritonOptions) -> int:
 
 def _add_tensors(config: Any, entry: Entry, card: ModelCard, tokens: int, batched: bool) -> None:
     front = [] if batched else [-1]
-    config.input.add(name="images", data_type="TYPE_FP32", dims=[*front, *card.input_size])
+    kind = "TYPE_FP32" if card.input == "float" else "TYPE_UINT8"
+    config.input.add(name="images", data_type=kind, dims=[*front, *input_shape(card.input, card.input_size)])
     if tokens == -1:
         config.input.add(name="slots", data_type="TYPE_INT32", dims=[-1])
     config.output.add(name="logits", data_type="TYPE_FP32", dims=[*front, card.classes])
@@ -95,7 +97,7 @@ def _add_batching(config: Any, entry: Entry, options: TritonOptions) -> None:
 def _add_warm_up(config: Any, card: ModelCard) -> None:
     warm_up = config.model_warmup.add(name="one image", batch_size=1)
     for tensor in config.input:
-        dims = {"images": [*card.input_size], "slots": [card.keep]}[tensor.name]
+        dims = {"images": [*input_shape(card.input, card.input_size)], "slots": [card.keep]}[tensor.name]
         if config.max_batch_size == 0 and tensor.name == "images":
             dims = [1, *dims]
         warm_up.inputs[tensor.name].data_type = tensor.data_type

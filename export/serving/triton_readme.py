@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tokfilter.artifacts.manifest import Entry, ModelCard
+from tokfilter.artifacts.pixels import input_shape
 
 __all__ = ["readme", "start_line"]
 
@@ -45,7 +46,7 @@ def readme(
         '    docker run --rm --gpus all -p 8000-8002:8000-8002 -v "$PWD":/repository '
         "nvcr.io/nvidia/tritonserver:YY.MM-py3 /repository/start.sh",
         "",
-        f"Input `images`: {list(card.input_size)}, FP32, RGB, preprocessed by the client ({_preprocessing(card)}).",
+        _input_line(card),
         "Output `logits`; `indices` are the positions of the kept patches.",
         "Where a model has an input `slots`, its length is the budget in tokens and its values are unused;",
         f"the default budget is {card.keep} of {card.num_patches}.",
@@ -55,6 +56,13 @@ def readme(
         *(f"Left out, because {reason}: {', '.join(paths)}.\n" for reason, paths in left_out.items()),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _input_line(card: ModelCard) -> str:
+    shape, rules = list(input_shape(card.input, card.input_size)), _preprocessing(card)
+    if card.input == "float":
+        return f"Input `images`: {shape}, FP32, RGB, preprocessed by the client ({rules})."
+    return f"Input `images`: {shape}, UINT8, RGB, resized by the client and normalised by the model ({rules})."
 
 
 def _preprocessing(card: ModelCard) -> str:

@@ -5,6 +5,7 @@ from string import Template
 from typing import Final
 
 from tokfilter.artifacts.manifest import Manifest
+from tokfilter.artifacts.pixels import input_shape
 from tokfilter.export.serving.edge_bundle.steps import Step, edge_steps, plugin_of, trtexec_line
 
 __all__ = ["readme", "run_script"]
@@ -48,7 +49,8 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
         steps="\n".join(_section(number, step) for number, step in enumerate(steps, 1)),
         trtexec_note="" if plugin else ", here from native ops",
         trtexec="\n".join(f"    {trtexec_line(entry, card, plugin)}" for entry in graphs),
-        pixels=", ".join(map(str, card.input_size)),
+        pixels=", ".join(map(str, input_shape(card.input, card.input_size))),
+        dtype="float32, normalised" if card.input == "float" else "uint8, pixels as they are",
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard
+from tokfilter.artifacts.pixels import input_shape
 
 __all__ = ["Step", "edge_steps", "plugin_of", "trtexec_line"]
 
@@ -108,7 +109,7 @@ def _precision(manifest: Manifest, preferred: Sequence[str]) -> str:
 
 def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
     """The command that builds the same engine without Python, with TensorRT's own program."""
-    pixels = "x".join(map(str, card.input_size))
+    pixels = "x".join(map(str, input_shape(card.input, card.input_size)))
     shapes = {"min": (1, 1), "opt": (1, card.keep), "max": (8, card.num_patches)}
     elastic = graph.role == "filtered" and graph.budget is None
     parts = [
