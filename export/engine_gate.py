@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tokfilter.artifacts.manifest import Entry, Manifest
-from tokfilter.errors import EngineError, MissingDependencyError, VerificationError
+from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError, VerificationError
 from tokfilter.export.fp32_search import FP32_REMEDY, merged, nodes_of, search
 from tokfilter.export.options import ExportOptions
 
@@ -81,7 +81,7 @@ class EngineGate:
             (self.folder / entry.path).unlink()
             if isinstance(error, VerificationError):
                 return entry, error
-            if isinstance(error, EngineError):
+            if isinstance(error, TokfilterError):
                 raise EngineError(
                     f"{entry.path} was built, and could not be compared with the golden tensors: {error} --no-verify "
                     "builds without comparing."
