@@ -17,7 +17,7 @@ from tokfilter.trt.build import BuildOptions, build_engine, check_precision
 from tokfilter.trt.module import EngineKind, name_and_version, tensorrt_module
 from tokfilter.trt.versions import MAX_TOPK, supports, way_of
 
-__all__ = ["TIMING_CACHE", "engines_from_graphs", "no_graph"]
+__all__ = ["TIMING_CACHE", "engines_from_graphs", "graph_to_build", "no_graph"]
 
 TIMING_CACHE: Final = "timing.cache"
 _SUFFIXES: Final[dict[EngineKind, str]] = {"tensorrt": ".plan", "tensorrt-rtx": ".rtx.plan"}
@@ -90,7 +90,7 @@ def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: 
             fp32: Sequence[str], graph: Entry = graph, name: str = name, build: BuildOptions = options_of_build
         ) -> Entry:
             gate.progress(f"building {name}")
-            with _graph_to_build(module, folder / graph.path, build, fp32) as (source, layers):
+            with graph_to_build(module, folder / graph.path, build, fp32) as (source, layers):
                 target = build_engine(kind, source, folder / name, replace(build, fp32_layers=layers))
             return entry_from_file(
                 folder,
@@ -149,7 +149,7 @@ def _check_budget(module: Any, most: int) -> None:
 
 
 @contextmanager
-def _graph_to_build(
+def graph_to_build(
     module: Any, graph: Path, build: BuildOptions, fp32: Sequence[str]
 ) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """The file that this TensorRT reads, and the nodes whose layers it is told to keep in fp32.

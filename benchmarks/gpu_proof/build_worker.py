@@ -14,6 +14,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     options = BuildOptions(
         batch=tuple(request["batch"]),
         budget=tuple(request["budget"]),
+        precision=request["precision"],
+        fp32_layers=tuple(request["fp32_layers"]),
         plugin=None if request["plugin"] is None else Path(request["plugin"]),
         timing_cache=Path(request["timing_cache"]),
         detailed=True,

@@ -7,7 +7,6 @@ tokens. One build per batch serves four rows.
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,17 +17,19 @@ from typing import Any, Final
 
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Range, entry_from_file, load_manifest, save_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.prepare import graphs_of
+from tokfilter.benchmarks.gpu_proof.engine_graphs import engine_graph, graphs_of, tensorrt_version
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
 from tokfilter.errors import EngineError, TokfilterError
 from tokfilter.runtime.comparison.processes import EngineSpec
 from tokfilter.runtime.model_files import Role
 from tokfilter.runtime.sessions import SessionOptions
 
-__all__ = ["EngineJob", "build_engines", "engine_folder", "engine_graph", "engine_spec", "speed_jobs"]
+__all__ = ["EngineJob", "build_engines", "engine_folder", "engine_spec", "graph_of_job", "speed_jobs"]
 
 _CACHE: Final = "timing.cache"
-_GRAPHS = threading.Lock()
+
+Graph = tuple[Path, tuple[str, ...]]
+"""An ONNX file, and the nodes whose layers stay in fp32."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def build_engines(
     Emits a record ``build`` for each build. Raises DeviceNeededError, MissingDependencyError.
     """
     context.need(*(f"prepared graphs of {job.model}" for job in jobs))
-    graphs = {job: engine_graph(context, job) for job in dict.fromkeys(jobs)}
+    graphs = {job: graph_of_job(context, job) for job in dict.fromkeys(jobs)}
     count = f"{len(graphs)} engines such as {jobs[0].name}"
     context.device(f"TensorRT's builder selects kernels on the GPU: {count}", "tensorrt")
     ready: list[EngineJob] = []
@@ -94,29 +95,18 @@ def build_engines(
     return [job for job in graphs if job in ready]
 
 
+def graph_of_job(context: Context, job: EngineJob) -> Graph:
+    """The ONNX file that this TensorRT reads, and the nodes to keep in fp32."""
+    version = tensorrt_version(context.found)
+    return engine_graph(context.settings, version, job.model, job.role, job.precision, job.plugin)
+
+
 def engine_folder(context: Context, job: EngineJob) -> Path:
     """The export directory of an engine."""
     return context.settings.work / "engines" / job.name
 
 
-def engine_graph(context: Context, job: EngineJob) -> Path:
-    """The ONNX file that this TensorRT takes, made from that of the export directory."""
-    from tokfilter.export.functions import without_functions
-    from tokfilter.export.onnx_file import load_graph, save_graph
-
-    source = graphs_of(context.settings, job.model)
-    precision = "" if job.precision == "fp32" else f".{job.precision}"
-    path = source / f"{'full' if job.role == 'full' else 'model'}{precision}.onnx"
-    if not job.plugin:
-        return path
-    stripped = path.with_name(f"plugin{precision}.onnx")
-    with _GRAPHS:
-        if not stripped.is_file():
-            save_graph(without_functions(load_graph(path)), stripped)
-    return stripped
-
-
-def _built(context: Context, job: EngineJob, graph: Path) -> bool:
+def _built(context: Context, job: EngineJob, graph: Graph) -> bool:
     folder = engine_folder(context, job)
     if (folder / "manifest.json").is_file():
         return True
@@ -138,10 +128,11 @@ def _built(context: Context, job: EngineJob, graph: Path) -> bool:
     return record["error"] is None
 
 
-def _build(context: Context, job: EngineJob, graph: Path, folder: Path) -> dict[str, Any]:
+def _build(context: Context, job: EngineJob, graph: Graph, folder: Path) -> dict[str, Any]:
     """Run the worker; returns the target for the manifest. Raises EngineError with TensorRT's message."""
     request = {
-        "graph": str(graph),
+        "graph": str(graph[0]),
+        "fp32_layers": graph[1],
         "plan": str(folder / "model.plan"),
         "precision": job.precision,
         "batch": job.batch,

@@ -1,4 +1,4 @@
-"""model.pt and export directory of one model with random weights: ``export_worker SETTINGS NAME``."""
+"""model.pt and graphs of one model with random weights: ``export_worker SETTINGS NAME VERSION-OF-TENSORRT``."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tokfilter.artifacts.bundle import Architecture
-from tokfilter.benchmarks.gpu_proof.prepare import PRECISIONS, bundle_of, graphs_of
+from tokfilter.benchmarks.gpu_proof.engine_graphs import engine_graph, graphs_of
+from tokfilter.benchmarks.gpu_proof.prepare import PRECISIONS, bundle_of
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
@@ -26,7 +27,7 @@ _IMAGES: Final = 8
 _DRAWN: Final = 96
 
 
-def export_model(settings: Settings, model: ModelSpec) -> None:
+def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     """Weights and images of seed 0; golden tensors at every budget that is compared or timed. Raises TokfilterError."""
     torch.manual_seed(0)
     architecture = Architecture(model.architecture, dict(model.arguments))
@@ -41,6 +42,8 @@ def export_model(settings: Settings, model: ModelSpec) -> None:
     # would take as long as a build.
     options = ExportOptions(precisions=PRECISIONS, verify=False)
     export_bundle(bundle_of(settings, model.name), graphs_of(settings, model.name), options)
+    engine_graph(settings, version, model.name, "filtered", "fp16", plugin=True)
+    engine_graph(settings, version, model.name, "full", "fp16", plugin=False)
 
 
 @torch.inference_mode()
@@ -63,4 +66,4 @@ def clear_images(model: FilteredViT, budgets: Sequence[int]) -> Tensor:
 
 if __name__ == "__main__":
     chosen = Settings.from_text(sys.argv[1])
-    export_model(chosen, chosen.model(sys.argv[2]))
+    export_model(chosen, chosen.model(sys.argv[2]), sys.argv[3])

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.engine_jobs import build_engines, engine_spec, speed_jobs
-from tokfilter.benchmarks.gpu_proof.prepare import bundle_of, graphs_of
+from tokfilter.benchmarks.gpu_proof.prepare import bundle_of
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import MissingDependencyError

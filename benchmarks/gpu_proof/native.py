@@ -1,7 +1,7 @@
 """Step ``native``: the plugin's engine against native TopK and Gather, fp16, in the same rounds."""
 
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_graph, engine_spec, speed_jobs
+from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec, graph_of_job, speed_jobs
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import TokfilterError
@@ -34,7 +34,7 @@ def parse_by_rtx(context: Context, job: EngineJob) -> None:
     try:
         module = tensorrt_module("tensorrt-rtx")
         network = Network(module)
-        network.parse(engine_graph(context, job))
+        network.parse(graph_of_job(context, job)[0])
     except TokfilterError as error:
         context.emit("problem", engine=job.name, error=str(error))
     else:

@@ -12,6 +12,7 @@ from typing import Final
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of, tensorrt_version
 from tokfilter.benchmarks.gpu_proof.probe import last_line
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.benchmarks.records.paths import ROOT
@@ -19,16 +20,12 @@ from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 from tokfilter.export.options import Precision
 from tokfilter.kernels.build import build_plugin
 
-__all__ = ["PRECISIONS", "bundle_of", "graphs_of", "run"]
+__all__ = ["PRECISIONS", "bundle_of", "run"]
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16")
-_SOURCES: Final = ("artifacts", "export", "kernels", "vit")
+_SOURCES: Final = ("artifacts", "export", "kernels", "trt", "vit")
+_OWN: Final = ("engine_graphs.py", "export_worker.py")
 _KEY: Final = "key.txt"
-
-
-def graphs_of(settings: Settings, model: str) -> Path:
-    """The export directory of a model."""
-    return settings.work / "graphs" / model
 
 
 def bundle_of(settings: Settings, model: str) -> Path:
@@ -42,7 +39,7 @@ def run(context: Context) -> None:
     Each model is exported in a process of its own.
     """
     tasks: dict[str, Callable[[], str]] = {
-        model.name: lambda model=model: _exported(context.settings, model)  # type: ignore[misc]
+        model.name: lambda model=model: _exported(context, model)  # type: ignore[misc]
         for model in context.settings.models
     }
     failures = []
@@ -63,15 +60,17 @@ def run(context: Context) -> None:
         raise failures[0]
 
 
-def _exported(settings: Settings, model: ModelSpec) -> str:
+def _exported(context: Context, model: ModelSpec) -> str:
     """The export directory; an earlier one is used again if sources and settings are the same."""
-    folder, key = graphs_of(settings, model.name), _digest(model)
+    settings, version = context.settings, tensorrt_version(context.found)
+    folder, key = graphs_of(settings, model.name), _digest(model, version)
     if not (folder / _KEY).is_file() or (folder / _KEY).read_text(encoding="utf-8") != key:
         shutil.rmtree(folder, ignore_errors=True)
         for stale in (settings.work / "engines").glob(f"{model.name}.*"):
             shutil.rmtree(stale)
-        command = [sys.executable, "-m", "tokfilter.benchmarks.gpu_proof.export_worker", settings.text(), model.name]
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        command = [sys.executable, "-m", "tokfilter.benchmarks.gpu_proof.export_worker"]
+        words = [settings.text(), model.name, version]
+        result = subprocess.run([*command, *words], capture_output=True, text=True, errors="replace", check=False)
         if result.returncode != 0:
             raise EngineError(f"{model.architecture} was not exported: {last_line(result.stderr)}")
         with atomic_path(folder / _KEY) as part:
@@ -91,9 +90,10 @@ def _plugin(context: Context) -> str:
     return str(built.dynamic)
 
 
-def _digest(model: ModelSpec) -> str:
-    """Of the model and of the sources that its graphs depend on."""
-    digest = hashlib.sha256(repr(model).encode())
-    for path in sorted(path for folder in _SOURCES for path in (ROOT / folder).rglob("*.py")):
+def _digest(model: ModelSpec, version: str) -> str:
+    """Of the model, TensorRT's version, and the sources that the graphs depend on."""
+    digest = hashlib.sha256(repr((model, version)).encode())
+    own = [Path(__file__).with_name(name) for name in _OWN]
+    for path in [*own, *sorted(path for folder in _SOURCES for path in (ROOT / folder).rglob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -8,8 +8,8 @@ from typing import Any
 
 from tokfilter.artifacts.manifest import ModelCard, load_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.golden import compared
-from tokfilter.benchmarks.gpu_proof.prepare import graphs_of
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec
 from tokfilter.errors import TokfilterError
 from tokfilter.runtime.comparison.processes import EngineProcess, EngineSpec
