@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.engine_jobs import build_engines, engine_spec, speed_jobs
@@ -10,7 +11,7 @@ from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import MissingDependencyError
 from tokfilter.runtime.comparison.processes import EngineSpec
-from tokfilter.runtime.model_files import Role
+from tokfilter.runtime.model_files import Role, find_entry
 from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["EAGER", "run"]
@@ -57,5 +58,5 @@ def _others(context: Context, name: str) -> Iterator[EngineSpec]:
             for title, options in _TORCH.items():
                 yield EngineSpec(folder, role, f"{bundle.name} ({role})", options, bundle, name=f"{title}, {role}")
         if dry or context.has("onnxruntime"):
-            path = "full.fp16.onnx" if role == "full" else "model.fp16.onnx"
+            path = find_entry(load_manifest(folder), role, "onnx", "fp16", provider="cuda").path
             yield EngineSpec(folder, role, path, onnx, name=f"ONNX Runtime CUDA, {role}")

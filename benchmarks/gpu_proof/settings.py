@@ -1,7 +1,6 @@
 """Settings of a run, the same in the parent and in the process of each step."""
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -121,7 +120,8 @@ def interpreter_from_tree(tree: Path, work: Path) -> Interpreter:
         )
     link = work.resolve() / "import" / "tokfilter"
     link.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
+    if link.resolve() != ROOT:
+        link.unlink(missing_ok=True)
         link.symlink_to(ROOT)
     variables = {"LD_LIBRARY_PATH": tree / "lib", "PYTHONPATH": f"{tree / 'site'}:{link.parent}", "PYTHONNOUSERSITE": 1}
     return Interpreter(str(found[0]), tuple((name, str(value)) for name, value in variables.items()))
