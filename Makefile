@@ -8,7 +8,7 @@ PYTHON310 ?= $(shell .ci/python 3.10)
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton bench install-check release clean
+.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt bench install-check release clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
@@ -57,6 +57,12 @@ gpu-proof: install
 triton: install
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/triton nvidia-pytriton==0.7.0
 	$(BIN)/python -m pytest tests/export/serving/test_triton_server.py
+
+# Real TensorRT libraries, without a GPU: 8.6.0 (819 MB, Python 3.10) and the lean runtimes of 10.15 to 11.4 (46 MB each).
+# VERSIONS="10.15 11.4" takes those only. docs/tensorrt-versions.md says what they do.
+tensorrt: install
+	$(BIN)/python tests/tools/real_tensorrt.py install $(VERSIONS)
+	$(BIN)/python -m pytest tests/trt
 
 # Hours on two cores. Writes benchmarks/results, and from it the tables of README and docs.
 bench: install

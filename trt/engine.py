@@ -1,5 +1,6 @@
 """Engines from plans: deserialise, execution contexts, optimization profiles."""
 
+import ctypes
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,9 +128,14 @@ def _new_runtime(module: Any) -> "trt.Runtime":
     if reason is None:
         try:
             runtime: trt.Runtime = module.Runtime(log)
-            return runtime
         except (TypeError, RuntimeError) as error:  # the binding got a null pointer, and reports no more
             reason, cause = start_failure(module, error), error
+        else:
+            if not log.errors:
+                return runtime
+            # The object that 10.15 to 11.4 return without a driver crashes when it is used, and when it is deleted.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+            reason = logged_errors(module)
     raise EngineError(
         f"{name_and_version(module)} does not start: {reason}. It needs an NVIDIA driver for its CUDA version: install "
         "or update the driver; `tokfilter doctor` shows it."

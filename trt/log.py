@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-__all__ = ["error_log", "join_messages", "logged_errors", "start_failure"]
+__all__ = ["error_log", "join_messages", "logged_errors", "repeats_cuda_failure", "start_failure"]
 
 _MOST: Final = 20
 """Errors kept, so that the log of a long-running service does not grow."""
@@ -27,6 +27,8 @@ def error_log(module: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             levels = module.ILogger.Severity
+            if self.errors and repeats_cuda_failure(message):
+                return
             if severity in (levels.ERROR, levels.INTERNAL_ERROR):
                 self.errors.append(message)
             elif severity == levels.WARNING:
@@ -55,3 +57,8 @@ def start_failure(module: Any, error: Exception) -> str:
 def join_messages(messages: Sequence[str]) -> str:
     """Messages as one line without repetitions and final stops; "no reason given" where there are none."""
     return " / ".join(dict.fromkeys(message.strip().rstrip(".") for message in messages)) or "no reason given"
+
+
+def repeats_cuda_failure(message: str) -> bool:
+    """Whether it is the line that follows each error where CUDA does not start, whatever failed (10.15 and later)."""
+    return "catchCudaError" in message

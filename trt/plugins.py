@@ -1,12 +1,13 @@
 """tokfilter's plugin library in one of TensorRT's plugin registries."""
 
+import ctypes
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tokfilter.errors import EngineError
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
-from tokfilter.trt.log import logged_errors
+from tokfilter.trt.log import error_log, logged_errors
 from tokfilter.trt.module import name_and_version
 
 __all__ = ["load_plugins", "plugin_is_registered"]
@@ -32,6 +33,18 @@ def load_plugins(module: Any, registry: Any, libraries: Iterable[Path]) -> None:
     for library in libraries:
         if registry.load_library(str(library)) is None:
             raise EngineError(
-                f"{name_and_version(module)} cannot load the plugin library {library}: {logged_errors(module)}. "
+                f"{name_and_version(module)} cannot load the plugin library {library}: {_reason(module, library)}. "
                 "Build it for this machine: `tokfilter plugin build`, then `tokfilter engine`."
             )
+
+
+def _reason(module: Any, library: Path) -> str:
+    """TensorRT's reason, else the system's: a registry logs nothing before the first builder or runtime started."""
+    if error_log(module).errors:
+        return logged_errors(module)
+    try:
+        opened = ctypes.CDLL(str(library.absolute()))
+    except OSError as error:
+        return str(error)
+    entry = "getPluginCreators" if module.__version__.startswith("8.") else "getCreators"
+    return logged_errors(module) if hasattr(opened, entry) else f"it has no function {entry}"

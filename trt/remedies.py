@@ -6,45 +6,54 @@ The C++ library has the table for loading as well (``runtime/cpp/src/version.cpp
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tokfilter.trt.log import join_messages
+from tokfilter.trt.log import join_messages, repeats_cuda_failure
 
-__all__ = ["BUILD_AGAIN", "BUILD_REMEDIES", "LOAD_REMEDIES", "Remedies", "build_failure", "parser_messages", "remedy"]
+__all__ = [
+    "BUILD_AGAIN",
+    "BUILD_REMEDIES",
+    "LOAD_REMEDIES",
+    "REPORTED_ONLY",
+    "Remedies",
+    "build_failure",
+    "parser_messages",
+    "remedy",
+]
 
 Remedies = Sequence[tuple[tuple[str, ...], str]]
 """(words in TensorRT's message, lower case; the remedy). The first row with a word that is found applies."""
 
 BUILD_REMEDIES: Final[Remedies] = (
     (
-        ("plugin not found", "no importer", "getplugincreator", "plugin creator"),
-        "Build the plugin library (`tokfilter plugin build`), or take native ops with --no-plugin and without "
-        "--strip-functions.",
+        ("plugin not found",),
+        "TokenSelect needs the plugin library (`tokfilter plugin build`), or native ops: --no-plugin without "
+        "--strip-functions. Another operator is not in this TensorRT: export with standard operators.",
     ),
-    (("external", "failed to open", "weights file"), "Keep the .data file beside the graph: it holds the weights."),
     (
-        ("strongly typed", "mismatched type", "types of all", "must have the same type", "type mismatch"),
+        ("failed to import initializer", "failed to open file"),
+        "Keep the .data file beside the graph: it holds the weights.",
+    ),
+    (("failed to parse the onnx model",), "The file is damaged, or no ONNX model: export it again."),
+    (
+        ("same input types", "of the same type", "of same types", "identical types"),
         "The graph mixes types: export it with --precision, which types every node.",
     ),
     (
-        ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory"),
+        ("out of memory", "outofmemory"),
         "Free GPU memory, or choose a smaller --batch or --workspace.",
     ),
+    (("could not find any implementation",), "Raise --workspace, or narrow the --batch and --budget ranges."),
     (
-        ("could not find any implementation", "no implementation"),
-        "Raise --workspace, or narrow the --batch and --budget ranges.",
+        (" profile", "smaller than k "),
+        "Give --batch and --budget as min:opt:max with min <= opt <= max within the model.",
     ),
-    (("profile", "kmin", "kmax"), "Give --batch and --budget as min:opt:max with min <= opt <= max within the model."),
     (
-        ("insufficient driver", "driver version", "error 35", "error: 35"),
+        ("driver version is insufficient", "error: 35"),
         "Install the NVIDIA driver, or update it: it is missing, or older than this TensorRT needs.",
     ),
+    (("cuda initialization failure",), "Run it on a machine with an NVIDIA GPU."),
     (
-        ("no cuda-capable device", "error 100", "error: 100", "cuda initialization"),
-        "Run it on a machine with an NVIDIA GPU.",
-    ),
-    (("unsupported sm", "sm version", "compute capability"), "This TensorRT version does not support this GPU."),
-    (
-        ("cannot open shared object", "undefined symbol", "library"),
-        "Build the library for this machine: `tokfilter plugin build`.",
+        ("unsupported sm", "is not supported by this tensorrt release"),
+        "This TensorRT version does not support this GPU.",
     ),
 )
 
@@ -52,10 +61,31 @@ BUILD_AGAIN: Final = "Build it again on this machine: `tokfilter engine`."
 
 LOAD_REMEDIES: Final[Remedies] = (
     (("plugin",), "The plan needs tokfilter's plugin: `tokfilter plugin build`, then `tokfilter engine`."),
+    (
+        ("magictag", "magic tag", "buffersize", "blobsize", "e.offset", "empty memory buffer"),
+        f"The file is damaged, no plan, or a plan of another TensorRT. {BUILD_AGAIN}",
+    ),
+    (("driver version is insufficient",), "Install the NVIDIA driver, or update it: `tokfilter doctor` shows it."),
     (("version",), f"The plan is of another TensorRT version. {BUILD_AGAIN}"),
     (("outofmemory", "out of memory"), "Free device memory: other processes may hold it."),
-    (("incompatible device", "compute"), f"The plan is for another GPU. {BUILD_AGAIN}"),
+    (("incompatible device",), f"The plan is for another GPU. {BUILD_AGAIN}"),
 )
+
+REPORTED_ONLY: Final = frozenset(
+    {
+        "out of memory",
+        "outofmemory",
+        "could not find any implementation",
+        "unsupported sm",
+        "is not supported by this tensorrt release",
+        "magic tag",
+        "incompatible device",
+    }
+)
+"""Words that others reported of TensorRT on their GPUs, and that no library run by `make tensorrt` has printed yet.
+
+All other words are in ``tests/trt/real/recorded``; a test holds both. The reports are there too, with their sources.
+"""
 
 
 def remedy(messages: str, table: Remedies, default: str = "") -> str:
@@ -76,5 +106,6 @@ def parser_messages(errors: Iterable[Any]) -> list[str]:
     for error in errors:
         operator = error.node_operator() if hasattr(error, "node_operator") else ""
         node = f" at {operator} {error.node_name()}".rstrip() if operator else ""
-        messages.append(f"{error.desc().strip().rstrip('.')}{node}")
+        lines = [line.strip() for line in error.desc().splitlines() if not repeats_cuda_failure(line)]
+        messages.append(f"{': '.join(line for line in lines if line).rstrip('.')}{node}")
     return messages

@@ -1,13 +1,24 @@
 """Fake Python module ``tensorrt``: sessions that run by ONNX Runtime on host memory, loading, building.
 
-No TensorRT engine was ever executed, so no real library confirmed contexts, profiles and enqueueing. Names and
-signatures are those of the type stubs (tensorrt-stubs 10.13.0.35.1). TensorRT-RTX 1.7.1 on a CPU confirmed the builder,
-the parser's errors, the plugin registry and the log of a runtime that does not start (``tests/trt``).
+Names and signatures are those of the type stubs (tensorrt-stubs 10.13.0.35.1). Confirmed by real libraries on a CPU,
+2026-11-26, recorded in tests/trt/real/recorded:
+
+* A registry answers None for a library that it refuses and for a creator that it lacks: 8.6.0, 10.15 to 11.4 (lean).
+* ``deserialize_cuda_engine`` answers None for a plan that it refuses and logs the reason as an error, after a message
+  of severity INFO: TensorRT-RTX 1.7.1.
+* ``Builder`` raises TypeError without a driver and logs the reason as a warning: 8.6.0.
+* ``Runtime`` without a driver returns an object that crashes when it is used or deleted, and logs two errors: 10.15 to
+  11.4 (lean). In 8.6.0 it ends the process.
+* ``parse_from_file`` answers False, the errors have node and operator; ``build_serialized_network`` answers None:
+  TensorRT-RTX 1.7.1.
+
+No real library has confirmed contexts, profiles and enqueueing yet: that needs a GPU.
 """
 
 import ctypes
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 from fake_cuda import HostCuda
@@ -172,21 +183,35 @@ class FakeTensorRT:
         self.graphs.clear()
 
 
-def fake_runtime_module(message, version="10.13"):
+def fake_runtime_module(message, version="10.13", messages_at_start=()):
     """A module that finds no plugin at first (TensorRT logs that as an error), loads it, and then rejects the plan.
 
     message: the error that TensorRT logs while it deserialises
+    messages_at_start: what a runtime logs that does not start; ``Runtime.deleted`` has those that were deleted
     """
 
     class Runtime:
+        deleted: ClassVar[list[str]] = []
+
         def __init__(self, logger):
             self.logger = logger
+            for text in messages_at_start:
+                logger.log(1, text)
+
+        def __del__(self):
+            self.deleted.append(version)
 
         def get_plugin_registry(self):
             return self
 
         def get_creator(self, name, version, namespace):
-            self.logger.log(1, f"Cannot find plugin: {name}, version: {version}, namespace:{namespace}.")
+            # Without a space between the two names, as TensorRT-RTX 1.7.1 prints it.
+            self.logger.log(
+                1,
+                "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: "
+                f"{name}{namespace}, version: {version}, namespace:{namespace}. In getCreatorInternal at "
+                "/_src/runtime/dispatch/pluginRegistry.cpp:398)",
+            )
 
         def load_library(self, path):
             return object()

@@ -1,10 +1,12 @@
 """Loading plans: with the real TensorRT-RTX, which rejects files on a CPU, and with a fake TensorRT."""
 
+import gc
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from fake_tensorrt_py import fake_runtime_module
+from tensorrt_records import logged, reported
 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import EngineError
@@ -43,17 +45,11 @@ def test_real_tensorrt_rtx_refuses_a_file_that_is_no_library(plan):
 @pytest.mark.parametrize(
     ("message", "remedy"),
     [
-        ("Cannot find plugin: TokenSelect, version: 1, namespace:tokfilter.", "tokfilter plugin build"),
-        (
-            "getPluginCreator could not find plugin TokenSelect version 2",
-            "`tokfilter plugin build`, then `tokfilter eng",
-        ),
-        (
-            "The engine plan file is not compatible with this version of TensorRT, please rebuild",
-            "of another TensorRT version. Build it again on this machine: `tokfilter engine`",
-        ),
-        ("generated on an incompatible device, expecting compute 8.7 got compute 9.0, please rebuild", "another GPU"),
-        ("Serialization assertion failed", "Build it again on this machine"),
+        (logged("rtx", "load_library, missing")[-2], "`tokfilter plugin build`, then `tokfilter engine`"),
+        (reported()[1]["line"], "of another TensorRT version. Build it again on this machine: `tokfilter engine`"),
+        (reported()[0]["line"], "another GPU"),
+        (logged("rtx", "plan, cut in the middle")[0], "The file is damaged.*Build it again on this machine"),
+        ("something that no table knows", "Build it again on this machine"),
     ],
 )
 def test_refusals_come_with_a_remedy(plan, message, remedy):
@@ -111,14 +107,24 @@ def test_a_type_without_a_numpy_type_is_refused():
 
 
 def test_the_message_about_a_plugin_that_was_loaded_since_is_dropped(plan):
-    module = fake_runtime_module("generated on an incompatible device, expecting compute 8.7 got compute 9.0")
+    module = fake_runtime_module(reported()[0]["line"])
     library = plan.parent / "libtokfilter_plugin.so"
     with pytest.raises(EngineError, match="another GPU") as caught:
         engine_from_plan(module, plan, NEEDS_PLUGIN, [library])
     assert "Cannot find plugin" not in str(caught.value)
 
 
-def test_a_driver_too_old_for_tensorrt_is_named(plan):
+def test_a_runtime_that_does_not_start_is_neither_used_nor_deleted(plan):
+    """Real ones of 10.15 to 11.4 return an object without a driver, and crash when it is used or deleted."""
+    module = fake_runtime_module("", messages_at_start=logged("11.4.0.106", "Runtime"))
+    with pytest.raises(EngineError, match=r"10.13 does not start: createInferRuntime: .*error: 35.*update the driver"):
+        engine_from_plan(module, plan, ENTRY, [])
+    gc.collect()
+    assert module.Runtime.deleted == []
+
+
+def test_a_runtime_that_is_a_null_pointer_is_named(plan):
+    """What the bindings make of it (the builder of 8.6.0 does it; no runtime was seen to)."""
     module = fake_runtime_module("")
 
     def refuse(logger):

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from fake_tensorrt_py import fake_runtime_module
+from tensorrt_records import logged, record
 
 from tokfilter.errors import MissingDependencyError
-from tokfilter.trt.log import error_log, logged_errors
+from tokfilter.trt.log import error_log, logged_errors, start_failure
 from tokfilter.trt.module import name_and_version, tensorrt_module
 from tokfilter.trt.versions import supports
 
@@ -81,3 +82,21 @@ def test_the_log_keeps_errors_once_from_any_thread_and_is_empty_after_reading():
         thread.join()
     assert logged_errors(module) == "First / second"
     assert logged_errors(module) == "no reason given"
+
+
+def test_the_reason_why_tensorrt_8_does_not_start_is_kept_though_it_is_a_warning():
+    module = fake_runtime_module("")
+    for _, message in record("8.6.0")["seen"]["Builder"]["log"]:
+        error_log(module).log(module.ILogger.Severity.WARNING, message)
+    reason = start_failure(module, TypeError("pybind11::init(): factory function returned nullptr"))
+    assert reason.startswith(
+        "Unable to determine GPU memory usage / CUDA initialization failure with error: 35. Please"
+    )
+
+
+def test_the_line_that_follows_each_error_without_a_driver_is_kept_only_where_it_stands_alone():
+    module = fake_runtime_module("")
+    first, follows = logged("11.4.0.106", "Runtime")
+    for message in (follows, first, follows):
+        error_log(module).log(1, message)
+    assert logged_errors(module) == f"{follows} / {first}"

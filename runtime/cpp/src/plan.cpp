@@ -21,9 +21,17 @@ class Log : public nvinfer1::ILogger {
         if (severity > Severity::kERROR) return;
         try {
             const std::lock_guard lock(mutex_);
+            // Where CUDA does not start, such a line follows each error, whatever failed.
+            if (!messages_.empty() && std::string(message).find("catchCudaError") != std::string::npos)
+                return;
             if (messages_.size() < kMost) messages_ += (messages_.empty() ? "" : " / ") + trimmed(message);
         } catch (...) {  // out of memory: the failure is still reported, without its message
         }
+    }
+
+    bool empty() {
+        const std::lock_guard lock(mutex_);
+        return messages_.empty();
     }
 
     // The messages since the last call.
@@ -121,7 +129,11 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
     Parts& p = *parts;
     p.path = path;
     p.runtime.reset(nvinfer1::createInferRuntime(p.log));
-    if (!p.runtime) return Status(Code::engine, text("TensorRT does not start: ", p.log.take(), "."));
+    if (!p.runtime || !p.log.empty()) {
+        // Without a driver the runtime of 10.15 to 11.4 is no null pointer, and no object either.
+        static_cast<void>(p.runtime.release());
+        return Status(Code::engine, text("TensorRT does not start: ", p.log.take(), "."));
+    }
     // A version-compatible plan contains host code of its TensorRT, and perhaps the plugin; its SHA-256 was
     // checked.
     if (const auto found = entry.target.find("version_compatible"); found != entry.target.end())

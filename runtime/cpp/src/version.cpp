@@ -15,15 +15,26 @@ constexpr auto kBuildAgain = "Build it again on this machine: `tokfilter engine`
 
 // Word in TensorRT's log -> remedy; the first word found counts. The same table as LOAD_REMEDIES in
 // trt/remedies.py: a test compares the two.
-constexpr std::array<std::pair<const char*, const char*>, 6> kRemedies{{
+constexpr auto kDamaged =
+    "The file is damaged, no plan, or a plan of another TensorRT. Build it again on this machine: `tokfilter "
+    "engine`.";
+constexpr auto kMemory = "Free device memory: other processes may hold it.";
+constexpr std::array<std::pair<const char*, const char*>, 12> kRemedies{{
     {"plugin", "The plan needs tokfilter's plugin: `tokfilter plugin build`, then `tokfilter engine`."},
+    {"magictag", kDamaged},
+    {"magic tag", kDamaged},
+    {"buffersize", kDamaged},
+    {"blobsize", kDamaged},
+    {"e.offset", kDamaged},
+    {"empty memory buffer", kDamaged},
+    {"driver version is insufficient",
+     "Install the NVIDIA driver, or update it: `tokfilter doctor` shows it."},
     {"version",
      "The plan is of another TensorRT version. Build it again on this machine: `tokfilter engine`."},
-    {"outofmemory", "Free device memory: other processes may hold it."},
-    {"out of memory", "Free device memory: other processes may hold it."},
+    {"outofmemory", kMemory},
+    {"out of memory", kMemory},
     {"incompatible device",
      "The plan is for another GPU. Build it again on this machine: `tokfilter engine`."},
-    {"compute", "The plan is for another GPU. Build it again on this machine: `tokfilter engine`."},
 }};
 
 using Release = std::array<int, 3>;  // major, minor, patch
