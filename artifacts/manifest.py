@@ -36,7 +36,7 @@ VERSION: Final = 1
 
 Role = Literal["filtered", "full", "golden", "timing-cache", "plugin"]
 Runtime = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-FileRuntime = Literal[Runtime, "onnx-cuda"]
+FileRuntime = Literal[Runtime, "onnx-cuda", "onnx-tensorrt8"]
 Range = tuple[int, int, int]
 
 _CARD_KEYS: Final = {"num_patches": "patches"}
@@ -50,11 +50,14 @@ class Entry:
     """One file of an export directory.
 
     role: "filtered" and "full" are models, the others belong to them
-    runtime: the engine that reads it, "onnx-cuda" for ONNX Runtime's CUDA provider only; None for other files
+    runtime: the engine that reads it, "onnx-cuda" for ONNX Runtime's CUDA provider only, "onnx-tensorrt8" for the
+        parsers of TensorRT 8 only; None for other files
     precision: fp32, fp16 or bf16, the types in the graph
     budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
     batch_range, budget_range: (min, opt, max) that an engine was built for; None for any
-    target: hardware, versions and options of an engine build, or what was fused in a graph for CUDA; plain values
+    target: hardware, versions and options of an engine build, or what was fused in a graph for CUDA; plain values.
+        Of engines of TensorRT 8 also "graph" (the form of the graph), "plugin_interface", "fp32_layers" (names of ONNX
+        nodes); of graphs for it "tensorrt" (8.5 or 8.6) and "plugin_interface" (null: native ops)
     external: files with the external weights of a graph, name -> sha256 (graphs beyond 2 GiB)
     verified: whether an engine was compared with the golden tensors when it was built; None where that was not asked
     unverified: why it was not compared, where ``verified`` is false

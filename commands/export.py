@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 )
 @click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
 @click.option("--cuda", is_flag=True, help="Also write each graph fused for ONNX Runtime's CUDA provider.")
+@click.option(
+    "--tensorrt8",
+    type=click.Choice(["8.5", "8.6"]),
+    multiple=True,
+    help="Also write graphs for trtexec of this TensorRT (JetPack 5: 8.5, JetPack 6.0: 8.6).",
+)
 @build_options
 @click.option(
     "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."

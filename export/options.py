@@ -10,6 +10,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.manifest import Range
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.errors import BudgetError, ExportError
+from tokfilter.trt.operators import ParserVersion
 from tokfilter.trt.versions import MAX_OPSET
 
 __all__ = [
@@ -45,6 +46,7 @@ class ExportOptions:
     auto_fp32_builds: most graphs or engines that are built to find them, for each kind of engine
     verify: compare graphs with torch, and engines with the golden tensors
     verify_images: a folder of images for verification, in addition to the golden ones
+    tensorrt8: versions (8.5, 8.6) for whose parsers graphs are written too, for trtexec (docs/tensorrt-8.md)
     workspace, version_compatible, hardware, compute_capabilities: as in ``trt.build.BuildOptions``
     """
 
@@ -60,6 +62,7 @@ class ExportOptions:
     plugin: bool = True
     plugin_library: Path | None = None
     strip_functions: bool = False
+    tensorrt8: tuple[ParserVersion, ...] = ()
     verify: bool = True
     verify_images: Path | None = None
     auto_fp32: bool = False
@@ -81,6 +84,10 @@ class ExportOptions:
             raise ExportError(f"input must be one of {', '.join(INPUT_FORMS)}, got {self.input!r}.")
         if self.auto_fp32 and not self.verify:
             raise ExportError("auto_fp32 keeps fp32 what a comparison shows to need it: give it without --no-verify.")
+        if not set(self.tensorrt8) <= set(get_args(ParserVersion)):
+            raise ExportError(f"tensorrt8 must be 8.5 or 8.6, got {', '.join(self.tensorrt8)}.")
+        if self.tensorrt8 and "fp32" not in self.precisions:
+            raise ExportError("graphs for TensorRT 8 are fp32, and its builder chooses fp16: add --precision fp32.")
         _check_range("batch", self.batch_range)
         if self.budget_range is not None:
             _check_range("budget", self.budget_range)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -41,6 +41,7 @@ from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pixel_input import with_pixel_input
 from tokfilter.export.precision import cast_precision
 from tokfilter.export.reference import Reference, golden_image_set, golden_on_pixels, image_set_from_folder
+from tokfilter.export.tensorrt8_forms import Form, forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
@@ -184,7 +185,10 @@ def _write_graphs(
     def on_input(slots: ir.Model) -> ir.Model:
         return with_pixel_input(slots, card.input, mean, std)
 
-    forms = [_forms(on_input(cast_precision(traced, precision, kept)), card.num_patches, options)]
+    plain = list(_forms(on_input(cast_precision(traced, precision, kept)), card.num_patches, options))
+    forms: list[Iterable[Form]] = [plain]
+    if precision == "fp32":
+        forms.append(forms_for_tensorrt8(plain, options.tensorrt8))
     if options.cuda:
         slots, fused = slots_graph_for_cuda(traced, precision, kept)
         forms.append(_cuda_forms((on_input(slots), fused), card.num_patches, options))
@@ -199,16 +203,14 @@ def _write_graphs(
         yield entry_from_file(folder, name, **details)
 
 
-def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[tuple[str, ir.Model, dict[str, Any]]]:
+def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[Form]:
     yield "model", slots, {"role": "filtered", "runtime": "onnx"}
     for k in options.budgets(patches):
         yield f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "runtime": "onnx", "budget": k}
     yield "full", full_graph_from_slots(slots, patches), {"role": "full", "runtime": "onnx"}
 
 
-def _cuda_forms(
-    slots: tuple[ir.Model, list[Fused]], patches: int, options: ExportOptions
-) -> Iterator[tuple[str, ir.Model, dict[str, Any]]]:
+def _cuda_forms(slots: tuple[ir.Model, list[Fused]], patches: int, options: ExportOptions) -> Iterator[Form]:
     """The forms fused for ONNX Runtime's CUDA provider."""
     for name, form, details in _forms(slots[0], patches, options):
         graph, fused = cuda_graph_from_form(form)

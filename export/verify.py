@@ -5,6 +5,7 @@ own budget; names, shapes, kept tokens and logits. Tolerances: ``artifacts.compa
 """
 
 import math
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
 from tokfilter.export.fp32_search import FP32_REMEDY
-from tokfilter.export.onnx_file import cpu_session, emulated_session
+from tokfilter.export.graph import with_function
+from tokfilter.export.onnx_file import cpu_session, emulated_session, load_graph, save_graph
 from tokfilter.export.reference import Array, Expected, ImageSet, Reference
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
@@ -90,7 +92,10 @@ def check_graph(
     """
     path = directory / entry.path
     for_cuda = entry.runtime == "onnx-cuda"
-    session = cpu_session(path, entry.precision, for_cuda)
+    if entry.target.get("plugin_interface"):
+        session = _session_without_plugin(path, entry)
+    else:
+        session = cpu_session(path, entry.precision, for_cuda)
     errors = _signature_errors(session, entry)
     if errors:
         return [_refused(entry, errors)]
@@ -150,6 +155,15 @@ def require_passed(checks: Sequence[Check], repairable: Collection[str] = ()) ->
 
 def _batches(images: int) -> list[int]:
     return [1, max(2, min(images, _BATCH))]
+
+
+def _session_without_plugin(path: Path, entry: Entry) -> Any:
+    """A graph for a plugin in ONNX Runtime, which takes the function body of the node instead."""
+    graph = with_function(load_graph(path), "slots" if entry.budget is None else "attribute")
+    with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+        copy = Path(scratch) / path.name
+        save_graph(graph, copy)
+        return cpu_session(copy, entry.precision)
 
 
 def _signature_errors(session: Any, entry: Entry) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
 
 def _is_portable(entry: Entry) -> bool:
     """Whether the file may run elsewhere: graphs, golden tensors, the plugin. An engine runs on its own GPU only."""
-    return entry.role in ("golden", "plugin") or entry.runtime == "onnx"
+    return entry.role in ("golden", "plugin") or entry.runtime in ("onnx", "onnx-tensorrt8")
 
 
 def _contents(directory: Path, entries: Iterable[Entry]) -> dict[str, Content]:
