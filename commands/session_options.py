@@ -55,4 +55,4 @@ def session_options_from(params: Mapping[str, Any]) -> "SessionOptions":
 
     from tokfilter.runtime.sessions import SessionOptions
 
-    return SessionOptions(**{f.name: params[f.name] for f in fields(SessionOptions)})
+    return SessionOptions(**{f.name: params[f.name] for f in fields(SessionOptions) if f.name in params})
