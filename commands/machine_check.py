@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from tokfilter import __version__
 from tokfilter.artifacts.extras import extra_of_module, install_hint
-from tokfilter.errors import TokfilterError
+from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 
 __all__ = ["Ability", "Finding", "machine_report"]
 
@@ -106,6 +107,8 @@ _OTHER_NAMES: Final = {
 
 
 def _package(name: str) -> Finding:
+    if name == "tensorrt" and find_spec(name) is not None:
+        return _tensorrt()
     for candidate in [name, *_OTHER_NAMES.get(name, [])]:
         try:
             return Finding(name, version(candidate))
@@ -113,6 +116,21 @@ def _package(name: str) -> Finding:
             continue
     extra = extra_of_module(name)
     return Finding(name, None, install_hint(extra) if extra else f"pip install {name}")
+
+
+def _tensorrt() -> Finding:
+    """TensorRT by importing it: its version decides how engines are built, and one for another Python does not load."""
+    from tokfilter.trt.module import tensorrt_module
+    from tokfilter.trt.versions import way_of
+
+    try:
+        module = tensorrt_module("tensorrt")
+        way = way_of(module)
+    except (MissingDependencyError, EngineError) as error:
+        return Finding("tensorrt", None, str(error))
+    if not way.python:
+        return Finding("tensorrt", None, f"{module.__version__} builds with trtexec: docs/tensorrt-8.md")
+    return Finding("tensorrt", f"{module.__version__} (graphs: {way.graph}, plugin: {way.plugin})")
 
 
 def _program(name: str, candidates: list[str], remedy: str) -> Finding:

@@ -1,4 +1,8 @@
+import sys
+
+import pytest
 from fake_cuda import FakeDriver
+from fake_tensorrt_py import fake_builder_module
 
 from tokfilter.artifacts.extras import extras
 from tokfilter.commands import machine_check
@@ -39,6 +43,32 @@ def test_other_names_of_a_package_count(monkeypatch):
     monkeypatch.setattr(machine_check, "version", installed)
     assert machine_check._package("onnxruntime").found == "9.9"
     assert machine_check._package("torch") == machine_check.Finding("torch", None, "pip install 'tokfilter[train]'")
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "remedy"),
+    [
+        ("8.6.0", "8.6.0 (graphs: tensorrt-8.6, plugin: IPluginV2DynamicExt)", ""),
+        ("10.13.0", "10.13.0 (graphs: typed, plugin: IPluginV3)", ""),
+        ("8.5.2", None, "8.5.2 builds with trtexec: docs/tensorrt-8.md"),
+        ("9.3.0", None, "TensorRT 9.3.0 is not supported: expected 8.5, 8.6, 10.3"),
+    ],
+)
+def test_the_version_of_tensorrt_says_how_engines_are_built(monkeypatch, version, found, remedy):
+    monkeypatch.setattr(machine_check, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_builder_module(version))
+    finding = machine_check._package("tensorrt")
+    assert finding.found == found and finding.remedy.startswith(remedy)
+
+
+def test_tensorrt_for_another_python_is_missing_and_the_interpreter_is_named(monkeypatch):
+    def fail(name):
+        raise ImportError("Python version mismatch: module was compiled for Python 3.10, but the interpreter is 3.11.7")
+
+    monkeypatch.setattr(machine_check, "find_spec", lambda name: object())
+    monkeypatch.setattr("tokfilter.trt.module.import_module", fail)
+    finding = machine_check._package("tensorrt")
+    assert finding.found is None and "run tokfilter with Python 3.10" in finding.remedy
 
 
 def test_a_library_that_does_not_load_is_missing():
