@@ -64,6 +64,19 @@ def test_weights_beside_a_graph_are_held_to_their_sums(directory):
             checked_path(path, entry)
 
 
+def test_what_was_added_to_the_format_is_written_only_where_it_is_set(directory):
+    """An older tokfilter reads the manifest of an export that needs none of it."""
+    path, manifest = directory
+    added = {"verified", "unverified", "kept_fp32"}
+    assert not any(added & item.keys() for item in json.loads(manifest.text())["files"])
+    kept = {"groups": {"residual adds": ["blocks.0/Add"]}, "minimal": False, "probes": 12}
+    engine = replace(manifest.files[0], verified=False, unverified="no GPU", kept_fp32=kept)
+    changed = replace(manifest, files=[engine, replace(manifest.files[1], verified=True)])
+    save_manifest(path, changed)
+    assert load_manifest(path) == changed
+    assert [added & item.keys() for item in json.loads(changed.text())["files"]] == [added, {"verified"}]
+
+
 @pytest.mark.parametrize("keep", [0, 17, -1, 0.5, 1.0, True, "50%", None])
 def test_the_default_budget_is_a_count(directory, keep):
     path, _ = directory
@@ -97,6 +110,14 @@ def test_a_changed_byte_is_refused(directory):
         (lambda c: c["files"][0].update(path="/etc/passwd"), "outside the directory"),
         (lambda c: c["files"][0].update(batch_range=[1]), "damaged"),
         (lambda c: c["model"].pop("patches"), "damaged"),
+        (lambda c: c["files"][0].update(kept_fp32=["head"]), "damaged"),
+        (
+            lambda c: c["files"][0].update(kept_fp32={"groups": {"head": [1]}, "minimal": True, "probes": 1}),
+            "kept_fp32",
+        ),
+        (lambda c: c["files"][0].update(kept_fp32={"groups": {}, "minimal": 1, "probes": 1}), "kept_fp32"),
+        (lambda c: c["files"][0].update(kept_fp32={"groups": {}, "minimal": True, "probes": "9"}), "probes must be"),
+        (lambda c: c["files"][0].update(kept_fp32={"groups": {}, "probes": 1}), "damaged"),
     ],
 )
 def test_other_manifests_are_refused(directory, change, words):

@@ -5,8 +5,9 @@ import pytest
 
 from tokfilter.errors import EngineError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, without_functions
+from tokfilter.export.layer_groups import groups_from_graph
 from tokfilter.export.onnx_file import save_graph
-from tokfilter.export.precision import cast_precision
+from tokfilter.export.precision import cast_precision, with_fp32_nodes
 from tokfilter.trt.build import BuildOptions, build_engine
 
 RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
@@ -20,13 +21,15 @@ def graphs(traced_graph, tmp_path_factory):
     for precision in ("fp16", "bf16"):
         made[precision] = cast_precision(traced_graph, precision)
     made["fixed"] = fixed_graph_from_slots(made["fp16"], 5)
+    groups = groups_from_graph(made["fp16"])
+    made["mixed"] = with_fp32_nodes(made["fp16"], "fp16", [node for group in groups[::2] for node in group.nodes])
     made["stripped"] = without_functions(traced_graph.clone())
     for name, graph in made.items():
         save_graph(graph, folder / f"{name}.onnx")
     return folder
 
 
-@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed"])
+@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed", "mixed"])
 def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
     target = build_engine("tensorrt-rtx", graphs / f"{form}.onnx", tmp_path / "model.plan", OPTIONS)
     assert (tmp_path / "model.plan").stat().st_size > 10_000
@@ -74,7 +77,7 @@ def test_an_unknown_operator_is_named(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("plugin", [False, True])
-@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed"])
+@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed", "mixed"])
 def test_tensorrt_builds_every_form(graphs, tmp_path, form, plugin):
     pytest.importorskip("tensorrt", reason="TensorRT is not installed: pip install 'tokfilter[trt]'")
     library = None
