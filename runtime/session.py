@@ -21,7 +21,7 @@ from tokfilter.errors import BudgetError, DataError, EngineError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Budgets", "CheckedSession", "Result", "Session", "TensorSpec", "Timing"]
+__all__ = ["Budgets", "CheckedSession", "Compute", "Result", "Session", "TensorSpec", "Timing"]
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +80,18 @@ class Timing:
     def latency_ms(self) -> float:
         """Latency as trtexec defines it: host to device, compute, device to host."""
         return self.h2d_ms + self.compute_ms + self.d2h_ms
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Milliseconds of one computation without transfers.
+
+    host_ms: enqueue and wait, by the host's clock
+    device_ms: between device events
+    """
+
+    host_ms: float
+    device_ms: float
 
 
 @dataclass(frozen=True)
@@ -176,6 +188,21 @@ class CheckedSession(ABC):
         with self._alone():
             self._check_open()  # another thread may have closed it since
             return self._execute(images, k)
+
+    def compute(self, images: Array, keep: Keep | None, seconds: float) -> "list[Compute]":
+        """Repeat the computation for ``seconds``, at least once, on images that were copied to the device before.
+
+        Raises EngineError where this session has no such loop; else as ``run``.
+        """
+        self._check_open()
+        k = self.budgets.tokens(keep)
+        check_images(images, self.inputs[0])
+        with self._alone():
+            self._check_open()
+            return self._repeat(images, k, seconds)
+
+    def _repeat(self, images: Array, k: int, seconds: float) -> "list[Compute]":
+        raise EngineError(f"{type(self).__name__} measures calls with their transfers only.")
 
     def _check_open(self) -> None:
         if self._close is None:

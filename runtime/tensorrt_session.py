@@ -19,7 +19,7 @@ from tokfilter.errors import EngineError
 from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
-from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec, Timing
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Compute, Result, TensorSpec, Timing
 from tokfilter.trt.engine import (
     Profile,
     capturable,
@@ -150,10 +150,7 @@ class TensorRTSession(CheckedSession):
         cuda.to_device(buffers["images"].address, source, stream)
         cuda.record(events[1], stream)
         start = perf_counter()
-        if prepared.graph is not None and self._graphs is not None:
-            self._graphs.launch(prepared.graph, stream)
-        else:
-            self._enqueue(prepared.context)
+        self._launch(prepared)
         enqueue = (perf_counter() - start) * 1e3
         cuda.record(events[2], stream)
         for name, shape in prepared.outputs.items():
@@ -162,6 +159,31 @@ class TensorRTSession(CheckedSession):
         cuda.synchronize(stream)
         h2d, compute, d2h = (cuda.milliseconds(a, b) for a, b in pairwise(events))
         return Timing(h2d, compute, d2h, enqueue)
+
+    def _repeat(self, images: Array, k: int, seconds: float) -> list[Compute]:
+        assert self._cuda is not None
+        cuda, stream, (begin, end, *_) = self._cuda, self._stream, self._events
+        times: list[Compute] = []
+        with cuda.current():
+            prepared = self._prepare(images.shape[0], k)
+            self._transfer_and_compute(cuda, prepared, images)  # the images stay in device memory
+            now = start = perf_counter()
+            while not times or now - start < seconds:
+                before = now
+                cuda.record(begin, stream)
+                self._launch(prepared)
+                cuda.record(end, stream)
+                cuda.synchronize(stream)
+                now = perf_counter()
+                times.append(Compute((now - before) * 1e3, cuda.milliseconds(begin, end)))
+                now = perf_counter()  # reading the events is no part of the next call
+        return times
+
+    def _launch(self, prepared: _Prepared) -> None:
+        if prepared.graph is not None and self._graphs is not None:
+            self._graphs.launch(prepared.graph, self._stream)
+        else:
+            self._enqueue(prepared.context)
 
     def _prepare(self, batch: int, k: int) -> _Prepared:
         """The context for a batch at k tokens, created at its first use."""

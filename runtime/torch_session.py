@@ -17,7 +17,7 @@ from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import Entry, Manifest
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.model_files import Role
-from tokfilter.runtime.session import Array, Budgets, CheckedSession, Result, TensorSpec, Timing
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Compute, Result, TensorSpec, Timing
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import TokenFilter
@@ -96,6 +96,12 @@ class TorchSession(CheckedSession):
         logits, indices = self._forward(torch.from_numpy(images), k)
         return Result(logits.numpy(), None if indices is None else indices.numpy())
 
+    @torch.inference_mode()
+    def _repeat(self, images: Array, k: int, seconds: float) -> list[Compute]:
+        if self.provider != "cuda":
+            return super()._repeat(images, k, seconds)
+        return self._gpu_call(len(images), k).repeat(images, seconds)
+
     def _gpu_call(self, batch: int, k: int) -> "_GpuCall":
         if (batch, k) not in self._on_gpu:
             assert self._forward is not None
@@ -161,6 +167,23 @@ class _GpuCall:
         spans = (start_event.elapsed_time(copied), copied.elapsed_time(computed), computed.elapsed_time(end_event))
         logits, *rest = [tensor.numpy().copy() for tensor in self._host_outputs]
         return Result(logits, rest[0] if rest else None, Timing(*spans, enqueue_ms))
+
+    def repeat(self, images: Array, seconds: float) -> list[Compute]:
+        """Repeat the computation on images that stay on the device."""
+        self(images)
+        begin, end, *_ = self._events
+        times: list[Compute] = []
+        now = start = perf_counter()
+        while not times or now - start < seconds:
+            before = now
+            begin.record()
+            self._call()
+            end.record()
+            end.synchronize()
+            now = perf_counter()
+            times.append(Compute((now - before) * 1e3, begin.elapsed_time(end)))
+            now = perf_counter()  # reading the events is no part of the next call
+        return times
 
 
 def _check(provider: str, cuda_graph: bool) -> None:

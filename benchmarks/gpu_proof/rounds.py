@@ -1,9 +1,9 @@
 """Engines at one batch size in interleaved rounds, each compared with the golden tensors before it is timed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokfilter.artifacts.manifest import ModelCard, load_manifest
@@ -11,14 +11,14 @@ from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.golden import compared
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec
-from tokfilter.errors import TokfilterError
-from tokfilter.runtime.comparison.processes import EngineProcess, EngineSpec
+from tokfilter.errors import EngineError, TokfilterError
+from tokfilter.runtime.comparison.processes import Block, EngineProcess, EngineSpec
 from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, run_rounds
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import latency_from_samples, stability
 from tokfilter.runtime.measure.statistics import macs_at, speedup_from_pairs
 
-__all__ = ["measured_rows"]
+__all__ = ["ComputeOnly", "measured_rows"]
 
 Wanted = Sequence[tuple[EngineSpec, Sequence[int]]]
 """(engine, budgets in tokens), in the order of a round."""
@@ -44,12 +44,38 @@ def measured_rows(context: Context, model: ModelSpec, batch: int, wanted: Wanted
             return
         before = conditions()
         duration = context.settings.duration_s
-        config = BenchConfig(duration, warm_up_s=min(0.2, duration), block_s=min(0.06, duration))
+        config = BenchConfig(duration, warm_up_s=min(0.1, duration), block_s=min(0.06, duration))
         run_rounds(cells, engines, config, lambda fraction: None)
+        alone = _computable(engines, [replace(cell, blocks=[]) for cell in cells])
+        if alone:
+            loops = {name: ComputeOnly(engine) for name, engine in engines.items()}
+            run_rounds(alone, loops, config, lambda fraction: None)
         state = {"before": before, "after": conditions()}
     card = load_manifest(graphs_of(context.settings, model.name)).model
+    pairs = [(cell, next((c for c in alone if _same(c, cell)), None)) for cell in cells]
+    for pair in pairs:
+        context.emit("row", model=model.name, **_row(pair, pairs, card, reference), conditions=state)
+
+
+@dataclass(frozen=True)
+class ComputeOnly:
+    """An engine whose blocks are computations on images that are on the device already."""
+
+    engine: EngineProcess
+
+    def block(self, batch: int, tokens: int, seconds: float) -> Block:
+        """Repeat the computation for ``seconds``."""
+        return self.engine.compute(batch, tokens, seconds)
+
+
+def _computable(engines: Mapping[str, EngineProcess], cells: Sequence[Cell]) -> list[Cell]:
+    """The cells whose session measures the computation without transfers."""
+    able = []
     for cell in cells:
-        context.emit("row", model=model.name, **_row(cell, cells, card, reference), conditions=state)
+        with suppress(EngineError):
+            engines[cell.spec.key].compute(cell.batch, cell.tokens, 0.0)
+            able.append(cell)
+    return able
 
 
 def _opened(context: Context, specs: Iterable[EngineSpec], stack: ExitStack) -> dict[str, EngineProcess]:
@@ -73,17 +99,20 @@ def _passed(context: Context, engine: EngineProcess, batch: int, budgets: Sequen
         return []
 
 
-def _row(cell: Cell, cells: Sequence[Cell], card: ModelCard, reference: str) -> dict[str, Any]:
-    full = next((c for c in cells if c.spec.role == "full" and _family(c) == _family(cell)), None)
-    other = next((c for c in cells if _family(c) == reference and c.tokens == cell.tokens), None)
+Pair = tuple[Cell, Cell | None]
+"""Measurements of an engine and budget: calls with transfers, and the computation alone where the session can."""
+
+
+def _row(pair: Pair, pairs: Sequence[Pair], card: ModelCard, reference: str) -> dict[str, Any]:
+    cell, alone = pair
+    full = next((p for p in pairs if p[0].spec.role == "full" and _family(p[0]) == _family(cell)), None)
+    other = next((p for p in pairs if _family(p[0]) == reference and p[0].tokens == cell.tokens), None)
     macs, full_macs = macs_at(card, cell.tokens), macs_at(card, card.num_patches)
     ratio = full_macs / macs if macs and full_macs and cell.spec.role == "filtered" else None
-    speedup = _ratios(full, cell) if full is not None and full is not cell else None
-    measure = "compute" if speedup is not None and speedup["compute"] else "end_to_end"
-    efficiency = speedup[measure]["value"] / ratio if speedup and ratio else None
+    speedup = None if full is None or full is pair else _ratios(full, pair)
+    value = None if speedup is None else (speedup["compute"] or speedup["end_to_end"])["value"]
     latency = latency_from_samples(cell.samples)
-    compute = latency_from_samples([t.compute_ms for t in cell.timings]) if cell.timings else None
-    fastest = compute or latency
+    compute = None if alone is None else latency_from_samples([t.compute_ms for t in alone.timings])
     return {
         "engine": _family(cell),
         "role": cell.spec.role,
@@ -91,14 +120,15 @@ def _row(cell: Cell, cells: Sequence[Cell], card: ModelCard, reference: str) -> 
         "tokens": cell.tokens,
         "precision": cell.spec.options.precision,
         "end_to_end_ms": asdict(latency),
+        "host_ms": None if alone is None else asdict(latency_from_samples(alone.samples)),
         "compute_ms": None if compute is None else asdict(compute),
-        "images_per_s": cell.batch / fastest.median * 1e3,
+        "images_per_s": cell.batch / (compute or latency).median * 1e3,
         "rounds": len(cell.blocks),
         "speedup": speedup,
         "mac_ratio": ratio,
-        "efficiency": efficiency,
-        "against": None if other is None or other is cell else {"engine": reference, **_ratios(other, cell)},
-        "warnings": stability(latency, gpu=bool(cell.timings)),
+        "efficiency": value / ratio if value and ratio else None,
+        "against": None if other is None or other is pair else {"engine": reference, **_ratios(other, pair)},
+        "warnings": stability(compute or latency, gpu=compute is not None),
     }
 
 
@@ -107,10 +137,20 @@ def _family(cell: Cell) -> str:
     return cell.spec.key.rsplit(", ", 1)[0]
 
 
-def _ratios(slow: Cell, fast: Cell) -> dict[str, Any]:
+def _same(one: Cell, other: Cell) -> bool:
+    return (one.spec.key, one.tokens) == (other.spec.key, other.tokens)
+
+
+def _ratios(slow: Pair, fast: Pair) -> dict[str, Any]:
     """How many times as fast as ``slow``, by rounds: end to end on the host, and between device events."""
-    compute = (slow.compute_medians, fast.compute_medians)
+    alone = slow[1] and fast[1] and speedup_from_pairs(*_rounds(slow[1].compute_medians, fast[1].compute_medians))
     return {
-        "end_to_end": asdict(speedup_from_pairs(slow.medians, fast.medians)),
-        "compute": asdict(speedup_from_pairs(*compute)) if all(compute) else None,
+        "end_to_end": asdict(speedup_from_pairs(*_rounds(slow[0].medians, fast[0].medians))),
+        "compute": asdict(alone) if alone else None,
     }
+
+
+def _rounds(slow: Sequence[float], fast: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """The rounds that both have."""
+    count = min(len(slow), len(fast))
+    return slow[:count], fast[:count]

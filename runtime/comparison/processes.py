@@ -151,6 +151,11 @@ class EngineProcess:
         reply = self._request("block", seconds, batch=batch, tokens=tokens, seconds=seconds)
         return Block(reply["samples_ms"], reply["timings"])
 
+    def compute(self, batch: int, tokens: int, seconds: float) -> Block:
+        """Repeat the computation alone. Raises EngineError where the session measures calls with transfers only."""
+        reply = self._request("compute", seconds, batch=batch, tokens=tokens, seconds=seconds)
+        return Block(reply["samples_ms"], reply["timings"])
+
     def memory(self) -> dict[str, int | None]:
         """Peak host memory, and device memory now, in bytes."""
         return self._request("memory")

@@ -7,7 +7,7 @@ all engines alike. A speed-up is the median over rounds of the ratio within a ro
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.power import PowerMeter, power_meter
 from tokfilter.runtime.session import Timing
 
-__all__ = ["QUICK", "BenchConfig", "Cell", "Measurements", "Progress", "measure_cells", "run_rounds"]
+__all__ = ["QUICK", "BenchConfig", "Cell", "Measurements", "Progress", "Timed", "measure_cells", "run_rounds"]
 
 _MIN_ROUNDS: Final = 5
 _POWER_S: Final = 2.0
@@ -117,8 +117,16 @@ def measure_cells(
     return Measurements(verdicts, cells, before, _worst(states), meter.absent)
 
 
+class Timed(Protocol):
+    """What is measured in turn, such as an ``EngineProcess``."""
+
+    def block(self, batch: int, tokens: int, seconds: float) -> Block:
+        """Run for ``seconds``."""
+        ...
+
+
 def run_rounds(
-    cells: Sequence[Cell], engines: Mapping[str, EngineProcess], config: BenchConfig, progress: Callable[[float], None]
+    cells: Sequence[Cell], engines: Mapping[str, Timed], config: BenchConfig, progress: Callable[[float], None]
 ) -> None:
     """Warm up every cell, then append one block per round to each until all have been measured for their duration."""
     for cell in cells:

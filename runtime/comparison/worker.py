@@ -21,11 +21,11 @@ from tokfilter.artifacts.manifest import Manifest, load_manifest
 from tokfilter.errors import TokfilterError
 from tokfilter.runtime.measure.memory import device_bytes, host_peak_bytes
 from tokfilter.runtime.model_files import ModelFile
-from tokfilter.runtime.session import Array, CheckedSession
+from tokfilter.runtime.session import Array, CheckedSession, Result
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import verify
 
-__all__ = ["main", "run_block", "serve"]
+__all__ = ["main", "run_block", "run_compute", "serve"]
 
 _LONG_MS: Final = 50.0
 """A first query longer than this is counted: refilling the caches is a small part of it."""
@@ -66,22 +66,42 @@ def run_block(
     gc.disable()
     try:
         start = clock()
-        session.run(images, tokens)
+        result = session.run(images, tokens)
         now = clock()
         first = (now - start) * 1e3
         if first > _LONG_MS:
             samples.append(first)
+            timings += _stages(result)
         while not samples or now - start < seconds:
             before = now
             result = session.run(images, tokens)
             now = clock()
             samples.append((now - before) * 1e3)
-            if result.timing is not None:
-                t = result.timing
-                timings.append((t.h2d_ms, t.compute_ms, t.d2h_ms, t.enqueue_ms))
+            timings += _stages(result)
     finally:
         gc.enable()
     return {"samples_ms": samples, "timings": timings or None}
+
+
+def _stages(result: Result) -> list[tuple[float, ...]]:
+    """Times of the stages of one query; none on a CPU."""
+    t = result.timing
+    return [] if t is None else [(t.h2d_ms, t.compute_ms, t.d2h_ms, t.enqueue_ms)]
+
+
+def run_compute(session: CheckedSession, images: Array, tokens: int, seconds: float) -> dict[str, Any]:
+    """Repeat the computation alone for ``seconds``. The first call refills caches, so it is not counted if it can be.
+
+    Returns samples_ms, by the host's clock, and timings as ``run_block`` does, of which only compute is not 0.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        times = session.compute(images, tokens, seconds)
+    finally:
+        gc.enable()
+    counted = times[1:] or times
+    return {"samples_ms": [t.host_ms for t in counted], "timings": [(0.0, t.device_ms, 0.0, 0.0) for t in counted]}
 
 
 def serve(requests: Iterable[str], replies: IO[str]) -> None:
@@ -136,6 +156,8 @@ def _reply(engine: _Engine, request: dict[str, Any]) -> dict[str, Any]:
     batch, tokens = request["batch"], request["tokens"]
     if request["do"] == "verify":
         return asdict(verify(engine.session, engine.model_file, engine.golden, batch, tokens))
+    if request["do"] == "compute":
+        return run_compute(engine.session, engine.images(batch), tokens, request["seconds"])
     if request["do"] == "block":
         return run_block(engine.session, engine.images(batch), tokens, request["seconds"])
     raise ValueError(f"unknown request {request['do']!r}")

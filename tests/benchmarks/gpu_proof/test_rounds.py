@@ -4,15 +4,19 @@ import json
 import shutil
 from io import StringIO
 
+import numpy as np
 import pytest
 
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.benchmarks.gpu_proof import rounds
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.rounds import ComputeOnly, measured_rows
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
-from tokfilter.runtime.comparison.processes import EngineSpec, Interpreter
+from tokfilter.errors import EngineError
+from tokfilter.runtime.comparison.processes import Block, EngineSpec, Interpreter
+from tokfilter.runtime.comparison.rounds import Cell
 from tokfilter.runtime.sessions import SessionOptions
 
 OPTIONS = SessionOptions(threads=1)
@@ -65,8 +69,6 @@ def test_an_engine_that_differs_is_not_timed(measure):
     folder = measure.folder
     manifest = json.loads((folder / "manifest.json").read_text())
     arrays = golden_of(folder, load_manifest(folder))
-    import numpy as np
-
     changed = {"images": arrays.images, "scores": arrays.scores, "full": arrays.full + 1.0}
     np.savez(folder / "golden.npz", **changed, **{f"logits_{k}": v for k, v in arrays.logits.items()})
     for entry in manifest["files"]:
@@ -91,3 +93,37 @@ def test_an_engine_that_does_not_start_is_reported_and_the_others_are_measured(m
 def test_nothing_is_measured_where_nothing_passed(measure):
     found = measure([(spec(measure.folder, "A"), [17])])
     assert found["row"] == [] and "17" in found["problem"][0]["error"]
+
+
+class FakeEngine:
+    """An engine process whose session has a loop of computations, or has none."""
+
+    def __init__(self, ms, able=True):
+        self.ms, self.able, self.asked = ms, able, 0
+
+    def compute(self, batch, tokens, seconds):
+        if not self.able:
+            raise EngineError("measures calls with their transfers only.")
+        self.asked += 1
+        return Block([self.ms + 0.1], [(0.0, self.ms, 0.0, 0.0)])
+
+
+def test_only_sessions_with_a_loop_of_computations_are_measured_so():
+    cells = [Cell(spec(None, name), 8, 98) for name in ("A", "B")]
+    engines = {"A, filtered": FakeEngine(2.0), "B, filtered": FakeEngine(1.0, able=False)}
+    assert rounds._computable(engines, cells) == [cells[0]]
+    assert ComputeOnly(engines["A, filtered"]).block(8, 98, 0.1).timings == [(0.0, 2.0, 0.0, 0.0)]
+
+
+def test_compute_times_decide_speedup_and_efficiency(export_directory):
+    card = load_manifest(export_directory).model
+
+    def pair(role, tokens, end_to_end, compute):
+        cell = Cell(spec(None, "A", role), 8, tokens, [Block([end_to_end], None)] * 6)
+        return cell, Cell(cell.spec, 8, tokens, [Block([compute + 0.1], [(0.0, compute, 0.0, 0.0)])] * 5)
+
+    full, half = pair("full", 16, 5.0, 3.0), pair("filtered", 8, 4.0, 1.5)
+    row = rounds._row(half, [full, half], card, "A")
+    assert row["speedup"]["compute"]["value"] == 2.0 and row["speedup"]["end_to_end"]["value"] == 1.25
+    assert row["efficiency"] == 2.0 / row["mac_ratio"] and row["images_per_s"] == 8 / 1.5e-3
+    assert row["host_ms"]["median"] == pytest.approx(1.6) and row["rounds"] == 6

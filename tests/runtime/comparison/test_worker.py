@@ -7,7 +7,7 @@ import pytest
 from fake_clock import FakeClock, FakeSession
 
 from tokfilter.runtime.comparison import worker
-from tokfilter.runtime.session import Result, Timing
+from tokfilter.runtime.session import Compute, Result, Timing
 from tokfilter.runtime.sessions import SessionOptions
 
 OPTIONS = SessionOptions(threads=1)
@@ -29,8 +29,22 @@ def test_block_leaves_out_a_short_first_query():
 def test_block_counts_a_long_first_query():
     clock = FakeClock()
     session = timed_session(clock, 0.06)
-    assert worker.run_block(session, np.zeros(1), 8, 0.01, clock)["samples_ms"] == pytest.approx([60.0])
+    found = worker.run_block(session, np.zeros(1), 8, 0.01, clock)
+    assert found["samples_ms"] == pytest.approx([60.0]) and found["timings"] == [(1.0, 2.0, 3.0, 0.5)]
     assert len(session.sizes) == 1
+
+
+def test_compute_leaves_out_the_first_call_unless_it_is_the_only_one():
+    class Session:
+        def __init__(self, *times):
+            self.times = times
+
+        def compute(self, images, keep, seconds):
+            return [Compute(host, device) for host, device in self.times]
+
+    found = worker.run_compute(Session((9.0, 8.0), (2.0, 1.0)), np.zeros(1), 8, 0.1)
+    assert found == {"samples_ms": [2.0], "timings": [(0.0, 1.0, 0.0, 0.0)]}
+    assert worker.run_compute(Session((9.0, 8.0)), np.zeros(1), 8, 0.1)["samples_ms"] == [9.0]
 
 
 def test_block_reads_the_clock_once_per_query():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tokfilter.artifacts.golden import golden_of
-from tokfilter.errors import EngineError
+from tokfilter.errors import BudgetError, EngineError
 from tokfilter.runtime.model_files import find_model_file
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.tensorrt_session import TensorRTSession
@@ -33,6 +33,21 @@ def test_fake_session_describes_itself_and_its_timing(plan, fake):
         timing = session.run(np.zeros((2, 3, 32, 32), np.float32)).timing
         assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (1.0, 1.0, 1.0)
         assert timing.enqueue_ms >= 0
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_compute_repeats_the_call_without_its_transfers(plan, fake, graph):
+    images = np.zeros((2, 3, 32, 32), np.float32)
+    with TensorRTSession(plan, cuda_graph=graph) as session:
+        before = len(fake.enqueued)
+        times = session.compute(images, 8, 0.02)
+        assert times and all(t.device_ms == 1.0 and t.host_ms >= 0 for t in times)
+        runs = len(fake.replayed) if graph else len(fake.enqueued) - before - 1  # one prepares the context
+        assert runs == len(times) + 1  # one brings the images to the device
+        with pytest.raises(BudgetError, match="16 patch tokens, got 17"):
+            session.compute(images, 17, 0.01)
+    with pytest.raises(EngineError, match="closed"):
+        session.compute(images, 8, 0.01)
 
 
 def test_results_outlive_the_next_call(plan, fake):
