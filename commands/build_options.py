@@ -53,7 +53,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--auto-fp32-builds",
             type=click.IntRange(min=1),
-            default=12,
+            default=13,
             show_default=True,
             help="Most graphs or engines to build for --auto-fp32.",
         ),

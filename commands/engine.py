@@ -24,6 +24,7 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     manifest; where one differs, the directory stays as it was. Exit code 3 then.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from tokfilter.artifacts.files import existing_file
     from tokfilter.export.add_engines import add_engines
@@ -35,7 +36,7 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
         plugin_library = existing_file(plugin_library, "--plugin")
     options = export_options_from_params(plugin_library=plugin_library, **params)
     with Console(stderr=True, highlight=False).status("reading the export") as status:
-        built = add_engines(directory, options, status.update, check_engine)
+        built = add_engines(directory, options, lambda step: status.update(escape(step)), check_engine)
     for entry in built:
         for line in engine_lines(entry):
             click.echo(line, err=True)

@@ -49,6 +49,7 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
     engine on this GPU with torch's outputs, before anything is written.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.export.pipeline import export_bundle
@@ -59,7 +60,9 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
     checks: list[Check] = []
     try:
         with console.status("reading the bundle") as status:
-            manifest = export_bundle(bundle, output, options, status.update, checks.append, check_engine)
+            manifest = export_bundle(
+                bundle, output, options, lambda step: status.update(escape(step)), checks.append, check_engine
+            )
     finally:
         if checks and not as_json:
             _print_checks(checks)

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Build", "EngineCheck", "EngineGate"]
 
-EngineCheck = Callable[[Path, Manifest, Entry], None]
-"""(folder, manifest, engine): raises VerificationError, or MissingDependencyError where the engine cannot run here."""
+EngineCheck = Callable[[Path, Manifest, Entry], str | None]
+"""(folder, manifest, engine) -> why its logits could not be compared, if so.
+
+Raises VerificationError, or MissingDependencyError where the engine cannot run here.
+"""
 
 Build = Callable[[Sequence[str]], Entry]
 """Build an engine with these nodes of its graph in fp32; returns its entry."""
@@ -74,7 +77,7 @@ class EngineGate:
             return replace(entry, verified=False, unverified="the caller gave nothing to run it with"), None
         self.progress(f"comparing {entry.path} with the golden tensors")
         try:
-            self.check(self.folder, self.manifest, entry)
+            reason = self.check(self.folder, self.manifest, entry)
         except MissingDependencyError as error:
             return replace(entry, verified=False, unverified=str(error)), None
         except BaseException as error:
@@ -87,7 +90,7 @@ class EngineGate:
                     "builds without comparing."
                 ) from error
             raise
-        return replace(entry, verified=True), None
+        return replace(entry, verified=reason is None, unverified=reason), None
 
     def _rebuilt(self, graph: Entry, build: Build) -> Entry:
         entry, failure = self._attempt(graph, build, self._kept[graph.precision])

@@ -40,7 +40,7 @@ from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_d
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pixel_input import with_pixel_input
 from tokfilter.export.precision import cast_precision
-from tokfilter.export.reference import Reference, golden_image_set, golden_on_pixels, image_set_from_folder
+from tokfilter.export.reference import Reference, golden_at, golden_image_set, golden_on_pixels, image_set_from_folder
 from tokfilter.export.tensorrt8_forms import Form, forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
@@ -93,6 +93,7 @@ def export_bundle(
                 checked(result)
                 checks.append(result)
         require_passed(checks, [e.path for e in entries if e.precision != "fp32" and not options.auto_fp32])
+        bundle = replace(bundle, golden=golden_at(bundle, model, options.budgets(model.num_patches)))
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input))
         manifest = Manifest(
             model=card,

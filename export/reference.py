@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from tokfilter.errors import DataError
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["Expected", "ImageSet", "Reference", "golden_image_set", "golden_on_pixels", "image_set_from_folder"]
+__all__ = [
+    "Expected",
+    "ImageSet",
+    "Reference",
+    "golden_at",
+    "golden_image_set",
+    "golden_on_pixels",
+    "image_set_from_folder",
+]
 
 Array = NDArray[Any]
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -119,6 +127,16 @@ def golden_on_pixels(bundle: Bundle, model: FilteredViT) -> Golden:
     mean, std = bundle.preprocessing.mean, bundle.preprocessing.std
     images = normalise(pixels_from_normalised(bundle.golden.images.numpy(), mean, std), mean, std)
     return golden_from_model(model, torch.from_numpy(images), sorted(bundle.golden.logits))
+
+
+def golden_at(bundle: Bundle, model: FilteredViT, budgets: list[int]) -> Golden:
+    """The bundle's golden tensors, and those of further budgets: of the graphs that are made for one."""
+    golden = bundle.golden
+    missing = [k for k in budgets if k not in golden.logits and k < model.num_patches]
+    if not missing:
+        return golden
+    more = golden_from_model(model, golden.images, missing)
+    return replace(golden, logits=golden.logits | more.logits, indices=golden.indices | more.indices)
 
 
 def golden_image_set(bundle: Bundle, form: InputForm = "float") -> ImageSet:

@@ -65,11 +65,11 @@ def verdicts(
         yield from _verdicts(chosen, options, batches or _batches(chosen.entry), _NOT_MEASURED)
 
 
-def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> None:
+def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> str | None:
     """Compare an engine with the golden tensors before it is called done: `tokfilter engine` and `export` call this.
 
     At each budget that torch computed, and at the smallest, usual and largest batch. ``manifest`` lists the golden
-    tensors and the plugin; the engine ``entry`` need not stand in it yet.
+    tensors and the plugin; the engine ``entry`` need not stand in it yet. Returns why no logits were compared, if so.
     Raises VerificationError with figures; MissingDependencyError where this machine cannot run the engine; EngineError
     where it should and does not; DataError.
     """
@@ -77,8 +77,10 @@ def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> None:
     runtime: Runtime = "tensorrt-rtx" if entry.runtime == "tensorrt-rtx" else "tensorrt"
     options = SessionOptions(runtime=runtime, precision=entry.precision or "fp32")
     batches = sorted({*_batches(entry), *(entry.batch_range or ())})
-    for _ in _verdicts(ModelFile(directory, manifest, entry), options, batches, remedy=""):
-        pass
+    found = list(_verdicts(ModelFile(directory, manifest, entry), options, batches, remedy=""))
+    if any(verdict.largest_difference is not None for verdict in found):
+        return None
+    return f"only its kept tokens were: torch computed no logits at {found[0].tokens} tokens"
 
 
 def _require_target(entry: Entry) -> None:

@@ -189,6 +189,19 @@ def quick(monkeypatch, traced_graph):
     monkeypatch.setattr(pipeline, "slots_graph_from_model", lambda model, opset: traced_graph.clone())
 
 
+def test_every_graph_for_one_budget_has_golden_tensors_to_compare_its_engines_with(
+    quick, bundle_file, bundle, tmp_path
+):
+    pipeline.export_bundle(bundle_file, tmp_path / "out", ExportOptions(keeps=(3, 16, 0.5), verify=False))
+    golden = np.load(tmp_path / "out" / GOLDEN_FILE)
+    assert sorted(name for name in golden if name.startswith("logits")) == [f"logits_{k}" for k in (11, 3, 4, 8)]
+    with torch.inference_mode():
+        model = model_from_bundle(bundle)
+        np.testing.assert_allclose(golden["logits_3"], model(bundle.golden.images, 3).numpy(), rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(golden["indices_3"], model.last.indices.numpy())
+    np.testing.assert_array_equal(golden["logits_8"], bundle.golden.logits[8].numpy())
+
+
 def test_a_failed_verification_writes_nothing(quick, monkeypatch, bundle_file, tmp_path, traced_graph):
     pipeline.export_bundle(bundle_file, tmp_path / "out")
     before = (tmp_path / "out" / "manifest.json").read_bytes()

@@ -52,7 +52,7 @@ def entry_of(directory, path, **changes):
 def test_every_golden_budget_and_the_ends_of_the_batch_range_are_run(
     export_directory, sessions, path, ranges, batches, budgets
 ):
-    verification.check_engine(export_directory, *entry_of(export_directory, path, **ranges))
+    assert verification.check_engine(export_directory, *entry_of(export_directory, path, **ranges)) is None
     assert list(dict.fromkeys(sessions.runs)) == [(batch, k) for batch in batches for k in budgets]
 
 
@@ -61,6 +61,14 @@ def test_an_engine_need_not_stand_in_the_manifest_yet(export_directory, sessions
     alone = replace(manifest, files=manifest.entries("golden"))
     verification.check_engine(export_directory, alone, entry)
     assert sessions.runs
+
+
+def test_an_engine_for_a_budget_without_golden_logits_is_not_called_compared(export_directory, sessions):
+    manifest, entry = entry_of(export_directory, "model.onnx", budget_range=(5, 5, 5))
+    assert verification.check_engine(export_directory, manifest, entry) == (
+        "only its kept tokens were: torch computed no logits at 5 tokens"
+    )
+    assert set(sessions.runs) == {(1, 5), (2, 5)}
 
 
 def test_what_differs_is_told_with_figures_and_without_a_remedy_of_its_own(export_directory, sessions, monkeypatch):
