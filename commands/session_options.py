@@ -15,7 +15,8 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; ``session_options_from`` reads them."""
     for option in (
         click.option("--backend", type=click.Choice(["pycuda", "cuda-python"]), help="CUDA binding of TensorRT."),
-        click.option("--cuda-graph", is_flag=True, help="Replay a captured CUDA graph (TensorRT, PyTorch on a GPU)."),
+        click.option("--device", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the GPU."),
+        click.option("--cuda-graph", is_flag=True, help="Replay captured CUDA graphs (on a GPU)."),
         click.option(
             "--huge-pages/--no-huge-pages", default=True, help="Huge pages for weights (ONNX Runtime, Linux)."
         ),

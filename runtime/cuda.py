@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.cuda_bindings import cuda_driver, cuda_runtime, pycuda_driver
 
-__all__ = ["BACKENDS", "Cuda", "CudaPython", "Pycuda", "cuda_from_name"]
+__all__ = ["BACKENDS", "Cuda", "CudaPython", "Pycuda", "cuda_from_name", "failure"]
 
 Array = npt.NDArray[Any]
 
@@ -103,7 +103,7 @@ class Pycuda:
         try:
             yield
         except self._driver.Error as error:
-            raise _failure(str(error)) from error
+            raise failure(str(error)) from error
 
     def allocate(self, size: int) -> int:
         """Device memory of ``size`` bytes, as an address."""
@@ -231,7 +231,7 @@ class CudaPython:
     def _call(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._runtime, function)(*arguments)
         if int(status) != 0:
-            raise _failure(f"{function} failed: {status.name}")
+            raise failure(f"{function} failed: {status.name}")
         return values[0] if values else None
 
 
@@ -242,7 +242,8 @@ def _primary_context(driver: Any, device: int) -> Any:
     return driver.Device(device).retain_primary_context()
 
 
-def _failure(message: str) -> EngineError:
+def failure(message: str) -> EngineError:
+    """EngineError for a message of CUDA's, with the remedy."""
     out_of_memory = "out of memory" in message or "MemoryAllocation" in message
     remedy = (
         "Free device memory, or use smaller batches."
@@ -252,11 +253,13 @@ def _failure(message: str) -> EngineError:
     return EngineError(f"CUDA: {message.rstrip('.')}. {remedy}")
 
 
-BACKENDS: Final[dict[str, Callable[[], Cuda]]] = {"pycuda": Pycuda, "cuda-python": CudaPython}
+BACKENDS: Final[dict[str, Callable[[int], Cuda]]] = {"pycuda": Pycuda, "cuda-python": CudaPython}
 
 
-def cuda_from_name(name: str | None = None) -> Cuda:
+def cuda_from_name(name: str | None = None, device: int = 0) -> Cuda:
     """The CUDA backend of that name, or the first one that is installed; driver and GPU are checked first.
+
+    device: number of the GPU
 
     Raises MissingDependencyError, EngineError.
     """
@@ -266,7 +269,7 @@ def cuda_from_name(name: str | None = None) -> Cuda:
     missing = []
     for kind in [BACKENDS[name]] if name else BACKENDS.values():
         try:
-            return kind()
+            return kind(device)
         except MissingDependencyError as error:
             missing.append(str(error))
     raise MissingDependencyError(" ".join(missing))

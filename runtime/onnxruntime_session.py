@@ -15,7 +15,7 @@ from tokfilter.runtime.huge_pages import advised_huge_pages
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
-__all__ = ["PROVIDERS", "OnnxRuntimeSession"]
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "available_provider", "imported_onnxruntime"]
 
 PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
@@ -60,12 +60,12 @@ class OnnxRuntimeSession(CheckedSession):
         self.thread_safe = True
 
     def _open(self) -> Callable[[], None]:
-        onnxruntime = _onnxruntime()
-        name = _available_provider(onnxruntime, self.provider)
+        onnxruntime = imported_onnxruntime()
+        name = available_provider(onnxruntime, self.provider)
         path = checked_path(self.model_file.directory, self.model_file.entry)
         if self.provider != "cpu":
             _preload(onnxruntime)
-        chosen = {**_EXACT.get(self.provider, {}), **self.provider_options}
+        chosen = self._provider_options()
         try:
             with advised_huge_pages(self.huge_pages):
                 session = onnxruntime.InferenceSession(
@@ -73,7 +73,7 @@ class OnnxRuntimeSession(CheckedSession):
                 )
         except Exception as error:  # ONNX Runtime raises many types; each means that this file does not load
             raise EngineError(
-                f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy()}"
+                f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy(error)}"
             ) from error
         if session.get_providers()[0] != name:
             raise EngineError(
@@ -84,7 +84,15 @@ class OnnxRuntimeSession(CheckedSession):
         self._session = session
         return self._release
 
-    def _remedy(self) -> str:
+    def _provider_options(self) -> dict[str, str]:
+        return {**_EXACT.get(self.provider, {}), **self.provider_options}
+
+    def _remedy(self, error: Exception) -> str:
+        if self.model_file.entry.runtime == "onnx-cuda" and "com.microsoft" in str(error):
+            return (
+                " This ONNX Runtime has no contrib ops, which the graph for CUDA needs: install onnxruntime-gpu, or "
+                "export without --cuda."
+            )
         on_cpu = self.provider == "cpu" and self.model_file.entry.precision == "bf16"
         return " It has no CPU kernels for bf16: choose another --precision or --provider." if on_cpu else ""
 
@@ -123,7 +131,8 @@ class OnnxRuntimeSession(CheckedSession):
         return Result(logits, rest[0] if rest else None)
 
 
-def _onnxruntime() -> Any:
+def imported_onnxruntime() -> Any:
+    """The package. Raises MissingDependencyError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -144,7 +153,8 @@ def _preload(onnxruntime: Any) -> None:
             onnxruntime.preload_dlls()
 
 
-def _available_provider(onnxruntime: Any, provider: str) -> str:
+def available_provider(onnxruntime: Any, provider: str) -> str:
+    """ONNX Runtime's name of a provider that it has. Raises EngineError, MissingDependencyError."""
     if provider not in PROVIDERS:
         raise EngineError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}.")
     name, package = PROVIDERS[provider]

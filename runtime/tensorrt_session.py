@@ -70,11 +70,13 @@ class TensorRTSession(CheckedSession):
 
     cuda_graph: capture each shape once and replay it; a capture that fails raises EngineError
     backend: pycuda or cuda-python; None takes the first that is installed
+    device: number of the GPU
     """
 
     model_file: ModelFile
     cuda_graph: bool = False
     backend: str | None = None
+    device: int = 0
     _module: Any = field(default=None, init=False, repr=False)
     _engine: "ICudaEngine | None" = field(default=None, init=False, repr=False)
     _outlived: Any = field(default=None, init=False, repr=False)
@@ -89,7 +91,7 @@ class TensorRTSession(CheckedSession):
         path = checked_path(self.model_file.directory, entry)
         plugins = [checked_path(self.model_file.directory, e) for e in manifest.entries("plugin", entry.runtime)]
         self._module = module = tensorrt_module(entry.runtime or "tensorrt")
-        self._cuda = cuda = cuda_from_name(self.backend)
+        self._cuda = cuda = cuda_from_name(self.backend, self.device)
         try:
             with cuda.current():
                 self._engine, self._outlived = engine_from_plan(module, path, entry, plugins)

@@ -51,7 +51,8 @@ class HostCuda:
         return checked
 
     def pinned(self, size):
-        return np.zeros(size, np.uint8)
+        self.memory.append(np.zeros(size, np.uint8))
+        return self.memory[-1]
 
     def allocate(self, size):
         self.memory.append(np.zeros(size, np.uint8))
@@ -78,6 +79,16 @@ class HostCuda:
 
     def synchronize(self, stream):
         assert stream == 7
+
+    def free(self, address):
+        (found,) = [memory for memory in self.memory if memory.ctypes.data == address]
+        self.memory = [memory for memory in self.memory if memory is not found]
+
+    def on_device(self, target, source, size, stream):
+        ctypes.memmove(target, source, size)
+
+    def end_capture(self, stream):
+        self.ended = stream
 
     def close(self):
         self.closed = True

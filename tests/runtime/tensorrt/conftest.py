@@ -27,7 +27,7 @@ def plan(export_directory, tmp_path):
 def fake(plan, monkeypatch):
     module = FakeTensorRT(plan.directory / "model.onnx", PROFILES)
 
-    def cuda_from_name(name):
+    def cuda_from_name(name, device=0):
         module.device = HostCuda()
         return module.device
 

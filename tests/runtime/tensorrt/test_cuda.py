@@ -9,6 +9,7 @@ from fake_cuda import FakeCudaRuntime, FakeDriver, FakeGraphDriver, FakePycuda
 
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime import cuda, cuda_bindings, cuda_graph
+from tokfilter.runtime.cuda_driver import DriverCuda
 from tokfilter.trt.gpus import driver_version
 
 NO_DRIVER = driver_version() is None
@@ -144,13 +145,15 @@ def test_cuda_calls_that_fail_are_named():
         cuda.CudaPython()
 
 
-@pytest.fixture(params=["pycuda", "cuda-python"])
+@pytest.fixture(params=["pycuda", "cuda-python", "driver"])
 def real(request):
-    """The real device through each binding."""
-    pytest.importorskip("pycuda.driver" if request.param == "pycuda" else "cuda.bindings.runtime")
-    device = cuda.cuda_from_name(request.param)
+    """The real device through each binding, and through libcuda itself."""
+    if request.param != "driver":
+        pytest.importorskip("pycuda.driver" if request.param == "pycuda" else "cuda.bindings.runtime")
+    device = DriverCuda() if request.param == "driver" else cuda.cuda_from_name(request.param)
     yield device
-    device.close()
+    with device.current():
+        device.close()
 
 
 @pytest.mark.gpu
