@@ -17,7 +17,7 @@ import numpy as np
 
 from tokfilter.errors import EngineError
 from tokfilter.runtime.cuda import Cuda
-from tokfilter.runtime.session import Array, Result, TensorSpec, Timing
+from tokfilter.runtime.session import Array, Compute, Result, TensorSpec, Timing
 
 __all__ = ["SHAPES", "BoundRuns", "DeviceMemory"]
 
@@ -102,6 +102,23 @@ class BoundRuns:
         return self._timed(
             shape, shape.binding, lambda: self.cuda.on_device(target, value.data_ptr(), size, self.stream)
         )
+
+    def repeat(self, images: Array, k: int, seconds: float) -> list[Compute]:
+        """Repeat the computation for ``seconds``, at least once, on images that stay on the device."""
+        self.run(images, k)
+        cuda, stream, (begin, end, *_), shape = self.cuda, self.stream, self._events, self._shape(len(images), k)
+        times: list[Compute] = []
+        now = start = perf_counter()
+        while not times or now - start < seconds:
+            before = now
+            cuda.record(begin, stream)
+            self._call(shape.binding, shape.options)
+            cuda.record(end, stream)
+            cuda.synchronize(stream)
+            now = perf_counter()
+            times.append(Compute((now - before) * 1e3, cuda.milliseconds(begin, end)))
+            now = perf_counter()  # reading the events is no part of the next call
+        return times
 
     def close(self) -> None:
         """Drop all shapes."""

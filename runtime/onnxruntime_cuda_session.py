@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.errors import EngineError, MissingDependencyError
@@ -10,9 +10,11 @@ from tokfilter.runtime.bound_runs import BoundRuns, DeviceMemory
 from tokfilter.runtime.cuda_driver import DriverCuda
 from tokfilter.runtime.device_images import is_device_array, ortvalue_from_images
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession, available_provider, imported_onnxruntime
-from tokfilter.runtime.session import Array, Result
+from tokfilter.runtime.session import Array, Compute, Result
 
 __all__ = ["OnnxRuntimeCudaSession"]
+
+_T = TypeVar("_T")
 
 _OPTIONS: Final = {
     # The default tries every algorithm of cuDNN for each new batch; a ViT has one convolution.
@@ -112,7 +114,12 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
         with self._cuda.current():
             return self._at(k, lambda runs: runs.run(images, k))
 
-    def _at(self, k: int, run: Callable[[BoundRuns], Result]) -> Result:
+    def _repeat(self, images: Array, k: int, seconds: float) -> list[Compute]:
+        assert self._cuda is not None
+        with self._cuda.current():
+            return self._at(k, lambda runs: runs.repeat(images, k, seconds))
+
+    def _at(self, k: int, run: Callable[[BoundRuns], _T]) -> _T:
         assert self._runs is not None
         try:
             return run(self._runs)

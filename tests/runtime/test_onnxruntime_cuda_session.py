@@ -2,6 +2,7 @@
 with host memory in the place of device memory."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -218,6 +219,18 @@ def test_a_graph_reads_copies_of_images_on_the_device(replaying, plain):
         tensor = torch.from_numpy(images_of(2, seed))
         expected = plain.run(tensor.numpy(), 8).logits
         np.testing.assert_allclose(replaying.run(tensor, 8).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_the_computation_alone_is_repeated(request, cuda_export, cuda_graph):
+    with nullcontext(request.getfixturevalue("replaying")) if cuda_graph else on_cpu(cuda_export) as session:
+        session.run(images_of(2), 8)
+        sent, original = [], session.host.to_device
+        session.host.to_device = lambda *arguments: (sent.append(arguments), original(*arguments))
+        times = session.compute(images_of(2), 8, 0.05)
+        assert len(sent) == 1  # the images are copied once
+        assert len(times) >= 2 and all(time.host_ms > 0 and time.device_ms > 0 for time in times)
+        assert len(session.compute(images_of(2), 8, 0.0)) == 1
 
 
 def test_out_of_memory_in_a_capture(replaying):
