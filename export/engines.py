@@ -166,7 +166,7 @@ def graph_to_build(
         from tokfilter.export.functions import without_functions
         from tokfilter.export.onnx_file import load_graph, save_graph
         from tokfilter.export.tensorrt8 import graph_for_tensorrt8
-        from tokfilter.export.tensorrt8_nodes import fp32_nodes
+        from tokfilter.export.tensorrt8_nodes import fp32_nodes, written_out
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"{name_and_version(module)} needs a changed copy of the graph. Writing it needs the package {error.name}: "
@@ -178,7 +178,11 @@ def graph_to_build(
             changed = graph_for_tensorrt8(changed, plugin=build.plugin is not None)
         except ExportError as error:  # of this engine alone: the graphs of the export are good
             raise EngineError(f"{graph.name}: {error}") from error
-        layers = tuple(dict.fromkeys((*fp32_nodes(changed), *fp32))) if build.precision == "fp16" else ()
+        layers = (
+            tuple(dict.fromkeys((*fp32_nodes(changed), *written_out(changed, fp32))))
+            if build.precision == "fp16"
+            else ()
+        )
     elif fp32:
         from tokfilter.export.precision import with_fp32_nodes
 

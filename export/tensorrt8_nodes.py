@@ -1,6 +1,6 @@
 """Which nodes of a graph for TensorRT 8 its parser reads, and which stay in fp32 when the builder chooses fp16."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import onnx_ir as ir
@@ -10,7 +10,7 @@ from tokfilter.errors import ExportError
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.trt.operators import Operator, ParserVersion, refusals
 
-__all__ = ["FP32_OPERATORS", "FP32_UP_TO_CHOICE", "check_operators", "fp32_nodes"]
+__all__ = ["FP32_OPERATORS", "FP32_UP_TO_CHOICE", "check_operators", "fp32_nodes", "written_out"]
 
 FP32_OPERATORS: Final[frozenset[str]] = frozenset()
 """Operators that stay in fp32 everywhere in a graph.
@@ -79,6 +79,16 @@ def fp32_nodes(
         for node in graph.graph
         if (node in before or _is_one_of(node, operators)) and not _is_select(node) and _gives_numbers(node)
     )
+
+
+def written_out(graph: ir.Model, names: Iterable[str]) -> list[str]:
+    """The nodes ``names`` of an export's graph as they are called in its graph for TensorRT 8, in the order there.
+
+    A node that became several, such as TokenSelect without the plugin, has its name before a slash in theirs.
+    """
+    wanted = set(names)
+    found = [node.name or "" for node in graph.graph]
+    return [name for name in found if name in wanted or name.rpartition("/")[0] in wanted]
 
 
 def _up_to_choice(graph: ir.Graph) -> Iterator[ir.Node]:

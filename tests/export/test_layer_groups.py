@@ -6,6 +6,8 @@ import pytest
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
 from tokfilter.export.layer_groups import groups_from_graph
 from tokfilter.export.precision import LOW_TYPES, cast_precision
+from tokfilter.export.tensorrt8 import graph_for_tensorrt8
+from tokfilter.export.tensorrt8_nodes import written_out
 
 BLOCKS = ["MLP of block 0", "MLP of block 1", "attention of block 0", "attention of block 1", "residual adds"]
 
@@ -38,6 +40,26 @@ def test_all_forms_have_the_same_groups(traced_graph):
         for group in groups_from_graph(form):
             assert set(group.nodes) <= set(slots[group.name].nodes)
         assert {group.name for group in groups_from_graph(form)} >= set(BLOCKS)
+
+
+@pytest.mark.parametrize("plugin", [True, False])
+@pytest.mark.parametrize("form", ["slots", "fixed", "full"])
+def test_every_layer_of_a_group_is_known_to_tensorrt_8(traced_graph, form, plugin):
+    """It builds fp16 from an fp32 graph in which nodes were rewritten, and is told names of nodes."""
+    forms = {
+        "slots": traced_graph,
+        "fixed": fixed_graph_from_slots(traced_graph, 5),
+        "full": full_graph_from_slots(traced_graph, 16),
+    }
+    groups = groups_from_graph(forms[form])
+    graph = graph_for_tensorrt8(forms[form], plugin)
+    rewritten = {name: written_out(graph, [name]) for group in groups for name in group.nodes}
+    assert all(rewritten.values())
+    assert {group.name for group in groups} >= {*BLOCKS, "layers before the first block"}
+    if form != "full":
+        selection = rewritten["patch_drop/TokenSelect"]
+        assert len(selection) == 1 if plugin else "patch_drop/TokenSelect/TopK" in selection
+    assert written_out(graph, []) == written_out(graph, ["no such node"]) == []
 
 
 def test_a_graph_without_blocks_is_cut_into_runs():
