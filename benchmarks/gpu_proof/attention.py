@@ -25,10 +25,8 @@ def run(context: Context) -> None:
     jobs = [
         EngineJob(model.name, role, "fp16", (_BATCH, _BATCH, _BATCH), plugin and role == "filtered")
         for model in context.settings.models
-        if context.has(f"prepared graphs of {model.name}")
         for role in ("full", "filtered")
     ]
-    context.need(*(() if jobs else (f"prepared graphs of {context.settings.models[0].name}",)))
     for job in build_engines(context, jobs):
         model = context.settings.model(job.model)
         tokens = model.patches if job.role == "full" else model.timed[1]

@@ -5,6 +5,8 @@ shape of a profile, so a range of batches would cost speed, and a range of budge
 tokens. One build per batch serves four rows.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +17,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Range, entry_from_file, load_manifest, save_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_graphs import engine_graph, graphs_of, tensorrt_version
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, graphs_key
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
 from tokfilter.errors import EngineError, TokfilterError
 from tokfilter.runtime.comparison.processes import EngineSpec
@@ -78,7 +82,8 @@ def build_engines(
     built: called for each of them, in the thread that built it
     Emits a record ``build`` for each build. Raises DeviceNeededError, MissingDependencyError.
     """
-    context.need(*(f"prepared graphs of {job.model}" for job in jobs))
+    for model in dict.fromkeys(job.model for job in jobs):
+        ensure_graphs(context, model)
     graphs = {job: graph_of_job(context, job) for job in dict.fromkeys(jobs)}
     count = f"{len(graphs)} engines such as {jobs[0].name}"
     context.device(f"TensorRT's builder selects kernels on the GPU: {count}", "tensorrt")
@@ -108,7 +113,9 @@ def engine_folder(context: Context, job: EngineJob) -> Path:
 
 def _built(context: Context, job: EngineJob, graph: Graph) -> bool:
     folder = engine_folder(context, job)
-    if (folder / "manifest.json").is_file():
+    request, made = _request(context, job, graph, folder), folder / "key.txt"
+    key = _key(context, job, request)
+    if made.is_file() and made.read_text(encoding="utf-8") == key:
         return True
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -117,8 +124,8 @@ def _built(context: Context, job: EngineJob, graph: Graph) -> bool:
     started = perf_counter()
     record: dict[str, Any] = {"engine": job.name, "batch": list(job.batch), "precision": job.precision}
     try:
-        target = _build(context, job, graph, folder)
-        _write_manifest(context, job, folder, target)
+        _write_manifest(context, job, folder, _build(context, job, request))
+        made.write_text(key, encoding="utf-8")
         record |= {"bytes": (folder / "model.plan").stat().st_size, "error": None}
     except TokfilterError as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,9 +135,8 @@ def _built(context: Context, job: EngineJob, graph: Graph) -> bool:
     return record["error"] is None
 
 
-def _build(context: Context, job: EngineJob, graph: Graph, folder: Path) -> dict[str, Any]:
-    """Run the worker; returns the target for the manifest. Raises EngineError with TensorRT's message."""
-    request = {
+def _request(context: Context, job: EngineJob, graph: Graph, folder: Path) -> dict[str, Any]:
+    return {
         "graph": str(graph[0]),
         "fp32_layers": graph[1],
         "plan": str(folder / "model.plan"),
@@ -140,6 +146,18 @@ def _build(context: Context, job: EngineJob, graph: Graph, folder: Path) -> dict
         "plugin": str(context.found["prepared plugin"]["found"]) if job.plugin else None,
         "timing_cache": str(folder / _CACHE),
     }
+
+
+def _key(context: Context, job: EngineJob, request: dict[str, Any]) -> str:
+    """Digest of all that an engine depends on: an earlier one with the same is used again."""
+    library = sha256(Path(request["plugin"])) if job.plugin else None
+    machine = [context.found.get(part) for part in ("gpu", "tensorrt")]
+    parts = [request, library, graphs_key(context.settings, job.model), machine]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _build(context: Context, job: EngineJob, request: dict[str, Any]) -> dict[str, Any]:
+    """Run the worker; returns the target for the manifest. Raises EngineError with TensorRT's message."""
     # Without this, each of several builders starts as many threads as there are cores.
     threads = max(1, (os.cpu_count() or 1) // context.settings.builders)
     try:

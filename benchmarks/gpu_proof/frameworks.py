@@ -6,7 +6,7 @@ from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.engine_jobs import build_engines, engine_spec, speed_jobs
-from tokfilter.benchmarks.gpu_proof.prepare import bundle_of
+from tokfilter.benchmarks.gpu_proof.prepare import bundle_of, ensure_graphs
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import MissingDependencyError
@@ -28,7 +28,7 @@ _ROLES: tuple[Role, ...] = ("full", "filtered")
 def run(context: Context, name: str) -> None:
     """Emits ``verdict``s and ``row``s that compare with PyTorch eager. Engines that cannot run are reported."""
     model = context.settings.model(name)
-    context.need(f"prepared graphs of {name}")
+    ensure_graphs(context, name)
     others = list(_others(context, name))
     context.device(f"a CUDA context for {', '.join(dict.fromkeys(s.key.rsplit(', ', 1)[0] for s in others))}")
     plugin = context.has("prepared plugin")

@@ -1,10 +1,12 @@
 """Step ``golden``: the plugin inside TensorRT against torch's golden tensors: fp32, fp16, few and all tokens."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.errors import TokfilterError, VerificationError
 from tokfilter.runtime.comparison.processes import EngineProcess
 
@@ -14,18 +16,9 @@ _BATCHES: Final = (1, 8)
 
 
 def run(context: Context) -> None:
-    """Build and compare, each engine as soon as it is built; emits ``verdict``s."""
-    jobs = [
-        job
-        for model in context.settings.models
-        if context.has(f"prepared graphs of {model.name}")
-        for job in (
-            EngineJob(model.name, "filtered", "fp16", (8, 8, 8), plugin=True),
-            EngineJob(model.name, "filtered", "fp32", (1, 8, 8), plugin=True),
-            EngineJob(model.name, "filtered", "fp16", (1, 1, 1), plugin=True),
-        )
-    ]
-    context.need("prepared plugin", *(() if jobs else (f"prepared graphs of {context.settings.models[0].name}",)))
+    """Build and compare, each engine as soon as it is built, while the next model is exported; emits ``verdict``s."""
+    context.need("prepared plugin")
+    first, *others = [model.name for model in context.settings.models]
 
     def compare(job: EngineJob) -> None:
         budgets = context.settings.model(job.model).compared
@@ -37,7 +30,20 @@ def run(context: Context) -> None:
         except TokfilterError as error:
             context.emit("problem", engine=job.name, error=str(error))
 
-    build_engines(context, jobs, compare)
+    with ThreadPoolExecutor(1) as pool:
+        exported = [pool.submit(ensure_graphs, context, name) for name in others]
+        build_engines(context, _jobs(first), compare)
+        for name, graphs in zip(others, exported, strict=True):
+            graphs.result()
+            build_engines(context, _jobs(name), compare)
+
+
+def _jobs(model: str) -> list[EngineJob]:
+    return [
+        EngineJob(model, "filtered", "fp16", (8, 8, 8), plugin=True),
+        EngineJob(model, "filtered", "fp32", (1, 8, 8), plugin=True),
+        EngineJob(model, "filtered", "fp16", (1, 1, 1), plugin=True),
+    ]
 
 
 def compared(context: Context, engine: EngineProcess, cases: Iterable[tuple[int, int]]) -> Sequence[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec, graph_of_job, speed_jobs
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import TokfilterError
@@ -13,11 +14,13 @@ __all__ = ["parse_by_rtx", "run"]
 
 def run(context: Context, name: str) -> None:
     """Emits ``build``s, ``verdict``s, and ``row``s that compare with the native engine."""
-    context.need(f"prepared graphs of {name}", *(() if context.settings.dry_run else ("prepared plugin",)))
+    if not context.settings.dry_run:
+        context.need("prepared plugin")
     model, batches = context.settings.model(name), context.settings.batches
     native = [job for job in speed_jobs(name, batches, plugin=False) if job.role == "filtered"]
     plugin = [job for job in speed_jobs(name, batches) if job.role == "filtered"]
     if context.settings.dry_run:
+        ensure_graphs(context, name)
         parse_by_rtx(context, native[0])
     built = build_engines(context, [*native, *plugin])
     for batch in batches:

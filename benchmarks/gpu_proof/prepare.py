@@ -1,11 +1,10 @@
-"""Graphs and golden tensors of each model, and the plugin library: all that needs no GPU, at the same time."""
+"""Graphs and golden tensors of the models, and the plugin library: all that needs no GPU."""
 
 import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -20,7 +19,7 @@ from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 from tokfilter.export.options import Precision
 from tokfilter.kernels.build import build_plugin
 
-__all__ = ["PRECISIONS", "bundle_of", "run"]
+__all__ = ["PRECISIONS", "bundle_of", "ensure_graphs", "graphs_key", "run"]
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16")
 _SOURCES: Final = ("artifacts", "export", "kernels", "trt", "vit")
@@ -34,48 +33,62 @@ def bundle_of(settings: Settings, model: str) -> Path:
 
 
 def run(context: Context) -> None:
-    """Emit a record ``prepared`` for each model's graphs and for the plugin library; raises the first error at the end.
+    """The first model's graphs and the plugin library at the same time; ``ensure_graphs`` makes the others' later.
 
-    Each model is exported in a process of its own.
+    Raises the first error at the end, but for a missing part.
     """
-    tasks: dict[str, Callable[[], str]] = {
-        model.name: lambda model=model: _exported(context, model)  # type: ignore[misc]
-        for model in context.settings.models
-    }
-    failures = []
-    with ThreadPoolExecutor(len(tasks) + 1) as pool:
+    model = context.settings.models[0]
+    with ThreadPoolExecutor(1) as pool:
+        exported = pool.submit(ensure_graphs, context, model.name)
         started = perf_counter()
-        futures = {pool.submit(task): name for name, task in {**tasks, "plugin": lambda: _plugin(context)}.items()}
-        for future in as_completed(futures):
-            path, error = None, None
-            try:
-                path = future.result()
-            except TokfilterError as failure:
-                error = str(failure)
-                if not isinstance(failure, MissingDependencyError):
-                    failures.append(failure)
-            seconds = round(perf_counter() - started, 1)
-            context.emit("prepared", part=futures[future], path=path, error=error, seconds=seconds)
-    if failures:
-        raise failures[0]
+        path, failure = None, None
+        try:
+            path = _plugin(context)
+        except TokfilterError as error:
+            failure = error
+        _emit(context, "plugin", path, failure, started)
+        exported.result()
+    if failure is not None and not isinstance(failure, MissingDependencyError):
+        raise failure
 
 
-def _exported(context: Context, model: ModelSpec) -> str:
-    """The export directory; an earlier one is used again if sources and settings are the same."""
+def ensure_graphs(context: Context, name: str) -> None:
+    """Export a model in a process of its own, unless an earlier export has the same sources and settings.
+
+    Emits a record ``prepared`` where it was not known before. Raises EngineError.
+    """
     settings, version = context.settings, tensorrt_version(context.found)
-    folder, key = graphs_of(settings, model.name), _digest(model, version)
-    if not (folder / _KEY).is_file() or (folder / _KEY).read_text(encoding="utf-8") != key:
+    model, started = settings.model(name), perf_counter()
+    folder, key = graphs_of(settings, name), _digest(model, version)
+    failure = None
+    if graphs_key(settings, name) != key:
         shutil.rmtree(folder, ignore_errors=True)
-        for stale in (settings.work / "engines").glob(f"{model.name}.*"):
-            shutil.rmtree(stale)
         command = [sys.executable, "-m", "tokfilter.benchmarks.gpu_proof.export_worker"]
-        words = [settings.text(), model.name, version]
+        words = [settings.text(), name, version]
         result = subprocess.run([*command, *words], capture_output=True, text=True, errors="replace", check=False)
-        if result.returncode != 0:
-            raise EngineError(f"{model.architecture} was not exported: {last_line(result.stderr)}")
-        with atomic_path(folder / _KEY) as part:
-            part.write_text(key, encoding="utf-8")
-    return folder.name
+        if result.returncode == 0:
+            with atomic_path(folder / _KEY) as part:
+                part.write_text(key, encoding="utf-8")
+        else:
+            failure = EngineError(f"{model.architecture} was not exported: {last_line(result.stderr)}")
+    if f"prepared graphs of {name}" not in context.found:
+        _emit(context, name, folder.name, failure, started)
+    if failure is not None:
+        raise failure
+
+
+def graphs_key(settings: Settings, name: str) -> str:
+    """Digest of what the graphs of a model were made from; empty where there are none."""
+    try:
+        return (graphs_of(settings, name) / _KEY).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _emit(context: Context, part: str, path: str | None, failure: Exception | None, started: float) -> None:
+    error = None if failure is None else str(failure)
+    seconds = round(perf_counter() - started, 1)
+    context.emit("prepared", part=part, path=None if failure else path, error=error, seconds=seconds)
 
 
 def _plugin(context: Context) -> str:

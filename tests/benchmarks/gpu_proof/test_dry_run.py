@@ -13,7 +13,7 @@ from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.document import Document
 from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.export_worker import clear_images
-from tokfilter.benchmarks.gpu_proof.prepare import run
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.benchmarks.gpu_proof.runner import run_steps
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.benchmarks.gpu_proof.steps import STEPS
@@ -76,11 +76,11 @@ def test_graphs_and_golden_tensors_are_there_at_every_budget(found, settings):
 def test_graphs_are_made_again_only_when_something_changed(found, settings):
     folder = graphs_of(settings, "deit_small")
     before = (folder / "manifest.json").stat().st_mtime_ns
-    replies = StringIO()
-    run(Context(settings, {}, replies))
+    context = Context(settings, {}, StringIO())
+    ensure_graphs(context, "deit_small")
     assert (folder / "manifest.json").stat().st_mtime_ns == before
     (folder / "key.txt").write_text("of other sources")
-    run(Context(settings, {}, replies))
+    ensure_graphs(context, "deit_small")
     assert (folder / "manifest.json").stat().st_mtime_ns > before
 
 
