@@ -1,0 +1,168 @@
+"""The steps that build, compare and time engines, with ONNX Runtime on a CPU in TensorRT's place.
+
+A "plan" is the graph that the engine was built from. Folders, manifests, workers, verdicts and rows are the real ones.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.benchmarks.gpu_proof import attention, engine_jobs, golden, native, speed
+from tokfilter.benchmarks.gpu_proof.attention import fused_attention
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
+from tokfilter.benchmarks.gpu_proof.sanitizer import errors_from_output
+from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
+from tokfilter.errors import EngineError
+from tokfilter.runtime.comparison.processes import Interpreter
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+MODEL = ModelSpec("small", "vit_tiny_patch16_224", 16, 2, SMALL)
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    work = tmp_path_factory.mktemp("graphs")
+    ensure_graphs(Context(Settings(work, models=(MODEL,)), {}, StringIO()), "small")
+    return work
+
+
+@pytest.fixture
+def context(graphs, tmp_path, monkeypatch):
+    """A context whose engines are ONNX graphs; ``built`` counts the builds, ``broken`` names those that fail."""
+    shutil.copytree(graphs, tmp_path / "work")
+    plugin = tmp_path / "libplugin.so"
+    plugin.write_bytes(b"a library")
+    found = {
+        "gpu": {"found": "a GPU"},
+        "tensorrt": {"found": "10.16.0, Python"},
+        "prepared plugin": {"found": str(plugin)},
+    }
+    settings = Settings(tmp_path / "work", batches=(1, 2), builders=2, duration_s=0.02, models=(MODEL,))
+    context = Context(settings, {name: {"found": text} for name, text in parts.items()}, StringIO())
+    context.built, context.broken, context.plugin = [], (), plugin
+
+    def ask(asked, module, request, before=(), **environment):
+        assert (module, asked) == ("build_worker", context)
+        context.built.append(Path(request["plan"]).parent.name)
+        if any(word in context.built[-1] for word in context.broken):
+            raise EngineError("TensorRT cannot build the graph: no kernel")
+        assert Path(request["graph"]).is_file() and request["fp32_layers"] == ()
+        kind = "full" if ".full." in context.built[-1] else "model"
+        half = ".fp16" if request["precision"] == "fp16" else ""
+        source = settings.work / "graphs" / "small" / f"{kind}{half}.onnx"  # the node without its function runs nowhere
+        shutil.copyfile(source, request["plan"])
+        return {"target": {"version": "10.16.0", "plugin": None}, "output": ""}
+
+    spec = engine_jobs.engine_spec
+
+    def on_a_cpu(asked, job, name="", cuda_graph=True):
+        made = spec(asked, job, name, cuda_graph)
+        options = replace(made.options, runtime="onnx", cuda_graph=False, threads=1)
+        return replace(made, options=options, interpreter=Interpreter())
+
+    for module in (golden, speed, native):
+        monkeypatch.setattr(module, "engine_spec", on_a_cpu)
+    monkeypatch.setattr(engine_jobs, "ask", ask)
+    return context
+
+
+def results(context, kind):
+    return [r for r in map(json.loads, context.replies.getvalue().splitlines()) if r["kind"] == kind]
+
+
+@pytest.mark.slow
+def test_each_engine_is_compared_as_soon_as_it_is_built(context):
+    golden.run(context)
+    assert [b["error"] for b in results(context, "build")] == [None] * 3
+    assert results(context, "problem") == []
+    verdicts = results(context, "verdict")
+    assert {(v["engine"], v["batch"], v["tokens"], v["passed"]) for v in verdicts} == {
+        ("small.filtered.plugin.fp16.b1", 1, 16, True),
+        ("small.filtered.plugin.fp16.b8", 8, 16, True),
+        ("small.filtered.plugin.fp32.b1-8", 1, 16, True),
+        ("small.filtered.plugin.fp32.b1-8", 8, 16, True),
+    }
+    assert all(v["largest_difference"] < v["tolerance"] for v in verdicts)
+
+
+@pytest.mark.slow
+def test_full_and_filtered_are_timed_at_every_batch_and_budget(context):
+    speed.run(context, "small")
+    rows = {(r["batch"], r["tokens"]): r for r in results(context, "row")}
+    assert set(rows) == {(batch, tokens) for batch in (1, 2) for tokens in (16, 11, 8, 5)}
+    assert {r["engine"] for r in rows.values()} == {"TensorRT, plugin"}
+    assert rows[1, 16]["speedup"] is None and rows[2, 8]["speedup"]["end_to_end"]["value"] > 0
+    assert len(results(context, "verdict")) == 8
+
+
+@pytest.mark.slow
+def test_native_ops_take_the_place_of_a_plugin_that_does_not_build_and_are_named(context):
+    context.broken = ("plugin",)
+    speed.run(context, "small")
+    failed = [b for b in results(context, "build") if b["error"]]
+    assert {b["engine"] for b in failed} == {f"small.filtered.plugin.fp16.b{n}" for n in (1, 2)}
+    assert "was not built: TensorRT cannot build the graph: no kernel" in failed[0]["error"]
+    assert not engine_folder(context, EngineJob("small", "filtered", "fp16", (1, 1, 1), True)).exists()
+    assert {r["engine"] for r in results(context, "row")} == {"TensorRT, native ops"}
+    context.broken = ("small",)
+    shutil.rmtree(context.settings.work / "engines")
+    with pytest.raises(EngineError, match="no engine of small was built"):
+        speed.run(context, "small")
+
+
+@pytest.mark.slow
+def test_the_plugin_is_compared_with_native_ops_in_the_same_rounds(context):
+    native.run(context, "small")
+    rows = results(context, "row")
+    assert [(r["engine"], r["batch"], r["tokens"]) for r in rows] == [
+        (name, batch, 8) for batch in (1, 2) for name in ("TensorRT, native ops", "TensorRT, plugin")
+    ]
+    assert [r["against"] is None for r in rows] == [True, False] * 2
+    assert rows[1]["against"]["engine"] == "TensorRT, native ops"
+
+
+def test_an_engine_is_built_again_only_when_something_it_depends_on_changed(context):
+    job = EngineJob("small", "filtered", "fp32", (1, 2, 2), plugin=True)
+    assert build_engines(context, [job, job]) == [job] and build_engines(context, [job]) == [job]
+    assert context.built == [job.name]
+    context.plugin.write_bytes(b"another library")
+    build_engines(context, [job])
+    assert context.built == [job.name] * 2
+    manifest = load_manifest(engine_folder(context, job))
+    assert {entry.role for entry in manifest.files} == {"golden", "plugin", "filtered"}
+    entry = manifest.entries("filtered")[0]
+    assert (entry.batch_range, entry.budget_range) == ((1, 2, 2), (5, 8, 16))
+
+
+def test_attention_is_counted_by_the_names_of_kernels(context, monkeypatch):
+    kernels = ["_gemm_mha_v2_0x7f", "fmha_v2_flash_attention_fp16", "sm80_xmma_gemm_f16f16"]
+
+    def ask(asked, module, request):
+        assert module == "inspect_worker"
+        return {
+            "kernels": kernels if "full" in request["directory"] else ["gemm"],
+            "layers": ["{ForeignNode}"],
+            "nodes": 9,
+        }
+
+    monkeypatch.setattr(attention, "ask", ask)
+    attention.run(context)
+    full, filtered = results(context, "attention")
+    assert (full["fused"], full["in_every_block"], full["names"]) == (2, True, sorted(kernels[:2]))
+    assert (filtered["fused"], filtered["in_every_block"]) == (0, False)
+    assert "1 x sm80_xmma_gemm_f16f16" in full["kernels"] and full["nodes"] == 9
+    assert fused_attention(["softmax", "FMHA"]) == ["FMHA"]
+
+
+def test_the_summary_of_compute_sanitizer_is_read():
+    assert errors_from_output("========= x\n{}\n========= ERROR SUMMARY: 0 errors\n") == 0
+    assert errors_from_output("========= ERROR SUMMARY: 1 error\n") == 1
+    with pytest.raises(EngineError, match="gave no summary"):
+        errors_from_output("Segmentation fault")
