@@ -22,6 +22,9 @@ None: TensorRT 8.6 makes one block of the whole network, and with LayerNormaliza
 FP32_UP_TO_CHOICE: Final = False
 """Whether everything up to the choice of tokens stays in fp32, for the same reason not."""
 
+_EXACT_IN_FP16: Final = 2048
+"""Whole numbers up to this are exact in fp16."""
+
 _SHOWN: Final = 3
 """Refused nodes that a message names."""
 
@@ -70,10 +73,12 @@ def fp32_nodes(
     up_to_choice: whether everything up to the choice of tokens does, where an error changes which tokens are kept; in
         the full graph the same layers, which come before the first block. The plugin takes the tokens in the type of
         the blocks
+
+    Where native ops sort positions above 2048, which fp16 rounds, those are named in any case.
     """
     graph = graph.clone()
     passes.ShapeInferencePass()(graph)
-    before = set(_up_to_choice(graph.graph)) if up_to_choice else set()
+    before = set(_up_to_choice(graph.graph)) if up_to_choice else set(_sorted_positions(graph.graph))
     return tuple(
         str(node.name)
         for node in graph.graph
@@ -89,6 +94,18 @@ def written_out(graph: ir.Model, names: Iterable[str]) -> list[str]:
     wanted = set(names)
     found = [node.name or "" for node in graph.graph]
     return [name for name in found if name in wanted or name.rpartition("/")[0] in wanted]
+
+
+def _sorted_positions(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes that sort positions as floats, where there are more than fp16 tells apart."""
+    chosen = [node for node in graph if node.op_type == "TopK"]
+    shapes = [node.inputs[0].shape for node in chosen if node.inputs[0] is not None]
+    lengths = [shape[-1] for shape in shapes if shape is not None]
+    if any(isinstance(length, int) and length > _EXACT_IN_FP16 for length in lengths):
+        for node in chosen:
+            cast = None if node.inputs[0] is None else node.inputs[0].producer()
+            if cast is not None and cast.op_type == "Cast":
+                yield from (cast, node)
 
 
 def _up_to_choice(graph: ir.Graph) -> Iterator[ir.Node]:

@@ -10,7 +10,12 @@ import torch
 
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import ExportError
-from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
+from tokfilter.export.graph import (
+    fixed_graph_from_slots,
+    full_graph_from_slots,
+    slots_graph_from_model,
+    with_function,
+)
 from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.export.tensorrt8_nodes import check_operators, fp32_nodes
@@ -211,6 +216,22 @@ def test_layers_up_to_the_choice_and_norms_stay_in_fp32_when_asked(traced_graph)
     assert set(plugin) < set(names) and not [name for name in plugin if NAME in name]
     full = fp32_of(full_graph_from_slots(traced_graph, PATCHES))
     assert set(full) < set(plugin) and "patch_embed.proj/Conv" in full
+
+
+@pytest.mark.parametrize(("patches", "named"), [(2048, 0), (2049, 2)])
+def test_positions_that_fp16_rounds_are_sorted_in_fp32(patches, named):
+    """The second TopK sorts positions: 2049 is 2048 in fp16."""
+    body = with_function(
+        ir.from_onnx_text(
+            f'<ir_version: 10, opset_import: ["": 18, "{DOMAIN}": 1]> g (float[N, {patches + 1}, 4] tokens, '
+            f"float[N, {patches}] scores, int32[K] slots) => (float[N, L, 4] kept, int32[N, K] indices) "
+            f"{{ kept, indices = {DOMAIN}.{NAME} <k = 0, prefix_tokens = 1> (tokens, scores, slots) }}"
+        ),
+        "slots",
+    )
+    names = fp32_nodes(graph_for_tensorrt8(body, plugin=False))
+    assert len(names) == named and {name.split("/")[-1].split("_")[0] for name in names} <= {"Cast", "TopK"}
+    assert fp32_nodes(graph_for_tensorrt8(body, plugin=True)) == ()
 
 
 def test_every_part_of_a_decomposed_norm_stays_in_fp32(traced_graph):
