@@ -8,6 +8,7 @@ from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
 from tokfilter.export.layer_groups import groups_from_graph
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.precision import cast_precision, with_fp32_nodes
+from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.trt.build import BuildOptions, build_engine
 
 RTX = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
@@ -23,13 +24,19 @@ def graphs(traced_graph, tmp_path_factory):
     made["fixed"] = fixed_graph_from_slots(made["fp16"], 5)
     groups = groups_from_graph(made["fp16"])
     made["mixed"] = with_fp32_nodes(made["fp16"], "fp16", [node for group in groups[::2] for node in group.nodes])
+    made["8.6 slots"] = graph_for_tensorrt8(traced_graph, plugin=False)
+    made["8.6 full"] = graph_for_tensorrt8(made["full"], plugin=False)
+    fixed = fixed_graph_from_slots(traced_graph, 5)
+    made["8.5 fixed"] = graph_for_tensorrt8(fixed, plugin=False, version="8.5")
     made["stripped"] = without_functions(traced_graph.clone())
     for name, graph in made.items():
         save_graph(graph, folder / f"{name}.onnx")
     return folder
 
 
-@pytest.mark.parametrize("form", ["slots", "full", "fp16", "bf16", "fixed", "mixed"])
+@pytest.mark.parametrize(
+    "form", ["slots", "full", "fp16", "bf16", "fixed", "mixed", "8.6 slots", "8.6 full", "8.5 fixed"]
+)
 def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
     target = build_engine("tensorrt-rtx", graphs / f"{form}.onnx", tmp_path / "model.plan", OPTIONS)
     assert (tmp_path / "model.plan").stat().st_size > 10_000
