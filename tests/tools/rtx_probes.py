@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import tensorrt_probes
 from onnx import parser as onnx_text
-from tensorrt_probes import Given, data, logger, main, say
+from tensorrt_probes import Given, created_by, logger, main, say
 
 HEADER = '<ir_version: 10, opset_import: ["": 18, "acme": 1, "tokfilter": 1]>\n'
 RELU = "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"
@@ -130,13 +130,7 @@ def creation(trt: Any, given: Given) -> Any:
     plugins = runtime.get_plugin_registry()
     plugins.load_library(given["plugin"])
     creator = plugins.get_creator("TokenSelect", "1", "tokfilter")
-    created = {}
-    for case, fields in given["arguments"][0].items():
-        held = [(name, kind, data(kind, value)) for name, kind, value in fields]
-        made = [trt.PluginField(name, x, getattr(trt.PluginFieldType, kind)) for name, kind, x in held]
-        plugin = creator.create_plugin("filter", trt.PluginFieldCollection(made), trt.TensorRTPhase.BUILD)
-        created[case] = plugin is not None
-    return created
+    return created_by(trt, creator, given["arguments"][0])
 
 
 if __name__ == "__main__":

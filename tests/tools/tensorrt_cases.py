@@ -1,6 +1,7 @@
 """The probes of a real TensorRT library, with their arguments: what is recorded, and compared by the tests."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from paths import ROOT
-from tensorrt_libraries import FOLDER, RTX, Library, run_probe
+from tensorrt_libraries import FOLDER, RTX, Library, link, run_probe
 
-from tokfilter.kernels.build import PluginBuild, build_plugin, find_headers
+from tokfilter.kernels.build import PluginBuild, build_plugin
+from tokfilter.kernels.tensorrt_headers import fetch_headers, series, version_of_headers
 
 CREATIONS: dict[str, list[list[Any]]] = {
     "no attributes": [],
@@ -39,20 +41,26 @@ Case = Callable[[], dict[str, Any]]
 
 @cache
 def plugin_for(library: Library) -> PluginBuild | None:
-    """tokfilter's plugin for the library; None for 8.x where no headers of it are at hand.
+    """tokfilter's plugin for the library, built as a user does, for one architecture.
 
-    The self-registering one is linked with an empty libnvinfer.so.10, which is not loaded.
+    From 10 on with the headers of 10.14, which a wheel has, its self-registering form linked with an empty
+    libnvinfer.so.10, which is not loaded. For 8.x with the headers that TENSORRT_INCLUDE_DIR names; None where it names
+    none of that version.
     """
-    if library.version.startswith("8."):
+    if library.lean or library.module == "tensorrt_rtx":
+        sdk = FOLDER / "sdk"
+        (sdk / "lib").mkdir(parents=True, exist_ok=True)
+        link(sdk / "include", fetch_headers())
+        names = ("getPluginRegistry", "getLogger", "getInferLibMajorVersion", "getInferLibVersion")
+        command = ["cc", "-shared", "-Wl,-soname,libnvinfer.so.10", "-o", str(sdk / "lib" / "libnvinfer.so.10")]
+        empty = "".join(f"void {name}(void) {{}}\n" for name in names)
+        subprocess.run([*command, "-x", "c", "-"], input=empty, text=True, check=True)
+        return build_plugin(FOLDER / "plugin", sdk, architectures="90")
+    named = os.environ.get("TENSORRT_INCLUDE_DIR")
+    if not named or series(version_of_headers(Path(named))) != series(library.version):
         return None
-    sdk = FOLDER / "sdk"
-    (sdk / "lib").mkdir(parents=True, exist_ok=True)
-    _link(sdk / "include", find_headers(fetch=True))
-    names = ("getPluginRegistry", "getLogger", "getInferLibMajorVersion")
-    command = ["cc", "-shared", "-Wl,-soname,libnvinfer.so.10", "-o", str(sdk / "lib" / "libnvinfer.so.10")]
-    empty = "".join(f"void {name}(void) {{}}\n" for name in names)
-    subprocess.run([*command, "-x", "c", "-"], input=empty, text=True, check=True)
-    return build_plugin(FOLDER / "plugin", sdk, architectures="90")
+    folder, options = FOLDER / f"plugin-{library.version}", [f"-DTENSORRT_LIBRARY_DIR={library.folder / 'lib'}"]
+    return build_plugin(folder, Path(named), architectures="90", options=options)
 
 
 def as_nvinfer_10(library: Library) -> Path:
@@ -63,13 +71,8 @@ def as_nvinfer_10(library: Library) -> Path:
     folder = FOLDER / f"as-nvinfer-10-{library.version}"
     folder.mkdir(exist_ok=True)
     (real,) = library.folder.glob("*_libs/libnvinfer_lean.so.*")
-    _link(folder / "libnvinfer.so.10", real)
+    link(folder / "libnvinfer.so.10", real)
     return folder
-
-
-def _link(path: Path, target: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.symlink_to(target)
 
 
 def files_that_are_no_plugin(folder: Path) -> dict[str, Path]:
@@ -105,12 +108,13 @@ def cases(library: Library, plugin: PluginBuild | None, folder: Path) -> dict[st
         found[f"our plugins, {name}"] = run("our_plugins", library=path)
     if not library.lean:
         found |= {"Builder": run("builder"), "our build": run("our_build")}
-    if plugin is not None:
+    if plugin is not None and plugin.dynamic is not None:
         found["plugin"] = run("plugin", plugin=plugin.dynamic)
         found["creation"] = run("creation", CREATIONS, plugin=plugin.dynamic)
         found["our plugins"] = run("our_plugins", library=plugin.dynamic)
-    if plugin is not None and plugin.self_registering is not None and library.lean:
-        found["self-registering"] = run("opened", search=as_nvinfer_10(library), library=plugin.self_registering)
+    if plugin is not None and plugin.self_registering is not None:
+        search = as_nvinfer_10(library) if library.lean else library.folder / "lib"
+        found["self-registering"] = run("opened", search=search, library=plugin.self_registering)
     return found
 
 
@@ -181,7 +185,7 @@ def rtx_cases(plugin: PluginBuild | None, folder: Path) -> dict[str, Case]:
         f"load_library, {name}": run("load_library", library=path)
         for name, path in files_that_are_no_plugin(folder).items()
     }
-    if plugin is not None:
+    if plugin is not None and plugin.dynamic is not None:
         found["creation"] = run("creation", CREATIONS, plugin=plugin.dynamic)
     return found
 

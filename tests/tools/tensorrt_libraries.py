@@ -112,8 +112,27 @@ def install(library: Library) -> None:
         _pip(library, library.folder / "newer", library.newer)
     if library.stubs:
         _write_stubs(library)
+        _make_tree(library)
     (library.folder / "installed").touch()
     sys.stdout.write(f"TensorRT {library.version}: installed into {library.folder.relative_to(ROOT)}\n")
+
+
+def _make_tree(library: Library) -> None:
+    """The layout that TOKFILTER_TENSORRT8 names: lib/, site/ and python/, as links."""
+    folder = library.folder
+    (folder / "lib").mkdir(exist_ok=True)
+    for path in [*(folder / library.module).glob("lib*.so*"), *(folder / "stubs").glob("lib*.so*")]:
+        link(folder / "lib" / path.name, path)
+    link(folder / "site", folder)
+    python = interpreter(library)
+    if python is not None:
+        link(folder / "python", Path(python).resolve().parents[1])
+
+
+def link(path: Path, target: Path) -> None:
+    """A symbolic link, made anew."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(target.resolve())
 
 
 def _pip(library: Library, folder: Path, packages: tuple[str, ...]) -> None:
