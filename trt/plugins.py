@@ -47,4 +47,6 @@ def _reason(module: Any, library: Path) -> str:
     except OSError as error:
         return str(error)
     entry = "getPluginCreators" if module.__version__.startswith("8.") else "getCreators"
-    return logged_errors(module) if hasattr(opened, entry) else f"it has no function {entry}"
+    if not hasattr(opened, entry):
+        return f"it has no function {entry}"
+    return "it has no plugin for this version of TensorRT (standard error may name the version that it is built for)"

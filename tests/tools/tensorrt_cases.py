@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paths import ROOT
-from tensorrt_libraries import FOLDER, RTX, Library, link, run_probe
+from tensorrt_libraries import FOLDER, LIBRARIES, RTX, Library, link, run_probe
 
 from tokfilter.kernels.build import PluginBuild, build_plugin
 from tokfilter.kernels.tensorrt_headers import fetch_headers, series, version_of_headers
@@ -75,23 +75,20 @@ def as_nvinfer_10(library: Library) -> Path:
     return folder
 
 
-def files_that_are_no_plugin(folder: Path) -> dict[str, Path]:
+def files_that_are_no_plugin() -> dict[str, Path]:
     """A file that does not exist, one that is no library, and a library without entry points."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = folder / "text.so"
+    FILES.mkdir(parents=True, exist_ok=True)
+    text = FILES / "text.so"
     text.write_text("no shared object")
-    bare = folder / "bare.so"
+    bare = FILES / "bare.so"
     if not bare.is_file():
         subprocess.run(["cc", "-shared", "-x", "c", "-", "-o", bare], input="int nothing;", text=True, check=True)
-    return {"missing": folder / "missing.so", "no library": text, "no entry points": bare}
+    return {"missing": FILES / "missing.so", "no library": text, "no entry points": bare}
 
 
-def cases(library: Library, plugin: PluginBuild | None, folder: Path) -> dict[str, Case]:
-    """Probes without a GPU, by the name under which they are recorded.
-
-    plugin: for this major version; None leaves out what needs it
-    folder: for the files that are no plugin
-    """
+def cases(library: Library) -> dict[str, Case]:
+    """Probes without a GPU, by the name under which they are recorded; without those whose plugin cannot be built."""
+    plugin, other = plugin_for(library), plugin_for(LIBRARIES[-1] if library is LIBRARIES[0] else LIBRARIES[0])
     run = partial(partial, run_probe, library)
     found: dict[str, Case] = {
         "import": run("imported"),
@@ -103,11 +100,13 @@ def cases(library: Library, plugin: PluginBuild | None, folder: Path) -> dict[st
         "our module": run("our_module"),
         "our engine": run("our_engine"),
     }
-    for name, path in files_that_are_no_plugin(folder).items():
+    for name, path in files_that_are_no_plugin().items():
         found[f"load_library, {name}"] = run("library", library=path)
         found[f"our plugins, {name}"] = run("our_plugins", library=path)
     if not library.lean:
         found |= {"Builder": run("builder"), "our build": run("our_build")}
+    if other is not None and other.dynamic is not None:
+        found["our plugins, for another major version"] = run("our_plugins", library=other.dynamic)
     if plugin is not None and plugin.dynamic is not None:
         found["plugin"] = run("plugin", plugin=plugin.dynamic)
         found["creation"] = run("creation", CREATIONS, plugin=plugin.dynamic)
@@ -163,17 +162,17 @@ PLANS: dict[str, tuple[str, int]] = {
 }
 
 
-def rtx_cases(plugin: PluginBuild | None, folder: Path) -> dict[str, Case]:
+def rtx_cases() -> dict[str, Case]:
     """Probes of TensorRT-RTX."""
-    run = partial(partial, run_probe, RTX)
-    folder.mkdir(parents=True, exist_ok=True)
+    run, plugin = partial(partial, run_probe, RTX), plugin_for(RTX)
+    FILES.mkdir(parents=True, exist_ok=True)
     found: dict[str, Case] = {
         "import": run("imported"),
         "registry": run("registry"),
         "compute capabilities": run("capabilities"),
         "parse, no graph": run("parse_bytes"),
-        "parse, no weights": run("parse_file", 0, folder=folder),
-        "parse, weights that are too short": run("parse_file", 8, folder=folder),
+        "parse, no weights": run("parse_file", 0, folder=FILES),
+        "parse, weights that are too short": run("parse_file", 8, folder=FILES),
         "build, for no compute capability": run("build_for", "NONE", 1),
         "build, for one of two compute capabilities": run("build_for", "SM89", 2),
         "build, for this machine": run("build_for", "CURRENT", 1),
@@ -182,8 +181,7 @@ def rtx_cases(plugin: PluginBuild | None, folder: Path) -> dict[str, Case]:
     found |= {f"build, {name}": run("build", *arguments) for name, arguments in BUILDS.items()}
     found |= {f"plan, {name}": run("deserialize", *arguments) for name, arguments in PLANS.items()}
     found |= {
-        f"load_library, {name}": run("load_library", library=path)
-        for name, path in files_that_are_no_plugin(folder).items()
+        f"load_library, {name}": run("load_library", library=path) for name, path in files_that_are_no_plugin().items()
     }
     if plugin is not None and plugin.dynamic is not None:
         found["creation"] = run("creation", CREATIONS, plugin=plugin.dynamic)
@@ -192,8 +190,8 @@ def rtx_cases(plugin: PluginBuild | None, folder: Path) -> dict[str, Case]:
 
 def record(library: Library) -> None:
     """Run every probe on a library, and write what it did."""
-    probes = rtx_cases if library is RTX else partial(cases, library)
-    seen = {name: run() for name, run in probes(plugin_for(library), FILES).items()}
+    probes = rtx_cases() if library is RTX else cases(library)
+    seen = {name: run() for name, run in probes.items()}
     imported = seen["import"]["result"]
     content = {
         "library": {"version": imported["version"], "module": library.module, "packages": list(library.packages)},

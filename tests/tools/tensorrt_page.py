@@ -46,8 +46,8 @@ def _plugin(seen: Seen) -> str:
 def _creation(seen: Seen) -> str:
     if "creation" not in seen:
         return "not tried"
-    created = seen["creation"]["result"]
-    return f"{sum(created.values())} created, {len(created) - sum(created.values())} refused"
+    created = list(seen["creation"]["result"].values())
+    return f"{created.count(True)} created, {created.count(False)} refused"
 
 
 def _self_registering(seen: Seen) -> str:

@@ -7,17 +7,17 @@ a library does other things: there, the probes without one are skipped.
 
 import pytest
 from built import built
-from tensorrt_cases import CREATIONS, FILES, cases, plugin_for, rtx_cases
+from tensorrt_cases import CREATIONS, cases, rtx_cases
 from tensorrt_libraries import LIBRARIES, RTX, Library, chosen, interpreter, run_probe
 from tensorrt_records import record, records
 
-from tokfilter.kernels.build import PluginBuild
 from tokfilter.kernels.op import ATTRIBUTES, DOMAIN, NAME, VERSION
 from tokfilter.trt.driver import driver_failure
 
-WHOLE, LEAN = LIBRARIES[0], LIBRARIES[1:]
+WHOLE = LIBRARIES[0]
 WITHOUT_DRIVER = {"Builder", "Runtime", "Runtime, deleted", "Runtime, used", "our build", "our engine"}
 NO_PLUGIN = "the plugin for TensorRT 8.x needs its headers, which no package has: set TENSORRT_INCLUDE_DIR to them"
+AGAIN = "if that is right, record it: python tests/tools/real_tensorrt.py record {}"
 HAS_DRIVER = driver_failure() is None
 BAD = list(CREATIONS)[list(CREATIONS).index("k -1") :]
 
@@ -37,12 +37,6 @@ def probes(library: Library) -> list[str]:
     return list(record(library.version)["seen"])
 
 
-@pytest.fixture(scope="session")
-def plugin() -> PluginBuild:
-    build: PluginBuild = built(plugin_for, LEAN[0])
-    return build
-
-
 @pytest.mark.parametrize(
     ("library", "name"),
     [pytest.param(library, name, id=f"{library.version}: {name}") for library in LIBRARIES for name in probes(library)],
@@ -51,29 +45,26 @@ def test_a_library_does_what_is_recorded(library, name):
     usable(library)
     if HAS_DRIVER and name in WITHOUT_DRIVER:
         pytest.skip("recorded without an NVIDIA driver, and this machine has one")
-    found = cases(library, built(plugin_for, library), FILES)
+    found = built(cases, library)
     if name not in found:
         pytest.skip(NO_PLUGIN)
-    assert found[name]() == record(library.version)["seen"][name]
+    assert found[name]() == record(library.version)["seen"][name], AGAIN.format(library.version)
 
 
 @pytest.mark.skipif(HAS_DRIVER, reason="recorded without an NVIDIA driver, and this machine has one")
 @pytest.mark.parametrize("name", probes(RTX))
-def test_tensorrt_rtx_does_what_is_recorded(name, plugin):
+def test_tensorrt_rtx_does_what_is_recorded(name):
     module = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
     known = record("rtx")["library"]["version"]
     if module.__version__ != known:
         pytest.skip(f"recorded of TensorRT-RTX {known}: pip install tensorrt-rtx-cu13=={known}")
-    assert rtx_cases(plugin, FILES)[name]() == record("rtx")["seen"][name]
+    assert built(rtx_cases)[name]() == record("rtx")["seen"][name], AGAIN.format("rtx")
 
 
 @pytest.mark.parametrize("library", [*LIBRARIES, RTX], ids=lambda library: library.version)
-def test_every_probe_is_recorded(library, plugin):
-    if library is RTX:
-        names = set(rtx_cases(plugin, FILES))
-    else:
-        names = set(cases(usable(library), built(plugin_for, library), FILES))
-    assert names - set(probes(library)) == set()
+def test_every_probe_is_recorded(library):
+    names = built(rtx_cases) if library is RTX else built(cases, usable(library))
+    assert set(names) - set(probes(library)) == set()
 
 
 @pytest.mark.parametrize("version", [library.version for library in LIBRARIES])
@@ -123,6 +114,15 @@ def test_a_library_that_is_no_plugin_is_refused_with_the_reason(version):
     ):
         assert seen[f"load_library, {name}"]["result"] is False
         assert all(reason in failure for failure in seen[f"our plugins, {name}"]["result"]["failures"]), name
+
+
+@pytest.mark.parametrize("version", [library.version for library in LIBRARIES])
+def test_a_plugin_for_another_major_version_is_refused_and_names_its_own(version):
+    seen = record(version)["seen"]["our plugins, for another major version"]
+    assert not seen["result"]["registered"]
+    assert all("it has no plugin for this version of TensorRT" in failure for failure in seen["result"]["failures"])
+    built_for, loaded_by = ("10.14", "8.6") if version == "8.6.0" else ("8.6", "10 or later")
+    assert f"is built for TensorRT {built_for} and is loaded by TensorRT {loaded_by}. Build it" in seen["stderr"][0]
 
 
 def test_8_6_without_cublas_is_no_module():
