@@ -45,7 +45,7 @@ def context(graphs, tmp_path, monkeypatch):
         "prepared plugin": {"found": str(plugin)},
     }
     settings = Settings(tmp_path / "work", batches=(1, 2), builders=2, duration_s=0.02, models=(MODEL,))
-    context = Context(settings, {name: {"found": text} for name, text in parts.items()}, StringIO())
+    context = Context(settings, found, StringIO())
     context.built, context.broken, context.plugin = [], (), plugin
 
     def ask(asked, module, request, before=(), **environment):
