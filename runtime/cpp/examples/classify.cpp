@@ -6,6 +6,7 @@
 
 #include "answer.hpp"
 #include "image.hpp"
+#include "input.hpp"
 #include "options.hpp"
 #include "tokfilter/engine.hpp"
 
@@ -41,14 +42,15 @@ int main(int count, char** values) {
     if (!engine.ok()) return fail(engine.status());
     const auto info = engine->info();
     if (!info.ok()) return fail(info.status());
-    const auto input = info->preprocess.input({image->values.data(), image->height, image->width});
+    const auto input =
+        example::input_of(info->preprocess, {image->values.data(), image->height, image->width});
     if (!input.ok()) return fail(input.status());
 
-    auto output = engine->classify(*input, 1, options.tokens);  // warms up
+    auto output = example::classify(*engine, *input, 1, options.tokens);  // warms up
     std::vector<double> latencies;
     while (output.ok() && latencies.size() < runs) {
         const auto start = std::chrono::steady_clock::now();
-        output = engine->classify(*input, 1, options.tokens);
+        output = example::classify(*engine, *input, 1, options.tokens);
         latencies.push_back(milliseconds_since(start));
     }
     if (!output.ok()) return fail(output.status());

@@ -38,13 +38,13 @@ void reply(httplib::Response& response, int status, const Json& content) {
 }
 
 // Decode and preprocess; the gate limits concurrency, because each call may need 100 MB.
-tokfilter::Result<std::vector<float>> input_of(const std::string& body, const tokfilter::Info& info,
-                                               example::Gate& gate) {
+tokfilter::Result<example::Input> input_of(const std::string& body, const tokfilter::Info& info,
+                                           example::Gate& gate) {
     const example::Gate::Pass pass(gate);
     const auto image =
         example::decode(reinterpret_cast<const std::uint8_t*>(body.data()), body.size(), kMaxPixels);
     if (!image.ok()) return image.status();
-    return info.preprocess.input({image->values.data(), image->height, image->width});
+    return example::input_of(info.preprocess, {image->values.data(), image->height, image->width});
 }
 
 void classify(const httplib::Request& request, httplib::Response& response, example::Service& service,

@@ -15,7 +15,7 @@ Service::~Service() {
     worker_.join();
 }
 
-std::optional<std::future<Service::Outcome>> Service::submit(std::vector<float> input) {
+std::optional<std::future<Service::Outcome>> Service::submit(Input input) {
     Job job{std::move(input), {}};
     auto outcome = job.outcome.get_future();
     if (queue_.push(job)) return outcome;
@@ -33,12 +33,11 @@ void Service::work() {
 
 void Service::run(std::vector<Job>& jobs) {
     const auto batch = std::max(static_cast<std::int64_t>(jobs.size()), info_.batch.low);
-    std::vector<float> images;
-    for (const Job& job : jobs) images.insert(images.end(), job.input.begin(), job.input.end());
+    Input images = jobs.front().input;
+    for (std::size_t i = 1; i < jobs.size(); ++i) append(images, jobs[i].input);
     // Pad a batch below the plan's minimum with copies of the last image.
-    for (auto i = static_cast<std::int64_t>(jobs.size()); i < batch; ++i)
-        images.insert(images.end(), jobs.back().input.begin(), jobs.back().input.end());
-    const auto output = engine_.classify(images, batch, tokens_);
+    for (auto i = static_cast<std::int64_t>(jobs.size()); i < batch; ++i) append(images, jobs.back().input);
+    const auto output = classify(engine_, images, batch, tokens_);
     const auto classes = static_cast<std::size_t>(info_.classes);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         output.ok() ? ++served : ++failed;

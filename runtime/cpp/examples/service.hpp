@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "answer.hpp"
+#include "input.hpp"
 #include "queue.hpp"
 
 namespace example {
@@ -27,8 +28,8 @@ class Service {
 
     using Outcome = tokfilter::Result<Answer>;
 
-    /// input: [3, H, W]. None when the queue is full.
-    std::optional<std::future<Outcome>> submit(std::vector<float> input);
+    /// input: one image. None when the queue is full.
+    std::optional<std::future<Outcome>> submit(Input input);
 
     const tokfilter::Info& info() const { return info_; }
     std::size_t waiting() const { return queue_.size(); }
@@ -39,7 +40,7 @@ class Service {
 
   private:
     struct Job {
-        std::vector<float> input;
+        Input input;
         std::promise<Outcome> outcome;
     };
 

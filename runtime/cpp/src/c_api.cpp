@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <type_traits>
 
 #include "guard.hpp"
 #include "tokfilter/engine.hpp"
@@ -43,6 +44,7 @@ Status no_engine() { return {Code::closed, "there is no engine: it was closed, o
 tokfilter::Call call_of(const tokfilter_call& from) {
     tokfilter::Call call;
     call.images = from.images;
+    call.pixels = from.pixels;
     std::copy(std::begin(from.shape), std::end(from.shape), call.shape.begin());
     call.tokens = from.tokens;
     call.logits = from.logits;
@@ -81,23 +83,28 @@ Status describe(const tokfilter_engine* engine, tokfilter_info* info) {
     if (engine == nullptr) return no_engine();
     if (Status status = same_size(info, "tokfilter_info"); !status.ok()) return status;
     const auto& from = engine->info;
-    *info = {sizeof(tokfilter_info), from.height,      from.width,      from.classes,
-             from.patches,           from.batch.low,   from.batch.high, from.budget.low,
-             from.budget.best,       from.budget.high, from.has_indices};
+    *info = {sizeof(tokfilter_info), from.height,      from.width,
+             from.classes,           from.patches,     from.batch.low,
+             from.batch.high,        from.budget.low,  from.budget.best,
+             from.budget.high,       from.has_indices, static_cast<tokfilter_input>(from.preprocess.form)};
     return {};
 }
 
-Status preprocess(const tokfilter_engine* engine, const tokfilter::RgbImage& image, float* input,
-                  std::size_t room) {
-    if (engine == nullptr) return no_engine();
-    const auto values = engine->info.preprocess.input(image);
+template <class Value>
+Status copied(const tokfilter::Result<std::vector<Value>>& values, Value* input, std::size_t room) {
     if (!values.ok()) return values.status();
     if (input == nullptr || room < values->size())
-        return {Code::argument, tokfilter::text("input expects room for ", values->size(), " floats, got ",
-                                                input == nullptr ? 0 : room)};
+        return {Code::argument,
+                tokfilter::text("input expects room for ", values->size(),
+                                std::is_same_v<Value, float> ? " floats, got " : " bytes, got ",
+                                input == nullptr ? 0 : room)};
     std::copy(values->begin(), values->end(), input);
     return {};
 }
+
+static_assert(static_cast<int>(tokfilter::InputForm::floats) == TOKFILTER_INPUT_FLOAT);
+static_assert(static_cast<int>(tokfilter::InputForm::uint8) == TOKFILTER_INPUT_UINT8);
+static_assert(static_cast<int>(tokfilter::InputForm::uint8_nhwc) == TOKFILTER_INPUT_UINT8_NHWC);
 
 }  // namespace
 
@@ -126,8 +133,18 @@ const char* tokfilter_engine_class_name(const tokfilter_engine* engine, int64_t 
 
 tokfilter_code tokfilter_engine_preprocess(const tokfilter_engine* engine, const uint8_t* pixels,
                                            int64_t height, int64_t width, float* input, size_t room) {
-    return code_of(tokfilter::guarded(
-        [&]() -> Status { return preprocess(engine, {pixels, height, width}, input, room); }));
+    return code_of(tokfilter::guarded([&]() -> Status {
+        if (engine == nullptr) return no_engine();
+        return copied(engine->info.preprocess.input({pixels, height, width}), input, room);
+    }));
+}
+
+tokfilter_code tokfilter_engine_pixels(const tokfilter_engine* engine, const uint8_t* pixels, int64_t height,
+                                       int64_t width, uint8_t* input, size_t room) {
+    return code_of(tokfilter::guarded([&]() -> Status {
+        if (engine == nullptr) return no_engine();
+        return copied(engine->info.preprocess.pixels({pixels, height, width}), input, room);
+    }));
 }
 
 tokfilter_code tokfilter_engine_run(tokfilter_engine* engine, const tokfilter_call* call,

@@ -124,11 +124,19 @@ std::int64_t tokens_of(const Info& info, const Call& call) noexcept {
 
 Status check_call(const Info& info, const Call& call) {
     const auto& shape = call.shape;
-    if (call.images == nullptr || call.logits == nullptr)
-        return {Code::argument, "a call needs memory for images and logits, got a null pointer."};
-    if (shape[0] < 1 || shape[1] != 3 || shape[2] != info.height || shape[3] != info.width)
-        return {Code::argument, text("images: expected [batch, 3, ", info.height, ", ", info.width,
-                                     "] float32, got ", shape_text(shape), ".")};
+    const bool floats = info.preprocess.form == InputForm::floats;
+    if ((floats ? call.pixels : static_cast<const void*>(call.images)) != nullptr)
+        return {Code::argument, floats ? "this plan takes normalised floats: pass images, not pixels."
+                                       : "this plan normalises its input itself: pass pixels, not images."};
+    if ((floats ? static_cast<const void*>(call.images) : call.pixels) == nullptr || call.logits == nullptr)
+        return {Code::argument, text("a call needs memory for ", floats ? "images" : "pixels",
+                                     " and logits, got a null pointer.")};
+    if (shape[0] < 1 || shape != info.preprocess.shape(shape[0])) {
+        const auto expected = info.preprocess.shape(0);
+        return {Code::argument,
+                text("images: expected [batch, ", expected[1], ", ", expected[2], ", ", expected[3],
+                     floats ? "] float32" : "] uint8", ", got ", shape_text(shape), ".")};
+    }
     if (shape[0] < info.batch.low || shape[0] > info.batch.high)
         return {Code::range, text("this engine serves batches of ", info.batch.low, " to ", info.batch.high,
                                   ", got ", shape[0], ". Split the batch, or export with another range.")};

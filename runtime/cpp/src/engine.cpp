@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "guard.hpp"
@@ -100,37 +101,52 @@ Status Engine::enqueue(const Call& call) noexcept {
     });
 }
 
+template <class Value>
+Result<Output> Engine::classify_values(const std::vector<Value>& images, std::int64_t batch,
+                                       std::int64_t tokens) {
+    const auto known = info();
+    if (!known.ok()) return known.status();
+    const auto shape = known->preprocess.shape(batch);
+    const std::int64_t pixels = 3 * known->height * known->width;
+    if (batch < 1 || images.size() % static_cast<std::size_t>(pixels) != 0 ||
+        static_cast<std::int64_t>(images.size()) / pixels != batch)
+        return Status(Code::argument,
+                      text("images: expected [", batch, ", ", shape[1], ", ", shape[2], ", ", shape[3],
+                           std::is_same_v<Value, float> ? "] float32, got " : "] uint8, got ", images.size(),
+                           " values."));
+    Output output;
+    Call call;
+    if constexpr (std::is_same_v<Value, float>)
+        call.images = images.data();
+    else
+        call.pixels = images.data();
+    call.shape = shape;
+    call.tokens = tokens;
+    output.batch = batch;
+    output.classes = known->classes;
+    output.tokens = tokens_of(*known, call);
+    // Allocates for valid calls only; check_call returns the error for others.
+    const auto rows = static_cast<std::size_t>(batch);
+    output.logits.resize(rows * static_cast<std::size_t>(known->classes));
+    call.logits = output.logits.data();
+    call.logits_room = output.logits.size();
+    if (known->has_indices && output.tokens >= 1 && output.tokens <= known->patches) {
+        output.indices.resize(rows * static_cast<std::size_t>(output.tokens));
+        call.indices = output.indices.data();
+        call.indices_room = output.indices.size();
+    }
+    if (Status status = run(call, &output.timing); !status.ok()) return status;
+    return output;
+}
+
 Result<Output> Engine::classify(const std::vector<float>& images, std::int64_t batch,
                                 std::int64_t tokens) noexcept {
-    return guarded([&]() -> Result<Output> {
-        const auto known = info();
-        if (!known.ok()) return known.status();
-        const std::int64_t pixels = 3 * known->height * known->width;
-        if (batch < 1 || images.size() % static_cast<std::size_t>(pixels) != 0 ||
-            static_cast<std::int64_t>(images.size()) / pixels != batch)
-            return Status(Code::argument, text("images: expected [", batch, ", 3, ", known->height, ", ",
-                                               known->width, "] float32, got ", images.size(), " values."));
-        Output output;
-        Call call;
-        call.images = images.data();
-        call.shape = {batch, 3, known->height, known->width};
-        call.tokens = tokens;
-        output.batch = batch;
-        output.classes = known->classes;
-        output.tokens = tokens_of(*known, call);
-        // Allocates for valid calls only; check_call returns the error for others.
-        const auto rows = static_cast<std::size_t>(batch);
-        output.logits.resize(rows * static_cast<std::size_t>(known->classes));
-        call.logits = output.logits.data();
-        call.logits_room = output.logits.size();
-        if (known->has_indices && output.tokens >= 1 && output.tokens <= known->patches) {
-            output.indices.resize(rows * static_cast<std::size_t>(output.tokens));
-            call.indices = output.indices.data();
-            call.indices_room = output.indices.size();
-        }
-        if (Status status = run(call, &output.timing); !status.ok()) return status;
-        return output;
-    });
+    return guarded([&] { return classify_values(images, batch, tokens); });
+}
+
+Result<Output> Engine::classify_pixels(const std::vector<std::uint8_t>& pixels, std::int64_t batch,
+                                       std::int64_t tokens) noexcept {
+    return guarded([&] { return classify_values(pixels, batch, tokens); });
 }
 
 Status Engine::close() noexcept {

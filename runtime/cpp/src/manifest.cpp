@@ -92,6 +92,15 @@ Preprocess preprocess_from_json(const Json& fields) {
     return result;
 }
 
+InputForm form_from_json(const Json& model) {
+    if (!present(model, "input")) return InputForm::floats;
+    const auto name = model["input"].get<std::string>();
+    if (name == "uint8") return InputForm::uint8;
+    if (name == "uint8-nhwc") return InputForm::uint8_nhwc;
+    if (name != "float") refuse(text("input must be float, uint8 or uint8-nhwc, got '", name, "'"));
+    return InputForm::floats;
+}
+
 Card card_from_json(const Json& model) {
     Card card;
     card.num_patches = integer(model.at("patches"), "patches", 1, kLargestSize);
@@ -99,6 +108,7 @@ Card card_from_json(const Json& model) {
     card.keep = integer(model.at("keep"), "keep", 1, card.num_patches);
     card.class_names = model.at("class_names").get<std::vector<std::string>>();
     card.preprocess = preprocess_from_json(model.at("preprocessing"));
+    card.preprocess.form = form_from_json(model);
     const Json& size = model.at("input_size");
     if (size != Json{3, card.preprocess.height, card.preprocess.width})
         refuse("input_size and the preprocessing's input_size differ");

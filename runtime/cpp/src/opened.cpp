@@ -51,6 +51,10 @@ T* memory(const Buffer& buffer) {
     return static_cast<T*>(buffer.data());
 }
 
+const void* images_of(const Call& call) {
+    return call.images != nullptr ? call.images : static_cast<const void*>(call.pixels);
+}
+
 std::size_t count(std::int64_t a, std::int64_t b, std::size_t size = 1) {
     return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * size;
 }
@@ -142,25 +146,27 @@ Result<Opened> open_directory(const std::string& name, const Options& options) {
 Status run_on_host(Opened& opened, const Call& call, Timing* timing) {
     const Stream stream = stream_of(opened, call);
     const std::int64_t batch = call.shape[0];
-    const std::size_t pixels = count(batch, 3 * opened.info.height * opened.info.width);
+    const std::size_t values = count(batch, 3 * opened.info.height * opened.info.width);
+    const bool floats = opened.info.preprocess.form == InputForm::floats;
+    const std::size_t images = values * (floats ? sizeof(float) : sizeof(std::uint8_t));
     const std::size_t logits = count(batch, opened.info.classes, sizeof(float));
     const std::size_t indices = count(batch, tokens_of(opened.info, call), sizeof(std::int32_t));
-    if (Status status = run_in_order([&] { return check_finite(call.images, pixels); },
-                                     [&] { return opened.images.reserve(pixels * sizeof(float)); },
+    if (Status status = run_in_order([&] { return floats ? check_finite(call.images, values) : Status(); },
+                                     [&] { return opened.images.reserve(images); },
                                      [&] { return opened.logits.reserve(logits); });
         !status.ok())
         return status;
     const auto to_device = [&] {
-        return cuda_status(cudaMemcpyAsync(opened.images.data(), call.images, pixels * sizeof(float),
-                                           cudaMemcpyHostToDevice, stream),
-                           "cudaMemcpyAsync");
+        return cuda_status(
+            cudaMemcpyAsync(opened.images.data(), images_of(call), images, cudaMemcpyHostToDevice, stream),
+            "cudaMemcpyAsync");
     };
     const auto to_host = [&](void* to, const Buffer& from, std::size_t bytes) {
         if (to == nullptr) return Status();
         return cuda_status(cudaMemcpyAsync(to, from.data(), bytes, cudaMemcpyDeviceToHost, stream),
                            "cudaMemcpyAsync");
     };
-    const Bindings bindings{memory<float>(opened.images), memory<std::int32_t>(opened.slots),
+    const Bindings bindings{opened.images.data(), memory<std::int32_t>(opened.slots),
                             memory<float>(opened.logits), memory<std::int32_t>(opened.indices)};
     const auto& marks = opened.marks;
     Status status = run_in_order(
@@ -180,7 +186,7 @@ Status run_on_host(Opened& opened, const Call& call, Timing* timing) {
 Status enqueue_on_device(Opened& opened, const Call& call) {
     const Stream stream = stream_of(opened, call);
     // The plan always writes indices; use our own buffer if the caller passes none.
-    const Bindings bindings{call.images, memory<std::int32_t>(opened.slots), call.logits,
+    const Bindings bindings{images_of(call), memory<std::int32_t>(opened.slots), call.logits,
                             call.indices != nullptr ? call.indices : memory<std::int32_t>(opened.indices)};
     return run_in_order([&] { return follow(opened, stream); },
                         [&] { return infer(opened, bindings, call, stream); });

@@ -75,6 +75,11 @@ Range profile_range(const nvinfer1::ICudaEngine& engine, const char* name, int p
     return {first(Which::kMIN), first(Which::kOPT), first(Which::kMAX)};
 }
 
+const char* type_name(nvinfer1::DataType type) {
+    if (type == nvinfer1::DataType::kFLOAT) return " float32";
+    return type == nvinfer1::DataType::kINT32 ? " int32" : " uint8";
+}
+
 // Whether the sizes match; -1 on either side matches any size.
 bool fits(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& expected) {
     if (sizes.size() != expected.size()) return false;
@@ -170,7 +175,8 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
 Status Plan::check(const Card& card) const {
     using nvinfer1::DataType;
     using nvinfer1::TensorIOMode;
-    const auto& to = card.preprocess;
+    const bool floats = card.preprocess.form == InputForm::floats;
+    const auto sizes_of_images = card.preprocess.shape(-1);
     struct Tensor {
         const char* name;
         TensorIOMode mode;
@@ -179,7 +185,11 @@ Status Plan::check(const Card& card) const {
         bool optional;
     };
     const std::array<Tensor, 4> all{{
-        {kImages, TensorIOMode::kINPUT, DataType::kFLOAT, {-1, 3, to.height, to.width}, false},
+        {kImages,
+         TensorIOMode::kINPUT,
+         floats ? DataType::kFLOAT : DataType::kUINT8,
+         {sizes_of_images.begin(), sizes_of_images.end()},
+         false},
         {kSlots, TensorIOMode::kINPUT, DataType::kINT32, {-1}, true},
         {kLogits, TensorIOMode::kOUTPUT, DataType::kFLOAT, {-1, card.classes}, false},
         {kIndices, TensorIOMode::kOUTPUT, DataType::kINT32, {-1, -1}, true},
@@ -194,8 +204,8 @@ Status Plan::check(const Card& card) const {
             parts_->engine->getTensorDataType(expected.name) != expected.type || !fits(sizes, expected.sizes))
             return {Code::manifest,
                     text(parts_->path, " expects ", expected.name, " of shape ", shape_text(expected.sizes),
-                         expected.type == DataType::kFLOAT ? " float32" : " int32", ", got ",
-                         found ? shape_text(sizes) : "none", " or another type or direction. Export again.")};
+                         type_name(expected.type), ", got ", found ? shape_text(sizes) : "none",
+                         " or another type or direction. Export again.")};
         ++known;
     }
     if (known != parts_->engine->getNbIOTensors())
@@ -213,7 +223,8 @@ Status Plan::set_shapes(const Info& info, std::int64_t batch, std::int64_t token
     if (profile->index != p.profile && !p.context->setOptimizationProfileAsync(profile->index, stream))
         return p.failed("choose a profile");
     p.profile = profile->index;
-    if (!p.context->setInputShape(kImages, dims_of(batch, 3, info.height, info.width)) ||
+    const auto images = info.preprocess.shape(batch);
+    if (!p.context->setInputShape(kImages, dims_of(images[0], images[1], images[2], images[3])) ||
         (p.slots && !p.context->setInputShape(kSlots, dims_of(tokens))))
         return p.failed("set the input shapes");
     // The caller made room for these; a plan that writes more must not run.

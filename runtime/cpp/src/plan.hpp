@@ -22,7 +22,7 @@ const char* runtime_name() noexcept;
 
 /// Device memory that a plan reads and writes.
 struct Bindings {
-    const float* images = nullptr;
+    const void* images = nullptr;   ///< in the plan's form
     std::int32_t* slots = nullptr;  ///< values are not read; used if the plan has this input
     float* logits = nullptr;
     std::int32_t* indices = nullptr;  ///< used if the plan has this output

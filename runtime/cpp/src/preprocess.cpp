@@ -53,6 +53,32 @@ std::vector<float> normalised(const Preprocess& to, const std::vector<std::uint8
     return input;
 }
 
+std::vector<std::uint8_t> planes(const std::vector<std::uint8_t>& view) {
+    const std::size_t plane = view.size() / 3;
+    std::vector<std::uint8_t> input(view.size());
+    for (std::size_t i = 0; i < view.size(); ++i) input[i % 3 * plane + i / 3] = view[i];
+    return input;
+}
+
+// The image at the model's input size, [height, width, 3].
+Result<std::vector<std::uint8_t>> view_of(const Preprocess& to, const RgbImage& image) {
+    if (Status status = check_preprocess(to); !status.ok()) return Status(Code::argument, status.message());
+    if (image.pixels == nullptr || image.height < 1 || image.width < 1 ||
+        static_cast<double>(image.height) * static_cast<double>(image.width) > kMaxPixels)
+        return Status(Code::argument, text("an image needs 1 to 100 million pixels, got ", image.width, " x ",
+                                           image.height, "."));
+    const Size size = resized(to, {image.height, image.width});
+    const double count = static_cast<double>(size.height) * static_cast<double>(size.width);
+    if (count > kMaxPixels)
+        return Status(Code::argument,
+                      text("an image of ", image.width, " x ", image.height,
+                           " pixels is too long a strip: resized it would have ", rounded(count / 1e6),
+                           " million pixels. Cut out the part to be classified."));
+    const auto pixels = resize(image.pixels, image.height, image.width, size.height, size.width,
+                               *filter_from_name(to.interpolation));
+    return view(to, pixels, size);
+}
+
 }  // namespace
 
 Status check_preprocess(const Preprocess& preprocess) {
@@ -98,23 +124,29 @@ Size resized(const Preprocess& to, Size image) {
 
 Result<std::vector<float>> Preprocess::input(const RgbImage& image) const noexcept {
     return guarded([&]() -> Result<std::vector<float>> {
-        if (Status status = check_preprocess(*this); !status.ok())
-            return Status(Code::argument, status.message());
-        if (image.pixels == nullptr || image.height < 1 || image.width < 1 ||
-            static_cast<double>(image.height) * static_cast<double>(image.width) > kMaxPixels)
-            return Status(Code::argument, text("an image needs 1 to 100 million pixels, got ", image.width,
-                                               " x ", image.height, "."));
-        const Size size = resized(*this, {image.height, image.width});
-        const double count = static_cast<double>(size.height) * static_cast<double>(size.width);
-        if (count > kMaxPixels)
+        if (form != InputForm::floats)
             return Status(Code::argument,
-                          text("an image of ", image.width, " x ", image.height,
-                               " pixels is too long a strip: resized it would have ", rounded(count / 1e6),
-                               " million pixels. Cut out the part to be classified."));
-        const auto pixels = resize(image.pixels, image.height, image.width, size.height, size.width,
-                                   *filter_from_name(interpolation));
-        return normalised(*this, view(*this, pixels, size));
+                          "this model normalises its input itself: call pixels(), not input().");
+        const auto view = view_of(*this, image);
+        if (!view.ok()) return view.status();
+        return normalised(*this, *view);
     });
+}
+
+Result<std::vector<std::uint8_t>> Preprocess::pixels(const RgbImage& image) const noexcept {
+    return guarded([&]() -> Result<std::vector<std::uint8_t>> {
+        if (form == InputForm::floats)
+            return Status(Code::argument,
+                          "this model takes normalised floats: call input(), or export with --input uint8.");
+        auto view = view_of(*this, image);
+        if (!view.ok() || form == InputForm::uint8_nhwc) return view;
+        return planes(*view);
+    });
+}
+
+std::array<std::int64_t, 4> Preprocess::shape(std::int64_t batch) const noexcept {
+    if (form == InputForm::uint8_nhwc) return {batch, height, width, 3};
+    return {batch, 3, height, width};
 }
 
 }  // namespace tokfilter

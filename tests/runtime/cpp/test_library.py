@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 import tokfilter
 from tokfilter.artifacts.images import open_image
+from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.runtime.preprocess import preprocess_from_fields
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,18 +53,20 @@ def random_cases(count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         )
 
 
-def test_inputs_equal_pythons_to_the_bit(fake: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", INPUT_FORMS)
+def test_inputs_equal_pythons_to_the_bit(fake: Path, tmp_path: Path, form: InputForm) -> None:
     content, expected = b"", []
     for image, fields in random_cases(240):
         numbers = (*image.shape[:2], *fields["input_size"][1:], fields["interpolation"])
         content += " ".join(map(str, (*numbers, fields["crop_pct"], fields["crop_mode"]))).encode() + b"\n"
         content += image.tobytes()
-        transform = preprocess_from_fields({**fields, "mean": MEAN, "std": STD})
+        transform = replace(preprocess_from_fields({**fields, "mean": MEAN, "std": STD}), form=form)
         expected.append(transform(Image.fromarray(image)).ravel())
     (tmp_path / "cases").write_bytes(content)
-    result = subprocess.run([fake / "pixels", "inputs", tmp_path / "cases"], capture_output=True, check=False)
+    result = subprocess.run([fake / "pixels", "inputs", tmp_path / "cases", form], capture_output=True, check=False)
     assert result.returncode == 0, result.stderr
-    np.testing.assert_array_equal(np.frombuffer(result.stdout, np.float32), np.concatenate(expected))
+    joined = np.concatenate(expected)
+    np.testing.assert_array_equal(np.frombuffer(result.stdout, joined.dtype), joined)
 
 
 def decoded(fake: Path, path: Path, limit: int = 10**8) -> np.ndarray:

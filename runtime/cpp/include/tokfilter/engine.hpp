@@ -59,14 +59,15 @@ struct Info {
 
 /// One call: host memory for run, device memory for enqueue.
 struct Call {
-    const float* images = nullptr;        ///< [B, 3, H, W], normalised, contiguous
-    std::array<std::int64_t, 4> shape{};  ///< B, 3, H, W
-    std::int64_t tokens = 0;              ///< budget: count of patch tokens; 0: the default
-    float* logits = nullptr;              ///< [B, classes]
-    std::size_t logits_room = 0;          ///< capacity in floats
-    std::int32_t* indices = nullptr;      ///< [B, tokens], positions of the kept patches; may be null
-    std::size_t indices_room = 0;         ///< capacity in int32
-    Stream stream = nullptr;              ///< null: the engine's own
+    const float* images = nullptr;         ///< normalised, contiguous; null where the plan takes pixels
+    const std::uint8_t* pixels = nullptr;  ///< 8-bit, contiguous, for a plan that takes them
+    std::array<std::int64_t, 4> shape{};   ///< B, 3, H, W; B, H, W, 3 for InputForm::uint8_nhwc
+    std::int64_t tokens = 0;               ///< budget: count of patch tokens; 0: the default
+    float* logits = nullptr;               ///< [B, classes]
+    std::size_t logits_room = 0;           ///< capacity in floats
+    std::int32_t* indices = nullptr;       ///< [B, tokens], positions of the kept patches; may be null
+    std::size_t indices_room = 0;          ///< capacity in int32
+    Stream stream = nullptr;               ///< null: the engine's own
 };
 
 /// Times of one run in milliseconds, from CUDA events.
@@ -101,9 +102,13 @@ class TOKFILTER_API Engine {
     /// Properties of this engine. Code::closed.
     Result<Info> info() const noexcept;
 
-    /// Classify images in host memory and wait for the result. images: [batch, 3, H, W].
+    /// Classify images in host memory and wait for the result. images: [batch, 3, H, W], normalised.
     Result<Output> classify(const std::vector<float>& images, std::int64_t batch,
                             std::int64_t tokens = 0) noexcept;
+
+    /// The same for a plan that takes pixels, in the order of `info().preprocess.form`.
+    Result<Output> classify_pixels(const std::vector<std::uint8_t>& pixels, std::int64_t batch,
+                                   std::int64_t tokens = 0) noexcept;
 
     /// The same into the caller's host memory.
     Status run(const Call& call, Timing* timing = nullptr) noexcept;
@@ -119,6 +124,8 @@ class TOKFILTER_API Engine {
   private:
     struct State;
     explicit Engine(std::unique_ptr<State> state) noexcept;
+    template <class Value>
+    Result<Output> classify_values(const std::vector<Value>& images, std::int64_t batch, std::int64_t tokens);
     std::unique_ptr<State> state_;
 };
 

@@ -38,6 +38,12 @@ typedef enum tokfilter_code {
     TOKFILTER_INTERNAL = 12     /* a bug in tokfilter */
 } tokfilter_code;
 
+typedef enum tokfilter_input {
+    TOKFILTER_INPUT_FLOAT = 0,      /* [B, 3, H, W] float, normalised */
+    TOKFILTER_INPUT_UINT8 = 1,      /* [B, 3, H, W], 8-bit pixels that the model normalises */
+    TOKFILTER_INPUT_UINT8_NHWC = 2, /* [B, H, W, 3], likewise */
+} tokfilter_input;
+
 typedef struct tokfilter_engine tokfilter_engine;
 
 /* Zero-initialise, set struct_size, then change fields as needed. */
@@ -56,19 +62,21 @@ typedef struct tokfilter_info {
     int64_t batch_low, batch_high;                   /* both included */
     int64_t budget_low, budget_default, budget_high; /* in patch tokens */
     int has_indices;                                 /* whether the plan outputs the kept indices */
+    tokfilter_input input;                           /* how the plan takes images */
 } tokfilter_info;
 
 /* One call. Host memory for tokfilter_engine_run, device memory for tokfilter_engine_enqueue. */
 typedef struct tokfilter_call {
-    size_t struct_size;  /* sizeof(tokfilter_call) */
-    const float* images; /* [B, 3, H, W], normalised, contiguous */
-    int64_t shape[4];    /* B, 3, H, W */
-    int64_t tokens;      /* budget: count of patch tokens; 0: the default */
-    float* logits;       /* [B, classes] */
-    size_t logits_room;  /* capacity in floats */
-    int32_t* indices;    /* [B, tokens], positions of the kept patches, ascending; may be NULL */
-    size_t indices_room; /* capacity in int32_t */
-    void* stream;        /* cudaStream_t; NULL: the engine's own */
+    size_t struct_size;    /* sizeof(tokfilter_call) */
+    const float* images;   /* normalised, contiguous; NULL where the plan takes pixels */
+    const uint8_t* pixels; /* contiguous, for a plan that takes them */
+    int64_t shape[4];      /* B, 3, H, W; B, H, W, 3 for TOKFILTER_INPUT_UINT8_NHWC */
+    int64_t tokens;        /* budget: count of patch tokens; 0: the default */
+    float* logits;         /* [B, classes] */
+    size_t logits_room;    /* capacity in floats */
+    int32_t* indices;      /* [B, tokens], positions of the kept patches, ascending; may be NULL */
+    size_t indices_room;   /* capacity in int32_t */
+    void* stream;          /* cudaStream_t; NULL: the engine's own */
 } tokfilter_call;
 
 /* Times of one tokfilter_engine_run in milliseconds, from CUDA events. */
@@ -96,6 +104,11 @@ TOKFILTER_API const char* tokfilter_engine_class_name(const tokfilter_engine* en
 TOKFILTER_API tokfilter_code tokfilter_engine_preprocess(const tokfilter_engine* engine,
                                                          const uint8_t* pixels, int64_t height, int64_t width,
                                                          float* input, size_t room);
+
+/* The same for a plan that takes pixels. input: room for 3 * H * W bytes, written in the plan's order. */
+TOKFILTER_API tokfilter_code tokfilter_engine_pixels(const tokfilter_engine* engine, const uint8_t* pixels,
+                                                     int64_t height, int64_t width, uint8_t* input,
+                                                     size_t room);
 
 /* Classify images in host memory and wait for the result. timing may be NULL. */
 TOKFILTER_API tokfilter_code tokfilter_engine_run(tokfilter_engine* engine, const tokfilter_call* call,

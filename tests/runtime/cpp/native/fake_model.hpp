@@ -17,6 +17,12 @@ inline std::vector<float> images(std::int64_t batch) {
     return values;
 }
 
+/// The same images as 8-bit pixels.
+inline std::vector<std::uint8_t> pixels(std::int64_t batch) {
+    const auto values = images(batch);
+    return {values.begin(), values.end()};
+}
+
 /// Whether these are the fake model's outputs (tests/tools/fake_tensorrt/runtime/plan.hpp) for images(batch).
 inline bool is_right(const float* logits, const std::int32_t* indices, std::int64_t batch,
                      std::int64_t tokens) {

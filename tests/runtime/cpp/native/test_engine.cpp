@@ -7,6 +7,7 @@ using testing::Directory;
 using testing::HostCall;
 using testing::images;
 using testing::is_right;
+using testing::pixels;
 using tokfilter::Code;
 
 namespace {
@@ -53,6 +54,71 @@ TEST_CASE("every batch size at every budget; each call changes the shapes") {
     const auto again = engine->classify(images(1), 1);
     REQUIRE(again.ok());
     CHECK(again->tokens == 6);
+}
+
+TEST_CASE("a plan that takes pixels, in host and in device memory") {
+    for (const std::string form : {"uint8", "uint8-nhwc"}) {
+        CAPTURE(form);
+        Directory directory;
+        directory.set("/model/input", '"' + form + '"');
+        directory.set_plan("/input", '"' + form + '"');
+        auto engine = directory.open();
+        REQUIRE_MESSAGE(engine.ok(), engine.status().message());
+        const auto to = engine->info()->preprocess;
+        for (std::int64_t batch = 1; batch <= 4; ++batch)
+            CHECK(is_right(*engine->classify_pixels(pixels(batch), batch, 7)));
+        HostCall host(2, 6);
+        const auto values = pixels(2);
+        host.call.images = nullptr;
+        host.call.pixels = on_device(values);
+        host.call.shape = to.shape(2);
+        host.call.logits = on_device(host.logits);
+        host.call.indices = on_device(host.indices);
+        REQUIRE(engine->enqueue(host.call).ok());
+        REQUIRE(engine->close().ok());  // waits
+        CHECK(is_right(host.call.logits, host.call.indices, 2, 6));
+        CHECK(cudaFree(const_cast<std::uint8_t*>(host.call.pixels)) == cudaSuccess);
+        CHECK(cudaFree(host.call.logits) == cudaSuccess);
+        CHECK(cudaFree(host.call.indices) == cudaSuccess);
+    }
+}
+
+TEST_CASE("floats for a plan of pixels, pixels for one of floats, and both") {
+    for (const bool floats : {true, false}) {
+        Directory directory;
+        if (!floats) directory.set("/model/input", R"("uint8-nhwc")");
+        if (!floats) directory.set_plan("/input", R"("uint8-nhwc")");
+        auto engine = directory.open();
+        REQUIRE_MESSAGE(engine.ok(), engine.status().message());
+        const auto text = floats ? "takes normalised floats" : "normalises its input itself";
+        const auto wrong = floats ? engine->classify_pixels(pixels(1), 1) : engine->classify(images(1), 1);
+        CHECK_STATUS(wrong.status(), Code::argument, text);
+        HostCall both(1, 6);
+        const auto values = pixels(1);
+        both.call.pixels = values.data();
+        both.call.shape = engine->info()->preprocess.shape(1);
+        CHECK_STATUS(engine->run(both.call), Code::argument, text);
+        both.call.images = nullptr;
+        both.call.pixels = nullptr;
+        CHECK_STATUS(engine->run(both.call), Code::argument,
+                     floats ? "memory for images" : "memory for pixels");
+        if (floats) continue;
+        both.call.pixels = values.data();
+        both.call.shape = {1, 3, 8, 6};
+        CHECK_STATUS(engine->run(both.call), Code::argument, "[batch, 8, 6, 3] uint8, got [1, 3, 8, 6]");
+        CHECK_STATUS(engine->classify_pixels(pixels(2), 1).status(), Code::argument,
+                     "expected [1, 8, 6, 3] uint8, got 288 values");
+    }
+}
+
+TEST_CASE("a manifest and a plan that differ in how they take images") {
+    Directory directory;
+    directory.set("/model/input", R"("uint8")");
+    CHECK_STATUS(directory.open().status(), Code::manifest, "images of shape [-1, 3, 8, 6] uint8",
+                 "another type");
+    directory.set("/model/input", R"("uint16")");
+    CHECK_STATUS(directory.open().status(), Code::manifest,
+                 "input must be float, uint8 or uint8-nhwc, got 'uint16'");
 }
 
 TEST_CASE("several profiles, none of which covers every shape") {

@@ -24,10 +24,12 @@ PlanFile plan_from_bytes(const char* bytes, std::size_t size) {
     const std::int64_t height = json.at("size").at(0), width = json.at("size").at(1);
     plan.pixels = 3 * height * width;
     const bool slots = json.value("slots", true), indices = json.value("indices", true);
-    plan.tensors.push_back({"images",
-                            true,
-                            json.value("half", false) ? DataType::kHALF : DataType::kFLOAT,
-                            {-1, 3, height, width}});
+    const std::string input = json.value("input", "float");
+    plan.bytes = input != "float";
+    const auto type = json.value("half", false) ? DataType::kHALF : DataType::kFLOAT;
+    plan.tensors.push_back({"images", true, plan.bytes ? DataType::kUINT8 : type,
+                            input == "uint8-nhwc" ? std::vector<std::int64_t>{-1, height, width, 3}
+                                                  : std::vector<std::int64_t>{-1, 3, height, width}});
     if (slots) plan.tensors.push_back({"slots", true, DataType::kINT32, {-1}});
     plan.tensors.push_back({json.value("logits", "logits"), false, DataType::kFLOAT, {-1, plan.classes}});
     if (indices) plan.tensors.push_back({"indices", false, DataType::kINT32, {-1, slots ? -1 : plan.tokens}});

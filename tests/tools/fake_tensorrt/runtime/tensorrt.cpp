@@ -85,11 +85,14 @@ class Context : public IExecutionContext, public StubContext {
         std::this_thread::sleep_for(std::chrono::milliseconds(plan.milliseconds));
         while (!plan.wait_for_file.empty() && !std::filesystem::exists(plan.wait_for_file))
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        const auto* images = static_cast<const float*>(at.at("images"));
+        const auto value = [&, images = at.at("images")](std::int64_t i) {
+            return plan.bytes ? static_cast<float>(static_cast<const std::uint8_t*>(images)[i])
+                              : static_cast<const float*>(images)[i];
+        };
         auto* logits = static_cast<float*>(at.at("logits"));
         for (std::int64_t b = 0; b < batch; ++b) {
             float sum = 0;
-            for (std::int64_t i = 0; i < plan.pixels; ++i) sum += images[b * plan.pixels + i];
+            for (std::int64_t i = 0; i < plan.pixels; ++i) sum += value(b * plan.pixels + i);
             for (std::int64_t c = 0; c < plan.classes; ++c)
                 *logits++ = sum * static_cast<float>(c + 1) + static_cast<float>(tokens);
         }
