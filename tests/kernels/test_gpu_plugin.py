@@ -151,6 +151,8 @@ def way(request: pytest.FixtureRequest) -> tuple[Any, bool]:
 @pytest.mark.parametrize("order", ["position", "score"])
 def test_engine_of_one_node_equals_torch(way: tuple[Any, bool], types: tuple[str, str], order: str) -> None:
     native, by_function = way
+    if "bfloat16" in types and native.__version__.startswith("8."):
+        pytest.skip("TensorRT 8.x has no BF16")
     for number, (batch, patches, channels, k) in enumerate(SIZES):
         prefix = (0, 1, 5)[number % 3]
         shapes: Shapes = {
