@@ -18,6 +18,8 @@ from tokfilter.export import add_engines as add_engines_module
 from tokfilter.export import engines
 from tokfilter.export.add_engines import add_engines
 from tokfilter.export.options import ExportOptions
+from tokfilter.runtime.verification import check_engine
+from tokfilter.trt.versions import way_of
 
 ABSENT = ("torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "PIL", "jinja2")
 
@@ -285,3 +287,19 @@ def test_a_directory_without_graphs_has_nothing_to_build_from(copied):
         done.exit_code == 1
         and "expected a graph in fp32 to build from; this export has no graphs at all" in done.stderr
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("plugin", [False, True])
+def test_engines_of_tensorrt_8_6_equal_the_golden_tensors(copied, precision, plugin):
+    module = pytest.importorskip("tensorrt", reason="TensorRT 8.6 is not installed: pip install tensorrt==8.6.0")
+    if way_of(module).graph != "tensorrt-8.6":
+        pytest.skip(f"TensorRT {module.__version__} takes typed graphs: tests/trt/test_build.py builds them")
+    options = ExportOptions(trt=True, plugin=plugin, precisions=(precision,))
+    built = add_engines(copied, options, check=check_engine)
+    plans = {entry.path: entry for entry in built if entry.runtime == "tensorrt" and entry.path.endswith(".plan")}
+    suffix = "" if precision == "fp32" else ".fp16"
+    assert list(plans) == [f"model{suffix}.plan", f"model.k8{suffix}.plan", f"full{suffix}.plan"]
+    for plan in plans.values():
+        assert plan.verified is True and plan.target["graph"] == "tensorrt-8.6"
