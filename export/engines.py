@@ -178,11 +178,8 @@ def graph_to_build(
             changed = graph_for_tensorrt8(changed, plugin=build.plugin is not None)
         except ExportError as error:  # of this engine alone: the graphs of the export are good
             raise EngineError(f"{graph.name}: {error}") from error
-        layers = (
-            tuple(dict.fromkeys((*fp32_nodes(changed), *written_out(changed, fp32))))
-            if build.precision == "fp16"
-            else ()
-        )
+        kept = dict.fromkeys((*fp32_nodes(changed), *written_out(changed, fp32)))
+        layers = tuple(kept) if build.precision == "fp16" else ()
     elif fp32:
         from tokfilter.export.precision import with_fp32_nodes
 

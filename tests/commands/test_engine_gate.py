@@ -256,3 +256,27 @@ def load_graph_of_plan(plan):
     graph = load_graph(copy)
     copy.unlink()
     return graph
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plugin", [True, False])
+def test_on_a_gpu_narrow_layers_are_found_with_tensorrt(copied, plugin):
+    """Which groups need fp32 there hangs on what TensorRT fuses, so only the result is held."""
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed: pip install 'tokfilter[trt]'")
+    options = ["--trt", "--precision", "fp16", "--batch", "1:2:4", "--auto-fp32", "--workspace", "512"]
+    done = run("engine", copied, *options, *([] if plugin else ["--no-plugin"]))
+    assert done.exit_code == 0, done.output
+    plans = [entry for entry in load_manifest(copied).files if entry.runtime == "tensorrt" and entry.precision]
+    assert len(plans) == 2 and all(entry.verified for entry in plans)
+    assert len({json.dumps(entry.kept_fp32.get("groups", {})) for entry in plans}) == 1
+    for entry in plans:
+        verification.check_engine(copied, load_manifest(copied), entry)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_right_model_passes_with_tensorrt(export_directory, tmp_path):
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed: pip install 'tokfilter[trt]'")
+    out = shutil.copytree(export_directory, tmp_path / "out")
+    done = run("engine", out, "--trt", "--no-plugin", "--batch", "1:2:4", "--workspace", "512")
+    assert done.exit_code == 0 and done.stderr == "", done.output
+    assert all(entry.verified for entry in load_manifest(out).entries("filtered", "tensorrt"))
