@@ -1,13 +1,14 @@
 """Step ``engines-MODEL``: what users run today, in the same rounds as TensorRT: PyTorch and ONNX Runtime, fp16."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of
 from tokfilter.benchmarks.gpu_proof.engine_jobs import build_engines, engine_spec, speed_jobs
 from tokfilter.benchmarks.gpu_proof.prepare import bundle_of, ensure_graphs
-from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.rounds import measured_rows, opened
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import MissingDependencyError
 from tokfilter.runtime.comparison.processes import EngineSpec
@@ -21,6 +22,10 @@ _TORCH = {
     EAGER: SessionOptions(precision="fp16", provider="cuda"),
     "PyTorch compiled": SessionOptions(precision="fp16", provider="cuda", compiled=True),
     "PyTorch compiled, CUDA graph": SessionOptions(precision="fp16", provider="cuda", compiled=True, cuda_graph=True),
+}
+_ONNX = {
+    "ONNX Runtime": SessionOptions(precision="fp16", provider="cuda"),
+    "ONNX Runtime, CUDA graph": SessionOptions(precision="fp16", provider="cuda", cuda_graph=True),
 }
 _ROLES: tuple[Role, ...] = ("full", "filtered")
 
@@ -38,16 +43,18 @@ def run(context: Context, name: str) -> None:
         context.emit("problem", engine="TensorRT", error=str(error))
         built = []
     label = PLUGIN if plugin else NATIVE
-    for batch in context.settings.batches:
-        specs = [engine_spec(context, job, f"{label}, {job.role}") for job in built if job.batch[0] == batch]
-        wanted = [(s, [model.patches if s.role == "full" else model.timed[1]]) for s in [*specs, *others]]
-        measured_rows(context, model, batch, wanted, reference=EAGER)
+    with ExitStack() as stack:
+        running = opened(context, others, stack)
+        for batch in context.settings.batches:
+            specs = [engine_spec(context, job, f"{label}, {job.role}") for job in built if job.batch[0] == batch]
+            asked = [*specs, *(engine.spec for engine in running.values())]
+            wanted = [(s, [model.patches if s.role == "full" else model.timed[1]]) for s in asked]
+            measured_rows(context, model, batch, wanted, EAGER, running)
 
 
 def _others(context: Context, name: str) -> Iterator[EngineSpec]:
     """PyTorch and ONNX Runtime, where this machine has them; emits the reason where not."""
     folder, bundle = graphs_of(context.settings, name), bundle_of(context.settings, name)
-    onnx = SessionOptions(runtime="onnx", precision="fp16", provider="cuda", cuda_graph=True)
     dry = context.settings.dry_run
     for part, title in (("torch", "PyTorch"), ("onnxruntime", "ONNX Runtime")):
         missing = context.found[part].get("missing")
@@ -59,4 +66,5 @@ def _others(context: Context, name: str) -> Iterator[EngineSpec]:
                 yield EngineSpec(folder, role, f"{bundle.name} ({role})", options, bundle, name=f"{title}, {role}")
         if dry or context.has("onnxruntime"):
             path = find_entry(load_manifest(folder), role, "onnx", "fp16", provider="cuda").path
-            yield EngineSpec(folder, role, path, onnx, name=f"ONNX Runtime CUDA, {role}")
+            for title, options in _ONNX.items():
+                yield EngineSpec(folder, role, path, options, name=f"{title}, {role}")

@@ -18,20 +18,30 @@ from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import latency_from_samples, stability
 from tokfilter.runtime.measure.statistics import macs_at, speedup_from_pairs
 
-__all__ = ["ComputeOnly", "measured_rows"]
+__all__ = ["ComputeOnly", "measured_rows", "opened"]
 
 Wanted = Sequence[tuple[EngineSpec, Sequence[int]]]
 """(engine, budgets in tokens), in the order of a round."""
 
 
-def measured_rows(context: Context, model: ModelSpec, batch: int, wanted: Wanted, reference: str) -> None:
+def measured_rows(
+    context: Context,
+    model: ModelSpec,
+    batch: int,
+    wanted: Wanted,
+    reference: str,
+    running: Mapping[str, EngineProcess] | None = None,
+) -> None:
     """Open, compare, time and emit one ``row`` for each engine and budget.
 
     An engine that cannot be opened, or differs from the golden tensors, is reported and left out.
-    reference: key of the engine whose time, at the same tokens or at every token, each row is compared with
+
+    reference: name of the engine whose time at the same tokens each row is compared with
+    running: engines that are open already, by their keys
     """
     with ExitStack() as stack:
-        engines = _opened(context, [spec for spec, _ in wanted], stack)
+        engines = dict(running or {})
+        engines |= opened(context, [spec for spec, _ in wanted if spec.key not in engines], stack)
         asked = [(engines[spec.key], batch, budgets) for spec, budgets in wanted if spec.key in engines]
         with ThreadPoolExecutor(max(1, len(asked))) as pool:  # the first run of a shape may compile for seconds
             passed = list(pool.map(lambda one: _passed(context, *one), asked))
@@ -40,21 +50,30 @@ def measured_rows(context: Context, model: ModelSpec, batch: int, wanted: Wanted
             for (engine, _, _), budgets in zip(asked, passed, strict=True)
             for tokens in budgets
         ]
-        if not cells:
+        try:
+            alone, state = _measured(context, engines, cells)
+        except TokfilterError as error:
+            context.emit("problem", engine=f"rounds of batch {batch}", error=str(error))
             return
-        before = conditions()
-        duration = context.settings.duration_s
-        config = BenchConfig(duration, warm_up_s=min(0.1, duration), block_s=min(0.06, duration))
-        run_rounds(cells, engines, config, lambda fraction: None)
-        alone = _computable(engines, [replace(cell, blocks=[]) for cell in cells])
-        if alone:
-            loops = {name: ComputeOnly(engine) for name, engine in engines.items()}
-            run_rounds(alone, loops, config, lambda fraction: None)
-        state = {"before": before, "after": conditions()}
     card = load_manifest(graphs_of(context.settings, model.name)).model
     pairs = [(cell, next((c for c in alone if _same(c, cell)), None)) for cell in cells]
     for pair in pairs:
         context.emit("row", model=model.name, **_row(pair, pairs, card, reference), conditions=state)
+
+
+def _measured(
+    context: Context, engines: Mapping[str, EngineProcess], cells: Sequence[Cell]
+) -> tuple[list[Cell], dict[str, Any]]:
+    """Measure the cells in rounds; returns those of the computation alone, and the state of the machine."""
+    before, duration = conditions(), context.settings.duration_s
+    config = BenchConfig(duration, warm_up_s=min(0.1, duration), block_s=min(0.06, duration))
+    alone = _computable(engines, [replace(cell, blocks=[]) for cell in cells])
+    loops = {name: ComputeOnly(engine) for name, engine in engines.items()}
+    if alone:
+        run_rounds(alone, loops, config, lambda fraction: None)
+    if cells:
+        run_rounds(cells, engines, config, lambda fraction: None)
+    return alone, {"before": before, "after": conditions()}
 
 
 @dataclass(frozen=True)
@@ -78,8 +97,8 @@ def _computable(engines: Mapping[str, EngineProcess], cells: Sequence[Cell]) -> 
     return able
 
 
-def _opened(context: Context, specs: Iterable[EngineSpec], stack: ExitStack) -> dict[str, EngineProcess]:
-    """Start all, then wait for each."""
+def opened(context: Context, specs: Iterable[EngineSpec], stack: ExitStack) -> dict[str, EngineProcess]:
+    """Start all, then wait for each; one that does not open is reported. They end with ``stack``."""
     processes = {spec.key: stack.push(EngineProcess(spec)) for spec in specs}
     for begin in (EngineProcess.start, EngineProcess.wait_until_open):
         for name, process in list(processes.items()):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokfilter.artifacts.manifest import load_manifest
-from tokfilter.benchmarks.gpu_proof import attention, engine_jobs, golden, native, speed
+from tokfilter.benchmarks.gpu_proof import attention, engine_jobs, frameworks, golden, native, speed
 from tokfilter.benchmarks.gpu_proof.attention import fused_attention
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
@@ -20,7 +20,9 @@ from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.benchmarks.gpu_proof.sanitizer import errors_from_output
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.errors import EngineError
-from tokfilter.runtime.comparison.processes import Interpreter
+from tokfilter.runtime.comparison.processes import EngineProcess, Interpreter
+from tokfilter.runtime.model_files import find_entry
+from tokfilter.runtime.sessions import SessionOptions
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 MODEL = ModelSpec("small", "vit_tiny_patch16_224", 16, 2, SMALL)
@@ -67,7 +69,7 @@ def context(graphs, tmp_path, monkeypatch):
         options = replace(made.options, runtime="onnx", cuda_graph=False, threads=1)
         return replace(made, options=options, interpreter=Interpreter())
 
-    for module in (golden, speed, native):
+    for module in (golden, speed, native, frameworks):
         monkeypatch.setattr(module, "engine_spec", on_a_cpu)
     monkeypatch.setattr(engine_jobs, "ask", ask)
     return context
@@ -126,6 +128,32 @@ def test_the_plugin_is_compared_with_native_ops_in_the_same_rounds(context):
     ]
     assert [r["against"] is None for r in rows] == [True, False] * 2
     assert rows[1]["against"]["engine"] == "TensorRT, native ops"
+
+
+@pytest.mark.slow
+def test_pytorch_and_onnx_runtime_are_opened_once_and_measured_with_every_batch(context, monkeypatch):
+    """On a CPU PyTorch has no fp16 session, so fp32 stands for it; compiling takes a minute, so it is left out."""
+    cpu = SessionOptions(threads=1)
+    monkeypatch.setattr(frameworks, "_TORCH", {"PyTorch eager": cpu})
+    monkeypatch.setattr(frameworks, "_ONNX", {"ONNX Runtime": replace(cpu, precision="fp16")})
+    monkeypatch.setattr(frameworks, "find_entry", lambda *words, provider: find_entry(*words))
+    context.found["torch"] = context.found["onnxruntime"] = {"found": "here"}
+    starts = []
+    start = EngineProcess.start
+    monkeypatch.setattr(EngineProcess, "start", lambda self: (starts.append(self.spec.key), start(self))[1])
+    frameworks.run(context, "small")
+    assert results(context, "problem") == []
+    rows = results(context, "row")
+    names = ["TensorRT, plugin", "PyTorch eager", "ONNX Runtime"]
+    assert {(r["engine"], r["role"], r["batch"], r["tokens"]) for r in rows} == {
+        (name, role, batch, tokens)
+        for name in names
+        for role, tokens in (("full", 16), ("filtered", 8))
+        for batch in (1, 2)
+    }
+    assert {r["engine"] for r in rows if r["against"] is None} == {"PyTorch eager"}
+    once = [f"{name}, {role}" for name in names for role in ("full", "filtered")]
+    assert sorted(starts) == sorted([*once, *once[:2]]), "only TensorRT has an engine for each batch"
 
 
 def test_an_engine_is_built_again_only_when_something_it_depends_on_changed(context):
