@@ -53,7 +53,9 @@ class Registry final : public nvinfer1::IPluginRegistry {
 #endif
 #if NV_TENSORRT_MAJOR >= 10
     AnyCreator* const* getAllCreators(std::int32_t*) const noexcept override { return nullptr; }
+#if NV_TENSORRT_MAJOR > 10 || NV_TENSORRT_MINOR >= 10
     AnyCreator* const* getAllCreatorsRecursive(std::int32_t*) noexcept override { return nullptr; }
+#endif
     AnyCreator* getCreator(const char*, const char*, const char*) noexcept override { return held; }
     nvinfer1::IPluginResource* acquirePluginResource(const char*,
                                                      nvinfer1::IPluginResource*) noexcept override {
