@@ -84,7 +84,8 @@ def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Pa
                 f"{BUILD_AGAIN}"
             )
         load_plugins(module, registry, plugins)
-    target = ", ".join(f"{key} {value}" for key, value in entry.target.items() if value) or "an unknown target"
+    stated = (f"{key} {value}" for key, value in entry.target.items() if value and key != "fp32_layers")
+    target = ", ".join(stated) or "an unknown target"
     return _deserialized(module, runtime, path.read_bytes(), str(path), f" It was built for {target}."), runtime
 
 

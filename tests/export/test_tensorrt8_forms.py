@@ -1,6 +1,7 @@
 """Graphs for TensorRT 8 in an export directory, as written by `tokfilter export --tensorrt8`."""
 
 import json
+import tarfile
 
 import onnx
 import pytest
@@ -64,6 +65,14 @@ def test_other_engines_do_not_take_them(exported):
 def test_an_edge_bundle_carries_them(exported, tmp_path):
     bundle = pack(exported, tmp_path / "edge.tar")
     assert "out/model.k8.trt85.onnx" in bundle.files and not bundle.left_out
+    with tarfile.open(bundle.path) as tar:
+        page = tar.extractfile("edge/README.md").read().decode()
+    lines = {line.split("=out/")[1].split()[0]: line for line in page.splitlines() if "trtexec --onnx" in line}
+    assert len(lines) == 3 + 9 and not [line for line in lines.values() if "--fp16" in line and "Typed" in line]
+    images = "--minShapes=images:1x3x32x32 --optShapes=images:1x3x32x32 --maxShapes=images:8x3x32x32"
+    assert lines["model.k8.trt85.onnx"].endswith(f"--saveEngine=model.k8.trt85.plan --fp16 --noTF32 {images}")
+    assert lines["model.plugin.trt85.onnx"].endswith(",slots:16 --plugins=build/plugin/libtokfilter_plugin_static.so")
+    assert "--stronglyTyped" in lines["model.onnx"]
 
 
 def test_8_bit_input_is_read_by_8_6_and_refused_for_8_5(bundle_file, tmp_path):

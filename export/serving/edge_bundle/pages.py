@@ -36,7 +36,7 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
     manifest: of the files in the bundle
     """
     card, plugin, steps = manifest.model, plugin_of(manifest), edge_steps(manifest, wheel)
-    graphs = [entry for entry in manifest.files if entry.runtime == "onnx"]
+    graphs = [entry for entry in manifest.files if entry.runtime in ("onnx", "onnx-tensorrt8")]
     text = files("tokfilter.export.serving.edge_bundle").joinpath("README.template").read_text(encoding="utf-8")
     return Template(text).substitute(
         architecture=card.architecture,

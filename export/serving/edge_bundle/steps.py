@@ -108,16 +108,21 @@ def _precision(manifest: Manifest, preferred: Sequence[str]) -> str:
 
 
 def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
-    """The command that builds the same engine without Python, with TensorRT's own program."""
+    """The command that builds the same engine without Python, with TensorRT's own program.
+
+    For a graph of TensorRT 8 in fp16, which its builder chooses, with the plugin as built on the device.
+    """
+    in_8 = graph.runtime == "onnx-tensorrt8"
     pixels = "x".join(map(str, input_shape(card.input, card.input_size)))
     shapes = {"min": (1, 1), "opt": (1, card.keep), "max": (8, card.num_patches)}
     elastic = graph.role == "filtered" and graph.budget is None
-    parts = [
-        f"trtexec --onnx=out/{graph.path} --saveEngine={graph.path.removesuffix('.onnx')}.plan --stronglyTyped --noTF32"
-    ]
+    plan, types = f"{graph.path.removesuffix('.onnx')}.plan", "--fp16" if in_8 else "--stronglyTyped"
+    parts = [f"trtexec --onnx=out/{graph.path} --saveEngine={plan} {types} --noTF32"]
     for name, (batch, budget) in shapes.items():
         slots = f",slots:{budget}" if elastic else ""
         parts.append(f"--{name}Shapes=images:{batch}x{pixels}{slots}")
-    if plugin is not None and graph.role == "filtered":
+    if in_8 and graph.target.get("plugin_interface"):
+        parts.append("--plugins=build/plugin/libtokfilter_plugin_static.so")
+    elif plugin is not None and graph.role == "filtered" and not in_8:
         parts.append(f"--dynamicPlugins=out/{plugin}")
     return " ".join(parts)
