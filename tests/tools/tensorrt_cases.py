@@ -13,8 +13,10 @@ from typing import Any
 from paths import ROOT
 from tensorrt_libraries import FOLDER, LIBRARIES, RTX, Library, link, run_probe
 
+from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import PluginBuild, build_plugin
 from tokfilter.kernels.tensorrt_headers import fetch_headers, series, version_of_headers
+from tokfilter.trt.gpus import driver_version, gpus
 
 CREATIONS: dict[str, list[list[Any]]] = {
     "no attributes": [],
@@ -41,7 +43,15 @@ Case = Callable[[], dict[str, Any]]
 
 @cache
 def plugin_for(library: Library) -> PluginBuild | None:
-    """tokfilter's plugin for the library, built as a user does, for one architecture.
+    """tokfilter's plugin for the library; None where nvcc, CMake or the headers are missing."""
+    try:
+        return _built_plugin(library)
+    except MissingDependencyError:
+        return None
+
+
+def _built_plugin(library: Library) -> PluginBuild | None:
+    """Built as a user does, for one architecture.
 
     From 10 on with the headers of 10.14, which a wheel has, its self-registering form linked with an empty
     libnvinfer.so.10, which is not loaded. For 8.x with the headers that TENSORRT_INCLUDE_DIR names; None where it names
@@ -188,18 +198,41 @@ def rtx_cases() -> dict[str, Case]:
     return found
 
 
+def plan_cases(library: Library) -> dict[str, Case]:
+    """Probes of TensorRT that need a driver: plans that it has to refuse, and a refused one through tokfilter."""
+    FILES.mkdir(parents=True, exist_ok=True)
+    plans = {
+        name: FILES / f"{name}.plan" for name in ("empty", "garbage", "of TensorRT-RTX", "of 8.6.0, cut", "of 8.6.0")
+    }
+    plans["empty"].write_bytes(b"")
+    plans["garbage"].write_bytes(b"no plan" * 1000)
+    run_probe(RTX, "write_plan", plan=plans["of TensorRT-RTX"])
+    if LIBRARIES[0].installed and run_probe(LIBRARIES[0], "write_plan", plan=plans["of 8.6.0"]).get("result"):
+        plans["of 8.6.0, cut"].write_bytes(plans["of 8.6.0"].read_bytes()[:-100])
+    found: dict[str, Case] = {"import": partial(run_probe, library, "imported")}
+    for name, path in plans.items():
+        if path.is_file() and not (library is LIBRARIES[0] and name == "of 8.6.0"):
+            found[f"plan, {name}"] = partial(run_probe, library, "read_plan", plan=path)
+            found[f"our plan, {name}"] = partial(run_probe, library, "our_plan", plan=path)
+    return found
+
+
 def record(library: Library) -> None:
-    """Run every probe on a library, and write what it did."""
-    probes = rtx_cases() if library is RTX else cases(library)
+    """Run every probe on a library, and write what it did; with a driver those of plans, in a file of its own."""
+    driver = driver_version()
+    path, without_driver = library.record, rtx_cases if library is RTX else partial(cases, library)
+    probes = without_driver() if driver is None else plan_cases(library)
+    if driver is not None:
+        path = path.with_stem(f"{path.stem}-gpu")
     seen = {name: run() for name, run in probes.items()}
     imported = seen["import"]["result"]
     content = {
         "library": {"version": imported["version"], "module": library.module, "packages": list(library.packages)},
         "command": f"python tests/tools/real_tensorrt.py record {library.version}",
         "date": date.today().isoformat(),
-        "machine": "x86-64, no NVIDIA driver",
+        "machine": "x86-64, no NVIDIA driver" if driver is None else f"{gpus()[0].name}, driver {driver}",
         "python": library.python or ".".join(map(str, sys.version_info[:2])),
         "seen": seen,
     }
-    library.record.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{library.record.relative_to(ROOT)}: {len(seen)} probes\n")
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{path.relative_to(ROOT)}: {len(seen)} probes\n")

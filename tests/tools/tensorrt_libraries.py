@@ -19,6 +19,7 @@ from paths import BUILD, ROOT, TESTS
 FOLDER = BUILD / "tensorrt"
 RECORDED = TESTS / "trt" / "real" / "recorded"
 _TOOLS = Path(__file__).parent
+_PYTHON = ".".join(map(str, sys.version_info[:2]))
 _TIMEOUT = 120  # seconds; a probe takes two
 
 
@@ -44,7 +45,9 @@ class Library:
 
     @property
     def installed(self) -> bool:
-        return (self.folder / "installed").is_file()
+        """Whether it is there for its Python; the modules of the lean runtimes are compiled for one version each."""
+        marker = self.folder / "installed"
+        return marker.is_file() and marker.read_text() == (self.python or _PYTHON)
 
     @property
     def record(self) -> Path:
@@ -96,7 +99,7 @@ def chosen(beginnings: Iterable[str]) -> list[Library]:
 
 def interpreter(library: Library) -> str | None:
     """Path of the Python that imports the library; None where this machine has none of that version."""
-    if library.python is None or sys.version_info[:2] == tuple(map(int, library.python.split("."))):
+    if library.python is None or library.python == _PYTHON:
         return sys.executable
     found = subprocess.run([ROOT / ".ci" / "python", library.python], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
@@ -113,7 +116,7 @@ def install(library: Library) -> None:
     if library.stubs:
         _write_stubs(library)
         _make_tree(library)
-    (library.folder / "installed").touch()
+    (library.folder / "installed").write_text(library.python or _PYTHON)
     sys.stdout.write(f"TensorRT {library.version}: installed into {library.folder.relative_to(ROOT)}\n")
 
 

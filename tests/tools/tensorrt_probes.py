@@ -159,6 +159,35 @@ def opened(trt: Any, given: Given) -> Any:
     return creator_of(trt, trt.get_plugin_registry()) is not None
 
 
+# --- with a driver
+
+
+def write_plan(trt: Any, given: Given) -> Any:
+    """A plan of one layer, for this version and this GPU."""
+    builder = trt.Builder(logger(trt))
+    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)  # 8.x and 10.x
+    network = builder.create_network(0 if explicit is None else 1 << int(explicit))
+    layer = network.add_activation(network.add_input("x", trt.float32, (1, 4)), trt.ActivationType.RELU)
+    network.mark_output(layer.get_output(0))
+    plan = builder.build_serialized_network(network, builder.create_builder_config())
+    Path(given["plan"]).write_bytes(bytes(plan))
+    return len(bytes(plan)) > 0
+
+
+def read_plan(trt: Any, given: Given) -> Any:
+    """Whether a file gives an engine."""
+    runtime = trt.Runtime(logger(trt))
+    return runtime.deserialize_cuda_engine(Path(given["plan"]).read_bytes()) is not None
+
+
+def our_plan(trt: Any, given: Given) -> Any:
+    """``engine_from_memory`` of a file."""
+    from tokfilter.trt.engine import engine_from_memory
+
+    module, content = as_tensorrt(trt), Path(given["plan"]).read_bytes()
+    return failure_of(lambda: engine_from_memory(module, content))
+
+
 # --- tokfilter's own code on the real module
 
 

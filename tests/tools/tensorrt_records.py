@@ -1,6 +1,7 @@
 """What real TensorRT libraries printed (tests/trt/real/recorded), for tests of the messages made from it."""
 
 import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ def record(name: str) -> dict[str, Any]:
 
 def records() -> dict[str, dict[str, Any]]:
     """Version -> record, oldest first, TensorRT-RTX last."""
-    names = [path.stem for path in RECORDED.glob("*.json") if path.stem not in ("reported", "rtx")]
+    names = [path.stem for path in RECORDED.glob("*.json") if re.fullmatch(r"[\d.]+", path.stem)]
     return {name: record(name) for name in [*sorted(names, key=lambda x: [int(n) for n in x.split(".")]), "rtx"]}
 
 
@@ -37,8 +38,8 @@ def parser_errors(probe: str) -> list[SimpleNamespace]:
 def every_line() -> str:
     """All that the recorded libraries printed."""
     printed = []
-    for found in records().values():
-        for probe in found["seen"].values():
+    for path in sorted(RECORDED.glob("*.json")):
+        for probe in record(path.stem).get("seen", {}).values():
             printed += [message for _, message in probe.get("log", [])] + [line[1] for line in probe.get("parser", [])]
     return "\n".join(printed)
 

@@ -156,5 +156,12 @@ def test_the_cpp_library_has_the_same_table_for_loading():
     assert found == [(word, text) for words, text in LOAD_REMEDIES for word in words]
 
 
+def test_the_lines_in_the_test_of_the_cpp_library_are_real():
+    source = (ROOT / "tests/runtime/cpp/native/test_version.cpp").read_text()
+    parts = re.findall(r'helps\("([^"]+)"', source)
+    printed = every_line() + "\n".join(report["line"] for report in reported())
+    assert len(parts) >= len(LOAD_REMEDIES) and [part for part in parts if part not in printed] == []
+
+
 def joined(literals):
     return "".join(re.findall(r'"([^"]*)"', literals))

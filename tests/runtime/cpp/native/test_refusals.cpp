@@ -81,6 +81,15 @@ TEST_CASE("no driver, no GPU, no such GPU") {
     CHECK_STATUS(directory.open(options).status(), Code::no_gpu, "GPUs 0 to 1 on this machine, got 2");
 }
 
+// What a real runtime gives then is no null pointer, and no object either.
+TEST_CASE("a TensorRT that does not start is neither used nor deleted") {
+    Directory directory;
+    const ScopedEnv environment("FAKE_TENSORRT_FAILS", "1");
+    const auto status = directory.open().status();
+    CHECK_STATUS(status, Code::engine, "TensorRT does not start: createInferRuntime", "with error: 35");
+    CHECK(status.message().find("catchCudaError") == std::string::npos);
+}
+
 TEST_CASE("a library of another major version is refused before it is called") {
     Directory directory;
     const ScopedEnv environment("FAKE_TENSORRT_VERSION", "10701");
@@ -118,11 +127,16 @@ TEST_CASE("errors of TensorRT: its message, the plan's target and a remedy") {
         return directory.open().status();
     };
     CHECK_STATUS(
-        refused("deserialize: The engine plan file is generated on an incompatible device, expecting "
-                "compute 8.7"),
+        refused(
+            "deserialize: IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan "
+            "file is generated on an incompatible device, expecting compute 8.9 got compute 8.6, please "
+            "rebuild.)"),
         Code::version, "refuses", "incompatible device", "It was built for gpu Thor", "another GPU");
-    CHECK_STATUS(refused("deserialize: Version tag does not match."), Code::version,
-                 "Version tag does not match. It", "of another TensorRT version");
+    CHECK_STATUS(
+        refused("deserialize: IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization "
+                "assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note: "
+                "Current Version: 237, Serialized Engine Version: 239)"),
+        Code::version, "Serialized Engine Version: 239). It", "of another TensorRT version");
     CHECK_STATUS(refused("context"), Code::memory, "no execution context", "could not be allocated",
                  "memory full");
 }
@@ -133,7 +147,8 @@ TEST_CASE("bytes that match the manifest but are not a plan") {
     directory.put("model.plan", "noise", true);
     directory.put("manifest.json", directory.manifest(), false);
     CHECK_STATUS(tokfilter::Engine::open(directory.path()).status(), Code::version,
-                 "magic tag does not match", "an unknown target");
+                 "header.magicTag == kEXPECTED_MAGIC_TAG failed", "an unknown target",
+                 "The file is damaged, no plan, or a plan of another TensorRT");
 }
 
 TEST_CASE("a plan whose inputs and outputs differ from the manifest's") {

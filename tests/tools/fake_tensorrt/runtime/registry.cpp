@@ -20,9 +20,14 @@ Registry::PluginLibraryHandle Registry::loadLibrary(const char* path) noexcept {
     void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library != nullptr && dlsym(library, kCreators) != nullptr)
         return *libraries_.insert(libraries_.end(), library);
+    const std::string call = "IPluginRegistry::loadLibrary: Error Code ";
     const std::string reason =
-        library == nullptr ? std::string(dlerror()) : std::string("no ") + kCreators + " in it";
-    logger_.log(ILogger::Severity::kERROR, ("loadLibrary: " + reason).c_str());
+        library == nullptr ? call + "6: API Usage Error (Unable to load library: " + path + ": " + dlerror() +
+                                 " In Impl at /_src/runtime/dispatch/libLoader.cpp:305)"
+                           : call + "3: API Usage Error (SymbolAddress for " + kCreators +
+                                 " could not be loaded, check function name against library symbol In "
+                                 "untypedSymbolAddress at /_src/runtime/dispatch/libLoader.cpp:378)";
+    logger_.log(ILogger::Severity::kERROR, reason.c_str());
     if (library != nullptr) dlclose(library);
     return nullptr;
 }

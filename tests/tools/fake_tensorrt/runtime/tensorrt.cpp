@@ -1,12 +1,15 @@
 // Fake TensorRT: runtime, engine, execution context and plugin registry for the plan files of plan.hpp.
 //
 // Environment: FAKE_TENSORRT_VERSION is the library's version as TensorRT's number; default: that of the
-// headers.
+// headers. FAKE_TENSORRT_FAILS: the runtime does not start, as the real ones of 10.15 to 11.4 without a
+// driver.
 //
 // Confirmed by: the interfaces are those of the real headers (stubs.py), and the real TensorRT-RTX 1.7.1.116
-// loads and links with runtime/cpp on a CPU up to the check for a GPU (tests/runtime/cpp/test_linked.py). No
-// real TensorRT has executed a plan through runtime/cpp so far: the behaviour of execution contexts follows
-// NVIDIA's API reference.
+// loads and links with runtime/cpp on a CPU up to the check for a GPU (tests/runtime/cpp/test_linked.py).
+// Messages of registry, refused plans and a runtime that does not start are those of TensorRT-RTX 1.7.1 and
+// of the lean runtimes of 10.15 to 11.4, recorded on 2026-11-26 (tests/trt/real/recorded); 8.6.0 ends the
+// process instead of returning from createInferRuntime. No real TensorRT has executed a plan through
+// runtime/cpp so far: the behaviour of execution contexts follows NVIDIA's API reference.
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -166,11 +169,19 @@ class Runtime : public IRuntime, public StubRuntime {
             if (plan.plugin && !registry_.knows_token_select())
                 return fail(
                     "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: "
-                    "TokenSelect, version: 1, namespace: tokfilter.)");
+                    "TokenSelecttokfilter, version: 1, namespace:tokfilter. In getCreatorInternal at "
+                    "/_src/runtime/dispatch/pluginRegistry.cpp:398)");
             return new Engine(std::move(plan), logger_);
         } catch (const std::exception&) {
             return fail(
-                "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magic tag does not match)");
+                "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion "
+                "header.magicTag == kEXPECTED_MAGIC_TAG failed.Trying to load an engine created with "
+                "incompatible "
+                "serialization version (1953657975 != 1953657974). Check that the engine was not created "
+                "using "
+                "safety runtime, same OS was used and version compatibility parameters were set accordingly "
+                "and that "
+                "it is a TRT engine file. In throwUnlessHeaderOk at /_src/runtime/dispatch/runtime.cpp:48)");
         }
     }
 
@@ -200,6 +211,19 @@ std::int32_t getInferLibVersion() noexcept {
 }
 
 void* createInferRuntime_INTERNAL(void* logger, std::int32_t) noexcept {
+    if (*fake::environment("FAKE_TENSORRT_FAILS") != 0) {
+        auto& log = *static_cast<nvinfer1::ILogger*>(logger);
+        log.log(nvinfer1::ILogger::Severity::kERROR,
+                "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: "
+                "35 In "
+                "checkCudaInstallation at /_src/runtime/dispatch/runtime.cpp:960)");
+        log.log(nvinfer1::ILogger::Severity::kERROR,
+                "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at "
+                "/_src/common/dispatch/checkMacros.cpp:250 (cudaError 35: CUDA driver version is "
+                "insufficient for "
+                "CUDA runtime version))");
+        return reinterpret_cast<void*>(std::uintptr_t{0x238});  // an offset from null, seen in 10.15.1
+    }
     return static_cast<nvinfer1::IRuntime*>(
         new nvinfer1::fake::Runtime(*static_cast<nvinfer1::ILogger*>(logger)));
 }
