@@ -7,7 +7,7 @@ a library does other things: there, the probes without one are skipped.
 
 import pytest
 from tensorrt_cases import CREATIONS, cases, rtx_cases
-from tensorrt_libraries import LIBRARIES, RTX, Library, chosen, interpreter, run_probe
+from tensorrt_libraries import LIBRARIES, RTX, Library, chosen, install, interpreter, run_probe
 from tensorrt_records import record, records
 
 from tokfilter.kernels.op import ATTRIBUTES, DOMAIN, NAME, VERSION
@@ -148,6 +148,15 @@ def test_8_6_takes_a_newer_numpy():
     """``nptype`` of 8.6.0 names np.bool_; that of 8.5.1 and 8.5.2 names np.bool, which numpy 1.24 dropped."""
     seen = run_probe(usable(WHOLE), "numpy_types", modules=WHOLE.folder / "newer")
     assert seen == record("8.6.0")["seen"]["nptype"]
+
+
+def test_a_download_that_fails_is_named_with_the_command(monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(
+        SystemExit, match=r"could not install no-such-tensorrt==9: .*\n.*make tensorrt VERSIONS=9"
+    ) as caught:
+        install(Library("9", "none", ("no-such-tensorrt==9",)))
+    assert "ERROR" in str(caught.value)
 
 
 def test_an_unknown_version_is_refused_with_the_known_ones():
