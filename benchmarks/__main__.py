@@ -19,6 +19,7 @@ PROGRAMS: Final = {
     "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),
     "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),
     "export-zoo": LazyCommand(f"{_STUDY}.export_zoo:main", "export and TensorRT-RTX build of 30 timm models"),
+    "cuda-zoo": LazyCommand(f"{_STUDY}.cuda_zoo:main", "timm models fused for ONNX Runtime on CUDA"),
     "export-trained": LazyCommand(f"{_STUDY}.export_trained:main", "error of every exported graph, trained weights"),
     "runtime-figures": LazyCommand(
         "tokfilter.benchmarks.runtime_figures:main",

@@ -13,6 +13,7 @@ import click
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.documents import with_current_keys
+from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
@@ -48,12 +49,16 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "gpu_kernel": ("gpu-kernel.json", kernel_table),
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
     "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
+    "cuda_zoo": ("cuda_zoo.json", cuda_zoo_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }
 """Name of a table -> (file in results, function that writes the table)."""
 
-_UNMEASURED: Final = {"gpu-proof.json": "Not measured yet: `make gpu-proof`."}
+_UNMEASURED: Final = {
+    "cuda_zoo.json": "Not measured yet: `python -m tokfilter.benchmarks cuda-zoo`.",
+    "gpu-proof.json": "Not measured yet: `make gpu-proof`.",
+}
 """File in results that may be absent -> what stands in place of its tables."""
 
 

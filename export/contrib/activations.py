@@ -6,7 +6,17 @@ from typing import Final
 
 import onnx_ir as ir
 
-from tokfilter.export.contrib.walk import DOMAIN, Fused, add_node, biased, lone_use, made_by, scalar, unscaled
+from tokfilter.export.contrib.walk import (
+    DOMAIN,
+    Fused,
+    add_node,
+    biased,
+    lone_use,
+    made_by,
+    scalar,
+    supersede,
+    unscaled,
+)
 
 __all__ = ["fuse_activations"]
 
@@ -110,4 +120,4 @@ def _replace(
         inputs, kind = list(found), {"Gelu": "BiasGelu"}.get(kind, kind)
     name = f"{(core.name or 'act').rsplit('/', 1)[0]}/{kind}"
     (output,) = add_node(last, kind, inputs, attributes, domain=DOMAIN, name=name, like=[last.outputs[0]])
-    last.outputs[0].replace_all_uses_with(output)
+    supersede(last.outputs[0], output)

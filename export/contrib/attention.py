@@ -6,7 +6,7 @@ from typing import Final
 import onnx_ir as ir
 
 from tokfilter.export.contrib.projections import HEADS_FIRST, shape_of
-from tokfilter.export.contrib.walk import DOMAIN, Fused, add_node, constant, lone_use, made_by, unscaled
+from tokfilter.export.contrib.walk import DOMAIN, Fused, add_node, constant, lone_use, made_by, supersede, unscaled
 
 __all__ = ["fuse_attentions"]
 
@@ -64,7 +64,7 @@ def _fuse(graph: ir.Graph, softmax: ir.Node, bias_inside: bool) -> str:
         name=(softmax.name or "attention").rsplit("/", 1)[0] + "/MultiHeadAttention",
         like=[flat.outputs[0]],
     )
-    flat.outputs[0].replace_all_uses_with(output)
+    supersede(flat.outputs[0], output)
     return ""
 
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from tokfilter.export.contrib.walk import Fused, constant, lone_use, made_by
+from tokfilter.export.contrib.walk import Fused, constant, lone_use, made_by, supersede
 
 __all__ = ["fold_layer_scales"]
 
@@ -62,7 +62,7 @@ def _fold(graph: ir.Graph, node: ir.Node, x: ir.Value, gamma: np.ndarray[Any, An
         numbers = constant(biased)
         assert numbers is not None
         add.replace_input_with(list(add.inputs).index(biased), _scaled(graph, biased, numbers * gamma))
-    node.outputs[0].replace_all_uses_with(x)
+    supersede(node.outputs[0], x)
     return ""
 
 

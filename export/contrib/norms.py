@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from tokfilter.export.contrib.walk import DOMAIN, Fused, add_node, biased, constant, lone_use, made_by
+from tokfilter.export.contrib.walk import DOMAIN, Fused, add_node, biased, constant, lone_use, made_by, supersede
 
 __all__ = ["fuse_norms"]
 
@@ -58,9 +58,9 @@ def _fuse(graph: ir.Graph, norm: ir.Node) -> str | None:
         like=[results[0], None, None, total] if residual else [results[0]],
     )
     for value in results:
-        value.replace_all_uses_with(outputs[0])
+        supersede(value, outputs[0])
     if residual:
-        total.replace_all_uses_with(outputs[3], replace_graph_outputs=True)
+        supersede(total, outputs[3])
     return ""
 
 

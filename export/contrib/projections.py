@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from tokfilter.export.contrib.walk import add_node, constant, made_by
+from tokfilter.export.contrib.walk import add_node, constant, made_by, supersede
 
 __all__ = ["HEADS_FIRST", "split_projections"]
 
@@ -73,7 +73,7 @@ def _rewrite(graph: ir.Graph, reshape: ir.Node, source: ir.Value, sizes: list[in
             name=f"{scope}/Transpose_part_{position}",
             like=[value],
         )
-        value.replace_all_uses_with(turned)
+        supersede(value, turned)
 
 
 def shape_of(graph: ir.Graph, target: tuple[int, ...]) -> ir.Value:

@@ -6,7 +6,18 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["DOMAIN", "Fused", "add_node", "biased", "constant", "lone_use", "made_by", "scalar", "unscaled"]
+__all__ = [
+    "DOMAIN",
+    "Fused",
+    "add_node",
+    "biased",
+    "constant",
+    "lone_use",
+    "made_by",
+    "scalar",
+    "supersede",
+    "unscaled",
+]
 
 DOMAIN: Final = "com.microsoft"
 
@@ -88,6 +99,13 @@ def biased(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
         if x is not None and bias is not None and numbers is not None and numbers.shape == (width,):
             return x, bias
     return None
+
+
+def supersede(old: ir.Value, new: ir.Value) -> None:
+    """Use ``new`` everywhere in place of ``old``; where that is an output of the graph, under its name."""
+    if old.is_graph_output():
+        old.name, new.name = f"{old.name}_before", old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def add_node(

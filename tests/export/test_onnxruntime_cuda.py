@@ -6,11 +6,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from small_models import SMALL, small_model
 
-from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, select_node
+from tokfilter.artifacts.bundle import Architecture
+from tokfilter.export.graph import (
+    fixed_graph_from_slots,
+    full_graph_from_slots,
+    select_node,
+    slots_graph_from_model,
+)
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
 from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
-from tokfilter.export.precision import LOW_TYPES
+from tokfilter.export.precision import LOW_TYPES, cast_precision
 
 PATCHES, DEPTH = 16, 2
 
@@ -122,3 +129,86 @@ def test_the_plain_graph_is_not_changed(traced_graph):
         cuda_graph_from_form(form)
         assert [(node.op_type, node.name) for node in form.graph] == kept
     assert [(node.op_type, node.name) for node in traced_graph.graph] == before
+
+
+KINDS = {
+    "q/k norm": ({"qk_norm": True}, {}),
+    "no bias of q, k, v": ({"qkv_bias": False}, {}),
+    "LayerScale": ({"init_values": 0.3}, {"layer scales": 4}),
+    "tanh GELU": ({"act_layer": "gelu_tanh"}, {}),
+    "quick GELU": ({"act_layer": "quick_gelu"}, {}),
+    "attention pooling": ({"global_pool": "map"}, {"attentions": 3, "activations": 5}),
+    "average pooling": ({"global_pool": "avg"}, {"layer norms of a residual sum": 3}),  # the last comes after pooling
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    """A small ViT of a kind: its trace, and what is fused in it beside what is in every one."""
+    arguments, fused = KINDS[request.param]
+    model = small_model(0, Architecture(SMALL.name, {**SMALL.kwargs, **arguments}))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:  # norms, biases and LayerScale start at 0, 1 or one small number
+                weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+    return request.param, slots_graph_from_model(model), fused
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_kinds_of_vits(kind, tmp_path, precision):
+    name, traced, extra = kind
+    form = cast_precision(traced, precision)
+    slots, folded = slots_graph_for_cuda(traced, precision)
+    graph, fused = cuda_graph_from_form(slots)
+    counts = {item.kind: item.count for item in (*folded, *fused) if item.count}
+    assert counts == {"attentions": 2, "activations": 4, "layer norms of a residual sum": 4} | extra, name
+    assert not [item.reasons for item in fused if item.reasons]
+    expected = run(form, tmp_path, precision, for_cuda=True)
+    found = run(graph, tmp_path, precision)
+    error = np.abs(found[0] - expected[0]).max() / np.abs(expected[0]).max()
+    assert error < {"fp32": 1e-5, "fp16": 1e-2}[precision], name
+    np.testing.assert_array_equal(found[1], expected[1])
+    ops = Counter(node.op_type for node in graph.graph)
+    assert ops["Softmax"] == 0
+    if name == "q/k norm":  # the norm is of each head, over the last axis: no transpose stays
+        assert not [n.name for n in graph.graph if n.op_type == "Transpose" and n.name.startswith("blocks")]
+
+
+def test_a_layer_scale_too_small_for_fp16_stays(tmp_path):
+    model = small_model(0, Architecture(SMALL.name, {**SMALL.kwargs, "init_values": 1e-5}))
+    traced = slots_graph_from_model(model)
+    _, (fp32,) = slots_graph_for_cuda(traced, "fp32")
+    _, (bf16,) = slots_graph_for_cuda(traced, "bf16")
+    _, (fp16,) = slots_graph_for_cuda(traced, "fp16")
+    assert (fp32.count, bf16.count, fp16.count) == (4, 4, 0)
+    assert list(fp16.reasons) == ["gamma is too small for fp16"] and fp16.total == 4
+    assert str(fp16).startswith("0 of 4 layer scales; not fused: gamma is too small for fp16 (4: blocks.0.ls1/Mul")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        ("bias", "a bias or mask is added to the scores"),
+        ("read twice", "the softmax is read by something else"),
+    ],
+)
+def test_an_attention_of_another_form_stays_and_is_named(traced_graph, tmp_path, breaks, reason):
+    form = traced_graph.clone()
+    softmax = next(node for node in form.graph if node.op_type == "Softmax")
+    if breaks == "bias":
+        number = ir.Value(name="mask", const_value=ir.tensor(np.zeros((1, 1, 1), np.float32), name="mask"))
+        form.graph.register_initializer(number)
+        node = ir.node("Add", [softmax.inputs[0], number], name="mask/Add")
+        form.graph.insert_before(softmax, node)
+        softmax.replace_input_with(0, node.outputs[0])
+    else:
+        node = ir.node("Identity", [softmax.outputs[0]], name="weights/Identity")
+        form.graph.insert_after(softmax, node)
+        form.graph.outputs.append(node.outputs[0])
+    node.outputs[0].name, node.outputs[0].type = f"{breaks} value", softmax.outputs[0].type
+    node.outputs[0].shape = softmax.outputs[0].shape
+    graph, (attentions, *_) = cuda_graph_from_form(form)
+    assert (attentions.count, attentions.total) == (1, 2)
+    ((found, names),) = attentions.reasons.items()
+    assert found.startswith(reason) and names == [softmax.name]
+    np.testing.assert_allclose(run(graph, tmp_path, "fp32")[0], run(form, tmp_path, "fp32")[0], rtol=1e-4, atol=1e-6)
