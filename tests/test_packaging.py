@@ -19,8 +19,8 @@ else:
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = {"artifacts", "benchmarks", "commands", "export", "kernels", "runtime", "train", "trt", "vit"}
-NOT_SHIPPED = {"benchmarks.micro"}
-"""Measurements of the kernel: they need the checkout."""
+NOT_SHIPPED = {"benchmarks.gpu_proof", "benchmarks.micro"}
+"""Measurements on a GPU and of the kernel: they need the checkout."""
 
 
 def tracked() -> list[Path]:
@@ -101,7 +101,7 @@ def test_the_wheel_holds_the_rooms_and_no_tests(wheel):
     top = {name.split("/")[1] for name in names}
     assert top == ROOMS | {"__init__.py", "cli.py", "errors.py", "py.typed"}
     assert all(name.startswith("tokfilter/") for name in names)
-    for part in ("test", "cuda_on_cpu", "fake", "/cpu/", "benchmarks/micro", "benchmarks/results", ".pyc", "conftest"):
+    for part in ("test", "cuda_on_cpu", "fake", "/cpu/", "benchmarks/gpu_proof", "benchmarks/micro", "benchmarks/results", ".pyc", "conftest"):
         assert [name for name in names if part in name] == []
 
 
