@@ -35,7 +35,7 @@ FORMAT: Final = "tokfilter-export"
 VERSION: Final = 1
 
 Role = Literal["filtered", "full", "golden", "timing-cache", "plugin"]
-Runtime = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+Runtime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch"]  # torch runs model.pt, no file of an export
 FileRuntime = Literal[Runtime, "onnx-cuda", "onnx-tensorrt8"]
 Range = tuple[int, int, int]
 

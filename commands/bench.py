@@ -8,7 +8,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.progress import command_line, progress_bar
-from tokfilter.commands.session_options import session_options, session_options_from
+from tokfilter.commands.session_options import batches_from_text, session_options, session_options_from
 
 _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 
@@ -20,7 +20,6 @@ _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
     "--keep", default="1.0,0.7,0.5,0.35", show_default=True, help=f"Budgets, separated by commas: {KEEP_HELP}."
 )
 @session_options
-@click.option("--bundle", type=click.Path(path_type=Path), help="Measure PyTorch with this model.pt instead.")
 @click.option("--duration", type=float, default=3.0, show_default=True, help="Measured seconds per row.")
 @click.option("--warm-up", type=float, default=0.5, show_default=True, help="Untimed seconds per row before that.")
 @click.option("--quick", is_flag=True, help="A third of the time, with wider intervals.")
@@ -80,11 +79,10 @@ def _comparison(directory: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     with progress_bar() as progress:
         return compare(
             directory,
-            _batches(params["batch"]),
+            batches_from_text("--batch", params["batch"]),
             keeps_from_text([params["keep"]]),
             session_options_from(params),
             replace(config, seed=params["seed"]),
-            params["bundle"],
             progress,
             command_line(),
         )
@@ -100,7 +98,7 @@ def _scenarios(directory: Path, names: tuple[str, ...], params: Mapping[str, Any
         params["warm_up"],
         params["loadgen"],
         params["streams"],
-        max(_batches(params["batch"])),
+        max(batches_from_text("--batch", params["batch"])),
         params["qps"],
         params["latency_bound"],
         params["seed"],
@@ -115,15 +113,3 @@ def _scenarios(directory: Path, names: tuple[str, ...], params: Mapping[str, Any
             command_line(),
             lambda what: progress(what, 0.0),
         )
-
-
-def _batches(text: str) -> list[int]:
-    from tokfilter.errors import DataError
-
-    try:
-        batches = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise DataError(f"--batch requires whole numbers separated by commas, got {text!r}.") from None
-    if min(batches) < 1:
-        raise DataError(f"--batch requires sizes of 1 or more, got {text!r}.")
-    return batches

@@ -1,6 +1,7 @@
 """Options that select an engine, shared by `bench`, `tune` and `verify`."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,12 +9,18 @@ import click
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
 
-__all__ = ["session_options", "session_options_from"]
+__all__ = ["batches_from_text", "session_options", "session_options_from"]
+
+_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; ``session_options_from`` reads them."""
     for option in (
+        click.option(
+            "--bundle", type=click.Path(path_type=Path), help="model.pt for PyTorch.  [default: beside the export]"
+        ),
+        click.option("--torch-compile", type=click.Choice(_MODES), help="Mode of torch.compile (PyTorch)."),
         click.option("--backend", type=click.Choice(["pycuda", "cuda-python"]), help="CUDA binding of TensorRT."),
         click.option("--device", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the GPU."),
         click.option("--cuda-graph", is_flag=True, help="Replay captured CUDA graphs (on a GPU)."),
@@ -40,10 +47,10 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--runtime",
-            type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
+            type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "torch"]),
             default="onnx",
             show_default=True,
-            help="Engine that runs the model files.",
+            help="Engine that runs the model files; torch runs the bundle that was exported.",
         ),
     ):
         command = option(command)
@@ -56,4 +63,22 @@ def session_options_from(params: Mapping[str, Any]) -> "SessionOptions":
 
     from tokfilter.runtime.sessions import SessionOptions
 
-    return SessionOptions(**{f.name: params[f.name] for f in fields(SessionOptions) if f.name in params})
+    given = {f.name: params[f.name] for f in fields(SessionOptions) if f.name in params}
+    if given["bundle"] is not None:
+        if given["runtime"] != "torch" and not params.get("against"):
+            raise click.UsageError("--bundle is model.pt for PyTorch: add --runtime torch.")
+        given["bundle"] = str(given["bundle"])
+    return SessionOptions(**given | {"torch_compile": given["torch_compile"] or False})
+
+
+def batches_from_text(option: str, text: str) -> list[int]:
+    """Batch sizes separated by commas. Raises DataError with the name of the option."""
+    from tokfilter.errors import DataError
+
+    try:
+        batches = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise DataError(f"{option} requires whole numbers separated by commas, got {text!r}.") from None
+    if min(batches) < 1:
+        raise DataError(f"{option} requires sizes of 1 or more, got {text!r}.")
+    return batches

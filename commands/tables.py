@@ -30,6 +30,8 @@ def print_comparison(document: Mapping[str, Any]) -> None:
     console.print(_conditions(document["settings"]), style="dim")
     for point in document["break_even"]:
         console.print(point["sentence"])
+    if document.get("cost_model"):
+        console.print(document["cost_model"]["sentence"])
     for note in document["notes"]:
         console.print(note, style="dim")
 
@@ -64,9 +66,10 @@ def print_scenarios(document: Mapping[str, Any]) -> None:
 
 
 def print_curve(document: Mapping[str, Any]) -> None:
-    """Print the curve of tune.json as bars, the selected budget marked, and the reason of the choice."""
-    table = _table("tokens", "median ms", "speed-up", "")
-    points, choice = document["curve"], document["choice"]
+    """Print the curve of tune.json as bars, the selected budget marked, the reason of the choice, the cost model."""
+    points, choice, cost = document["curve"], document["choice"], document.get("cost_model")
+    predicted = _predicted(cost, choice["batch"])
+    table = _table("tokens", "median ms", *(["model ms"] if predicted else []), "speed-up", "")
     slowest = max(point["latency_ms"] for point in points)
     for point in points:
         chosen = point["tokens"] == choice["tokens"]
@@ -75,6 +78,7 @@ def print_curve(document: Mapping[str, Any]) -> None:
         table.add_row(
             f"{point['tokens']}{' <' if chosen else ''}",
             f"{point['latency_ms']:.2f}",
+            *([f"{predicted[point['tokens']]:.2f}"] if predicted else []),
             f"{point['speedup']['value']:.2f}×",
             bar,
             style=style,
@@ -82,6 +86,15 @@ def print_curve(document: Mapping[str, Any]) -> None:
     console = _console()
     console.print(table)
     console.print(choice["reason"])
+    if cost:
+        console.print(cost["sentence"])
+
+
+def _predicted(cost: Mapping[str, Any] | None, batch: int) -> dict[int, float]:
+    """Budget -> latency of the cost model at a batch; empty where it does not fit."""
+    if not cost or not cost["fits"]:
+        return {}
+    return {point["tokens"]: point["predicted_ms"] for point in cost["model"]["points"] if point["batch"] == batch}
 
 
 def print_accuracy(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.commands.progress import command_line, progress_bar
-from tokfilter.commands.session_options import session_options, session_options_from
+from tokfilter.commands.session_options import batches_from_text, session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 @click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
 @click.option("--images", type=click.Path(path_type=Path), help="Labelled images, one subfolder per class.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per batch.")
+@click.option(
+    "--model-batches",
+    default="1,8",
+    show_default=True,
+    help="Further batch sizes that a few budgets are measured at, for the cost model; empty for none.",
+)
 @session_options
 @click.option("--duration", type=float, default=1.0, show_default=True, help="Measured seconds per budget.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the curve.")
@@ -34,10 +40,12 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
     from tokfilter.runtime.tuning.tune import tune as run
 
     options = session_options_from(params)
+    others = batches_from_text("--model-batches", params["model_batches"]) if params["model_batches"].strip() else []
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
     goal = _goal(directory, options, **{name: params[name] for name in names})
     with progress_bar() as progress:
-        document = run(directory, goal, batch, options, BenchConfig(duration, 0.2, 0.1), progress, command_line())
+        config = BenchConfig(duration, 0.2, 0.1)
+        document = run(directory, goal, batch, options, config, progress, command_line(), others)
     write_json(directory / "tune.json", document)
     if as_json:
         import json

@@ -14,24 +14,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option("--batch", type=click.IntRange(min=1), multiple=True, help="Batch size; may be repeated.")
 @session_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(directory: Path, batch: tuple[int, ...], as_json: bool, **params: Any) -> None:
-    """Check the files of an export DIRECTORY against its manifest, and its models against PyTorch's golden outputs.
+def verify(source: Path, batch: tuple[int, ...], as_json: bool, **params: Any) -> None:
+    """Check the files of an export directory against its manifest, and its models against PyTorch's golden outputs.
 
-    Runs every model of --runtime and --precision, including those for one budget. Exit code 3 when an output differs
-    by more than the tolerance of its precision.
+    Runs every model of --runtime and --precision, including those for one budget. SOURCE may also be a bundle
+    (model.pt), which PyTorch runs. Exit code 3 when an output differs by more than the tolerance of its precision.
     """
     from tokfilter.runtime.verification import checked_files, verdicts
 
-    files = checked_files(directory).files
-    found = verdicts(directory, session_options_from(params), batch)
+    files = [] if source.is_file() else checked_files(source).files
+    found = verdicts(source, session_options_from(params), batch)
     if as_json:
         click.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
         return
-    click.echo(f"{len(files)} files match the manifest")
+    if files:
+        click.echo(f"{len(files)} files match the manifest")
     for verdict in found:
         click.echo(_line(verdict))
 

@@ -4,22 +4,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.manifest import Entry, FileRuntime, Manifest, Runtime, load_manifest
-from tokfilter.errors import EngineError
+from tokfilter.errors import DataError, EngineError
 from tokfilter.runtime.session import Budgets
 
-__all__ = ["ModelFile", "Role", "budgets_from_model_file", "find_entry", "find_model_file"]
+__all__ = [
+    "ModelFile",
+    "Role",
+    "budgets_from_model_file",
+    "find_bundle",
+    "find_entry",
+    "find_model_file",
+    "model_file_at",
+]
 
 Role = Literal["filtered", "full"]
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One model file with its directory and manifest."""
+    """One model file with its directory and manifest.
+
+    bundle: model.pt where PyTorch runs it; ``entry`` then names no file of the directory
+    """
 
     directory: Path
     manifest: Manifest
     entry: Entry
+    bundle: Path | None = None
 
 
 def find_model_file(
@@ -29,14 +42,46 @@ def find_model_file(
     precision: str = "fp32",
     tokens: int | None = None,
     provider: str = "cpu",
+    bundle: str | Path | None = None,
 ) -> ModelFile:
     """The file of a role, runtime and precision that serves ``tokens``, where a budget is given.
 
     provider: of ONNX Runtime; for cuda, a graph fused for it (`tokfilter export --cuda`) comes before the plain one
+    bundle: model.pt for PyTorch; None looks for the one that was exported (``find_bundle``)
     Raises DataError where ``directory`` is no export directory, EngineError where it has no such file.
     """
     manifest = load_manifest(directory)
-    return ModelFile(Path(directory), manifest, find_entry(manifest, role, runtime, precision, tokens, provider))
+    entry = find_entry(manifest, role, runtime, precision, tokens, provider)
+    weights = find_bundle(directory, manifest, bundle) if runtime == "torch" else None
+    return ModelFile(Path(directory), manifest, entry, weights)
+
+
+def model_file_at(
+    directory: Path, path: str, role: Role, runtime: Runtime, precision: str, bundle: str | Path | None = None
+) -> ModelFile:
+    """The file that the manifest lists as ``path``; for PyTorch, which has none, as ``find_model_file``."""
+    if runtime == "torch":
+        return find_model_file(directory, role, runtime, precision, bundle=bundle)
+    manifest = load_manifest(directory)
+    return ModelFile(directory, manifest, next(entry for entry in manifest.files if entry.path == path))
+
+
+def find_bundle(directory: str | Path, manifest: Manifest, bundle: str | Path | None = None) -> Path:
+    """model.pt of an export: ``bundle``, else the exported file in the directory or beside it. Raises DataError.
+
+    The session that opens it compares its checksum with the manifest's.
+    """
+    if bundle is not None:
+        return existing_file(bundle, "the bundle (model.pt)")
+    name = manifest.source.get("name", "")
+    if name == Path(name).name:  # a name, not a path
+        for folder in (Path(directory), Path(directory).absolute().parent):
+            if name and (folder / name).is_file():
+                return folder / name
+    raise DataError(
+        f"PyTorch runs the bundle that was exported, and {name or 'model.pt'!r} is neither in {directory} nor beside "
+        "it. Give it as --bundle model.pt."
+    )
 
 
 def find_entry(
@@ -47,7 +92,13 @@ def find_entry(
     tokens: int | None = None,
     provider: str = "cpu",
 ) -> Entry:
-    """As ``find_model_file``; a graph made for exactly ``tokens`` comes before one with a budget at run time."""
+    """As ``find_model_file``; a graph made for exactly ``tokens`` comes before one with a budget at run time.
+
+    For PyTorch the entry stands for the bundle, which runs at any budget.
+    """
+    if runtime == "torch":
+        name = f"{manifest.source.get('name', 'model.pt')} ({role})"
+        return Entry(name, role, manifest.source.get("sha256", ""), 0, runtime="torch", precision=precision)
     kinds: tuple[FileRuntime, ...] = ("onnx-cuda", "onnx") if (runtime, provider) == ("onnx", "cuda") else (runtime,)
     for kind in kinds:
         candidates = [e for e in manifest.entries(role, kind) if e.precision == precision]

@@ -1,31 +1,40 @@
-"""Open a session on an export directory: ``with open_session("out/") as session: session.run(images, keep=0.5)``."""
+"""Open a session: ``with open_session("out/") as session: session.run(images, keep=0.5)``."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokfilter.artifacts.manifest import Runtime
-from tokfilter.errors import EngineError
+from tokfilter.artifacts.extras import install_hint
+from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.manifest import Manifest, Runtime
+from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 
-__all__ = ["SessionOptions", "open_session", "session_from_model_file"]
+if TYPE_CHECKING:
+    from tokfilter.runtime.torch_session import TorchSession
+    from tokfilter.vit.model import FilteredViT
+
+__all__ = ["SessionOptions", "open_session", "session_from_model_file", "torch_session"]
 
 
 @dataclass(frozen=True)
 class SessionOptions:
     """How a model file is run, the same for full and filtered.
 
-    runtime: onnx, tensorrt or tensorrt-rtx
+    runtime: onnx, tensorrt, tensorrt-rtx or torch
     precision: fp32, fp16 or bf16, as exported
-    provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx)
-    threads, spinning, huge_pages: ONNX Runtime only, see ``OnnxRuntimeSession``
+    provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx); cpu or cuda for PyTorch
+    threads: of an engine on the CPU; None leaves the number to the engine
+    spinning, huge_pages: ONNX Runtime only, see ``OnnxRuntimeSession``
     cuda_graph: replay captured CUDA graphs, on a GPU only
     device: number of the GPU, as CUDA counts those that are visible
     backend: TensorRT only, see ``TensorRTSession``
-    compiled: PyTorch only, see ``TorchSession``
+    torch_compile: PyTorch only, see ``TorchSession``
+    bundle: PyTorch only, model.pt of an export directory; None looks for it in the directory and beside it
     """
 
     runtime: Runtime = "onnx"
@@ -37,30 +46,42 @@ class SessionOptions:
     cuda_graph: bool = False
     device: int = 0
     backend: str | None = None
-    compiled: bool = False
+    torch_compile: bool | str = False
+    bundle: str | None = None
 
 
 def open_session(
-    directory: str | Path, role: Role = "filtered", options: SessionOptions | None = None, tokens: int | None = None
+    source: "str | Path | FilteredViT",
+    role: Role = "filtered",
+    options: SessionOptions | None = None,
+    tokens: int | None = None,
 ) -> CheckedSession:
-    """The session for a file of an export directory; nothing is loaded before ``with``.
+    """The session for a model; nothing is loaded before ``with``.
 
+    source: an export directory; or a bundle (model.pt) or a patched model, which PyTorch runs
     tokens: prefer a graph made for exactly this budget to one whose budget is chosen at run time
-    Raises DataError, EngineError.
+    Raises DataError, EngineError, MissingDependencyError.
     """
     options = options or SessionOptions()
-    return session_from_model_file(
-        find_model_file(directory, role, options.runtime, options.precision, tokens, options.provider), options
-    )
+    if not isinstance(source, str | Path):
+        return torch_session(source, role, options)
+    path = Path(source)
+    if path.is_file() or path.suffix == ".pt":
+        return torch_session(existing_file(path, "a bundle (model.pt)"), role, options)
+    chosen = find_model_file(path, role, options.runtime, options.precision, tokens, options.provider, options.bundle)
+    return session_from_model_file(chosen, options)
 
 
 def session_from_model_file(chosen: ModelFile, options: SessionOptions) -> CheckedSession:
-    """The session for one file. Raises EngineError."""
+    """The session for one file. Raises EngineError, MissingDependencyError."""
     if options.runtime == "onnx":
         return _onnxruntime_session(chosen, options)
     if options.runtime in ("tensorrt", "tensorrt-rtx"):
         return TensorRTSession(chosen, options.cuda_graph, options.backend, options.device)
-    raise EngineError(f"runtime must be onnx, tensorrt or tensorrt-rtx, got {options.runtime!r}.")
+    if options.runtime == "torch" and chosen.bundle is not None:
+        role: Role = "full" if chosen.entry.role == "full" else "filtered"
+        return torch_session(chosen.bundle, role, options, chosen.manifest)
+    raise EngineError(f"runtime must be onnx, tensorrt, tensorrt-rtx or torch, got {options.runtime!r}.")
 
 
 def _onnxruntime_session(chosen: ModelFile, options: SessionOptions) -> CheckedSession:
@@ -74,3 +95,30 @@ def _onnxruntime_session(chosen: ModelFile, options: SessionOptions) -> CheckedS
         )
     on_gpu = options.provider in ("tensorrt", "tensorrt-rtx")
     return OnnxRuntimeSession(*common, {"device_id": str(options.device)} if on_gpu else {})
+
+
+def torch_session(
+    source: "Path | FilteredViT", role: Role, options: SessionOptions, manifest: Manifest | None = None
+) -> "TorchSession":
+    """The session on PyTorch for a bundle or a patched model. Raises EngineError, MissingDependencyError."""
+    if options.runtime.startswith("tensorrt"):
+        raise EngineError(f"{options.runtime} runs an export directory; a bundle or a model is run by PyTorch.")
+    try:
+        from tokfilter.runtime.torch_session import TorchSession
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tokfilter"):
+            raise
+        raise MissingDependencyError(
+            f"PyTorch runs bundles and models, and the package {error.name} is not installed: {install_hint('train')}."
+        ) from error
+    return TorchSession(
+        source,
+        role,
+        manifest,
+        threads=options.threads,
+        provider=options.provider,
+        device=options.device,
+        precision=options.precision,
+        cuda_graph=options.cuda_graph,
+        torch_compile=options.torch_compile,
+    )

@@ -12,11 +12,11 @@ from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, checked_path, load_manifest
 from tokfilter.errors import MissingDependencyError, VerificationError
 from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
-from tokfilter.runtime.session import Array, Budgets, Session
-from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
+from tokfilter.runtime.session import Array, Budgets, CheckedSession, Session
+from tokfilter.runtime.sessions import SessionOptions, session_from_model_file, torch_session
 from tokfilter.trt.gpus import gpus
 
-__all__ = ["Verdict", "check_engine", "checked_files", "verdicts", "verify"]
+__all__ = ["Verdict", "check_engine", "checked_files", "golden_for", "verdicts", "verify"]
 
 _ROLES: Final[tuple[Role, ...]] = ("full", "filtered")
 _NOT_MEASURED: Final = "No time was taken; export and verify again."
@@ -53,15 +53,19 @@ def checked_files(directory: str | Path) -> Manifest:
 
 
 def verdicts(
-    directory: str | Path, options: SessionOptions | None = None, batches: Sequence[int] = ()
+    source: str | Path, options: SessionOptions | None = None, batches: Sequence[int] = ()
 ) -> Iterator[Verdict]:
     """Run every model file of a runtime and precision on the golden images, at each budget that torch computed.
 
+    source: an export directory, or a bundle (model.pt) for PyTorch
     batches: none means the smallest that an engine serves, and two images where it does
     Raises VerificationError at the first that differs, DataError, EngineError, MissingDependencyError.
     """
     options = options or SessionOptions()
-    for chosen in _model_files(directory, options):
+    if Path(source).is_file():
+        yield from _bundle_verdicts(Path(source), options, batches)
+        return
+    for chosen in _model_files(source, options):
         yield from _verdicts(chosen, options, batches or _batches(chosen.entry), _NOT_MEASURED)
 
 
@@ -94,17 +98,35 @@ def _require_target(entry: Entry) -> None:
 
 
 def _verdicts(chosen: ModelFile, options: SessionOptions, batches: Sequence[int], remedy: str) -> Iterator[Verdict]:
-    golden = golden_of(chosen.directory, chosen.manifest)
     with session_from_model_file(chosen, options) as session:
+        golden = golden_for(session, chosen)
         for batch in batches:
             for k in _budgets(golden, session.budgets):
                 yield verify(session, chosen, golden, batch, k, remedy)
 
 
+def _bundle_verdicts(bundle: Path, options: SessionOptions, batches: Sequence[int]) -> Iterator[Verdict]:
+    for role in _ROLES:
+        with torch_session(bundle, role, options) as session:
+            for batch in batches or _batches(session.model_file.entry):
+                for k in _budgets(session.golden, session.budgets):
+                    yield verify(session, session.model_file, session.golden, batch, k, "")
+
+
+def golden_for(session: CheckedSession, chosen: ModelFile) -> GoldenArrays:
+    """Golden tensors for an open session: PyTorch takes those of its bundle, which are floats in every export."""
+    own = getattr(session, "golden", None)
+    return own if isinstance(own, GoldenArrays) else golden_of(chosen.directory, chosen.manifest)
+
+
 def _model_files(directory: str | Path, options: SessionOptions) -> Iterator[ModelFile]:
     """All that `bench` may take a time of: the full file, the filtered one, those made for one budget."""
     for role in _ROLES:
-        first = find_model_file(directory, role, options.runtime, options.precision, provider=options.provider)
+        first = find_model_file(
+            directory, role, options.runtime, options.precision, provider=options.provider, bundle=options.bundle
+        )
+        if first.bundle is not None:
+            yield first
         for entry in first.manifest.entries(role, first.entry.runtime):
             if entry.precision == options.precision:
                 yield replace(first, entry=entry)

@@ -148,9 +148,9 @@ class FilteredViT(nn.Module):
     def _set_budget(self, keep: Keep | None, stacklevel: int) -> None:
         state, scorer = self.drop.state, self.scorer
         state.keep = self.keep if keep is None else keep
-        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
-            return
         if torch.compiler.is_dynamo_compiling():  # a warning would break the compiled graph in two
+            return
+        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
             return
         if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
             state.warned = True

@@ -71,7 +71,7 @@ def engine_spec(context: Context, job: EngineJob, name: str = "", cuda_graph: bo
     """The engine of a job, to be opened in TensorRT's Python."""
     options = SessionOptions(runtime="tensorrt", precision=job.precision, cuda_graph=cuda_graph)
     interpreter = context.settings.tensorrt
-    return EngineSpec(engine_folder(context, job), job.role, "model.plan", options, None, interpreter, name or job.name)
+    return EngineSpec(engine_folder(context, job), job.role, "model.plan", options, interpreter, name or job.name)
 
 
 def build_engines(

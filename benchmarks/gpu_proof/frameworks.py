@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
@@ -19,9 +20,11 @@ __all__ = ["EAGER", "run"]
 
 EAGER = "PyTorch eager"
 _TORCH = {
-    EAGER: SessionOptions(precision="fp16", provider="cuda"),
-    "PyTorch compiled": SessionOptions(precision="fp16", provider="cuda", compiled=True),
-    "PyTorch compiled, CUDA graph": SessionOptions(precision="fp16", provider="cuda", compiled=True, cuda_graph=True),
+    EAGER: SessionOptions(runtime="torch", precision="fp16", provider="cuda"),
+    "PyTorch compiled": SessionOptions(runtime="torch", precision="fp16", provider="cuda", torch_compile=True),
+    "PyTorch compiled, CUDA graph": SessionOptions(
+        runtime="torch", precision="fp16", provider="cuda", torch_compile=True, cuda_graph=True
+    ),
 }
 _ONNX = {
     "ONNX Runtime": SessionOptions(precision="fp16", provider="cuda"),
@@ -63,7 +66,8 @@ def _others(context: Context, name: str) -> Iterator[EngineSpec]:
     for role in _ROLES:
         if dry or context.has("torch"):
             for title, options in _TORCH.items():
-                yield EngineSpec(folder, role, f"{bundle.name} ({role})", options, bundle, name=f"{title}, {role}")
+                given = replace(options, bundle=str(bundle))
+                yield EngineSpec(folder, role, f"{bundle.name} ({role})", given, name=f"{title}, {role}")
         if dry or context.has("onnxruntime"):
             path = find_entry(load_manifest(folder), role, "onnx", "fp16", provider="cuda").path
             for title, options in _ONNX.items():

@@ -25,13 +25,11 @@ def compare(
     keeps: Sequence[Keep] = (1.0, 0.7, 0.5, 0.35),
     options: SessionOptions | None = None,
     config: BenchConfig | None = None,
-    bundle: str | Path | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Measure an export directory and return the content of bench.json (``schemas/bench.json``).
 
-    bundle: model.pt, to measure PyTorch instead of the exported engines
     Raises VerificationError before anything is timed when outputs differ from the golden tensors, DataError,
     BudgetError, EngineError.
     """
@@ -39,6 +37,6 @@ def compare(
     if not batches or min(batches) < 1:
         raise DataError(f"a comparison requires batch sizes of 1 or more, got {list(batches)}.")
     manifest = load_manifest(directory)
-    specs = specs_for(directory, manifest, keeps, options, None if bundle is None else Path(bundle))
+    specs = specs_for(directory, manifest, keeps, options)
     measured = measure_cells(specs, sorted(set(batches)), config, progress or (lambda what, fraction: None))
-    return document_from_measurements(measured, manifest, options, config, command, torch=bundle is not None)
+    return document_from_measurements(measured, manifest, options, config, command)

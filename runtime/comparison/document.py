@@ -6,6 +6,7 @@ from typing import Any
 
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Measurements
+from tokfilter.runtime.measure.cost_document import cost_document, cost_point
 from tokfilter.runtime.measure.metrics import (
     PERCENTILE_RULE,
     latency_from_samples,
@@ -26,12 +27,8 @@ def document_from_measurements(
     options: SessionOptions,
     config: BenchConfig,
     command: str,
-    torch: bool = False,
 ) -> dict[str, Any]:
-    """The document (``schemas/bench.json``).
-
-    torch: PyTorch was measured instead of the engine in ``options``
-    """
+    """The document (``schemas/bench.json``)."""
     card = manifest.model
     rows: list[dict[str, Any]] = []
     points = []
@@ -56,12 +53,22 @@ def document_from_measurements(
             "prefix_tokens": card.prefix_tokens,
             "classes": card.classes,
         },
-        "settings": _settings(options, config, torch),
+        "settings": _settings(options, config),
         "verification": measured.verdicts,
         "rows": rows,
         "break_even": points,
+        "cost_model": _cost_model(measured, manifest, config),
         "notes": _notes(measured, rows),
     }
+
+
+def _cost_model(measured: Measurements, manifest: Manifest, config: BenchConfig) -> dict[str, Any]:
+    """Fitted to all rows; its sentence is about the filtered budget nearest to half of the tokens."""
+    card = manifest.model
+    points = [cost_point(card, c.batch, c.tokens, latency_from_samples(c.samples).median) for c in measured.cells]
+    budgets = {cell.tokens for cell in measured.cells if cell.spec.role == "filtered"}
+    tokens = min(budgets, key=lambda k: (abs(k - card.num_patches / 2), k), default=card.num_patches)
+    return cost_document(card, points, tokens, config.seed)
 
 
 def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, Any]:
@@ -103,11 +110,11 @@ def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
     return {name: asdict(latency_from_samples(values)) for name, values in samples.items()}
 
 
-def _settings(options: SessionOptions, config: BenchConfig, torch: bool) -> dict[str, Any]:
-    onnx = options.runtime == "onnx" and not torch
+def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
+    onnx, torch = options.runtime == "onnx", options.runtime == "torch"
     on_host = (torch or onnx) and options.provider == "cpu"
     return {
-        "engine": "torch" if torch else options.runtime,
+        "engine": options.runtime,
         "provider": options.provider if torch or onnx else None,
         "precision": options.precision,
         "threads": options.threads,

@@ -52,7 +52,6 @@ class EngineSpec:
     """An engine to be started.
 
     path: model file of the export directory, or a name for the bundle when PyTorch runs it
-    bundle: model.pt when PyTorch runs it, else None
     interpreter: the Python that runs it
     name: key of the engine among those that are open; empty means its path
     """
@@ -61,7 +60,6 @@ class EngineSpec:
     role: Role
     path: str
     options: SessionOptions
-    bundle: Path | None = None
     interpreter: Interpreter = Interpreter()
     name: str = ""
 
@@ -120,7 +118,6 @@ class EngineProcess:
             path=spec.path,
             role=spec.role,
             options=asdict(spec.options),
-            bundle=None if spec.bundle is None else str(spec.bundle),
         )
 
     def wait_until_open(self) -> None:
@@ -225,7 +222,7 @@ def engines_open(specs: Sequence[EngineSpec]) -> Iterator[dict[str, EngineProces
 
 
 def specs_for(
-    directory: Path, manifest: Manifest, keeps: Sequence[Keep], options: SessionOptions, bundle: Path | None = None
+    directory: Path, manifest: Manifest, keeps: Sequence[Keep], options: SessionOptions
 ) -> dict[int, EngineSpec]:
     """Budget in tokens -> the engine for it. The full model, the baseline of every ratio, is always included.
 
@@ -236,9 +233,6 @@ def specs_for(
     specs = {}
     for tokens in budgets:
         role: Role = "full" if tokens == patches else "filtered"
-        if bundle is not None:
-            path = f"{bundle.name} ({role})"
-        else:
-            path = find_entry(manifest, role, options.runtime, options.precision, tokens, options.provider).path
-        specs[tokens] = EngineSpec(directory, role, path, options, bundle)
+        path = find_entry(manifest, role, options.runtime, options.precision, tokens, options.provider).path
+        specs[tokens] = EngineSpec(directory, role, path, options)
     return specs

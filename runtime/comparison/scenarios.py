@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokfilter.artifacts.budget import Keep
-from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.processes import specs_for
@@ -18,10 +17,10 @@ from tokfilter.runtime.measure.metrics import PERCENTILE_RULE
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.scenario import SCENARIOS, ScenarioConfig, ScenarioResult
 from tokfilter.runtime.measure.throughput import offline, server
-from tokfilter.runtime.model_files import ModelFile
+from tokfilter.runtime.model_files import model_file_at
 from tokfilter.runtime.session import Array, CheckedSession
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
-from tokfilter.runtime.verification import verify
+from tokfilter.runtime.verification import golden_for, verify
 
 __all__ = ["run_scenarios"]
 
@@ -50,13 +49,12 @@ def run_scenarios(
     manifest = load_manifest(directory)
     before, verdicts, rows = conditions(), [], []
     for tokens, spec in specs_for(directory, manifest, keeps, options).items():
-        entry = next(e for e in manifest.files if e.path == spec.path)
-        model_file = ModelFile(directory, manifest, entry)
-        golden = golden_of(directory, manifest)
+        model_file = model_file_at(directory, spec.path, spec.role, options.runtime, options.precision, options.bundle)
         with ExitStack() as stack:
             sessions = [
                 stack.enter_context(session_from_model_file(model_file, options)) for _ in range(config.streams)
             ]
+            golden = golden_for(sessions[0], model_file)
             verdicts.append(asdict(verify(sessions[0], model_file, golden, 1, tokens)))
             images = golden.tiled(_LIBRARY, sessions[0].inputs[0].dtype)
             for name in names:

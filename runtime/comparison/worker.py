@@ -16,14 +16,13 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from tokfilter.artifacts.golden import GoldenArrays, golden_of
-from tokfilter.artifacts.manifest import Manifest, load_manifest
+from tokfilter.artifacts.golden import GoldenArrays
 from tokfilter.errors import TokfilterError
 from tokfilter.runtime.measure.memory import device_bytes, host_peak_bytes
-from tokfilter.runtime.model_files import ModelFile
+from tokfilter.runtime.model_files import ModelFile, model_file_at
 from tokfilter.runtime.session import Array, CheckedSession, Result
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
-from tokfilter.runtime.verification import verify
+from tokfilter.runtime.verification import golden_for, verify
 
 __all__ = ["main", "run_block", "run_compute", "serve"]
 
@@ -129,25 +128,13 @@ def serve(requests: Iterable[str], replies: IO[str]) -> None:
 
 
 def _open(request: dict[str, Any]) -> _Engine:
-    directory = Path(request["directory"])
-    manifest = load_manifest(directory)
-    if request["bundle"] is not None:
-        session, model_file = _torch_session(request, manifest)
-    else:
-        entry = next(e for e in manifest.files if e.path == request["path"])
-        model_file = ModelFile(directory, manifest, entry)
-        session = session_from_model_file(model_file, SessionOptions(**request["options"]))
-    golden = golden_of(model_file.directory, model_file.manifest)
-    return _Engine(session.__enter__(), model_file, golden, {})
-
-
-def _torch_session(request: dict[str, Any], manifest: Manifest) -> tuple[CheckedSession, ModelFile]:
-    """PyTorch is imported only in the process that runs it: its threads and ONNX Runtime's slow each other down."""
-    from tokfilter.runtime.torch_session import TorchSession
-
-    chosen = {name: request["options"][name] for name in ("threads", "provider", "precision", "cuda_graph", "compiled")}
-    session = TorchSession(Path(request["bundle"]), request["role"], manifest, **chosen)
-    return session, ModelFile(Path(request["directory"]), manifest, session.entry)
+    options = SessionOptions(**request["options"])
+    model_file = model_file_at(
+        Path(request["directory"]), request["path"], request["role"], options.runtime, options.precision, options.bundle
+    )
+    session = session_from_model_file(model_file, options)
+    session.__enter__()
+    return _Engine(session, model_file, golden_for(session, model_file), {})
 
 
 def _reply(engine: _Engine, request: dict[str, Any]) -> dict[str, Any]:

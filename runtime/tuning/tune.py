@@ -5,11 +5,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tokfilter.artifacts.files import atomic_path
-from tokfilter.artifacts.manifest import NAME, Manifest, load_manifest
+from tokfilter.artifacts.manifest import NAME, Manifest, ModelCard, load_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.processes import EngineProcess, EngineSpec, engines_open
 from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Progress, run_rounds
+from tokfilter.runtime.measure.cost_document import cost_document, cost_point
+from tokfilter.runtime.measure.cost_model import CostPoint
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import latency_from_samples
 from tokfilter.runtime.measure.record import header
@@ -20,7 +24,15 @@ from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.runtime.tuning.goals import Goal, TunedBudget, TuningPoint
 from tokfilter.runtime.tuning.search import select_budget
 
-__all__ = ["drops_from_accuracy", "measured_points", "save_choice", "tested_budgets", "tune"]
+__all__ = [
+    "cost_points",
+    "drops_from_accuracy",
+    "few_budgets",
+    "measured_points",
+    "save_choice",
+    "tested_budgets",
+    "tune",
+]
 
 
 def tune(
@@ -31,14 +43,17 @@ def tune(
     config: BenchConfig | None = None,
     progress: Progress | None = None,
     command: str = "",
+    model_batches: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Select a budget, write it into the manifest, and return the content of ``schemas/tune.json``.
 
+    model_batches: further batch sizes that a few budgets are measured at, for the cost model: one batch alone does not
+        show from which batch on filtering pays. Those that an engine does not serve are left out
     Raises BudgetError when no budget meets the goal (the manifest stays as it is), VerificationError, EngineError.
     """
     directory, options, config = Path(directory), options or SessionOptions(), config or BenchConfig(1.0, 0.2, 0.1)
-    if batch < 1:
-        raise DataError(f"a batch requires at least one image, got {batch}.")
+    if min([batch, *model_batches]) < 1:
+        raise DataError(f"a batch requires at least one image, got {min([batch, *model_batches])}.")
     manifest, before = load_manifest(directory), conditions()
     full, filtered = _specs(directory, manifest, options)
     report = progress or (lambda what, fraction: None)
@@ -51,6 +66,10 @@ def tune(
             return measured_points(full, specs, engines, batch, manifest.model.num_patches, config, report)
 
         tuned = select_budget(goal, measure, sorted(filtered), manifest.model.prefix_tokens)
+        curves = {batch: tuned.curve}
+        for other in _served(model_batches, manifest, [full, *filtered.values()], batch):
+            chosen = {k: filtered[k] for k in few_budgets([*filtered, tuned.tokens], tuned.tokens)}
+            curves[other] = measured_points(full, chosen, engines, other, manifest.model.num_patches, config, report)
     document = {
         **header("tune", command),
         "conditions": {"before": before, "after": conditions()},
@@ -58,6 +77,7 @@ def tune(
         "verification": verdicts,
         "curve": [asdict(point) for point in tuned.curve],
         "choice": _choice(tuned, manifest, batch),
+        "cost_model": cost_document(manifest.model, cost_points(manifest.model, curves), tuned.tokens, config.seed),
         "clock_drift": {**asdict(tuned.drift), "change": tuned.drift.change, "spread": tuned.drift.spread},
     }
     save_choice(directory, _manifest_choice(document, options))
@@ -87,6 +107,31 @@ def measured_points(
         )
         for cell in cells
     ]
+
+
+def cost_points(card: ModelCard, curves: Mapping[int, Sequence[TuningPoint]]) -> list[CostPoint | None]:
+    """Points for the cost model. A latency is the full model's median over the speed-up, which clock drift spares.
+
+    curves: batch size -> measured budgets
+    """
+    points = []
+    for batch, curve in curves.items():
+        full_ms = float(np.median([point.full_ms for point in curve]))
+        points.append(cost_point(card, batch, card.num_patches, full_ms))
+        points += [cost_point(card, batch, point.tokens, full_ms / point.speedup.value) for point in curve]
+    return points
+
+
+def few_budgets(budgets: Sequence[int], chosen: int) -> list[int]:
+    """The smallest, the largest, the middle one and the chosen one."""
+    ordered = sorted(set(budgets))
+    return sorted({ordered[0], ordered[len(ordered) // 2], ordered[-1], chosen})
+
+
+def _served(batches: Sequence[int], manifest: Manifest, specs: Sequence[EngineSpec], measured: int) -> list[int]:
+    paths = {spec.path for spec in specs}
+    ranges = [entry.batch_range for entry in manifest.files if entry.path in paths and entry.batch_range is not None]
+    return [b for b in sorted(set(batches) - {measured}) if all(low <= b <= high for low, _, high in ranges)]
 
 
 def drops_from_accuracy(document: Mapping[str, Any], manifest: Manifest) -> dict[int, float]:

@@ -40,7 +40,7 @@ def measure(export_directory, tmp_path):
 
 
 def spec(folder, name, role="filtered", path="model.onnx", interpreter=Interpreter()):  # noqa: B008
-    return EngineSpec(folder, role, path, OPTIONS, None, interpreter, f"{name}, {role}")
+    return EngineSpec(folder, role, path, OPTIONS, interpreter, f"{name}, {role}")
 
 
 def test_every_row_has_its_ratios_to_the_full_model_and_to_the_other_engine(measure):

@@ -3,12 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from schema_check import valid
 
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import load_manifest
-from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError, VerificationError
+from tokfilter.errors import BudgetError, DataError, EngineError, VerificationError
 from tokfilter.runtime.comparison.compare import compare
 from tokfilter.runtime.comparison.processes import EngineProcess
 from tokfilter.runtime.comparison.rounds import BenchConfig
@@ -27,7 +26,6 @@ def document(export_directory):
         [1.0, 0.5, 0.3],
         OPTIONS,
         QUICK,
-        None,
         lambda what, fraction: fractions.append(fraction),
         "typed",
     )
@@ -92,44 +90,38 @@ def test_outputs_that_differ_are_not_timed(export_directory, tmp_path, monkeypat
         compare(out, [1], [0.5], OPTIONS, QUICK)
 
 
+TORCH = replace(OPTIONS, runtime="torch")
+
+
 def test_torch_can_be_compared_too(export_directory, bundle_file, tmp_path):
-    found = valid(compare(export_directory, [2], [0.5], OPTIONS, QUICK, bundle_file))
+    given = replace(TORCH, bundle=str(bundle_file))
+    found = valid(compare(export_directory, [2], [0.5], given, QUICK))
     assert (found["settings"]["engine"], found["settings"]["provider"]) == ("torch", "cpu")
-    half = valid(compare(export_directory, [2], [0.5], replace(OPTIONS, precision="bf16"), QUICK, bundle_file))
+    half = valid(compare(export_directory, [2], [0.5], replace(given, precision="bf16"), QUICK))
     assert half["settings"]["precision"] == "bf16"
     differences = [max(v["largest_difference"] for v in f["verification"]) for f in (found, half)]
     assert differences[0] < 1e-4 < differences[1]
     assert [row["path"] for row in found["rows"]] == ["model.pt (full)", "model.pt (filtered)"]
+    assert all(row["gpu_ms"] is None for row in found["rows"])
     other = tmp_path / "model.pt"
     other.write_bytes(bundle_file.read_bytes() + b" ")
     with pytest.raises(EngineError, match="not the bundle of this export"):
-        compare(export_directory, [2], [0.5], OPTIONS, QUICK, other)
+        compare(export_directory, [2], [0.5], replace(given, bundle=str(other)), QUICK)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"provider": "tensorrt"}, "the provider of PyTorch must be cpu or cuda, got tensorrt"),
-        ({"cuda_graph": True}, "a CUDA graph of PyTorch needs --provider cuda"),
-    ],
-)
-def test_torch_refuses_options_without_effect(export_directory, bundle_file, options, message):
-    with pytest.raises(EngineError, match=message):
-        compare(export_directory, [1], [0.5], replace(OPTIONS, **options), QUICK, bundle_file)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the error without a GPU")
-def test_torch_on_cuda_without_a_gpu_is_refused(export_directory, bundle_file):
-    with pytest.raises(MissingDependencyError, match="PyTorch finds no usable GPU"):
-        compare(export_directory, [1], [0.5], replace(OPTIONS, provider="cuda"), QUICK, bundle_file)
+def test_torch_without_its_bundle_is_refused(export_directory, tmp_path):
+    with pytest.raises(DataError, match=r"'model\.pt' is neither in .* nor beside it\. Give it as --bundle"):
+        compare(export_directory, [1], [0.5], TORCH, QUICK)
+    with pytest.raises(DataError, match="nowhere"):
+        compare(export_directory, [1], [0.5], replace(TORCH, bundle=str(tmp_path / "nowhere.pt")), QUICK)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("graph", [False, True])
 def test_torch_on_a_gpu_is_verified_and_timed(export_directory, bundle_file, precision, graph):
-    options = replace(OPTIONS, provider="cuda", precision=precision, cuda_graph=graph)
-    found = valid(compare(export_directory, [1, 3], [0.5, 0.25], options, QUICK, bundle_file))
+    options = replace(TORCH, provider="cuda", precision=precision, cuda_graph=graph, bundle=str(bundle_file))
+    found = valid(compare(export_directory, [1, 3], [0.5, 0.25], options, QUICK))
     assert found["settings"]["cuda_graph"] == graph
     assert all(row["gpu_ms"]["GPU Compute Time"]["median"] > 0 for row in found["rows"])
 

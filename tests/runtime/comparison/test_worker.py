@@ -61,7 +61,6 @@ def test_worker_replies_with_our_errors_and_continues(export_directory):
         "path": "model.onnx",
         "role": "filtered",
         "options": asdict(OPTIONS),
-        "bundle": None,
     }
     requests = [
         opening,
