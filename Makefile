@@ -8,7 +8,7 @@ PYTHON310 ?= $(shell .ci/python 3.10)
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt bench install-check release clean
+.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt arm64 bench install-check release clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
@@ -64,6 +64,10 @@ tensorrt: install
 	$(BIN)/python tests/tools/real_tensorrt.py install $(VERSIONS)
 	if [ -f build/tensorrt/8.6.0/installed ]; then export TOKFILTER_TENSORRT8=$(CURDIR)/build/tensorrt/8.6.0; fi; \
 	$(BIN)/python -m pytest tests/trt tests/kernels/test_real_tensorrt_8.py
+
+# arm64 as far as an emulator goes, without root: .ci/arm64 says what it needs. STEPS="bundle" takes a part; docs/arm64.md.
+arm64: install
+	.ci/arm64 $(STEPS)
 
 # Hours on two cores. Writes benchmarks/results, and from it the tables of README and docs.
 bench: install

@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIRECTORY",
         help="export of the small model by tests/tools/small_models.py, for an environment without torch",
     )
+    parser.addoption(
+        "--emulated",
+        type=Path,
+        metavar="DIRECTORY",
+        help="programs for another processor, in wrappers that start an emulator, in place of those that tests build",
+    )
 
 
 def has_gpu() -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from emulated import emulated
 from paths import ROOT
 
 from tokfilter.errors import MissingDependencyError
@@ -66,8 +67,10 @@ def version(headers: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def host(headers: Path, version: str) -> Path:
+def host(pytestconfig: pytest.Config, headers: Path, version: str) -> Path:
     """Build folder of the host programs and of the plugin over the CUDA-on-CPU layer, all under sanitizers."""
+    if programs := emulated(pytestconfig, "plugin"):
+        return programs
     directory = BUILD / f"host-{series(version)}"
     options = ["-DTOKFILTER_PLUGIN=OFF", "-DTOKFILTER_PLUGIN_HOST=ON", f"-DTENSORRT_INCLUDE_DIR={headers}"]
     cmake = find_tool("cmake", hint="pip install cmake")

@@ -25,7 +25,8 @@ include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(TensorRT REQUIRED_VARS TENSORRT_LIBRARY TENSORRT_INCLUDE_DIR VERSION_VAR TensorRT_VERSION)
 
 if(TensorRT_FOUND AND NOT TARGET TensorRT::runtime)
-  add_library(TensorRT::runtime UNKNOWN IMPORTED)
+  # SHARED, not UNKNOWN: a cross-linker finds it for programs that link tokfilter only with CMake's -rpath-link.
+  add_library(TensorRT::runtime SHARED IMPORTED)
   set_target_properties(TensorRT::runtime PROPERTIES
     IMPORTED_LOCATION "${TENSORRT_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${TENSORRT_INCLUDE_DIR}")
 endif()

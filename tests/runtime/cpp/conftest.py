@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from emulated import emulated
 from paths import ROOT
 from PIL import Image
 
@@ -81,13 +82,19 @@ def _version(headers: Path) -> str:
 @pytest.fixture(scope="session", params=["found", "TENSORRT_INCLUDE_DIR"])
 def fake(request: pytest.FixtureRequest) -> Path:
     """Library, examples and tests over fake TensorRT and fake CUDA, under sanitizers, for each version at hand."""
+    if programs := emulated(request.config, "cpp"):
+        if request.param != "found":
+            pytest.skip("the emulated programs are of one version of the headers")
+        return programs
     folder = request.getfixturevalue("headers") if request.param == "found" else _other_headers()
     return _built(f"sanitized-{_version(folder)}", f"-DTENSORRT_INCLUDE_DIR={folder}", source=NATIVE)
 
 
 @pytest.fixture(scope="session")
-def linked(headers: Path) -> Path:
+def linked(pytestconfig: pytest.Config, headers: Path) -> Path:
     """Library and examples linked to the real TensorRT-RTX and the real CUDA runtime."""
+    if programs := emulated(pytestconfig, "linked"):
+        return programs
     libraries = pytest.importorskip("tensorrt_rtx_libs", reason="needs the wheel tensorrt-rtx-cu13")
     library = next(Path(next(iter(libraries.__path__))).glob("libtensorrt_rtx.so*"))
     quick = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
