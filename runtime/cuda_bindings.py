@@ -25,7 +25,7 @@ def cuda_driver() -> ctypes.CDLL:
     if library is None:
         raise MissingDependencyError(
             "no NVIDIA driver: its library libcuda.so.1 cannot be loaded. Install the driver, start a container with "
-            "the NVIDIA runtime (--gpus all), or use --runtime onnx, which runs on the CPU."
+            "the NVIDIA runtime (--gpus all), or use --runtime onnx --provider cpu."
         )
     status = library.cuInit(0)
     count = ctypes.c_int(0)
@@ -34,7 +34,7 @@ def cuda_driver() -> ctypes.CDLL:
     if status == _ERROR_NO_DEVICE or (status == 0 and count.value == 0):
         raise MissingDependencyError(
             "no NVIDIA GPU: the driver is installed and finds none. Check CUDA_VISIBLE_DEVICES and the container's "
-            "devices, or use --runtime onnx, which runs on the CPU."
+            "devices, or use --runtime onnx --provider cpu."
         )
     if status != 0:
         raise EngineError(f"the NVIDIA driver does not start (CUDA error {status}): reboot after a driver update.")
