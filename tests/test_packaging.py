@@ -101,7 +101,17 @@ def test_the_wheel_holds_the_rooms_and_no_tests(wheel):
     top = {name.split("/")[1] for name in names}
     assert top == ROOMS | {"__init__.py", "cli.py", "errors.py", "py.typed"}
     assert all(name.startswith("tokfilter/") for name in names)
-    for part in ("test", "cuda_on_cpu", "fake", "/cpu/", "benchmarks/gpu_proof", "benchmarks/micro", "benchmarks/results", ".pyc", "conftest"):
+    for part in (
+        "test",
+        "cuda_on_cpu",
+        "fake",
+        "/cpu/",
+        "benchmarks/gpu_proof",
+        "benchmarks/micro",
+        "benchmarks/results",
+        ".pyc",
+        "conftest",
+    ):
         assert [name for name in names if part in name] == []
 
 
