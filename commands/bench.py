@@ -20,6 +20,7 @@ _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
     "--keep", default="1.0,0.7,0.5,0.35", show_default=True, help=f"Budgets, separated by commas: {KEEP_HELP}."
 )
 @session_options
+@click.option("--against", help="Engines to compare with, separated by commas: torch-eager, torch-compile, onnx-naive.")
 @click.option("--duration", type=float, default=3.0, show_default=True, help="Measured seconds per row.")
 @click.option("--warm-up", type=float, default=0.5, show_default=True, help="Untimed seconds per row before that.")
 @click.option("--quick", is_flag=True, help="A third of the time, with wider intervals.")
@@ -52,6 +53,8 @@ def bench(
             "--html shows a comparison, not a scenario, and writes a JSON file of the same name beside it: "
             "choose another name."
         )
+    if scenario and params["against"]:
+        raise click.UsageError("--against compares latency in rounds: leave --scenario out.")
     document = _scenarios(directory, scenario, params) if scenario else _comparison(directory, params)
     write_json(output, document)
     if html is not None:
@@ -85,6 +88,7 @@ def _comparison(directory: Path, params: Mapping[str, Any]) -> dict[str, Any]:
             replace(config, seed=params["seed"]),
             progress,
             command_line(),
+            [name.strip() for name in (params["against"] or "").split(",") if name.strip()],
         )
 
 

@@ -21,6 +21,10 @@ def print_comparison(document: Mapping[str, Any]) -> None:
     """Print the rows of bench.json, the break-even budgets and the notes."""
     console, rows = _console(), document["rows"]
     columns = _columns(has_power=any(row["power"] for row in rows), wide=console.width >= _WIDE)
+    if document.get("against"):
+        columns |= {"over the\nbest other": _best_other, "its\nefficiency": _best_efficiency}
+    if any(row.get("gpu_ms") for row in rows):
+        columns["in + compute\n+ out"] = _stages
     table = _table(*columns)
     for i, row in enumerate(rows):
         if i and row["batch"] != rows[i - 1]["batch"]:
@@ -28,6 +32,7 @@ def print_comparison(document: Mapping[str, Any]) -> None:
         table.add_row(*(text(row) for text in columns.values()))
     console.print(table)
     console.print(_conditions(document["settings"]), style="dim")
+    _print_against(console, document.get("against", []))
     for point in document["break_even"]:
         console.print(point["sentence"])
     if document.get("cost_model"):
@@ -36,15 +41,47 @@ def print_comparison(document: Mapping[str, Any]) -> None:
         console.print(note, style="dim")
 
 
+def _print_against(console: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the engines that keep every token, measured in the same rounds."""
+    if not rows:
+        return
+    table = _table("batch", "engine", "median", "cv", "images/s", "stages")
+    for row in rows:
+        latency = row["latency_ms"]
+        figures = (f"{latency['median']:.2f}", f"{latency['cv']:.1%}{'!' if row['warnings'] else ''}")
+        table.add_row(
+            str(row["batch"]), row["engine"], *figures, f"{row['images_per_s']:.1f}", _stages(row) or "none: CPU"
+        )
+    console.print(table)
+
+
+def _stages(row: Mapping[str, Any]) -> str:
+    """Medians of host to device, compute, device to host; empty on a CPU."""
+    gpu = row.get("gpu_ms")
+    names = ("H2D Latency", "GPU Compute Time", "D2H Latency")
+    return " + ".join(f"{gpu[name]['median']:.2f}" for name in names) if gpu else ""
+
+
+def _best_other(row: Mapping[str, Any]) -> str:
+    best = row.get("best_other")
+    return "" if best is None else f"{best['speedup']['value']:.2f}× {best['engine']}"
+
+
+def _best_efficiency(row: Mapping[str, Any]) -> str:
+    efficiency = (row.get("best_other") or {}).get("efficiency")
+    return "" if efficiency is None else f"{efficiency:.0%}"
+
+
 def _conditions(settings: Mapping[str, Any]) -> str:
     """Settings of the measurement in one line."""
     engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
     count = settings["threads"]
     threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     graph = "on" if settings["cuda_graph"] else "off"
+    stages = f"; stage times {settings['stages']}" if "stages" in settings else ""
     return (
         f"milliseconds per batch; {engine} {settings['precision']}{threads}; transfers {settings['transfers']}; "
-        f"CUDA graph {graph}; speed-up with its {settings['confidence']:.0%} interval"
+        f"CUDA graph {graph}{stages}; speed-up with its {settings['confidence']:.0%} interval"
     )
 
 
@@ -147,7 +184,7 @@ def _table(*names: str) -> Any:
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for name in names:
-        left = name in ("", "scenario", "method")
+        left = name in ("", "scenario", "method", "engine")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     return table
 

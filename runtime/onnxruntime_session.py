@@ -15,7 +15,7 @@ from tokfilter.runtime.huge_pages import advised_huge_pages
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
-__all__ = ["PROVIDERS", "OnnxRuntimeSession", "available_provider", "imported_onnxruntime"]
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "available_provider", "imported_onnxruntime", "preload_cuda"]
 
 PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
@@ -64,7 +64,7 @@ class OnnxRuntimeSession(CheckedSession):
         name = available_provider(onnxruntime, self.provider)
         path = checked_path(self.model_file.directory, self.model_file.entry)
         if self.provider != "cpu":
-            _preload(onnxruntime)
+            preload_cuda(onnxruntime)
         chosen = self._provider_options()
         try:
             with advised_huge_pages(self.huge_pages):
@@ -143,7 +143,7 @@ def imported_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _preload(onnxruntime: Any) -> None:
+def preload_cuda(onnxruntime: Any) -> None:
     """Load CUDA's libraries from NVIDIA's wheels, which the dynamic loader does not search.
 
     Libraries of the system are found without; one that is missing everywhere fails when the session opens.

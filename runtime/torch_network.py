@@ -16,12 +16,12 @@ from tokfilter.errors import EngineError
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import TokenFilter
 
-__all__ = ["MODES", "Forward", "Network", "compiled_network", "mode_from_option"]
+__all__ = ["MODES", "TYPES", "Forward", "Network", "compiled_network", "mode_from_option"]
 
 Forward = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
 """Images [B, 3, H, W] and a budget -> logits [B, classes] in fp32, and kept positions [B, k] (None for every token)."""
 
-_TYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of torch.compile."""
@@ -44,7 +44,7 @@ class Network(nn.Module):
 
     def __init__(self, model: FilteredViT, precision: str) -> None:
         super().__init__()
-        self.dtype = _TYPES[precision]
+        self.dtype = TYPES[precision]
         self.model = model.eval().requires_grad_(False).to(self.dtype)
         scorer = model.scorer.float()
         scorer.register_forward_pre_hook(_in_fp32)

@@ -13,6 +13,7 @@ from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.document import document_from_measurements
 from tokfilter.runtime.comparison.processes import specs_for
+from tokfilter.runtime.comparison.rivals import rivals_prepared
 from tokfilter.runtime.comparison.rounds import BenchConfig, Progress, measure_cells
 from tokfilter.runtime.sessions import SessionOptions
 
@@ -27,9 +28,11 @@ def compare(
     config: BenchConfig | None = None,
     progress: Progress | None = None,
     command: str = "",
+    against: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure an export directory and return the content of bench.json (``schemas/bench.json``).
 
+    against: engines that users run today (keys of ``rivals.RIVALS``), measured in the same rounds
     Raises VerificationError before anything is timed when outputs differ from the golden tensors, DataError,
     BudgetError, EngineError.
     """
@@ -38,5 +41,6 @@ def compare(
         raise DataError(f"a comparison requires batch sizes of 1 or more, got {list(batches)}.")
     manifest = load_manifest(directory)
     specs = specs_for(directory, manifest, keeps, options)
-    measured = measure_cells(specs, sorted(set(batches)), config, progress or (lambda what, fraction: None))
+    with rivals_prepared(against, directory, manifest, options) as others:
+        measured = measure_cells(specs, sorted(set(batches)), config, progress or (lambda what, part: None), others)
     return document_from_measurements(measured, manifest, options, config, command)

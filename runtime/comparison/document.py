@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tokfilter.artifacts.manifest import Manifest
+from tokfilter.runtime.comparison.other_rows import best_other, gpu_metrics, other_row
+from tokfilter.runtime.comparison.rivals import RIVALS
 from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Measurements
 from tokfilter.runtime.measure.cost_document import cost_document, cost_point
 from tokfilter.runtime.measure.metrics import (
@@ -15,7 +17,6 @@ from tokfilter.runtime.measure.metrics import (
 )
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import CONFIDENCE, Interval, break_even, macs_at, speedup_from_pairs
-from tokfilter.runtime.session import Timing
 from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["document_from_measurements"]
@@ -40,7 +41,11 @@ def document_from_measurements(
             for cell in cells
             if cell is not full
         }
-        rows += [_row(cell, manifest, speedups.get(cell.tokens)) for cell in cells]
+        others = [cell for cell in measured.others if cell.batch == batch]
+        rows += [
+            _row(cell, manifest, speedups.get(cell.tokens)) | best_other(cell, others, manifest.model, config.seed)
+            for cell in cells
+        ]
         points.append(asdict(break_even(batch, speedups, card.num_patches)))
     before, after = measured.before, measured.after
     return {
@@ -53,9 +58,11 @@ def document_from_measurements(
             "prefix_tokens": card.prefix_tokens,
             "classes": card.classes,
         },
-        "settings": _settings(options, config),
+        "settings": _settings(options, config)
+        | {"against": {cell.spec.path: RIVALS[cell.spec.path] for cell in measured.others}},
         "verification": measured.verdicts,
         "rows": rows,
+        "against": [other_row(cell) for cell in measured.others],
         "break_even": points,
         "cost_model": _cost_model(measured, manifest, config),
         "notes": _notes(measured, rows),
@@ -84,7 +91,7 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
         "tokens": cell.tokens,
         "path": cell.spec.path,
         "latency_ms": asdict(latency),
-        "gpu_ms": _gpu(timings),
+        "gpu_ms": gpu_metrics(timings),
         "images_per_s": cell.batch / latency.median * 1e3,
         "speedup": None if speedup is None else asdict(speedup),
         "macs": macs,
@@ -94,20 +101,6 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
         "memory": dict(cell.memory),
         "power": cell.power,
     }
-
-
-def _gpu(timings: Sequence[Timing]) -> dict[str, Any] | None:
-    """Metrics under the names that trtexec uses."""
-    if not timings:
-        return None
-    samples = {
-        "Latency": [t.latency_ms for t in timings],
-        "Enqueue Time": [t.enqueue_ms for t in timings],
-        "H2D Latency": [t.h2d_ms for t in timings],
-        "GPU Compute Time": [t.compute_ms for t in timings],
-        "D2H Latency": [t.d2h_ms for t in timings],
-    }
-    return {name: asdict(latency_from_samples(values)) for name, values in samples.items()}
 
 
 def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
@@ -125,6 +118,7 @@ def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
         "block_s": config.block_s,
         "order": "rounds of full and every budget, in alternating order; one process per engine, one runs at a time",
         "transfers": "none: host memory" if on_host else "included: host to device and device to host",
+        "stages": "none: an engine on the CPU has no transfers" if on_host else "between device events: gpu_ms",
         "cuda_graph": options.cuda_graph and not onnx,
         "spin_wait": "none: CPU" if on_host else "the driver's default",
         "streams": 1,

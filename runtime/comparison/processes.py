@@ -53,6 +53,7 @@ class EngineSpec:
 
     path: model file of the export directory, or a name for the bundle when PyTorch runs it
     interpreter: the Python that runs it
+    graphs: folder of onnx-naive's graph, which is outside of the export directory; None for every other engine
     name: key of the engine among those that are open; empty means its path
     """
 
@@ -62,6 +63,7 @@ class EngineSpec:
     options: SessionOptions
     interpreter: Interpreter = Interpreter()
     name: str = ""
+    graphs: Path | None = None
 
     @property
     def key(self) -> str:
@@ -118,6 +120,7 @@ class EngineProcess:
             path=spec.path,
             role=spec.role,
             options=asdict(spec.options),
+            graphs=None if spec.graphs is None else str(spec.graphs),
         )
 
     def wait_until_open(self) -> None:

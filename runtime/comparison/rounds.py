@@ -88,6 +88,7 @@ class Measurements:
 
     verdicts: one verification per engine, batch size and budget
     before, after: state of the machine
+    others: cells of the engines that these are compared with
     """
 
     verdicts: list[dict[str, Any]]
@@ -95,26 +96,39 @@ class Measurements:
     before: dict[str, Any]
     after: dict[str, Any]
     absent_sensors: Sequence[str]
+    others: list[Cell] = field(default_factory=list)
 
 
 def measure_cells(
-    specs: Mapping[int, EngineSpec], batches: Sequence[int], config: BenchConfig, progress: Progress
+    specs: Mapping[int, EngineSpec],
+    batches: Sequence[int],
+    config: BenchConfig,
+    progress: Progress,
+    others: Sequence[EngineSpec] = (),
 ) -> Measurements:
-    """Verify every engine at every batch size and budget, then measure them batch by batch."""
+    """Verify every engine at every batch size and budget, then measure them batch by batch.
+
+    specs: budget in tokens -> its engine
+    others: engines that keep every token, measured in the same rounds
+    """
     before, meter = conditions(), power_meter()
     cells: list[Cell] = []
     states: list[dict[str, Any]] = []
-    with engines_open(list(specs.values())) as engines:
-        verdicts = _verdicts(specs, engines, batches, progress)
+    asked = [*((spec, tokens) for tokens, spec in specs.items()), *((spec, max(specs)) for spec in others)]
+    with engines_open([spec for spec, _ in asked]) as engines:
+        verdicts = _verdicts(asked, engines, batches, progress)
         for i, batch in enumerate(batches):
-            row = [Cell(spec, batch, tokens) for tokens, spec in specs.items()]
+            row = [Cell(spec, batch, tokens) for spec, tokens in asked]
             run_rounds(row, engines, config, _part(progress, f"batch {batch}", i, len(batches)))
             states.append(conditions())  # throttling ends as soon as the load does
             for cell in row:
                 cell.memory = engines[cell.spec.key].memory()
                 cell.power = _power(cell, engines[cell.spec.key], meter)
             cells += row
-    return Measurements(verdicts, cells, before, _worst(states), meter.absent)
+    ours = [cell for cell in cells if cell.spec not in others]
+    return Measurements(
+        verdicts, ours, before, _worst(states), meter.absent, [cell for cell in cells if cell.spec in others]
+    )
 
 
 class Timed(Protocol):
@@ -142,11 +156,14 @@ def run_rounds(
 
 
 def _verdicts(
-    specs: Mapping[int, EngineSpec], engines: Mapping[str, EngineProcess], batches: Sequence[int], progress: Progress
+    asked: Sequence[tuple[EngineSpec, int]],
+    engines: Mapping[str, EngineProcess],
+    batches: Sequence[int],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     verdicts = []
     for batch in batches:
-        for tokens, spec in specs.items():
+        for spec, tokens in asked:
             progress(f"verify {tokens} tokens, batch {batch}", 0.0)
             verdicts.append(engines[spec.key].verify(batch, tokens))
     return verdicts

@@ -9,17 +9,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any, Final
 
 import numpy as np
 
+from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.golden import GoldenArrays
+from tokfilter.artifacts.manifest import Entry, load_manifest
 from tokfilter.errors import TokfilterError
 from tokfilter.runtime.measure.memory import device_bytes, host_peak_bytes
 from tokfilter.runtime.model_files import ModelFile, model_file_at
+from tokfilter.runtime.naive_onnx_session import NaiveOnnxSession
 from tokfilter.runtime.session import Array, CheckedSession, Result
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
 from tokfilter.runtime.verification import golden_for, verify
@@ -129,12 +132,26 @@ def serve(requests: Iterable[str], replies: IO[str]) -> None:
 
 def _open(request: dict[str, Any]) -> _Engine:
     options = SessionOptions(**request["options"])
+    if request["graphs"] is not None:
+        return _open_naive(Path(request["directory"]), Path(request["graphs"]), request["path"], options)
     model_file = model_file_at(
         Path(request["directory"]), request["path"], request["role"], options.runtime, options.precision, options.bundle
     )
+    model_file = replace(model_file, entry=replace(model_file.entry, path=request["path"]))  # the name in messages
     session = session_from_model_file(model_file, options)
     session.__enter__()
     return _Engine(session, model_file, golden_for(session, model_file), {})
+
+
+def _open_naive(directory: Path, graphs: Path, name: str, options: SessionOptions) -> _Engine:
+    manifest, graph = load_manifest(directory), graphs / "model.onnx"
+    with np.load(graphs / "golden.npz", allow_pickle=False) as arrays:
+        golden = GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], {})
+    entry = Entry(name, "full", sha256(graph), graph.stat().st_size, runtime="onnx", precision=options.precision)
+    patches = manifest.model.num_patches
+    session = NaiveOnnxSession(graph, patches, options.provider, options.device, options.threads)
+    session.__enter__()
+    return _Engine(session, ModelFile(graphs, manifest, entry), golden, {})
 
 
 def _reply(engine: _Engine, request: dict[str, Any]) -> dict[str, Any]:

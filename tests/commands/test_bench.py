@@ -62,6 +62,33 @@ def test_bench_writes_a_page(copied, tmp_path):
     assert run("bench", copied, "--html", copied / "bench.html", *QUICK).exit_code == 2
 
 
+@pytest.mark.slow
+def test_bench_compares_with_what_users_run(copied, bundle_file, tmp_path):
+    against = ("--against", "torch-eager, onnx-naive", "--bundle", bundle_file, "--html", tmp_path / "page.html")
+    done = run("bench", copied, "--batch", "1,2", "--keep", "0.5", *against, *QUICK)
+    assert done.exit_code == 0, done.output
+    for word in ("torch-eager", "onnx-naive", "none: CPU", "best other", "its", "stage times none", "o cost model"):
+        assert word in done.stdout, word
+    page = (tmp_path / "page.html").read_text()
+    assert "Other engines" in page and "best other engine" in page and "cost model" in page
+
+
+def test_bench_runs_pytorch(copied, bundle_file):
+    done = run("bench", copied, "--batch", "1", "--keep", "0.5", "--runtime", "torch", "--bundle", bundle_file, *QUICK)
+    assert done.exit_code == 0, done.output
+    document = json.loads((copied / "bench.json").read_text())
+    assert document["settings"]["engine"] == "torch"
+    assert [row["path"] for row in document["rows"]] == ["model.pt (full)", "model.pt (filtered)"]
+
+
+def test_tune_runs_pytorch(copied, bundle_file):
+    given = ("--runtime", "torch", "--bundle", bundle_file, "--threads", "1", "--duration", "0.02")
+    done = run("tune", copied, "--latency-ms", "1000", "--model-batches", "", *given)
+    assert done.exit_code == 0, done.output
+    assert load_manifest(copied).choice["runtime"] == "torch"
+    assert "one batch size was measured" in " ".join(done.stdout.split()) or "o cost model" in done.stdout
+
+
 def test_bench_runs_scenarios(copied):
     done = run("bench", copied, "--keep", "0.5", "--scenario", "single-stream", "--scenario", "offline", *QUICK)
     assert done.exit_code == 0, done.output
@@ -78,6 +105,11 @@ def test_bench_runs_scenarios(copied):
         (("--keep", "17"), "between 1 and this model's 16"),
         (("--precision", "fp16"), "no full onnx model in fp16"),
         (("--runtime", "tensorrt"), "no full tensorrt model"),
+        (("--runtime", "torch"), "Give it as --bundle"),
+        (("--bundle", "model.pt"), "add --runtime torch"),
+        (("--against", "torch-eager,pytorch"), "--against knows torch-eager, torch-compile, onnx-naive; got 'pytorch'"),
+        (("--against", "torch-eager"), "Give it as --bundle"),
+        (("--against", "torch-eager", "--scenario", "offline"), "leave --scenario out"),
         (("--duration", "0"), "positive seconds"),
         (("--provider", "cuda", "--batch", "1"), "CUDAExecutionProvider"),
     ],

@@ -129,3 +129,19 @@ def test_a_precision_without_cpu_kernels_is_refused_with_the_remedy(copied):
     save_manifest(copied, replace(manifest, files=[*manifest.files, entry]))
     done = run(copied, "--precision", "bf16")
     assert done.exit_code == 1 and "no CPU kernels for bf16: choose another --precision or --provider" in done.stderr
+
+
+def test_a_bundle_is_run_by_pytorch(bundle_file, tmp_path):
+    done = run(bundle_file, "--precision", "bf16", "--threads", "1")
+    assert done.exit_code == 0, done.output
+    assert "model.pt (filtered), batch 2, 8 tokens: logits and indices match PyTorch's" in done.stdout
+    assert "files match" not in done.stdout
+    (tmp_path / "model.pt").write_bytes(b"PK")
+    done = run(tmp_path / "model.pt")
+    assert done.exit_code == 1 and "not a bundle" in done.output and "Traceback" not in done.output
+
+
+def test_pytorch_runs_the_bundle_of_an_export(export_directory, bundle_file):
+    found = list(verdicts(export_directory, SessionOptions(runtime="torch", threads=1, bundle=str(bundle_file))))
+    assert {verdict.path for verdict in found} == {"model.pt (full)", "model.pt (filtered)"}
+    assert all(verdict.largest_difference < 1e-5 for verdict in found)

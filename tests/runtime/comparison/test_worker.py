@@ -61,6 +61,7 @@ def test_worker_replies_with_our_errors_and_continues(export_directory):
         "path": "model.onnx",
         "role": "filtered",
         "options": asdict(OPTIONS),
+        "graphs": None,
     }
     requests = [
         opening,

@@ -3,12 +3,13 @@ import shutil
 import pytest
 from schema_check import schema_errors
 
-from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.artifacts.manifest import ModelCard, load_manifest
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.runtime.comparison.rounds import BenchConfig
+from tokfilter.runtime.measure.statistics import Interval
 from tokfilter.runtime.sessions import SessionOptions, open_session
-from tokfilter.runtime.tuning.goals import Goal
-from tokfilter.runtime.tuning.tune import drops_from_accuracy, tune
+from tokfilter.runtime.tuning.goals import Goal, TuningPoint
+from tokfilter.runtime.tuning.tune import cost_points, drops_from_accuracy, few_budgets, tune
 
 OPTIONS = SessionOptions(threads=1)
 QUICK = BenchConfig(0.05, 0.0, 0.005)
@@ -29,6 +30,37 @@ def test_tuned_budget_is_the_default_of_sessions(copied):
     assert manifest.choice["goal"] == "at most 10000 ms"
     with open_session(copied, options=OPTIONS) as session:
         assert session.budgets.default == 15
+
+
+def test_cost_model_is_recorded_with_the_points_of_every_batch(copied):
+    document = tune(copied, Goal("latency", 10_000.0), 2, OPTIONS, QUICK, model_batches=(1, 8, 2))
+    assert schema_errors(document) == []
+    points = document["cost_model"]["model"]["points"]
+    assert {point["batch"] for point in points} == {1, 2, 8}
+    assert {point["tokens"] for point in points if point["batch"] == 8} == {1, 8, 15, 16}
+    at_2 = {point["tokens"] for point in points if point["batch"] == 2}
+    assert at_2 == {16, *(point["tokens"] for point in document["curve"])}
+    assert document["cost_model"]["model"]["error"] >= 0 and document["cost_model"]["sentence"]
+
+
+def test_one_batch_says_nothing_about_others(copied):
+    cost = tune(copied, Goal("latency", 10_000.0), 1, OPTIONS, QUICK)["cost_model"]
+    assert cost["pays_from"] is None
+    with pytest.raises(DataError, match="at least one image, got 0"):
+        tune(copied, Goal("latency", 1.0), 1, OPTIONS, QUICK, model_batches=(0,))
+
+
+def test_points_use_the_speedup_so_that_clock_drift_does_not_count():
+    card = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {"full": 100, "4": 30, "8": 50, "12": 70}, {})
+    curve = [TuningPoint(8, 5.0, 10.0, Interval(2.0, 2.0, 2.0)), TuningPoint(4, 10.0, 40.0, Interval(4.0, 4.0, 4.0))]
+    full, eight, four = cost_points(card, {3: curve})
+    assert (full.tokens, full.latency_ms, full.filtered, full.batch) == (16, 25.0, False, 3)
+    assert (eight.latency_ms, four.latency_ms, four.macs) == (12.5, 6.25, 30)
+
+
+def test_few_budgets_hold_both_ends_the_middle_and_the_chosen_one():
+    assert few_budgets(range(1, 16), 3) == [1, 3, 8, 15]
+    assert few_budgets([8], 8) == [8]
 
 
 def test_failed_tune_leaves_the_manifest_unchanged(copied):
