@@ -79,10 +79,14 @@ def combined_plots(rows: Sequence[Row]) -> dict[str, str]:
     return {"latency-top1": line_plot("latency-top1", f"Top-1 accuracy against {axis.label}", groups, axis, _TOP1)}
 
 
-def speed_plots(rows: Sequence[Row]) -> dict[str, str]:
-    """Latency per batch size, throughput, speed-up and MAC ratio, against budget. Returns name -> SVG."""
+def speed_plots(rows: Sequence[Row], cost: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Latency per batch size, throughput, speed-up and MAC ratio, against budget. Returns name -> SVG.
+
+    cost: ``cost_model`` of bench.json; drawn with its error where it fits
+    """
     batches = _by(rows, "batch")
-    plots = {f"latency-{batch}": _latency_plot(batch, group) for batch, group in batches}
+    model = cost["model"] if cost and cost["fits"] else None
+    plots = {f"latency-{batch}": _latency_plot(batch, group, model) for batch, group in batches}
     rates = [
         Series(f"batch {batch}", _column(group, "keep"), _column(group, "images_per_s"), colour)
         for (batch, group), colour in zip(batches, cycle(_BATCHES), strict=False)
@@ -99,7 +103,7 @@ def speed_plots(rows: Sequence[Row]) -> dict[str, str]:
     return plots
 
 
-def _latency_plot(batch: int, rows: Sequence[Row]) -> str:
+def _latency_plot(batch: int, rows: Sequence[Row], model: Mapping[str, Any] | None) -> str:
     latencies = [row["latency_ms"] for row in rows]
     keeps = _column(rows, "keep")
     colour = "series-0"
@@ -110,6 +114,16 @@ def _latency_plot(batch: int, rows: Sequence[Row]) -> str:
             low=[item["median"] for item in latencies], high=[item["p99"] for item in latencies],
         ),
     ]  # fmt: skip
+    if model is not None:
+        predicted = {p["tokens"]: p["predicted_ms"] for p in model["points"] if p["batch"] == batch}
+        known = [(row["keep"], predicted[row["tokens"]]) for row in rows if row["tokens"] in predicted]
+        error = model["error"]
+        series.append(
+            Series(
+                "cost model", [x for x, _ in known], [y for _, y in known], "muted", marker="", dashed=True, band=True,
+                low=[y * (1 - error) for _, y in known], high=[y * (1 + error) for _, y in known],
+            )
+        )  # fmt: skip
     title = f"Latency at batch {batch} against the fraction of tokens kept"
     return line_plot(
         f"latency-{batch}",

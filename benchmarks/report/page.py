@@ -80,7 +80,7 @@ def _plots(report: Report) -> dict[str, Markup]:
     if report["accuracy"]:
         plots |= accuracy_plots(report["accuracy"]["rows"])
     if report["bench"]:
-        plots |= speed_plots(report["bench"]["rows"])
+        plots |= speed_plots(report["bench"]["rows"], report["bench"].get("cost_model"))
     if report["story"]["combined"]:
         plots |= combined_plots(report["story"]["combined"])
     return {name: Markup(svg) for name, svg in plots.items()}

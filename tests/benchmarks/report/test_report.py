@@ -84,6 +84,30 @@ def one_budget(row):
     return row["tokens"] in (36, 144)
 
 
+def with_others(on_gpu):
+    """The sample with other engines and a cost model, as ``bench --against`` writes them."""
+    sample = document("bench")
+    latency = sample["rows"][0]["latency_ms"]
+    stages = {name: latency for name in ("H2D Latency", "GPU Compute Time", "D2H Latency", "Enqueue Time")}
+    shared = {"warnings": ["cv 3 %"], "memory": {}, "power": None, "images_per_s": 12.5, "latency_ms": latency}
+    against = [
+        {"engine": engine, "batch": batch, "gpu_ms": stages if on_gpu else None, **shared}
+        for batch in (1, 8)
+        for engine in ("torch-eager", "onnx-naive")
+    ]
+    best = {"engine": "torch-eager", "speedup": {"value": 1.9, "low": 1.8, "high": 2.1}, "efficiency": 0.93}
+    points = [
+        {key: row[key] for key in ("batch", "tokens")}
+        | {"latency_ms": row["latency_ms"]["median"], "predicted_ms": row["latency_ms"]["median"] * 1.02}
+        for row in sample["rows"]
+    ]
+    model = {"form": "sum", "coefficients": {"call_ms": 1.0}, "error": 0.04, "worst": 0.08, "points": points}
+    pays = {"tokens": 72, "batch": 1, "low": 1, "high": 2}
+    cost = {"fits": on_gpu, "sentence": "Cost model of 18 points.", "model": model, "pays_from": pays}
+    rows = [{**row, "best_other": best} for row in sample["rows"]]
+    return document("bench", rows=rows, against=against, cost_model=cost)
+
+
 CONTENTS = {
     "all": lambda: (document("accuracy"), document("bench"), pictures()),
     "accuracy": lambda: (document("accuracy"), None, []),
@@ -92,6 +116,8 @@ CONTENTS = {
     "no full": lambda: (rows_of("accuracy", lambda row: row["method"] != "full"), None, []),
     "only full": lambda: (None, rows_of("bench", lambda row: row["role"] == "full"), []),
     "one budget": lambda: (rows_of("accuracy", one_budget), rows_of("bench", one_budget), []),
+    "others": lambda: (None, with_others(on_gpu=False), []),
+    "others on a GPU": lambda: (document("accuracy"), with_others(on_gpu=True), []),
     "strange": lambda: (renamed(HOSTILE), document("bench", notes=[HOSTILE]), pictures(HOSTILE)),
 }
 
@@ -188,6 +214,14 @@ def registry():
 def test_samples_match_their_schemas():
     for name, sample in ((name, document(name)) for name in ("accuracy", "bench")):
         assert list(jsonschema.Draft202012Validator(schema(name)).iter_errors(sample)) == []
+
+
+def test_the_cost_model_is_drawn_only_where_it_fits(tmp_path):
+    for on_gpu in (True, False):
+        (tmp_path / str(on_gpu)).mkdir()
+        page, _ = rendered(tmp_path / str(on_gpu), None, with_others(on_gpu))
+        assert ("Grey: the cost model" in page.text) == on_gpu
+        assert "Cost model of 18 points." in page.text and "best other engine" in page.text
 
 
 def test_text_from_documents_is_escaped(tmp_path):
