@@ -88,7 +88,7 @@ def with_others(on_gpu):
     """The sample with other engines and a cost model, as ``bench --against`` writes them."""
     sample = document("bench")
     latency = sample["rows"][0]["latency_ms"]
-    stages = {name: latency for name in ("H2D Latency", "GPU Compute Time", "D2H Latency", "Enqueue Time")}
+    stages = dict.fromkeys(("H2D Latency", "GPU Compute Time", "D2H Latency", "Enqueue Time"), latency)
     shared = {"warnings": ["cv 3 %"], "memory": {}, "power": None, "images_per_s": 12.5, "latency_ms": latency}
     against = [
         {"engine": engine, "batch": batch, "gpu_ms": stages if on_gpu else None, **shared}
