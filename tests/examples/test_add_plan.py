@@ -4,14 +4,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "add_plan.py"
-PYTHON = shutil.which("python3.8") or sys.executable
+SCRIPT = ROOT / "examples" / "add_plan.py"
+PYTHON = subprocess.check_output([ROOT / ".ci" / "python", "3.8"], text=True).strip() or sys.executable
 GOOD = (
     "model.plan",
     "--graph",
