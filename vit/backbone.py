@@ -23,6 +23,7 @@ _REASONS = {
     "NaFlexVit": "its patch_drop slot works only while training",
     "Beit": "its attention adds a relative position bias for every pair of grid positions",
     "VisionTransformerRelPos": "its attention adds a relative position bias for every pair of grid positions",
+    "Cait": "timm gives it no patch_drop slot, and its class token joins only behind the blocks of patch tokens",
     "SwinTransformer": "its attention works in windows that need the full grid",
     "SwinTransformerV2": "its attention works in windows that need the full grid",
 }
@@ -43,7 +44,7 @@ def check_filterable(backbone: nn.Module) -> None:
         elif hasattr(backbone, "patch_drop"):
             reason = "the layers after its patch_drop slot may depend on token positions, which was not examined"
         elif library == "timm":
-            reason = "it has no patch_drop slot before its first block (windows and pyramids need the full grid)"
+            reason = "it has no patch_drop slot before its first block (layers on a grid of fixed size have none)"
         else:
             reason = f"it is not a timm model (its class is in {type(backbone).__module__})"
         raise UnsupportedModelError(

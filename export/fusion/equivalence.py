@@ -5,15 +5,15 @@ rows that are all different, with scores that are all different until every posi
 full of ties; at two batch sizes where the batch is free. Each result must equal ``kernels/reference.py`` bit for bit.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from tokfilter.export.fusion.fragment import Fragment, FragmentError
-from tokfilter.export.fusion.match import FLOATS, RAN, Candidate, Mismatch
-from tokfilter.export.fusion.probe import Probe, probe_scores, probe_tokens
+from tokfilter.export.fusion.match import EQUIVALENT, FLOATS, RAN, Candidate, Mismatch
+from tokfilter.export.fusion.probe import BY_SCORE, RANKINGS, Probe, Ranking, probe_of_run, probe_scores, probe_tokens
 from tokfilter.export.fusion.shapes import Shapes
-from tokfilter.kernels.op import ORDERS
 
 __all__ = ["Equivalence", "check_equivalence"]
 
@@ -28,17 +28,20 @@ _MOVERS = {
 class Equivalence:
     """A candidate with the TokenSelect that it is equivalent to.
 
-    width: number of indices that the TopK returns per image
-    indices: index tensors inside that equal the op's ``indices`` output
+    ranks_shape: shape of the TopK's indices behind the batch
+    ranked: the number of patches, when those indices rank all of them; None otherwise
+    indices: index tensors inside that equal the op's ``indices`` output, with their shapes behind the batch: [k], or
+        that with dimensions of 1
     nodes: the nodes that compute the kept rows from tokens and scores
     """
 
     candidate: Candidate
     k: int
     prefix_tokens: int
-    order: str
-    width: int
-    indices: tuple[ir.Value, ...]
+    ranking: Ranking
+    ranks_shape: tuple[int, ...]
+    ranked: int | None
+    indices: Mapping[ir.Value, tuple[int, ...]]
     nodes: frozenset[ir.Node]
 
 
@@ -63,10 +66,15 @@ def check_equivalence(
     except FragmentError as error:
         raise Mismatch(f"its nodes do not run alone: {str(error).splitlines()[0]}", 1) from error
     k, prefix = _budget(probes)
-    order = _order(probes, k, prefix)
-    equal = tuple(v for v in inner if all(probe.gives_indices(v, k, prefix, order) for probe in probes))
-    ranked = probes[0].results[topk.outputs[1]]
-    return Equivalence(candidate, k, prefix, order, ranked.size // len(ranked), equal, frozenset(fragment.nodes))
+    ranking = _ranking(probes, k, prefix)
+    if all(probe.kept == probe.patches for probe in probes):
+        raise Mismatch(f"it keeps all {k} patches and only reorders them: no token is dropped", EQUIVALENT)
+    # The op's own indices count from the other end where it reads the patches in reverse.
+    positions = [] if ranking.mirrored else inner
+    equal = {v: probes[0].results[v].shape[1:] for v in positions if _gives_indices(probes, v, k, prefix, ranking)}
+    shape = probes[0].results[topk.outputs[1]].shape[1:]
+    nodes = frozenset(fragment.nodes)
+    return Equivalence(candidate, k, prefix, ranking, shape, _ranked(probes, topk), equal, nodes)
 
 
 def _check_moves_only(fragment: Fragment, candidate: Candidate, topk: ir.Node) -> None:
@@ -94,31 +102,45 @@ def _run(
     session = fragment.session(model)
     probes: list[Probe] = []
     for at in sizes:
-        tokens = probe_tokens(shapes.at(candidate.tokens, at))
-        for tied, scores in probe_scores(shapes.at(candidate.scores, at), lambda: probes[-1].kept):
+        tokens, shape = probe_tokens(shapes.at(candidate.tokens, at)), shapes.at(candidate.scores, at)
+        for tied, scores in probe_scores(shape, 1 + candidate.head_scores, lambda: probes[-1].kept):
             results = fragment.run(session, tokens, scores, at)
-            probes.append(Probe(tied, tokens, scores, [results[v] for v in (*candidate.left, candidate.kept)], results))
+            parts = [results[value] for value in (*candidate.left, candidate.kept)]
+            probes.append(probe_of_run(tied, tokens, scores, parts, results, candidate))
     return probes
 
 
 def _budget(probes: list[Probe]) -> tuple[int, int]:
     """k and the number of prefix tokens. Raises Mismatch."""
     budgets = {probe.kept for probe in probes}
-    if len(budgets) > 1:
+    if len(budgets) > 1 and any(probe.kept < probe.patches for probe in probes):
         found = " or ".join(map(str, sorted(budgets)))
         raise Mismatch(f"its budget follows the shape: k is {found}; TokenSelect needs a constant", RAN + 1)
     return probes[0].kept, probes[0].prefix
 
 
-def _order(probes: list[Probe], k: int, prefix: int) -> str:
-    """The order for which all probes equal the reference. Raises Mismatch with the first difference."""
-    for order in ORDERS:
-        if all(probe.gives_rows(k, prefix, order) for probe in probes):
-            return order
+def _gives_indices(probes: list[Probe], value: ir.Value, k: int, prefix: int, ranking: Ranking) -> bool:
+    return all(probe.gives_indices(value, k, prefix, ranking) for probe in probes)
+
+
+def _ranked(probes: list[Probe], topk: ir.Node) -> int | None:
+    """The number of patches, when the indices of ``topk`` are the ranks of all of them at every size."""
+    patches = {probe.patches for probe in probes}
+    n = patches.pop()
+    return n if not patches and _gives_indices(probes, topk.outputs[1], n, probes[0].prefix, BY_SCORE) else None
+
+
+def _ranking(probes: list[Probe], k: int, prefix: int) -> Ranking:
+    """The ranking for which all probes equal the reference. Raises Mismatch with the first difference."""
+    for ranking in RANKINGS:
+        if all(probe.gives_rows(probe.kept, prefix, ranking) for probe in probes):
+            return ranking
     distinct = [probe for probe in probes if not probe.tied]
-    if any(all(probe.gives_rows(k, prefix, order) for probe in distinct) for order in ORDERS):
+    if all(probe.gives_smallest(probe.kept, prefix) for probe in distinct):
+        raise Mismatch("it keeps the smallest scores, TokenSelect keeps the highest", RAN + 1)
+    if any(all(probe.gives_rows(probe.kept, prefix, ranking) for probe in distinct) for ranking in RANKINGS):
         raise Mismatch(
             "equal scores are ranked the other way round: TokenSelect keeps the lower position first", RAN + 1
         )
-    wrong = next(probe for probe in distinct if not probe.gives_rows(k, prefix, "score"))
-    raise Mismatch(wrong.first_difference(k, prefix), RAN + wrong.fraction_of_right_rows(k, prefix))
+    wrong = next(probe for probe in distinct if not probe.gives_rows(probe.kept, prefix, BY_SCORE))
+    raise Mismatch(wrong.first_difference(wrong.kept, prefix), RAN + wrong.fraction_of_right_rows(wrong.kept, prefix))

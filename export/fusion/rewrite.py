@@ -6,7 +6,9 @@ replaces one output, while other readers of the indices need the op's second one
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -26,6 +28,8 @@ from tokfilter.export.fusion.match import (
     sorts_positions,
     source_of,
 )
+from tokfilter.export.fusion.probe import Ranking
+from tokfilter.export.fusion.readers import Fusion, fusion_for_readers
 from tokfilter.export.fusion.shapes import Shapes
 
 __all__ = ["FusedSite", "NearMiss", "TokenSelectRewrite"]
@@ -72,11 +76,11 @@ class TokenSelectRewrite(ir.passes.InPlacePass):
             if topk.graph is None:  # removed with another site
                 continue
             try:
-                equivalence = self.check(topk, model, shapes)
+                fusion = self.check(topk, model, shapes)
             except Mismatch as mismatch:
                 self.near_misses.append(NearMiss(topk.name or str(topk.outputs[1].name), str(mismatch)))
             else:
-                self.sites.append(self.rewrite(equivalence, model, shapes))
+                self.sites.append(self.rewrite(fusion, model, shapes))
         return ir.passes.PassResult(model, modified=bool(self.sites))
 
     def pattern(self, graph: ir.Graph) -> Iterator[ir.Node]:
@@ -85,34 +89,32 @@ class TokenSelectRewrite(ir.passes.InPlacePass):
             if node.op_type == "TopK" and node.domain == "" and not sorts_positions(node):
                 yield node
 
-    def check(self, topk: ir.Node, model: ir.Model, shapes: Shapes) -> Equivalence:
+    def check(self, topk: ir.Node, model: ir.Model, shapes: Shapes) -> Fusion:
         """The most complete candidate of ``topk`` that is equivalent. Raises Mismatch when there is none."""
         if topk.graph is not model.graph:
             raise Mismatch("it is in a subgraph; only the main graph is rewritten")
         scores = scores_of(topk, shapes)
         dependents = downstream(topk.outputs[1])
         mismatches = []
-        for gather in gathers(topk, dependents, shapes):
+        found = gathers(topk, dependents, shapes)
+        for gather in found:
+            others = partial(_others, gather, found, scores, topk, dependents, model, shapes)
             try:
                 equivalence = _equivalence(candidates(gather, scores, shapes), topk, dependents, model, shapes)
-                _check_readers(topk, equivalence)
+                return fusion_for_readers(topk, equivalence, others)
             except Mismatch as mismatch:
                 mismatches.append(mismatch)
-            else:
-                return equivalence
         raise max(mismatches, key=lambda mismatch: mismatch.closeness)
 
-    def rewrite(self, equivalence: Equivalence, model: ir.Model, shapes: Shapes) -> FusedSite:
+    def rewrite(self, fusion: Fusion, model: ir.Model, shapes: Shapes) -> FusedSite:
         """Insert the node and remove the nodes that have no readers left."""
         before = list(model.graph)
-        node = insert_token_select(equivalence, model, shapes)
+        node, rows = insert_token_select(fusion, model, shapes)
         removed = tuple(old.op_type for old in before if old.graph is None)
-        tensors = (
-            str(equivalence.candidate.tokens.name),
-            str(equivalence.candidate.scores.name),
-            str(node.outputs[0].name),
-        )
-        return FusedSite(str(node.name), *tensors, equivalence.k, equivalence.prefix_tokens, equivalence.order, removed)
+        equivalence = fusion.equivalence
+        tensors = (str(equivalence.candidate.tokens.name), str(equivalence.candidate.scores.name), str(rows.name))
+        order = equivalence.ranking.order
+        return FusedSite(str(node.name), *tensors, equivalence.k, equivalence.prefix_tokens, order, removed)
 
 
 def _equivalence(
@@ -127,13 +129,33 @@ def _equivalence(
         except Mismatch as mismatch:
             (prefix_mismatches if candidate.left else mismatches).append(mismatch)
             continue
-        _check_defined(topk, equivalence.order == "position" and equivalence.width == equivalence.k)
-        if not equivalence.prefix_tokens:
+        whole = max(equivalence.ranks_shape) == equivalence.k
+        _check_defined(topk, equivalence.ranking == Ranking("position") and whole)
+        if not (equivalence.prefix_tokens or equivalence.ranking.mirrored or candidate.heads):
             _check_prefix(equivalence.candidate, prefix_mismatches, shapes)
         return equivalence
     closest = max(mismatches + prefix_mismatches, key=lambda mismatch: mismatch.closeness)
     _check_defined(topk, closest.closeness < RAN)
     raise closest
+
+
+def _others(
+    gather: ir.Node,
+    found: list[ir.Node],
+    scores: ir.Value,
+    topk: ir.Node,
+    dependents: set[ir.Value],
+    model: ir.Model,
+    shapes: Shapes,
+) -> list[Equivalence]:
+    """The selections of other tensors than ``gather``'s by the indices of ``topk``."""
+    equivalences = []
+    for other in found:
+        if other is not gather:
+            with suppress(Mismatch):
+                alone = (c for c in candidates(other, scores, shapes) if not c.left)
+                equivalences.append(_equivalence(alone, topk, dependents, model, shapes))
+    return equivalences
 
 
 def _check_defined(topk: ir.Node, order_does_not_matter: bool) -> None:
@@ -155,22 +177,3 @@ def _check_prefix(candidate: Candidate, mismatches: list[Mismatch], shapes: Shap
         raise Mismatch(
             f"the rows put before the kept ones are not the first rows of the same tokens: {reason}", EQUIVALENT
         )
-
-
-def _check_readers(topk: ir.Node, equivalence: Equivalence) -> None:
-    """Nothing else may read TopK's results, but for the op's outputs. Raises Mismatch that names the reader."""
-    seen = {equivalence.candidate.kept, *equivalence.indices}
-    waiting = [value for value in topk.outputs if value not in seen]
-    while waiting:
-        value = waiting.pop()
-        if value.is_graph_output():
-            raise Mismatch(f"{value.name!r} is an output of the graph, and not the op's indices", EQUIVALENT)
-        for node, _ in value.uses():
-            if node not in equivalence.nodes:
-                what = "scores" if value is topk.outputs[0] else f"{value.name!r}"
-                raise Mismatch(
-                    f"{node.op_type} {node.name!r} reads {what} too, which the op's indices cannot serve", EQUIVALENT
-                )
-            fresh = [output for output in node.outputs if output not in seen]
-            seen.update(fresh)
-            waiting += fresh

@@ -46,9 +46,9 @@ class Shapes:
         return self._known.get(value.name or "", value).dtype or value.dtype
 
     def record(self, value: ir.Value, like: ir.Value, rows: int) -> None:
-        """Record for the new ``value`` the type and shape of ``like`` [B, R, C], with R = ``rows``."""
+        """Record for the new ``value`` the type and shape of ``like`` [B, R, C] or [B, H, R, C], with R = ``rows``."""
         dims = self.dims(like)
-        shape = None if dims is None else ir.Shape([dims[0], rows, *dims[2:]])
+        shape = None if dims is None else ir.Shape([*dims[:-2], rows, dims[-1]])
         type_ = self._known.get(like.name or "", like).type
         self._known[value.name or ""] = ir.Value(name=value.name, type=type_, shape=shape)
 

@@ -14,13 +14,13 @@ from tokfilter.export.fuse import fuse_graph
 
 N, C, K = 16, 8, 6
 Form = Callable[[Tensor, Tensor], Tensor]
-FORMS: dict[Form, tuple[int, int, str]] = {}
-"""Each way to write a selection: prefix tokens of the model, those inside the op, order of the kept rows."""
+FORMS: dict[Form, tuple[int, int, str, int]] = {}
+"""Each way to write a selection: prefix tokens of the model, and the op's attributes prefix_tokens, order and k."""
 
 
-def form(prefix: int = 1, inside: int = 1, order: str = "score") -> Callable[[Form], Form]:
+def form(prefix: int = 1, inside: int = 1, order: str = "score", k: int = K) -> Callable[[Form], Form]:
     def register(select: Form) -> Form:
-        FORMS[select] = (prefix, inside, order)
+        FORMS[select] = (prefix, inside, order, k)
         return select
 
     return register
@@ -174,6 +174,117 @@ def ratio_of_static_length(x, scores):
     return torch.cat([x[:, :1], gathered(x[:, 1:], best(scores, int(scores.shape[1] * 0.4)))], dim=1)
 
 
+@form()
+def sizes_by_the_same_indices(x, scores):  # DiffRate: tokens and their sizes are sorted, then cut
+    index = scores.sort(descending=True)[1]
+    index = torch.cat([torch.zeros(x.shape[0], 1, dtype=index.dtype), index + 1], dim=1)
+    size = torch.gather(x[:, :, :1].abs() + 1, 1, index.unsqueeze(-1))
+    return gathered(x, index)[:, : 1 + K], (size[:, : 1 + K].log() * torch.ones(C))
+
+
+@form()
+def sizes_of_patches(x, scores):
+    index = ranked(scores)
+    size = gathered(x[:, 1:, :4] * 2 + 1, index)[:, :K]
+    return torch.cat([x[:, :1], gathered(x[:, 1:], index)[:, :K]], dim=1), size.repeat(1, 1, 2)
+
+
+@form(inside=0)
+def weighted_by_scores(x, scores):
+    values, index = torch.topk(scores, K, dim=1)
+    return torch.cat([x[:, :1], gathered(x[:, 1:], index) * values.unsqueeze(-1)], dim=1)
+
+
+@form(inside=0)
+def weighted_by_column_scores(x, scores):
+    values, index = torch.topk(scores.unsqueeze(-1), K, dim=1)
+    return torch.gather(x[:, 1:], 1, index.expand(-1, -1, C)) * torch.sigmoid(values)
+
+
+@form(inside=0, k=N)
+def weighted_by_sorted_scores(x, scores):
+    values, index = scores.sort(dim=1, descending=True)
+    return gathered(x[:, 1:], index[:, :K]) * values[:, :K].unsqueeze(-1)
+
+
+@form(k=N)
+def summary_of_dropped(x, scores):
+    index = ranked(scores)
+    dropped = gathered(x[:, 1:], index[:, K:]).mean(1, keepdim=True)
+    return torch.cat([x[:, :1], gathered(x[:, 1:], index[:, :K]), dropped], dim=1)
+
+
+@form(k=N)
+def weighted_summary_of_dropped(x, scores):
+    index = ranked(scores)
+    dropped = index[:, K:]
+    summary = (gathered(x[:, 1:], dropped) * scores.gather(1, dropped).unsqueeze(-1)).sum(1, keepdim=True)
+    return torch.cat([x[:, :1], gathered(x[:, 1:], index[:, :K]), summary], dim=1)
+
+
+def summary_of_the_complement(x, scores):  # EViT with its fused token: the dropped positions come from a scatter
+    index = best(scores)
+    every = torch.arange(N).unsqueeze(0).expand(x.shape[0], -1)
+    dropped = every.scatter(1, index, 0).sort(dim=1)[0][:, K:]
+    summary = (gathered(x[:, 1:], dropped) * scores.gather(1, dropped).unsqueeze(-1)).sum(1, keepdim=True)
+    return torch.cat([x[:, :1], gathered(x[:, 1:], index), summary], dim=1)
+
+
+@form(inside=0)
+def last_of_ascending(x, scores):
+    return torch.cat([x[:, :1], gathered(x[:, 1:], torch.argsort(scores, dim=1)[:, -K:])], dim=1)
+
+
+@form(inside=0)
+def last_of_ascending_best_first(x, scores):
+    return gathered(x[:, 1:], torch.argsort(scores, dim=1)[:, -K:].flip(1))
+
+
+@form(inside=0, order="position")
+def last_of_ascending_by_position(x, scores):
+    return gathered(x[:, 1:], torch.argsort(scores, dim=1)[:, N - K :].sort(dim=1)[0])
+
+
+@form(inside=0)
+def last_of_ascending_with_prefix(x, scores):
+    index = torch.argsort(scores, dim=1)[:, -K:] + 1
+    return gathered(x, torch.cat([torch.zeros(x.shape[0], 1, dtype=index.dtype), index], dim=1))
+
+
+def heads_of(x):
+    return x.reshape(x.shape[0], x.shape[1], 2, C // 2).transpose(1, 2)
+
+
+def gathered_heads(heads, index):
+    return torch.gather(heads, 2, index[:, None, :, None].expand(-1, 2, -1, C // 2))
+
+
+@form(inside=0)
+def heads_and_back(x, scores):
+    return gathered_heads(heads_of(x[:, 1:]), best(scores)).transpose(1, 2).flatten(2)
+
+
+@form(inside=0)
+def keys_and_values_of_heads(x, scores):
+    q, k, v = torch.cat([x, 2 * x, 3 * x], dim=-1).reshape(-1, N + 1, 3, 2, C // 2).permute(2, 0, 3, 1, 4).unbind(0)
+    index = best(scores)
+    k, v = gathered_heads(k[:, :, 1:], index), gathered_heads(v[:, :, 1:], index)
+    return ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@form(inside=1)
+def heads_with_the_class_token(x, scores):
+    index = torch.cat([torch.zeros(x.shape[0], 1, dtype=torch.int64), best(scores) + 1], dim=1)
+    return (gathered_heads(heads_of(x).exp(), index) + 1).transpose(1, 2).flatten(2)
+
+
+@form(inside=0)
+def each_head_for_itself(x, scores):
+    heads = heads_of(x[:, 1:])
+    index = torch.topk(torch.stack([scores, heads.mean((1, 3))], dim=1), K, dim=-1)[1].unsqueeze(-1)
+    return (torch.gather(heads, 2, index.expand(-1, -1, -1, C // 2)) * 2).transpose(1, 2).flatten(2)
+
+
 class _GatherND(torch.autograd.Function):
     """How deployers get GatherND with batch_dims out of the TorchScript exporter: a symbolic of their own."""
 
@@ -219,51 +330,56 @@ def check_fused(source, target, k, prefix, inside, order, batches=(1, 2, 5)):
         "plugin_version": b"1",
     }
     assert "TopK" not in {node.op_type for node in fused.graph.node}
+    check_same_bits(source, target, prefix, batches)
+    return report, fused
+
+
+def check_same_bits(source, target, prefix, batches=(1, 2, 5)):
     for batch in batches:
         x = np.random.default_rng(batch).standard_normal((batch, prefix + N, C)).astype(np.float32)
         for before, after in zip(outputs(source, x), outputs(target, x), strict=True):
             assert before.tobytes() == after.tobytes()
-    return report, fused
 
 
 @pytest.mark.parametrize("opset", [12, 17])
 @pytest.mark.parametrize("select", FORMS, ids=lambda select: select.__name__)
 def test_forms_with_a_free_batch_from_torchscript(select, opset, foreign_graph, tmp_path):
-    prefix, inside, order = FORMS[select]
-    check_fused(foreign_graph(select, "torchscript", opset, prefix), tmp_path / "fused.onnx", K, prefix, inside, order)
+    prefix, inside, order, k = FORMS[select]
+    check_fused(foreign_graph(select, "torchscript", opset, prefix), tmp_path / "fused.onnx", k, prefix, inside, order)
 
 
 @pytest.mark.parametrize("select", FORMS, ids=lambda select: select.__name__)
 def test_forms_with_a_fixed_batch_from_torchscript(select, foreign_graph, tmp_path):
-    prefix, inside, order = FORMS[select]
+    prefix, inside, order, k = FORMS[select]
     source = foreign_graph(select, "torchscript", 13, prefix, free=())
-    check_fused(source, tmp_path / "fused.onnx", K, prefix, inside, order, (2,))
+    check_fused(source, tmp_path / "fused.onnx", k, prefix, inside, order, (2,))
 
 
-@pytest.mark.slow  # the exporter takes seconds for a graph of any size, hence all in one
-def test_all_forms_in_one_graph_from_dynamo(foreign_graph, tmp_path):
+@pytest.mark.slow  # the exporter takes seconds for a graph of any size, hence many forms in one
+@pytest.mark.parametrize("half", [0, 1])
+def test_half_of_the_forms_in_one_graph_from_dynamo(half, foreign_graph, tmp_path):
+    forms = list(FORMS.items())[half::2]
+
     def select(x, scores):
         """Each form on tokens and scores of its own, so that no two share a node."""
         results = []
-        for i, (one, (prefix, *_)) in enumerate(FORMS.items(), start=1):
+        for i, (one, (prefix, *_)) in enumerate(forms, start=1):
             rows = x[:, 2 - prefix :] * i
-            results.append(one(rows, scores * i + rows[:, prefix:, 0]))
+            result = one(rows, scores * i + rows[:, prefix:, 0])
+            results += result if isinstance(result, tuple) else [result]
         return tuple(results)
 
     source, target = foreign_graph(select, "dynamo", 18, prefix=2), tmp_path / "fused.onnx"
     report = fuse_graph(source, target)
-    assert [(site.k, site.prefix_tokens, site.order) for site in report.sites] == [
-        (K, *form[1:]) for form in FORMS.values()
-    ]
     assert report.near_misses == ()
     # Two orders in one graph: one function body serves both, selected by an attribute.
     nodes = [node for node in onnx.load(target).graph.node if node.op_type == "TokenSelect"]
     attributes = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
+    assert [[a["prefix_tokens"], a["order"].decode(), a["k"]] for a in attributes] == [
+        attributes for _, (_, *attributes) in forms
+    ]
     assert all(a["by_position"] == (a["order"] == b"position") for a in attributes)
-    for batch in (1, 2, 5):
-        x = np.random.default_rng(batch).standard_normal((batch, 2 + N, C)).astype(np.float32)
-        for before, after in zip(outputs(source, x), outputs(target, x), strict=True):
-            assert before.tobytes() == after.tobytes()
+    check_same_bits(source, target, prefix=2)
 
 
 def test_take_along_dim(foreign_graph, tmp_path):
@@ -281,6 +397,18 @@ def test_every_opset(exporter, opset, foreign_graph, tmp_path):
     assert report.opset == max(opset, 12)
     assert {entry.domain: entry.version for entry in fused.opset_import} == {"": max(opset, 12), "tokfilter": 1}
     assert 8 <= fused.ir_version <= 10
+
+
+@pytest.mark.parametrize("opset", [12, 18])
+def test_what_sorts_positions_is_no_top_k_of_scores(opset, foreign_graph, tmp_path):
+    report = fuse_graph(
+        foreign_graph(summary_of_the_complement, "torchscript", opset), target := tmp_path / "fused.onnx"
+    )
+    assert [(site.k, site.prefix_tokens, site.order) for site in report.sites] == [(K, 1, "score")]
+    assert [miss.reason for miss in report.near_misses] == [
+        "it sorts integers (INT64), such as positions, and no scores"
+    ]
+    check_same_bits(tmp_path / "foreign.onnx", target, 1)
 
 
 @pytest.mark.parametrize("opset", [13, 15, 21])

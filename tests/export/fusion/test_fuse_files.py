@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner
+from onnxruntime.quantization import quantize_dynamic
 
 from tokfilter.cli import cli
 from tokfilter.errors import DataError, ExportError, VerificationError
@@ -115,6 +116,27 @@ def test_weights_beyond_one_file_stand_beside_it_under_their_hash(source, tmp_pa
     write_fused_graph(model, target, seen.append, single_file_bytes=10)
     assert (data.read_bytes(), len(seen)) == (before, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, target.name, data.name])
+
+
+def described_initializers(path):
+    graph = onnx.load(path).graph
+    return {value.name for value in graph.value_info} & {tensor.name for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_initializers_get_no_value_info_which_quantizers_refuse(described, source, tmp_path):
+    if described:  # as torch's newer exporter writes them
+        model = onnx.load(source)
+        for tensor in model.graph.initializer:
+            model.graph.value_info.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+        onnx.save(model, source)
+    assert bool(described_initializers(source)) == described
+    fuse_graph(source, tmp_path / "out.onnx")
+    assert described_initializers(tmp_path / "out.onnx") == set()
+    quantize_dynamic(tmp_path / "out.onnx", tmp_path / "int8.onnx")
+    assert "MatMulInteger" in {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
 
 
 def test_the_output_is_a_folder(source, tmp_path):

@@ -23,8 +23,16 @@ def smallest(x, scores):
     return torch.cat([x[:, :1], gathered(x[:, 1:], best(scores, largest=False))], dim=1)
 
 
-def ascending_from_the_end(x, scores):
-    return gathered(x[:, 1:], torch.argsort(scores, dim=1)[:, -K:])
+def first_of_ascending(x, scores):
+    return gathered(x[:, 1:], torch.argsort(scores, dim=1)[:, :K])
+
+
+def middle_of_ascending(x, scores):
+    return gathered(x[:, 1:], torch.argsort(scores, dim=1)[:, -K - 1 : -1])
+
+
+def only_reordered(x, scores):  # a block of DiffRate in which nothing is pruned
+    return torch.cat([x[:, :1], gathered(x[:, 1:], torch.argsort(scores, dim=1, descending=True))], dim=1)
 
 
 def channels(x, scores):
@@ -34,12 +42,6 @@ def channels(x, scores):
 
 def across_images(x, scores):
     return torch.gather(x[:, 1:], 0, torch.topk(scores, 1, dim=0)[1].unsqueeze(-1).expand(-1, -1, C))
-
-
-def per_head(x, scores):
-    heads = x[:, 1:].reshape(-1, N, 2, C // 2).transpose(1, 2)
-    index = best(scores)[:, None, :, None].expand(-1, 2, -1, C // 2)
-    return torch.gather(heads, 2, index).transpose(1, 2).flatten(2)
 
 
 def prefix_of_another_tensor(x, scores):
@@ -72,15 +74,38 @@ def mean_decides(x, scores):
     return gathered(x[:, 1:], best(scores.mean(0, keepdim=True)).expand(x.shape[0], -1))
 
 
-def scores_read_too(x, scores):
+def ranks_read_where_rows_come_by_position(x, scores):
     values, index = torch.topk(scores, K, dim=1)
-    return gathered(x[:, 1:], index) * values.unsqueeze(-1)
+    return gathered(x[:, 1:], index.sort(dim=1)[0]) * values.unsqueeze(-1)
 
 
-def dropped_read_too(x, scores):
+def dropped_read_where_rows_come_by_position(x, scores):
     ranked = torch.argsort(scores, dim=1, descending=True)
     dropped = gathered(x[:, 1:], ranked[:, K:]).mean(1, keepdim=True)
-    return torch.cat([x[:, :1], gathered(x[:, 1:], ranked[:, :K]), dropped], dim=1)
+    return torch.cat([gathered(x[:, 1:], ranked[:, :K].sort(dim=1)[0]), dropped], dim=1)
+
+
+def positions_of_an_ascending_sort_returned(x, scores):
+    index = torch.argsort(scores, dim=1)[:, -K:]
+    return gathered(x[:, 1:], index), index
+
+
+def sizes_of_other_rows(x, scores):  # the same indices, but without the shift by the class token
+    index = best(scores)
+    sizes = torch.gather(x[:, :, :1], 1, index.unsqueeze(-1) + 2 * (index > 0).unsqueeze(-1)).expand(-1, -1, C)
+    return gathered(x[:, 1:], index.sort(dim=1)[0]), sizes
+
+
+def heads_by_the_scores_of_other_heads(x, scores):
+    heads = x[:, 1:].reshape(-1, N, 2, C // 2).transpose(1, 2)
+    index = torch.topk(heads.mean(-1), K, dim=-1)[1].flip(1).unsqueeze(-1)
+    return torch.gather(heads, 2, index.expand(-1, -1, -1, C // 2)).transpose(1, 2).flatten(2)
+
+
+def channels_of_heads(x, scores):
+    heads = x[:, 1:].reshape(-1, N, 2, C // 2).transpose(1, 2)
+    index = torch.topk(heads.mean(2), 2, dim=-1)[1].unsqueeze(2)
+    return torch.gather(heads, 3, index.expand(-1, -1, N, -1)).transpose(1, 2).flatten(2).repeat(1, 1, 2)
 
 
 def ranks_returned_but_rows_by_position(x, scores):
@@ -114,11 +139,12 @@ def double_scores(x, scores):
 @pytest.mark.parametrize(
     ("select", "reason"),
     [
-        (smallest, r"keeps the smallest scores \(largest=0\)"),
-        (ascending_from_the_end, "keeps the smallest scores"),
+        (smallest, "it keeps the smallest scores, TokenSelect keeps the highest"),
+        (first_of_ascending, "it keeps the smallest scores, TokenSelect keeps the highest"),
+        (middle_of_ascending, "should be token .* of image 0 but is token .* of image 0"),
+        (only_reordered, "it keeps all 16 patches and only reorders them: no token is dropped"),
         (channels, "gathers along axis 2; tokens lie along axis 1"),
         (across_images, r"runs along axis 0 of scores \[d0, 16\]"),
-        (per_head, r"of shape \[d0, 2, 16, 4\]; TokenSelect takes \[batch, tokens, channels\]"),
         (prefix_of_another_tensor, "not the first rows of the same tokens: they come from '.*', the kept rows from"),
         (prefix_of_other_rows, "row 0 of image 0 should be token 0 of image 0 but is token 1 of image 0"),
         (prefix_too_wide, "not the first rows of the same tokens: .* row 1 of image 0 should be"),
@@ -126,8 +152,12 @@ def double_scores(x, scores):
         (offset_of_other_rows, "row 0 of image 1 should be token .* of image 1 but is token"),
         (first_image_decides, "should be token|do not fit tokens"),
         (mean_decides, r"scores \[1, 16\] do not fit tokens \[2, 17, 8\]"),
-        (scores_read_too, "Unsqueeze '.*' reads scores too"),
-        (dropped_read_too, "Slice '.*' reads '.*' too, which the op's indices cannot serve"),
+        (ranks_read_where_rows_come_by_position, "Unsqueeze '.*' reads scores too"),
+        (dropped_read_where_rows_come_by_position, "Slice '.*' reads '.*' too, which the op's indices cannot serve"),
+        (positions_of_an_ascending_sort_returned, "is an output of the graph, and not the op's indices"),
+        (sizes_of_other_rows, "reads '.*' too, which the op's indices cannot serve"),
+        (heads_by_the_scores_of_other_heads, "should be token"),
+        (channels_of_heads, "gathers along axis 3; tokens lie along axis 2|runs along axis"),
         (ranks_returned_but_rows_by_position, "is an output of the graph, and not the op's indices"),
         (undefined_order, "sorted=0, so the order of its indices is undefined"),
         (below_a_threshold_the_first, "Greater '.*' uses the scores for more than their order"),
@@ -160,7 +190,7 @@ def test_a_budget_that_follows_the_number_of_tokens(foreign_graph, tmp_path):
     [
         ("TopK <axis = 1> (scores, k)", None),
         ("TopK <axis = -1> (scores, k)", None),
-        ("TopK (whole, k)", "its scores are INT64"),
+        ("TopK (whole, k)", r"it sorts integers \(INT64\), such as positions, and no scores"),
         ("TopK (scores, budget)", "the rows also depend on 'budget'"),
         ("TopK (scores, default)", "the rows also depend on 'default'"),
     ],

@@ -34,7 +34,7 @@ def test_free_number_of_tokens(foreign_graph, tmp_path):
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(k=st.integers(1, N), prefix=st.integers(0, 3), positions=st.booleans(), ties=st.booleans())
+@given(k=st.integers(1, N - 1), prefix=st.integers(0, 3), positions=st.booleans(), ties=st.booleans())
 def test_any_budget_and_prefix(k, prefix, positions, ties, foreign_graph, tmp_path):
     def select(x, scores):
         index = best(torch.round(scores * 8) if ties else scores, k)
@@ -45,7 +45,7 @@ def test_any_budget_and_prefix(k, prefix, positions, ties, foreign_graph, tmp_pa
     report = fuse_graph(source, tmp_path / "fused.onnx")
     (site,) = report.sites
     assert (site.k, site.prefix_tokens) == (k, prefix)
-    if 1 < k < N:
+    if k > 1:
         assert site.order == ("position" if positions else "score")
 
 
