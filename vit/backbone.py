@@ -44,7 +44,7 @@ def check_filterable(backbone: nn.Module) -> None:
         elif hasattr(backbone, "patch_drop"):
             reason = "the layers after its patch_drop slot may depend on token positions, which was not examined"
         elif library == "timm":
-            reason = "it has no patch_drop slot before its first block (layers on a grid of fixed size have none)"
+            reason = "it has no patch_drop slot before its first block (as in models whose layers need the full grid)"
         else:
             reason = f"it is not a timm model (its class is in {type(backbone).__module__})"
         raise UnsupportedModelError(
