@@ -11,9 +11,9 @@ from typing import Any
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError
+from tokfilter.runtime.comparison.against import engines_prepared
 from tokfilter.runtime.comparison.document import document_from_measurements
 from tokfilter.runtime.comparison.processes import specs_for
-from tokfilter.runtime.comparison.rivals import rivals_prepared
 from tokfilter.runtime.comparison.rounds import BenchConfig, Progress, measure_cells
 from tokfilter.runtime.sessions import SessionOptions
 
@@ -32,7 +32,7 @@ def compare(
 ) -> dict[str, Any]:
     """Measure an export directory and return the content of bench.json (``schemas/bench.json``).
 
-    against: engines that users run today (keys of ``rivals.RIVALS``), measured in the same rounds
+    against: engines that users run today (keys of ``against.AGAINST``), measured in the same rounds
     Raises VerificationError before anything is timed when outputs differ from the golden tensors, DataError,
     BudgetError, EngineError.
     """
@@ -41,6 +41,6 @@ def compare(
         raise DataError(f"a comparison requires batch sizes of 1 or more, got {list(batches)}.")
     manifest = load_manifest(directory)
     specs = specs_for(directory, manifest, keeps, options)
-    with rivals_prepared(against, directory, manifest, options) as others:
+    with engines_prepared(against, directory, manifest, options) as others:
         measured = measure_cells(specs, sorted(set(batches)), config, progress or (lambda what, part: None), others)
     return document_from_measurements(measured, manifest, options, config, command)

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tokfilter.artifacts.manifest import Manifest
+from tokfilter.runtime.comparison.against import AGAINST
 from tokfilter.runtime.comparison.other_rows import best_other, gpu_metrics, other_row
-from tokfilter.runtime.comparison.rivals import RIVALS
 from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Measurements
 from tokfilter.runtime.measure.cost_document import cost_document, cost_point
 from tokfilter.runtime.measure.metrics import (
@@ -59,7 +59,7 @@ def document_from_measurements(
             "classes": card.classes,
         },
         "settings": _settings(options, config)
-        | {"against": {cell.spec.path: RIVALS[cell.spec.path] for cell in measured.others}},
+        | {"against": {cell.spec.path: AGAINST[cell.spec.path] for cell in measured.others}},
         "verification": measured.verdicts,
         "rows": rows,
         "against": [other_row(cell) for cell in measured.others],

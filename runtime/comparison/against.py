@@ -20,9 +20,9 @@ from tokfilter.runtime.comparison.processes import EngineSpec, Interpreter
 from tokfilter.runtime.model_files import find_bundle
 from tokfilter.runtime.sessions import SessionOptions
 
-__all__ = ["RIVALS", "check_rivals", "rivals_prepared"]
+__all__ = ["AGAINST", "check_against", "engines_prepared"]
 
-RIVALS: Final[Mapping[str, str]] = {
+AGAINST: Final[Mapping[str, str]] = {
     "torch-eager": "the full model in eager PyTorch, in inference mode, with scaled_dot_product_attention",
     "torch-compile": "the full model through torch.compile in its default mode, as one graph",
     "onnx-naive": "torch.onnx.export of the unfiltered timm model with a free batch, in a default InferenceSession",
@@ -32,11 +32,11 @@ RIVALS: Final[Mapping[str, str]] = {
 _EXPORT_S: Final = 600.0
 
 
-def check_rivals(names: Sequence[str], options: SessionOptions) -> list[str]:
+def check_against(names: Sequence[str], options: SessionOptions) -> list[str]:
     """The names without doubles. Raises DataError for an unknown one, EngineError, MissingDependencyError."""
-    unknown = [name for name in names if name not in RIVALS]
+    unknown = [name for name in names if name not in AGAINST]
     if unknown:
-        raise DataError(f"--against knows {', '.join(RIVALS)}; got {', '.join(map(repr, unknown))}.")
+        raise DataError(f"--against must name some of {', '.join(AGAINST)}; got {', '.join(map(repr, unknown))}.")
     if "onnx-naive" in names and options.precision == "bf16":
         raise EngineError("onnx-naive runs fp32 and fp16: numpy has no bf16 for its input. Leave it out of --against.")
     if names and importlib.util.find_spec("torch") is None:
@@ -47,14 +47,14 @@ def check_rivals(names: Sequence[str], options: SessionOptions) -> list[str]:
 
 
 @contextmanager
-def rivals_prepared(
+def engines_prepared(
     names: Sequence[str], directory: Path, manifest: Manifest, options: SessionOptions
 ) -> Iterator[list[EngineSpec]]:
     """The engines to be started, one per name; the graph of onnx-naive exists until the block ends.
 
-    Raises what ``check_rivals`` raises; DataError without model.pt; EngineError where torch.onnx.export fails.
+    Raises what ``check_against`` raises; DataError without model.pt; EngineError where torch.onnx.export fails.
     """
-    names = check_rivals(names, options)
+    names = check_against(names, options)
     if not names:
         yield []
         return

@@ -9,10 +9,10 @@ from schema_check import valid
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError, EngineError, MissingDependencyError, VerificationError
-from tokfilter.runtime.comparison import rivals
+from tokfilter.runtime.comparison import against
+from tokfilter.runtime.comparison.against import AGAINST, check_against, engines_prepared
 from tokfilter.runtime.comparison.compare import compare
 from tokfilter.runtime.comparison.processes import EngineProcess, engines_open
-from tokfilter.runtime.comparison.rivals import RIVALS, check_rivals, rivals_prepared
 from tokfilter.runtime.comparison.rounds import BenchConfig
 from tokfilter.runtime.sessions import SessionOptions
 
@@ -66,7 +66,7 @@ def test_without_other_engines_the_document_has_none(export_directory):
 def test_the_naive_graph_is_timms_own(export_directory, given, precision):
     manifest = load_manifest(export_directory)
     options = replace(given, precision=precision)
-    with rivals_prepared(["onnx-naive"], export_directory, manifest, options) as (spec,):
+    with engines_prepared(["onnx-naive"], export_directory, manifest, options) as (spec,):
         import onnx
 
         graph = onnx.load(spec.graphs / "model.onnx")
@@ -82,7 +82,7 @@ def test_the_naive_graph_is_timms_own(export_directory, given, precision):
 
 @pytest.mark.slow
 def test_an_engine_that_differs_is_not_timed(export_directory, given, monkeypatch):
-    export = rivals._export
+    export = against._export
 
     def changed(bundle, folder, precision):
         export(bundle, folder, precision)
@@ -90,22 +90,22 @@ def test_an_engine_that_differs_is_not_timed(export_directory, given, monkeypatc
             arrays = dict(arrays)
         np.savez(folder / "golden.npz", **{**arrays, "full": arrays["full"] + 1})
 
-    monkeypatch.setattr(rivals, "_export", changed)
+    monkeypatch.setattr(against, "_export", changed)
     monkeypatch.setattr(EngineProcess, "block", lambda *_: pytest.fail("an engine was timed"))
     with pytest.raises(VerificationError, match="onnx-naive differs from the golden tensors .* No time was taken"):
         compare(export_directory, [1], [0.5], given, QUICK, against=["onnx-naive"])
 
 
 def test_unknown_and_impossible_names_are_refused(given, monkeypatch):
-    assert check_rivals(["onnx-naive", "torch-eager", "onnx-naive"], given) == ["onnx-naive", "torch-eager"]
-    assert check_rivals([], given) == []
-    with pytest.raises(DataError, match=f"--against knows {', '.join(RIVALS)}; got 'torch'"):
-        check_rivals(["torch-eager", "torch"], given)
+    assert check_against(["onnx-naive", "torch-eager", "onnx-naive"], given) == ["onnx-naive", "torch-eager"]
+    assert check_against([], given) == []
+    with pytest.raises(DataError, match=f"--against must name some of {', '.join(AGAINST)}; got 'torch'"):
+        check_against(["torch-eager", "torch"], given)
     with pytest.raises(EngineError, match="numpy has no bf16"):
-        check_rivals(["onnx-naive"], replace(given, precision="bf16"))
-    monkeypatch.setattr(rivals.importlib.util, "find_spec", lambda name: None)
+        check_against(["onnx-naive"], replace(given, precision="bf16"))
+    monkeypatch.setattr(against.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"torch-eager need PyTorch.*tokfilter\[export\]"):
-        check_rivals(["torch-eager"], given)
+        check_against(["torch-eager"], given)
 
 
 def test_an_absent_bundle_is_named_before_anything_is_measured(export_directory, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_model_that_does_not_compile_stops_before_measuring(export_directory, 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_on_a_gpu_every_engine_has_stages(export_directory, given, precision):
     options = replace(given, runtime="torch", provider="cuda", precision=precision)
-    document = valid(compare(export_directory, [1, 3], [0.5], options, QUICK, against=list(RIVALS)))
+    document = valid(compare(export_directory, [1, 3], [0.5], options, QUICK, against=list(AGAINST)))
     for row in document["against"]:
         # A default InferenceSession copies inside its call, so its stages cannot be told apart.
         assert (row["gpu_ms"] is None) == (row["engine"] == "onnx-naive")
