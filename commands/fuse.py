@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tokfilter.export.fuse import FusedSite, FuseReport, fuse_graph
+from tokfilter.export.fuse import FORMS, FusedSite, FuseReport, fuse_graph
 
 __all__ = ["fuse"]
 
@@ -16,6 +16,14 @@ __all__ = ["fuse"]
 @click.command(epilog="Example: tokfilter fuse evit.onnx -o evit_fused.onnx")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
+@click.option(
+    "--to",
+    type=click.Choice(FORMS),
+    default="node",
+    show_default=True,
+    help="The node TokenSelect for TensorRT's plugin, with a function body for other runtimes; or standard operators "
+    "only, for runtimes that read no functions.",
+)
 @click.option("--verify/--no-verify", default=True, help="Compare both graphs in ONNX Runtime, bit for bit.")
 @click.option(
     "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
@@ -25,13 +33,15 @@ __all__ = ["fuse"]
 )
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def fuse(
-    source: Path, output: Path, verify: bool, strip_functions: bool, sizes: tuple[str, ...], as_json: bool
+    source: Path, output: Path, to: str, verify: bool, strip_functions: bool, sizes: tuple[str, ...], as_json: bool
 ) -> None:
     """Replace top-k and gather in the ONNX file SOURCE by TokenSelect.
 
     Prints the replaced nodes and, for every other top-k, the reason why it was not replaced.
     """
-    report = fuse_graph(source, output, verify=verify, functions=not strip_functions, sizes=_numbers(sizes))
+    if strip_functions and to == "plain":
+        raise click.UsageError("--strip-functions leaves out the body of the node, and --to plain writes no node.")
+    report = fuse_graph(source, output, verify=verify, functions=not strip_functions, sizes=_numbers(sizes), to=to)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:

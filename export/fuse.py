@@ -1,5 +1,8 @@
 """`tokfilter fuse`: TokenSelect in place of top-k and gather in an ONNX file of another project.
 
+The file holds the node, which TensorRT's plugin takes and which has a function body for runtimes without it (``to`` is
+"node"), or the body's standard operators in the place of the node, for runtimes that read no functions ("plain").
+
 Fused is any part of a graph that takes tokens [B, P+N, C] and scores [B, N] and returns the first P tokens, then the k
 patches with the highest scores, in order of score or of position; ``fusion/__init__.py`` shows how it is found.
 TokenSelect differs from ONNX's own TopK only on scores that are NaN: it ranks them below everything, ONNX leaves them
@@ -12,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.fusion.compare import compare_graphs
@@ -23,7 +27,10 @@ from tokfilter.export.fusion.rewrite import FusedSite, NearMiss, TokenSelectRewr
 from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 
-__all__ = ["FuseReport", "FusedSite", "NearMiss", "fuse_graph"]
+__all__ = ["FORMS", "FuseReport", "FusedSite", "NearMiss", "fuse_graph"]
+
+FORMS: Final = ("node", "plain")
+"""What stands in the file for a selection: the node TokenSelect, or standard operators."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class FuseReport:
     """Result of ``fuse_graph``.
 
     matched: number of top-k nodes that are equivalent to TokenSelect
-    replaced: number of TokenSelect nodes in the graph that was written
+    replaced: number of TokenSelect nodes in the graph that was written, or that standard operators stand for
     compared_at: input shapes at which both graphs gave the same bits; empty without verification
     """
 
@@ -44,6 +51,7 @@ class FuseReport:
     nodes_before: int
     nodes_after: int
     compared_at: tuple[Mapping[str, list[int]], ...]
+    form: str
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
@@ -57,6 +65,7 @@ def fuse_graph(
     verify: bool = True,
     functions: bool = True,
     sizes: Mapping[str, int] | None = None,
+    to: str = "node",
 ) -> FuseReport:
     """Rewrite every gather-after-top-k of ``source`` to TokenSelect and write ``target``.
 
@@ -66,8 +75,13 @@ def fuse_graph(
     functions: keep the function body, so that the file runs without the plugin. False is for TensorRT before 10.7,
         which prefers the function to the plugin
     sizes: numbers for symbolic dimensions of the inputs in that comparison
+    to: "node", or "plain" for standard operators in the place of the node
     Raises ExportError (nothing to fuse, no valid model, target cannot be written), VerificationError, DataError.
     """
+    if to not in FORMS:
+        raise ExportError(f"fuse writes one of {', '.join(FORMS)}, got {to!r}.")
+    if to == "plain" and not functions:
+        raise ExportError("a plain file has no functions to leave out: give either to='plain' or functions=False.")
     source, target = Path(source), Path(target)
     model = read_foreign_graph(source)
     nodes_before = len(model.graph)
@@ -76,6 +90,9 @@ def fuse_graph(
     if not rewrite.sites:
         raise ExportError(_nothing_found(source, rewrite.near_misses, model))
     _attach_function(model)
+    replaced = sum(_is_token_select(node) for node in model.graph)
+    if to == "plain":
+        _inline(model)
     compared: list[Mapping[str, list[int]]] = []
 
     def accept(part: Path) -> None:
@@ -85,7 +102,7 @@ def fuse_graph(
     _write(model, target, accept, functions)
     return FuseReport(
         matched=len(rewrite.sites),
-        replaced=sum(_is_token_select(node) for node in model.graph),
+        replaced=replaced,
         sites=tuple(rewrite.sites),
         near_misses=tuple(rewrite.near_misses),
         opset=model.opset_imports[""],
@@ -93,6 +110,7 @@ def fuse_graph(
         nodes_before=nodes_before,
         nodes_after=len(model.graph),
         compared_at=tuple(compared),
+        form=to,
     )
 
 
@@ -111,6 +129,16 @@ def _attach_function(model: ir.Model) -> None:
     function = ir.serde.deserialize_function(body)
     model.functions[function.identifier()] = function
     model.opset_imports[DOMAIN] = 1
+
+
+def _inline(model: ir.Model) -> None:
+    """Write the function body in the place of the nodes, constants as initializers, each node with a name."""
+    named = {node.name for node in model.graph}
+    passes.InlinePass()(model)
+    for number, node in enumerate(new for new in model.graph if new.name not in named):
+        node.name = f"{NAME}/{node.op_type}_{number}"
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedOpsetsPass()(model)
 
 
 def _write(model: ir.Model, target: Path, accept: Callable[[Path], None], functions: bool) -> None:

@@ -213,6 +213,17 @@ def test_the_command(source, tmp_path):
     assert CliRunner().invoke(cli, ["fuse", str(source), "-o", str(target), "--size", "d0"]).exit_code == 2
 
 
+def test_the_command_writes_a_plain_file(source, tmp_path):
+    target = tmp_path / "out.onnx"
+    run = CliRunner().invoke(cli, ["fuse", str(source), "-o", str(target), "--to", "plain", "--json"])
+    assert run.exit_code == 0, run.output
+    assert (json.loads(run.stdout)["form"], json.loads(run.stdout)["replaced"]) == ("plain", 1)
+    assert not onnx.load(target).functions
+    run = CliRunner().invoke(cli, ["fuse", str(source), "-o", str(target), "--to", "plain", "--strip-functions"])
+    assert run.exit_code == 2
+    assert "--to plain writes no node" in " ".join(run.output.split())
+
+
 def test_tensorrt_rtx_reads_the_fused_graph_and_misses_the_plugin_without_functions(source, tmp_path):
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
