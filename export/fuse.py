@@ -4,7 +4,8 @@ The file holds the node, which TensorRT's plugin takes and which has a function 
 "node"), or the body's standard operators in the place of the node, for runtimes that read no functions ("plain").
 
 Fused is any part of a graph that takes tokens [B, P+N, C] and scores [B, N] and returns the first P tokens, then the k
-patches with the highest scores, in order of score or of position; ``fusion/__init__.py`` shows how it is found.
+patches with the highest scores, in order of score or of position; ``fusion/__init__.py`` shows how it is found,
+docs/fuse.md which forms of it there are.
 TokenSelect differs from ONNX's own TopK only on scores that are NaN: it ranks them below everything, ONNX leaves them
 undefined (and ONNX Runtime's CPU kernel then returns rows that are not the highest). Ties are the same: both take the
 lower position.

@@ -18,10 +18,13 @@ decided by running them::
                                                                  which also yields k, P and the order
       scores     tokens
            |     |
+           |     |                                  readers      what else reads the TopK's results: indices,
+           |     |                                               the scores kept, rows of a second tensor, dropped rows
         TokenSelect --> indices, for other readers  apply        the node takes the place of all that
              |                                                   has no other readers
       kept rows [B, P+k, C]                         compare      both whole graphs give the same bits
 
-``rewrite`` runs these steps for every TopK of a graph, ``shapes`` infers its types and dimensions, ``io`` reads and
-writes the files. A TopK that is not equivalent stays, and the reason is reported.
+``rewrite`` runs these steps for every TopK of a graph, ``shapes`` infers its types and dimensions, ``new_nodes`` names
+what is inserted, ``heads`` makes images of heads, ``io`` reads and writes the files. A TopK that is not equivalent
+stays, and the reason is reported. docs/fuse.md lists the forms that are found.
 """

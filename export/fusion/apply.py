@@ -100,6 +100,8 @@ def _serve_readers(node: ir.Node, fusion: Fusion, model: ir.Model, shapes: Shape
     graph, topk, indices = model.graph, fusion.topk, node.outputs[1]
     new = NewNodes(graph)
     served = []
+    for rows, ranks in fusion.ranks.items():
+        served.append((_rows_of_ranks(ranks, node, fusion, new, shapes), rows))
     for other in fusion.others:
         served.append((_gathered_rows(indices, other, new, shapes), other.candidate.kept))
     top = topk.outputs[0]
@@ -127,6 +129,13 @@ def _serve_readers(node: ir.Node, fusion: Fusion, model: ir.Model, shapes: Shape
         graph.insert_after(node, positions.nodes)
         _take_place(value, old)
     graph.sort()  # a reader may come before the node that it reads now
+
+
+def _rows_of_ranks(ranks: tuple[int, int], node: ir.Node, fusion: Fusion, new: NewNodes, shapes: Shapes) -> ir.Value:
+    """The rows of ``ranks``, first and behind the last, out of all patches in the order of their scores."""
+    first, end = (fusion.equivalence.prefix_tokens + rank for rank in ranks)
+    cut = new.add("Slice", node.outputs[0], new.numbers(first), new.numbers(end), new.numbers(1))
+    return with_heads(cut, end - first, fusion.equivalence.candidate, new, shapes)
 
 
 def _gathered_rows(indices: ir.Value, other: Equivalence, new: NewNodes, shapes: Shapes) -> ir.Value:

@@ -6,7 +6,7 @@ full of ties; at two batch sizes where the batch is free. Each result must equal
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -15,7 +15,7 @@ from tokfilter.export.fusion.match import EQUIVALENT, FLOATS, RAN, Candidate, Mi
 from tokfilter.export.fusion.probe import BY_SCORE, RANKINGS, Probe, Ranking, probe_of_run, probe_scores, probe_tokens
 from tokfilter.export.fusion.shapes import Shapes
 
-__all__ = ["Equivalence", "check_equivalence"]
+__all__ = ["Equivalence", "check_equivalence", "ranks_of_rows"]
 
 # Operators that change no element of a tensor.
 _MOVERS = {
@@ -52,10 +52,7 @@ def check_equivalence(
 
     dependents: every value that is computed from the indices of ``topk``
     """
-    budget = None if topk.inputs[1] is None else ir.convenience.get_const_tensor(topk.inputs[1])
-    sizes = shapes.probe_sizes(
-        candidate.tokens, candidate.scores, least=2 if budget is None else int(budget.numpy().item())
-    )
+    sizes = _sizes(candidate, topk, shapes)
     outputs = [*candidate.left, candidate.kept]
     fragment = Fragment(candidate.tokens, candidate.scores, outputs, shapes, sizes[0])
     _check_moves_only(fragment, candidate, topk)
@@ -75,6 +72,34 @@ def check_equivalence(
     shape = probes[0].results[topk.outputs[1]].shape[1:]
     nodes = frozenset(fragment.nodes)
     return Equivalence(candidate, k, prefix, ranking, shape, _ranked(probes, topk), equal, nodes)
+
+
+def ranks_of_rows(
+    rows: ir.Value, equivalence: Equivalence, topk: ir.Node, model: ir.Model, shapes: Shapes
+) -> tuple[int, int]:
+    """First rank and the one behind the last of ``rows``, patches of the same tokens in the order of their scores.
+
+    Raises Mismatch.
+    """
+    candidate = replace(equivalence.candidate, left=(), kept=rows)
+    sizes = _sizes(candidate, topk, shapes)
+    fragment = Fragment(candidate.tokens, candidate.scores, [rows], shapes, sizes[0])
+    _check_moves_only(fragment, candidate, topk)
+    try:
+        probes = _run(fragment, model, candidate, shapes, sizes, equivalence.k)
+    except FragmentError as error:
+        raise Mismatch(f"its nodes do not run alone: {str(error).splitlines()[0]}", 1) from error
+    spans = {probe.ranks_of_rows(equivalence.prefix_tokens) for probe in probes}
+    span = spans.pop()
+    if span is None or spans:
+        raise Mismatch(f"{rows.name!r} are no patches of successive ranks", RAN)
+    return span
+
+
+def _sizes(candidate: Candidate, topk: ir.Node, shapes: Shapes) -> list[dict[str, int]]:
+    budget = None if topk.inputs[1] is None else ir.convenience.get_const_tensor(topk.inputs[1])
+    least = 2 if budget is None else int(budget.numpy().item())
+    return shapes.probe_sizes(candidate.tokens, candidate.scores, least)
 
 
 def _check_moves_only(fragment: Fragment, candidate: Candidate, topk: ir.Node) -> None:
@@ -97,13 +122,19 @@ def _check_moves_only(fragment: Fragment, candidate: Candidate, topk: ir.Node) -
 
 
 def _run(
-    fragment: Fragment, model: ir.Model, candidate: Candidate, shapes: Shapes, sizes: list[dict[str, int]]
+    fragment: Fragment,
+    model: ir.Model,
+    candidate: Candidate,
+    shapes: Shapes,
+    sizes: list[dict[str, int]],
+    k: int | None = None,
 ) -> list[Probe]:
+    """Probes at all ``sizes``; ``k`` is the number of patches kept, by default what the first run gives."""
     session = fragment.session(model)
     probes: list[Probe] = []
     for at in sizes:
         tokens, shape = probe_tokens(shapes.at(candidate.tokens, at)), shapes.at(candidate.scores, at)
-        for tied, scores in probe_scores(shape, 1 + candidate.head_scores, lambda: probes[-1].kept):
+        for tied, scores in probe_scores(shape, 1 + candidate.head_scores, lambda: k or probes[-1].kept):
             results = fragment.run(session, tokens, scores, at)
             parts = [results[value] for value in (*candidate.left, candidate.kept)]
             probes.append(probe_of_run(tied, tokens, scores, parts, results, candidate))

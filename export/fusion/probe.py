@@ -91,6 +91,14 @@ class Probe:
         fits = found.shape[:1] == expected.shape[:1] and found.size == expected.size
         return fits and max(found.shape[1:], default=1) == k and _same(found.reshape(expected.shape), expected)
 
+    def ranks_of_rows(self, prefix: int) -> tuple[int, int] | None:
+        """The first rank and the one behind the last, when the rows are patches of successive ranks by score."""
+        (rows,) = self.parts
+        ranked = self._expected(self.patches, prefix, BY_SCORE)[0][:, prefix:]
+        count = rows.shape[1] if rows.ndim == ranked.ndim else self.patches + 1
+        spans = ((start, start + count) for start in range(self.patches - count + 1))
+        return next((span for span in spans if _same(rows, ranked[:, slice(*span)])), None)
+
     def gives_smallest(self, k: int, prefix: int) -> bool:
         """Whether the rows are those with the smallest scores, in one of the orders."""
         opposite = Probe(self.tied, self.tokens, -self.scores, self.parts, {})

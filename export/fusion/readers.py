@@ -1,7 +1,7 @@
 """What else reads the results of a TopK, and whether the op can serve those readers."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -18,6 +18,8 @@ class Fusion:
     budget: k of the node: the equivalence's, or the number of patches where the whole ranking is read
     indices: tensors that equal the op's ``indices``, with their shapes behind the batch
     others: other tensors whose rows are kept by the same indices
+    ranks: rows of the same tokens that the whole ranking gives, with their first rank and the one behind the
+        last
     """
 
     equivalence: Equivalence
@@ -25,15 +27,22 @@ class Fusion:
     budget: int
     indices: dict[ir.Value, tuple[int, ...]]
     others: tuple[Equivalence, ...] = ()
+    ranks: Mapping[ir.Value, tuple[int, int]] = field(default_factory=dict)
 
 
-def fusion_for_readers(topk: ir.Node, equivalence: Equivalence, others: Callable[[], list[Equivalence]]) -> Fusion:
+def fusion_for_readers(
+    topk: ir.Node,
+    equivalence: Equivalence,
+    others: Callable[[], list[Equivalence]],
+    ranks: Callable[[Equivalence], dict[ir.Value, tuple[int, int]]],
+) -> Fusion:
     """The cheapest fusion that serves every reader of ``topk``. Raises Mismatch that names one without it.
 
     others: finds selections of other tensors by the indices of ``topk``
+    ranks: finds rows of the same tokens that the indices of ``topk`` gather in their order
     """
     closest = None
-    for fusion in _fusions(topk, equivalence, others):
+    for fusion in _fusions(topk, equivalence, others, ranks):
         try:
             _check_readers(topk, fusion)
         except Mismatch as mismatch:
@@ -44,7 +53,12 @@ def fusion_for_readers(topk: ir.Node, equivalence: Equivalence, others: Callable
     raise closest
 
 
-def _fusions(topk: ir.Node, equivalence: Equivalence, others: Callable[[], list[Equivalence]]) -> Iterator[Fusion]:
+def _fusions(
+    topk: ir.Node,
+    equivalence: Equivalence,
+    others: Callable[[], list[Equivalence]],
+    ranks: Callable[[Equivalence], dict[ir.Value, tuple[int, int]]],
+) -> Iterator[Fusion]:
     k, ranking, indices = equivalence.k, equivalence.ranking, dict(equivalence.indices)
     yield Fusion(equivalence, topk, k, indices)
     if ranking.mirrored:
@@ -59,7 +73,8 @@ def _fusions(topk: ir.Node, equivalence: Equivalence, others: Callable[[], list[
         yield Fusion(equivalence, topk, k, indices, tuple(same))
     # The dropped rows are read, too: the op ranks all, and the first k of its rows are the kept ones.
     if equivalence.ranked is not None and ranking.order == "score":
-        yield Fusion(equivalence, topk, equivalence.ranked, {topk.outputs[1]: equivalence.ranks_shape})
+        indices = {topk.outputs[1]: equivalence.ranks_shape}
+        yield Fusion(equivalence, topk, equivalence.ranked, indices, ranks=ranks(equivalence))
 
 
 def _check_readers(topk: ir.Node, fusion: Fusion) -> None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tokfilter.export.fusion.apply import insert_token_select
-from tokfilter.export.fusion.equivalence import Equivalence, check_equivalence
+from tokfilter.export.fusion.equivalence import Equivalence, check_equivalence, ranks_of_rows
 from tokfilter.export.fusion.match import (
     EQUIVALENT,
     RAN,
@@ -98,10 +98,12 @@ class TokenSelectRewrite(ir.passes.InPlacePass):
         mismatches = []
         found = gathers(topk, dependents, shapes)
         for gather in found:
-            others = partial(_others, gather, found, scores, topk, dependents, model, shapes)
+            rest = [other for other in found if other is not gather]
+            others = partial(_others, rest, scores, topk, dependents, model, shapes)
+            ranks = partial(_ranks, rest, topk, model, shapes)
             try:
                 equivalence = _equivalence(candidates(gather, scores, shapes), topk, dependents, model, shapes)
-                return fusion_for_readers(topk, equivalence, others)
+                return fusion_for_readers(topk, equivalence, others, ranks)
             except Mismatch as mismatch:
                 mismatches.append(mismatch)
         raise max(mismatches, key=lambda mismatch: mismatch.closeness)
@@ -140,22 +142,32 @@ def _equivalence(
 
 
 def _others(
-    gather: ir.Node,
-    found: list[ir.Node],
+    gathering: list[ir.Node],
     scores: ir.Value,
     topk: ir.Node,
     dependents: set[ir.Value],
     model: ir.Model,
     shapes: Shapes,
 ) -> list[Equivalence]:
-    """The selections of other tensors than ``gather``'s by the indices of ``topk``."""
+    """The selections by the indices of ``topk`` around the nodes ``gathering``."""
     equivalences = []
-    for other in found:
-        if other is not gather:
-            with suppress(Mismatch):
-                alone = (c for c in candidates(other, scores, shapes) if not c.left)
-                equivalences.append(_equivalence(alone, topk, dependents, model, shapes))
+    for gather in gathering:
+        with suppress(Mismatch):
+            alone = (c for c in candidates(gather, scores, shapes) if not c.left)
+            equivalences.append(_equivalence(alone, topk, dependents, model, shapes))
     return equivalences
+
+
+def _ranks(
+    gathering: list[ir.Node], topk: ir.Node, model: ir.Model, shapes: Shapes, equivalence: Equivalence
+) -> dict[ir.Value, tuple[int, int]]:
+    """Rows that the nodes ``gathering`` take of the tokens of ``equivalence`` in the order of their scores."""
+    found = {}
+    for gather in gathering:
+        with suppress(Mismatch):
+            kept = next(candidates(gather, equivalence.candidate.scores, shapes)).kept  # with what reshapes the rows
+            found[kept] = ranks_of_rows(kept, equivalence, topk, model, shapes)
+    return found
 
 
 def _check_defined(topk: ir.Node, order_does_not_matter: bool) -> None:

@@ -63,6 +63,49 @@ def test_other_readers_of_the_indices_are_served(foreign_graph, tmp_path):
         assert [output.type.tensor_type.elem_type for output in graph.output] == [1, 7]
 
 
+def test_kept_and_dropped_rows_are_cut_from_one_ranking(foreign_graph, tmp_path):
+    """A summary of some of the dropped rows, the mean of the others: no gather of tokens is left."""
+
+    def select(x, scores):
+        index = torch.argsort(scores, dim=1, descending=True)
+        parts = [gathered(x[:, 1:], cut) for cut in (index[:, :K], index[:, K : K + 3], index[:, K + 3 :])]
+        return torch.cat([x[:, :1], parts[0], parts[1].mean(1, keepdim=True), parts[2].amax(1, keepdim=True)], dim=1)
+
+    source, target = foreign_graph(select, "torchscript", 17), tmp_path / "fused.onnx"
+    (site,) = fuse_graph(source, target).sites
+    assert site.k == K
+    graph = onnx.load(target).graph
+    operators = [node.op_type for node in graph.node]
+    assert not {"TopK", "GatherElements", "GatherND", "Gather", "Expand"} & set(operators)
+    assert operators.count("TokenSelect") == 1
+    for batch in (1, 4):
+        x = np.random.default_rng(batch).standard_normal((batch, 1 + N, C)).astype(np.float32)
+        before, after = (onnxruntime.InferenceSession(path).run(None, {"x": x})[0] for path in (source, target))
+        assert before.tobytes() == after.tobytes()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), prefix=st.integers(0, 2), channels=st.integers(1, C), ties=st.booleans())
+def test_a_second_tensor_of_any_width(data, prefix, channels, ties, foreign_graph, tmp_path):
+    """Sorted and cut like DiffRate's sizes, with any number of class tokens, and with scores that are often equal."""
+    k = data.draw(st.integers(1, N - 1))
+
+    def select(x, scores):
+        index = torch.argsort(torch.round(scores * 8) if ties else scores, dim=1, descending=True) + prefix
+        first = torch.arange(prefix).unsqueeze(0).expand(x.shape[0], -1)
+        index = torch.cat([first, index], dim=1) if prefix else index
+        second = gathered(x[:, :, :channels].exp(), index)[:, : prefix + k]
+        return gathered(x, index)[:, : prefix + k], second.sum(2, keepdim=True).repeat(1, 1, C)
+
+    source, target = foreign_graph(select, "torchscript", 17, prefix), tmp_path / "fused.onnx"
+    (site,) = fuse_graph(source, target, to=data.draw(st.sampled_from(["node", "plain"]))).sites
+    assert (site.k, site.prefix_tokens) == (k, prefix)
+    for batch in (1, 3):
+        x = np.random.default_rng(batch).standard_normal((batch, prefix + N, C)).astype(np.float32)
+        before, after = (onnxruntime.InferenceSession(path).run(None, {"x": x}) for path in (source, target))
+        assert [a.tobytes() for a in before] == [b.tobytes() for b in after]
+
+
 def test_a_fused_file_in_the_place_of_its_source(foreign_graph):
     source = foreign_graph(lambda x, scores: gathered(x[:, 1:], best(scores)), "torchscript", 17)
     assert fuse_graph(source, source).replaced == 1
