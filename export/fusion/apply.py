@@ -30,9 +30,9 @@ def insert_token_select(fusion: Fusion, model: ir.Model, shapes: Shapes) -> tupl
     graph.insert_before(after, new.nodes)
     _replace_rows(rows, after, equivalence)
     selected, indices = node.outputs
-    selected.name = selected.name or f"{node.name}_selected"
-    rows.name = rows.name or f"{node.name}_rows"
-    indices.name, indices.dtype = f"{node.name}_indices", ir.DataType.INT32
+    selected.name = selected.name or new.free_name(f"{node.name}_selected")
+    rows.name = rows.name or new.free_name(f"{node.name}_rows")
+    indices.name, indices.dtype = new.free_name(f"{node.name}_indices"), ir.DataType.INT32
     shapes.record(rows, like=candidate.tokens, rows=count)
     RemoveUnusedNodesPass()(model)
     _serve_readers(node, fusion, model, shapes)

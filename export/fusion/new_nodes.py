@@ -1,7 +1,7 @@
 """Nodes for a graph that exists, with names that are free in it."""
 
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class NewNodes:
     ) -> ir.Node:
         """A node with a free name; its outputs are named by the caller."""
         node = ir.node(op, inputs, attributes, domain=domain, num_outputs=num_outputs)
-        node.name = self._free(op if domain else f"TokenSelect_{op}")
+        node.name = self._numbered(op if domain else f"TokenSelect_{op}")
         self.nodes.append(node)
         return node
 
@@ -41,12 +41,19 @@ class NewNodes:
 
     def numbers(self, *numbers: int) -> ir.Value:
         """An initializer [len(numbers)] of int64."""
-        name = self._free("TokenSelect_numbers")
+        name = self._numbered("TokenSelect_numbers")
         value = ir.Value(name=name, const_value=ir.tensor(np.asarray(numbers, dtype=np.int64), name=name))
         self._graph.register_initializer(value)
         return value
 
-    def _free(self, stem: str) -> str:
-        name = next(name for i in count() if (name := f"{stem}_{i}") not in self._taken)
+    def free_name(self, stem: str) -> str:
+        """``stem`` where the graph has no such name, else that with a number."""
+        return self._reserved(chain([stem], (f"{stem}_{i}" for i in count())))
+
+    def _numbered(self, stem: str) -> str:
+        return self._reserved(f"{stem}_{i}" for i in count())
+
+    def _reserved(self, names: Iterable[str]) -> str:
+        name = next(name for name in names if name not in self._taken)
         self._taken.add(name)
         return name

@@ -173,3 +173,15 @@ def test_forms_that_there_are_not(foreign_graph, tmp_path):
     with pytest.raises(ExportError, match="a plain file has no functions to leave out"):
         fuse_graph(source, tmp_path / "out.onnx", to="plain", functions=False)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("to", ["node", "plain"])
+@pytest.mark.parametrize("model", [diffrate, evit], ids=lambda model: model.__name__)
+def test_tensorrt_rtx_reads_the_fused_networks(model, to, foreign_graph, tmp_path):
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.ERROR)
+    fuse_graph(foreign_graph(model, "torchscript", 17), tmp_path / "out.onnx", to=to)
+    network = trt.Builder(logger).create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse((tmp_path / "out.onnx").read_bytes())
+    assert (parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]) == (True, [])
