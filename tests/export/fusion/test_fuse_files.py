@@ -172,6 +172,16 @@ def test_a_difference_is_an_error_and_nothing_is_written(source, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
+def test_a_difference_in_fp16_may_be_rounding(tmp_path):
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        half (float16[b, 4] x) => (float16[b, 4] y) { y = Add (x, x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "in.onnx")
+    onnx.save(onnx.parser.parse_model(text.replace("Add", "Mul")), tmp_path / "out.onnx")
+    with pytest.raises(VerificationError, match="fuse the graph in fp32 and convert the result to fp16"):
+        compare_graphs(tmp_path / "in.onnx", tmp_path / "out.onnx", {})
+
+
 def test_half_precision(foreign_graph, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, randn=torch.randn: randn(*shape).half())
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: torch.nn.functional.linear(x, self.weight.half()))
