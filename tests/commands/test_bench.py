@@ -107,7 +107,7 @@ def test_bench_runs_scenarios(copied):
         (("--runtime", "tensorrt"), "no full tensorrt model"),
         (("--runtime", "torch"), "Give it as --bundle"),
         (("--bundle", "model.pt"), "add --runtime torch"),
-        (("--against", "torch-eager,pytorch"), "--against knows torch-eager, torch-compile, onnx-naive; got 'pytorch'"),
+        (("--against", "torch-eager,pytorch"), "--against must name some of torch-eager, torch-compile, onnx-naive; got 'pytorch'"),
         (("--against", "torch-eager"), "Give it as --bundle"),
         (("--against", "torch-eager", "--scenario", "offline"), "leave --scenario out"),
         (("--duration", "0"), "positive seconds"),
