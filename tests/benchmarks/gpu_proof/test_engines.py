@@ -134,7 +134,7 @@ def test_the_plugin_is_compared_with_native_ops_in_the_same_rounds(context):
 def test_pytorch_and_onnx_runtime_are_opened_once_and_measured_with_every_batch(context, monkeypatch):
     """On a CPU PyTorch has no fp16 session, so fp32 stands for it; compiling takes a minute, so it is left out."""
     cpu = SessionOptions(threads=1)
-    monkeypatch.setattr(frameworks, "_TORCH", {"PyTorch eager": cpu})
+    monkeypatch.setattr(frameworks, "_TORCH", {"PyTorch eager": replace(cpu, runtime="torch")})
     monkeypatch.setattr(frameworks, "_ONNX", {"ONNX Runtime": replace(cpu, precision="fp16")})
     monkeypatch.setattr(frameworks, "find_entry", lambda *words, provider: find_entry(*words))
     context.found["torch"] = context.found["onnxruntime"] = {"found": "here"}
