@@ -35,6 +35,7 @@ class Call(ctypes.Structure):
     _fields_ = (
         ("struct_size", ctypes.c_size_t),
         ("images", ctypes.c_void_p),
+        ("pixels", ctypes.c_void_p),
         ("shape", ctypes.c_int64 * 4),
         ("tokens", ctypes.c_int64),
         ("logits", ctypes.c_void_p),

@@ -13,39 +13,12 @@ from paths import ROOT
 
 import tokfilter
 from tokfilter.artifacts.manifest import NAME
+from tokfilter.benchmarks.gpu_proof.library_worker import Call, Options
 from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import find_tool
 
 CONSUMER = ROOT / "tests" / "runtime" / "cpp" / "native" / "consumer"
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-class Options(ctypes.Structure):
-    """tokfilter_options of tokfilter.h."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("full", ctypes.c_int),
-        ("precision", ctypes.c_char_p),
-        ("tokens", ctypes.c_int64),
-        ("device", ctypes.c_int),
-    )
-
-
-class Call(ctypes.Structure):
-    """tokfilter_call of tokfilter.h."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("images", ctypes.c_void_p),
-        ("shape", ctypes.c_int64 * 4),
-        ("tokens", ctypes.c_int64),
-        ("logits", ctypes.c_void_p),
-        ("logits_room", ctypes.c_size_t),
-        ("indices", ctypes.c_void_p),
-        ("indices_room", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-    )
 
 
 def tokfilter_library(folder: Path) -> ctypes.CDLL:
