@@ -2,15 +2,40 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from tokfilter.errors import DataError, ExportError
 
-__all__ = ["atomic_path", "existing_file", "new_folder", "sha256", "sync_folder"]
+__all__ = ["FILE_NAME", "atomic_path", "existing_file", "inside", "is_file_name", "new_folder", "sha256", "sync_folder"]
+
+FILE_NAME: Final = (
+    r"^(?!\.{1,2}$)[^/\\\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,255}$"
+)
+"""Pattern of a file name in a manifest: no separators, no control characters or marks of direction (a terminal or page
+would show another name), no lone surrogates. Also valid in JSON Schema (ECMA 262)."""
+
+_FILE_NAME: Final = re.compile(FILE_NAME)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether ``name`` names a file inside any folder: no path, not ``.`` or ``..``, at most 255 bytes."""
+    return _FILE_NAME.match(name) is not None and not name.endswith("\n") and len(name.encode()) <= 255
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder/name`` where ``name`` is a file name; every writer joins names from files with this.
+
+    Raises DataError for what would leave the folder.
+    """
+    if not is_file_name(name):
+        raise DataError(f"expected the name of a file inside {folder}, got {name!r}.")
+    return folder / name
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from tokfilter.artifacts.checked import checked_file
 from tokfilter.artifacts.extras import install_hint
-from tokfilter.artifacts.manifest import checked_path
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.huge_pages import advised_huge_pages
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
@@ -62,15 +62,21 @@ class OnnxRuntimeSession(CheckedSession):
     def _open(self) -> Callable[[], None]:
         onnxruntime = imported_onnxruntime()
         name = available_provider(onnxruntime, self.provider)
-        path = checked_path(self.model_file.directory, self.model_file.entry)
+        path = self.model_file.directory / self.model_file.entry.path
         if self.provider != "cpu":
             preload_cuda(onnxruntime)
         chosen = self._provider_options()
         try:
-            with advised_huge_pages(self.huge_pages):
+            # By path, not as bytes, which ONNX Runtime's Python would hold as long as the session lives.
+            with (
+                checked_file(self.model_file.directory, self.model_file.entry) as graph,
+                advised_huge_pages(self.huge_pages),
+            ):
                 session = onnxruntime.InferenceSession(
-                    str(path), self._options(onnxruntime), providers=[(name, chosen)]
+                    str(graph), self._options(onnxruntime), providers=[(name, chosen)]
                 )
+        except EngineError:
+            raise
         except Exception as error:  # ONNX Runtime raises many types; each means that this file does not load
             raise EngineError(
                 f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy(error)}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tokfilter.artifacts.manifest import checked_path
+from tokfilter.artifacts.checked import checked_bytes, checked_library
 from tokfilter.errors import EngineError
 from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
@@ -88,13 +88,14 @@ class TensorRTSession(CheckedSession):
 
     def _open(self) -> Callable[[], None]:
         entry, manifest = self.model_file.entry, self.model_file.manifest
-        path = checked_path(self.model_file.directory, entry)
-        plugins = [checked_path(self.model_file.directory, e) for e in manifest.entries("plugin", entry.runtime)]
+        directory = self.model_file.directory
+        plan = checked_bytes(directory, entry)
+        plugins = {e.path: checked_library(directory, e) for e in manifest.entries("plugin", entry.runtime)}
         self._module = module = tensorrt_module(entry.runtime or "tensorrt")
         self._cuda = cuda = cuda_from_name(self.backend, self.device)
         try:
             with cuda.current():
-                self._engine, self._outlived = engine_from_plan(module, path, entry, plugins)
+                self._engine, self._outlived = engine_from_plan(module, plan, entry, plugins)
                 self._graphs = Graphs() if self.cuda_graph else None
                 self._profiles = profiles_from_engine(self._engine)
                 self._describe(module, self._engine)

@@ -68,7 +68,7 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
     check_precision(module, options.precision, options.fp32_layers)
     plugin = options.plugin if kind == "tensorrt" else None
     if plugin is not None:
-        load_plugins(module, network.builder.get_plugin_registry(), [plugin])
+        load_plugins(module, network.builder.get_plugin_registry(), {str(plugin): plugin})
     if network.way.graph != "typed" and has_functions(graph):
         raise EngineError(
             f"{name_and_version(module)} reads no model-local functions, and {graph.name} has some: expected a graph "

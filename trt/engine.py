@@ -2,7 +2,7 @@
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -63,12 +63,14 @@ class Profile:
         return self.batch[0] <= batch <= self.batch[1] and in_budget
 
 
-def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Path]) -> "tuple[trt.ICudaEngine, Any]":
-    """Deserialize a plan file. Returns the engine and the runtime, which has to outlive it.
+def engine_from_plan(
+    module: Any, plan: bytes, entry: Entry, plugins: Mapping[str, Path]
+) -> "tuple[trt.ICudaEngine, Any]":
+    """Deserialize a plan. Returns the engine and the runtime, which has to outlive it.
 
     module: TensorRT's or TensorRT-RTX's Python module
     entry: the plan in the manifest
-    plugins: plugin libraries with getCreators, loaded first where the plan needs one
+    plugins: name -> path of plugin libraries with getCreators, loaded first where the plan needs one
     Raises EngineError with TensorRT's own message, the target of the plan, and the remedy.
     """
     _check_version(module, entry)
@@ -86,7 +88,7 @@ def engine_from_plan(module: Any, path: Path, entry: Entry, plugins: Sequence[Pa
         load_plugins(module, registry, plugins)
     stated = (f"{key} {value}" for key, value in entry.target.items() if value and key != "fp32_layers")
     target = ", ".join(stated) or "an unknown target"
-    return _deserialized(module, runtime, path.read_bytes(), str(path), f" It was built for {target}."), runtime
+    return _deserialized(module, runtime, plan, entry.path, f" It was built for {target}."), runtime
 
 
 def _check_version(module: Any, entry: Entry) -> None:

@@ -1,7 +1,7 @@
 """tokfilter's plugin library in one of TensorRT's plugin registries."""
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,18 @@ def plugin_is_registered(module: Any, registry: Any) -> bool:
     return found
 
 
-def load_plugins(module: Any, registry: Any, libraries: Iterable[Path]) -> None:
+def load_plugins(module: Any, registry: Any, libraries: Mapping[str, Path]) -> None:
     """Load libraries, unless TokenSelect is registered already: loading it twice fails.
 
-    libraries: they export ``getCreators``, for TensorRT 8.6 ``getPluginCreators``
+    libraries: name in messages -> path; they export ``getCreators``, for TensorRT 8.6 ``getPluginCreators``
     Raises EngineError.
     """
     if plugin_is_registered(module, registry):
         return
-    for library in libraries:
+    for name, library in libraries.items():
         if registry.load_library(str(library)) is None:
             raise EngineError(
-                f"{name_and_version(module)} cannot load the plugin library {library}: {_reason(module, library)}. "
+                f"{name_and_version(module)} cannot load the plugin library {name}: {_reason(module, library)}. "
                 "Build it for this machine: `tokfilter plugin build`, then `tokfilter engine`."
             )
 

@@ -137,7 +137,8 @@ def _kernel(order: str) -> Maker:
 def _plugin(order: str) -> Maker:
     def make(case: TimingCase, tokens: Tensor, scores: Tensor, library: Path | None) -> Call:
         module = tensorrt_module("tensorrt")
-        load_plugins(module, module.get_plugin_registry(), [library or plugin_path()])
+        path = library or plugin_path()
+        load_plugins(module, module.get_plugin_registry(), {path.name: path})
         return call_from_graph(module, plugin_graph(case, order), case, tokens, scores)
 
     return make

@@ -58,7 +58,7 @@ def module(library: Path) -> Any:
         module = tensorrt_module("tensorrt")
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    load_plugins(module, module.get_plugin_registry(), [library])
+    load_plugins(module, module.get_plugin_registry(), {library.name: library})
     return module
 
 

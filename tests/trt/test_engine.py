@@ -28,7 +28,7 @@ def test_real_tensorrt_rtx_refuses_a_foreign_plan(plan):
     module = pytest.importorskip("tensorrt_rtx")
     entry = Entry("model.plan", "filtered", "", 6, "tensorrt-rtx", "fp32", target={"gpu": "Orin", "tensorrt": "10.3"})
     with pytest.raises(EngineError, match=r"refuses .*model.plan: .*for gpu Orin, tensorrt 10.3.*tokfilter engine"):
-        engine_from_plan(module, plan, entry, [])
+        engine_from_plan(module, plan.read_bytes(), entry, {})
 
 
 NEEDS_PLUGIN = replace(ENTRY, target={"plugin": "libtokfilter_plugin.so"})
@@ -37,9 +37,9 @@ NEEDS_PLUGIN = replace(ENTRY, target={"plugin": "libtokfilter_plugin.so"})
 def test_real_tensorrt_rtx_refuses_a_file_that_is_no_library(plan):
     module = pytest.importorskip("tensorrt_rtx")
     with pytest.raises(EngineError, match="cannot load the plugin library .*tokfilter plugin build"):
-        engine_from_plan(module, plan, NEEDS_PLUGIN, [plan.with_name("model.onnx")])
+        engine_from_plan(module, plan.read_bytes(), NEEDS_PLUGIN, {"x.so": plan.with_name("model.onnx")})
     with pytest.raises(EngineError, match=r"needs the plugin library libtokfilter_plugin.so, and manifest.json"):
-        engine_from_plan(module, plan, NEEDS_PLUGIN, [])
+        engine_from_plan(module, plan.read_bytes(), NEEDS_PLUGIN, {})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_real_tensorrt_rtx_refuses_a_file_that_is_no_library(plan):
 def test_refusals_come_with_a_remedy(plan, message, remedy):
     module = fake_runtime_module(message)
     with pytest.raises(EngineError, match=remedy) as caught:
-        engine_from_plan(module, plan, ENTRY, [])
+        engine_from_plan(module, plan.read_bytes(), ENTRY, {})
     assert "low severity" not in str(caught.value)
 
 
@@ -80,7 +80,7 @@ def test_a_plan_of_another_version_is_refused_before_tensorrt_reads_it(plan, bui
         newer = version_of(module) > tuple(int(part) for part in built.split(".")[:2])
         words = "TensorRT was asked" if newer else words.replace("that version", "that version or a later one")
     with pytest.raises(EngineError, match=words):
-        engine_from_plan(module, plan, entry, [])
+        engine_from_plan(module, plan.read_bytes(), entry, {})
 
 
 def test_8_6_is_not_started_without_a_driver(plan, monkeypatch):
@@ -90,10 +90,10 @@ def test_8_6_is_not_started_without_a_driver(plan, monkeypatch):
     with pytest.raises(
         EngineError, match=r"TensorRT 8.6.0 does not start: cuInit failed with error 100.*update the dr"
     ):
-        engine_from_plan(module, plan, ENTRY, [])
+        engine_from_plan(module, plan.read_bytes(), ENTRY, {})
     monkeypatch.setattr("tokfilter.trt.engine.driver_failure", lambda: None)
     with pytest.raises(EngineError, match="TensorRT was asked"):
-        engine_from_plan(module, plan, ENTRY, [])
+        engine_from_plan(module, plan.read_bytes(), ENTRY, {})
 
 
 @pytest.mark.parametrize(("name", "expected"), [("FLOAT", "float32"), ("HALF", "float16"), ("INT32", "int32")])
@@ -110,7 +110,7 @@ def test_the_message_about_a_plugin_that_was_loaded_since_is_dropped(plan):
     module = fake_runtime_module(reported()[0]["line"])
     library = plan.parent / "libtokfilter_plugin.so"
     with pytest.raises(EngineError, match="another GPU") as caught:
-        engine_from_plan(module, plan, NEEDS_PLUGIN, [library])
+        engine_from_plan(module, plan.read_bytes(), NEEDS_PLUGIN, {library.name: library})
     assert "Cannot find plugin" not in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_a_runtime_that_does_not_start_is_neither_used_nor_deleted(plan):
     """Real ones of 10.15 to 11.4 return an object without a driver, and crash when it is used or deleted."""
     module = fake_runtime_module("", messages_at_start=logged("11.4.0.106", "Runtime"))
     with pytest.raises(EngineError, match=r"10.13 does not start: createInferRuntime: .*error: 35.*update the driver"):
-        engine_from_plan(module, plan, ENTRY, [])
+        engine_from_plan(module, plan.read_bytes(), ENTRY, {})
     gc.collect()
     assert module.Runtime.deleted == []
 
@@ -133,7 +133,7 @@ def test_a_runtime_that_is_a_null_pointer_is_named(plan):
 
     module.Runtime = refuse
     with pytest.raises(EngineError, match=r"10.13 does not start: CUDA initialization failure.*update the driver"):
-        engine_from_plan(module, plan, ENTRY, [])
+        engine_from_plan(module, plan.read_bytes(), ENTRY, {})
 
 
 def test_serving_profile_prefers_the_narrow_one():

@@ -46,13 +46,13 @@ def test_a_silent_refusal_gets_the_reason_of_the_system(module, tmp_path, name, 
         command = ["cc", "-shared", "-x", "c", "-", "-o", str(tmp_path / library)]
         subprocess.run(command, input=code, text=True, check=True)
     with pytest.raises(EngineError, match=rf"TensorRT 10.16.1 cannot load the plugin library .*{reason}"):
-        load_plugins(module, Registry(error_log(module)), [tmp_path / name])
+        load_plugins(module, Registry(error_log(module)), {name: tmp_path / name})
 
 
 def test_the_reason_of_tensorrt_comes_first(module, tmp_path):
     said = logged("rtx", "load_library, no library")
     with pytest.raises(EngineError, match=r"Unable to load library: .*invalid ELF header|file too short") as caught:
-        load_plugins(module, Registry(error_log(module), said[:2]), [tmp_path / "missing.so"])
+        load_plugins(module, Registry(error_log(module), said[:2]), {"missing.so": tmp_path / "missing.so"})
     assert "missing.so: cannot open" not in str(caught.value) and "catchCudaError" not in str(caught.value)
 
 
