@@ -35,8 +35,10 @@ FORMAT: Final = "tokfilter-export"
 VERSION: Final = 1
 
 Role = Literal["filtered", "full", "golden", "timing-cache", "plugin"]
-Runtime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch"]  # torch runs model.pt, no file of an export
-FileRuntime = Literal[Runtime, "onnx-cuda", "onnx-tensorrt8"]
+Runtime = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]
+"""Engines. OpenVINO runs the files of "onnx"; PyTorch runs model.pt, which is no file of an export."""
+
+FileRuntime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch", "onnx-cuda", "onnx-tensorrt8"]
 Range = tuple[int, int, int]
 
 _CARD_KEYS: Final = {"num_patches": "patches"}

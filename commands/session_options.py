@@ -21,6 +21,16 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--bundle", type=click.Path(path_type=Path), help="model.pt for PyTorch.  [default: beside the export]"
         ),
         click.option("--torch-compile", type=click.Choice(_MODES), help="Mode of torch.compile (PyTorch)."),
+        click.option(
+            "--model-cache/--no-model-cache", default=True, help="Keep compiled models in the user's cache (OpenVINO)."
+        ),
+        click.option(
+            "--hint",
+            type=click.Choice(["latency", "throughput"]),
+            default="latency",
+            show_default=True,
+            help="What OpenVINO compiles for.",
+        ),
         click.option("--backend", type=click.Choice(["pycuda", "cuda-python"]), help="CUDA binding of TensorRT."),
         click.option("--device", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the GPU."),
         click.option("--cuda-graph", is_flag=True, help="Replay captured CUDA graphs (on a GPU)."),
@@ -40,14 +50,15 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "fp16", "bf16"]),
+            type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-bf16"]),
             default="fp32",
             show_default=True,
-            help="Precision of the exported model.",
+            help="Precision of the exported model. OpenVINO computes the fp32 model in bf16 or fp16 too, and the other "
+            "layers of the int8 model in fp32 (int8) or bf16 (int8-bf16).",
         ),
         click.option(
             "--runtime",
-            type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx", "torch"]),
+            type=click.Choice(["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]),
             default="onnx",
             show_default=True,
             help="Engine that runs the model files; torch runs the bundle that was exported.",

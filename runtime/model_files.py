@@ -1,18 +1,22 @@
 """Choose a model file of an export directory by role, runtime, precision and budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.manifest import Entry, FileRuntime, Manifest, Runtime, load_manifest
 from tokfilter.errors import DataError, EngineError
+from tokfilter.runtime.openvino_engine import PRECISIONS
 from tokfilter.runtime.session import Budgets
 
 __all__ = [
     "ModelFile",
     "Role",
     "budgets_from_model_file",
+    "entry_at",
+    "file_kinds",
+    "file_precision",
     "find_bundle",
     "find_entry",
     "find_model_file",
@@ -26,6 +30,7 @@ Role = Literal["filtered", "full"]
 class ModelFile:
     """One model file with its directory and manifest.
 
+    entry: as in the manifest, but for ``precision``: OpenVINO computes the fp32 file in another one
     bundle: model.pt where PyTorch runs it; ``entry`` then names no file of the directory
     """
 
@@ -63,7 +68,8 @@ def model_file_at(
     if runtime == "torch":
         return find_model_file(directory, role, runtime, precision, bundle=bundle)
     manifest = load_manifest(directory)
-    return ModelFile(directory, manifest, next(entry for entry in manifest.files if entry.path == path))
+    entry = next(entry for entry in manifest.files if entry.path == path)
+    return ModelFile(directory, manifest, entry_at(entry, runtime, precision))
 
 
 def find_bundle(directory: str | Path, manifest: Manifest, bundle: str | Path | None = None) -> Path:
@@ -99,20 +105,40 @@ def find_entry(
     if runtime == "torch":
         name = f"{manifest.source.get('name', 'model.pt')} ({role})"
         return Entry(name, role, manifest.source.get("sha256", ""), 0, runtime="torch", precision=precision)
-    kinds: tuple[FileRuntime, ...] = ("onnx-cuda", "onnx") if (runtime, provider) == ("onnx", "cuda") else (runtime,)
-    for kind in kinds:
-        candidates = [e for e in manifest.entries(role, kind) if e.precision == precision]
+    for kind in file_kinds(runtime, provider):
+        candidates = [e for e in manifest.entries(role, kind) if e.precision == file_precision(runtime, precision)]
         exact = [e for e in candidates if tokens is not None and e.budget == tokens]
         elastic = [e for e in candidates if e.budget is None and _serves(e, tokens)]
         fixed = [e for e in candidates if e.budget is not None and tokens is None]
         for group in (exact, elastic, fixed):
             if group:
-                return group[0]
+                return entry_at(group[0], runtime, precision)
     at = "" if tokens is None or role == "full" else f" at {tokens} tokens"
+    kind, in_file = file_kinds(runtime, provider)[-1], file_precision(runtime, precision)
     raise EngineError(
-        f"the export directory has no {role} {runtime} model in {precision}{at}; it has {_inventory(manifest)}. "
-        + ("Export again with these options." if runtime == "onnx" else "Build it from the graphs: `tokfilter engine`.")
+        f"the export directory has no {role} {kind} model in {in_file}{at}; it has {_inventory(manifest)}. "
+        + ("Export again with these options." if kind == "onnx" else "Build it from the graphs: `tokfilter engine`.")
     )
+
+
+def file_kinds(runtime: Runtime, provider: str = "cpu") -> tuple[FileRuntime, ...]:
+    """The kinds of files that an engine runs, the preferred one first."""
+    if runtime == "openvino":
+        return ("onnx",)
+    return ("onnx-cuda", "onnx") if (runtime, provider) == ("onnx", "cuda") else (runtime,)
+
+
+def file_precision(runtime: Runtime, precision: str) -> str:
+    """Precision of the file that an engine runs: OpenVINO computes the fp32 file in fp16 or bf16."""
+    if runtime != "openvino":
+        return precision
+    return "int8" if precision.startswith("int8") else "fp32"
+
+
+def entry_at(entry: Entry, runtime: Runtime, precision: str) -> Entry:
+    """The entry with the precision that the engine computes in, which decides on tolerances."""
+    in_fact = PRECISIONS[precision][2] if runtime == "openvino" and precision in PRECISIONS else entry.precision
+    return entry if in_fact == entry.precision else replace(entry, precision=in_fact)
 
 
 def budgets_from_model_file(model_file: ModelFile, elastic: bool) -> Budgets:

@@ -11,6 +11,8 @@ from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
 from tokfilter.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession
+from tokfilter.runtime.openvino_engine import Hint, OpenVinoOptions
+from tokfilter.runtime.openvino_session import OpenVinoSession
 from tokfilter.runtime.session import CheckedSession
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 
@@ -25,8 +27,9 @@ __all__ = ["SessionOptions", "open_session", "session_from_model_file", "torch_s
 class SessionOptions:
     """How a model file is run, the same for full and filtered.
 
-    runtime: onnx, tensorrt, tensorrt-rtx or torch
-    precision: fp32, fp16 or bf16, as exported
+    runtime: onnx, openvino, tensorrt, tensorrt-rtx or torch
+    precision: fp32, fp16, bf16 or int8, as exported. OpenVINO computes the fp32 file in fp32, fp16 or bf16, and the
+        int8 file with its other layers in fp32 (int8) or bf16 (int8-bf16)
     provider: ONNX Runtime's execution provider (cpu, cuda, tensorrt, tensorrt-rtx); cpu or cuda for PyTorch
     threads: of an engine on the CPU; None leaves the number to the engine
     spinning, huge_pages: ONNX Runtime only, see ``OnnxRuntimeSession``
@@ -34,6 +37,9 @@ class SessionOptions:
     device: number of the GPU, as CUDA counts those that are visible
     backend: TensorRT only, see ``TensorRTSession``
     torch_compile: PyTorch only, see ``TorchSession``
+    hint: OpenVINO only, latency or throughput
+    streams: OpenVINO only, requests that run at the same time; None leaves the number to the hint
+    model_cache: OpenVINO only, keep compiled models in the user's cache folder
     bundle: PyTorch only, model.pt of an export directory; None looks for it in the directory and beside it
     """
 
@@ -48,6 +54,9 @@ class SessionOptions:
     backend: str | None = None
     torch_compile: bool | str = False
     bundle: str | None = None
+    hint: Hint = "latency"
+    streams: int | None = None
+    model_cache: bool = True
 
 
 def open_session(
@@ -76,12 +85,14 @@ def session_from_model_file(chosen: ModelFile, options: SessionOptions) -> Check
     """The session for one file. Raises EngineError, MissingDependencyError."""
     if options.runtime == "onnx":
         return _onnxruntime_session(chosen, options)
+    if options.runtime == "openvino":
+        return _openvino_session(chosen, options)
     if options.runtime in ("tensorrt", "tensorrt-rtx"):
         return TensorRTSession(chosen, options.cuda_graph, options.backend, options.device)
     if options.runtime == "torch" and chosen.bundle is not None:
         role: Role = "full" if chosen.entry.role == "full" else "filtered"
         return torch_session(chosen.bundle, role, options, chosen.manifest)
-    raise EngineError(f"runtime must be onnx, tensorrt, tensorrt-rtx or torch, got {options.runtime!r}.")
+    raise EngineError(f"runtime must be onnx, openvino, tensorrt, tensorrt-rtx or torch, got {options.runtime!r}.")
 
 
 def _onnxruntime_session(chosen: ModelFile, options: SessionOptions) -> CheckedSession:
@@ -97,11 +108,20 @@ def _onnxruntime_session(chosen: ModelFile, options: SessionOptions) -> CheckedS
     return OnnxRuntimeSession(*common, {"device_id": str(options.device)} if on_gpu else {})
 
 
+def _openvino_session(chosen: ModelFile, options: SessionOptions) -> OpenVinoSession:
+    if options.provider != "cpu" or options.cuda_graph:
+        raise EngineError(
+            "OpenVINO runs on the CPU here: leave out --provider and --cuda-graph, or choose --runtime onnx for a GPU."
+        )
+    chosen_options = OpenVinoOptions(options.precision, options.hint, options.streams, options.threads)
+    return OpenVinoSession(chosen, chosen_options, options.model_cache)
+
+
 def torch_session(
     source: "Path | FilteredViT", role: Role, options: SessionOptions, manifest: Manifest | None = None
 ) -> "TorchSession":
     """The session on PyTorch for a bundle or a patched model. Raises EngineError, MissingDependencyError."""
-    if options.runtime.startswith("tensorrt"):
+    if options.runtime.startswith("tensorrt") or options.runtime == "openvino":
         raise EngineError(f"{options.runtime} runs an export directory; a bundle or a model is run by PyTorch.")
     try:
         from tokfilter.runtime.torch_session import TorchSession

@@ -11,7 +11,7 @@ from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices, 
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, checked_path, load_manifest
 from tokfilter.errors import MissingDependencyError, VerificationError
-from tokfilter.runtime.model_files import ModelFile, Role, find_model_file
+from tokfilter.runtime.model_files import ModelFile, Role, entry_at, file_precision, find_model_file
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Session
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file, torch_session
 from tokfilter.trt.gpus import gpus
@@ -127,9 +127,10 @@ def _model_files(directory: str | Path, options: SessionOptions) -> Iterator[Mod
         )
         if first.bundle is not None:
             yield first
+        in_file = file_precision(options.runtime, options.precision)
         for entry in first.manifest.entries(role, first.entry.runtime):
-            if entry.precision == options.precision:
-                yield replace(first, entry=entry)
+            if entry.precision == in_file:
+                yield replace(first, entry=entry_at(entry, options.runtime, options.precision))
 
 
 def _batches(entry: Entry) -> list[int]:

@@ -105,7 +105,7 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
 
 def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
     onnx, torch = options.runtime == "onnx", options.runtime == "torch"
-    on_host = (torch or onnx) and options.provider == "cpu"
+    on_host = options.runtime in ("torch", "onnx", "openvino") and options.provider == "cpu"
     return {
         "engine": options.runtime,
         "provider": options.provider if torch or onnx else None,
@@ -118,6 +118,7 @@ def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
         "block_s": config.block_s,
         "order": "rounds of full and every budget, in alternating order; one process per engine, one runs at a time",
         "transfers": "none: host memory" if on_host else "included: host to device and device to host",
+        "hint": options.hint if options.runtime == "openvino" else None,
         "stages": "none: an engine on the CPU has no transfers" if on_host else "between device events: gpu_ms",
         "cuda_graph": options.cuda_graph and not onnx,
         "spin_wait": "none: CPU" if on_host else "the driver's default",

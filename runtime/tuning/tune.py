@@ -18,7 +18,7 @@ from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import latency_from_samples
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
-from tokfilter.runtime.model_files import find_entry
+from tokfilter.runtime.model_files import file_precision, find_entry
 from tokfilter.runtime.session import Budgets
 from tokfilter.runtime.sessions import SessionOptions
 from tokfilter.runtime.tuning.goals import Goal, TunedBudget, TuningPoint
@@ -172,9 +172,8 @@ def _specs(directory: Path, manifest: Manifest, options: SessionOptions) -> tupl
         low, _, high = entry.budget_range or (1, 0, patches - 1)
         spec = EngineSpec(directory, "filtered", entry.path, options)
         return full, dict.fromkeys(range(low, min(high, patches - 1) + 1), spec)
-    fixed = [
-        e for e in manifest.entries("filtered", entry.runtime) if e.precision == precision and e.budget is not None
-    ]
+    in_file = file_precision(runtime, precision)
+    fixed = [e for e in manifest.entries("filtered", entry.runtime) if e.precision == in_file and e.budget is not None]
     return full, {e.budget: EngineSpec(directory, "filtered", e.path, options) for e in fixed if e.budget is not None}
 
 

@@ -1,0 +1,197 @@
+"""Sessions on OpenVINO, on the CPU: fp32, bf16, fp16 and int8, any batch and any budget per call."""
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.manifest import checked_path
+from tokfilter.errors import EngineError
+from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
+from tokfilter.runtime.openvino_cache import ModelCache, cache_key, model_cache
+from tokfilter.runtime.openvino_engine import (
+    OpenVinoOptions,
+    check_capability,
+    check_compiled,
+    compile_properties,
+    graph_error,
+    imported_openvino,
+)
+from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec, check_images
+
+__all__ = ["OpenVinoSession"]
+
+_DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "u8": np.uint8}
+_FREE = {"images": "batch", "slots": "kept", "logits": "batch", "indices": "batch"}
+"""Name of an input or output -> name of its first dimension, where that is free."""
+
+
+@dataclass
+class OpenVinoSession(CheckedSession):
+    """One graph in OpenVINO. Safe for several threads: each call takes an infer request of its own from a pool.
+
+    options: precision, hint, streams, threads
+    cache: whether compiled models are kept in the user's cache folder (``runtime.openvino_cache``)
+    cache_use: "read", "written", or why the cache was not used; empty before ``with``
+    """
+
+    model_file: ModelFile
+    options: OpenVinoOptions = field(default_factory=OpenVinoOptions)
+    cache: bool = True
+    cache_use: str = field(default="", init=False)
+    _openvino: Any = field(default=None, init=False, repr=False)
+    _compiled: Any = field(default=None, init=False, repr=False)
+    _requests: deque[Any] = field(default_factory=deque, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.thread_safe = True
+
+    def _open(self) -> Callable[[], None]:
+        self._openvino = imported_openvino()
+        core = self._openvino.Core()
+        check_capability(core, self.options.precision)
+        path = checked_path(self.model_file.directory, self.model_file.entry)
+        compiled = self._load(core, str(path))
+        check_compiled(compiled, self.options.precision, str(path))
+        self._describe(compiled, str(path))
+        self._compiled = compiled
+        return self._release
+
+    def _load(self, core: Any, path: str) -> Any:
+        """The compiled model, from the cache where it has one."""
+        properties, cache = compile_properties(self.options), model_cache(self.cache)
+        entry, version = self.model_file.entry, str(self._openvino.__version__)
+        key = cache_key(entry.sha256, properties, version, str(core.get_property("CPU", "FULL_DEVICE_NAME")))
+        found = self._imported(core, cache, key, properties)
+        if found is not None:
+            self.cache_use = "read"
+            return found
+        try:
+            compiled = core.compile_model(core.read_model(path), "CPU", properties)
+        except Exception as error:  # OpenVINO raises RuntimeError and others; each means that this file does not load
+            raise graph_error(path, error) from error
+        self.cache_use = self._kept(compiled, cache, key)
+        return compiled
+
+    def _imported(self, core: Any, cache: ModelCache, key: str, properties: dict[str, Any]) -> Any:
+        blob = cache.read(key)
+        if blob is None:
+            return None
+        try:
+            return core.import_model(io.BytesIO(blob), "CPU", properties)
+        except Exception:  # of another build of OpenVINO, or of a CPU with other instructions: compile again
+            cache.forget(key)
+            return None
+
+    def _kept(self, compiled: Any, cache: ModelCache, key: str) -> str:
+        if cache.folder is None:
+            return f"off: {cache.off}"
+        try:
+            exported = compiled.export_model()
+        except Exception as error:  # the model runs all the same
+            return f"off: OpenVINO cannot export this model ({type(error).__name__})"
+        blob = exported if isinstance(exported, bytes) else exported.getvalue()
+        return "written" if cache.write(key, blob) else f"off: {cache.folder} cannot be written"
+
+    def _describe(self, compiled: Any, path: str) -> None:
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        names = [spec.name for spec in self.inputs]
+        if names not in (["images"], ["images", "slots"]) or self.outputs[0].name != "logits":
+            raise EngineError(
+                f"{path} must have the inputs images and optionally slots, and logits as its first output; it has "
+                f"{names} and {[spec.name for spec in self.outputs]}. Export with tokfilter."
+            )
+        self._budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
+
+    def _release(self) -> None:
+        self._requests.clear()
+        self._compiled = None
+
+    def _feeds(self, images: Array, k: int) -> dict[str, Array]:
+        feeds: dict[str, Array] = {"images": np.ascontiguousarray(images)}
+        if len(self.inputs) == 2:
+            feeds["slots"] = np.zeros(k, np.int32)
+        return feeds
+
+    def _execute(self, images: Array, k: int) -> Result:
+        compiled = self._compiled
+        if compiled is None:
+            raise EngineError("this session is closed: use it inside its `with` block, or open another.")
+        try:
+            request = self._requests.pop()
+        except IndexError:  # more calls at the same time than before
+            request = compiled.create_infer_request()
+        try:
+            outputs = request.infer(self._feeds(images, k), share_inputs=True)
+        except Exception as error:  # see _load; this request is not used again
+            raise EngineError(f"OpenVINO failed at {k} tokens: {_first_line(error)}") from error
+        self._requests.append(request)
+        return _result([outputs[i] for i in range(len(self.outputs))])
+
+    def run_queue(
+        self,
+        batches: Iterable[Array],
+        keep: Keep | None = None,
+        done: Callable[[int, Result, float], None] | None = None,
+    ) -> int:
+        """Run batches through OpenVINO's AsyncInferQueue: as many at the same time as there are streams.
+
+        batches: images as for ``run``; an iterator is read as requests become free
+        done: called with the batch's position, its result and its seconds, from a thread of OpenVINO, in any order
+        Returns the number of batches, when all are done. Raises as ``run``, after those that run have ended.
+        """
+        self._check_open()
+        k, failures = self.budgets.tokens(keep), deque[BaseException](maxlen=1)
+        queue = self._openvino.AsyncInferQueue(self._compiled, self.options.streams or 0)
+
+        def callback(request: Any, started: tuple[int, float, Any]) -> None:
+            try:
+                if done is not None and not failures:
+                    seconds = perf_counter() - started[1]
+                    outputs = [np.array(request.get_output_tensor(i).data) for i in range(len(self.outputs))]
+                    done(started[0], _result(outputs), seconds)
+            except BaseException as error:  # raised again in the caller's thread
+                failures.append(error)
+
+        queue.set_callback(callback)
+        count = 0
+        try:
+            for images in batches:
+                check_images(images, self.inputs[0])
+                feeds = self._feeds(images, k)
+                queue.start_async(feeds, (count, perf_counter(), feeds), share_inputs=True)
+                count += 1
+                if failures:
+                    break
+        finally:
+            try:
+                queue.wait_all()
+            except Exception as error:  # see _load
+                failures.append(EngineError(f"OpenVINO failed at {k} tokens: {_first_line(error)}"))
+        for failure in failures:
+            raise failure
+        return count
+
+
+def _spec(port: Any) -> TensorSpec:
+    name, shape = str(port.get_any_name()), port.get_partial_shape()
+    sizes: list[int | str] = []
+    for axis, size in enumerate(shape):
+        free = _FREE.get(name, "free") if axis == 0 else "kept" if name == "indices" else "free"
+        sizes.append(free if size.is_dynamic else int(size.get_length()))
+    return TensorSpec(name, tuple(sizes), np.dtype(_DTYPES.get(port.get_element_type().get_type_name(), np.float32)))
+
+
+def _result(outputs: list[Array]) -> Result:
+    return Result(outputs[0], outputs[1] if len(outputs) > 1 else None)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Exception from")), type(error).__name__)[:300]

@@ -1,0 +1,75 @@
+"""Exports that OpenVINO tests run, and an OpenVINO that claims another CPU. Needs openvino."""
+
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
+
+NEEDED = "OpenVINO is not installed: pip install 'tokfilter[openvino]'"
+
+
+def plain_export(source: Path, folder: Path) -> Path:
+    """A copy of an export whose graphs hold standard operators only."""
+    shutil.copytree(source, folder)
+    manifest = load_manifest(folder)
+    files = [_plain(folder, entry) for entry in manifest.files]
+    save_manifest(folder, replace(manifest, files=files))
+    return folder
+
+
+def _plain(folder, entry):
+    if not entry.path.endswith(".onnx"):
+        return entry
+    import onnx
+    import onnx.inliner
+
+    model = onnx.load(folder / entry.path)
+    if not model.functions:
+        return entry
+    onnx.save(onnx.inliner.inline_local_functions(model), folder / entry.path)
+    fresh = entry_from_file(folder, entry.path, entry.role)
+    return replace(entry, sha256=fresh.sha256, bytes=fresh.bytes)
+
+
+class OtherCpu:
+    """The module openvino, whose CPU has these capabilities or computes in another type."""
+
+    def __init__(self, openvino, capabilities=None, computes=None):
+        self._openvino, self._capabilities, self._computes = openvino, capabilities, computes
+        self.__version__ = openvino.__version__
+
+    def __getattr__(self, name):
+        return getattr(self._openvino, name)
+
+    def Core(self):  # noqa: N802
+        return _Core(self._openvino.Core(), self._capabilities, self._computes)
+
+
+class _Core:
+    def __init__(self, core, capabilities, computes):
+        self._core, self._capabilities, self._computes = core, capabilities, computes
+
+    def __getattr__(self, name):
+        return getattr(self._core, name)
+
+    def get_property(self, device, name):
+        claimed = self._capabilities if name == "OPTIMIZATION_CAPABILITIES" else None
+        return self._core.get_property(device, name) if claimed is None else claimed
+
+    def compile_model(self, model, device, properties):
+        if self._computes is not None:
+            properties = {**properties, "INFERENCE_PRECISION_HINT": self._computes}
+        return self._core.compile_model(model, device, properties)
+
+
+def computed_types(session) -> set[str]:
+    """Types in which the linear layers of an open session run, read from the graph that OpenVINO executes."""
+    found = set()
+    for node in session._compiled.get_runtime_model().get_ops():
+        information = node.get_rt_info()
+        with suppress(RuntimeError):
+            if information["layerType"].astype(str) in ("FullyConnected", "Convolution"):
+                found.add(information["runtimePrecision"].astype(str))
+    return found
