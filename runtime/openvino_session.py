@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokfilter.artifacts.budget import Keep
-from tokfilter.artifacts.manifest import checked_path
+from tokfilter.artifacts.checked import check_file, checked_bytes, checked_file
 from tokfilter.errors import EngineError
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.openvino_cache import ModelCache, cache_key, model_cache
@@ -55,10 +55,10 @@ class OpenVinoSession(CheckedSession):
         self._openvino = imported_openvino()
         core = self._openvino.Core()
         check_capability(core, self.options.precision)
-        path = checked_path(self.model_file.directory, self.model_file.entry)
-        compiled = self._load(core, str(path))
-        check_compiled(compiled, self.options.precision, str(path))
-        self._describe(compiled, str(path))
+        path = str(self.model_file.directory / self.model_file.entry.path)
+        compiled = self._load(core, path)
+        check_compiled(compiled, self.options.precision, path)
+        self._describe(compiled, path)
         self._compiled = compiled
         return self._release
 
@@ -69,14 +69,24 @@ class OpenVinoSession(CheckedSession):
         key = cache_key(entry.sha256, properties, version, str(core.get_property("CPU", "FULL_DEVICE_NAME")))
         found = self._imported(core, cache, key, properties)
         if found is not None:
+            check_file(self.model_file.directory, entry)  # a changed file is refused, whatever the cache holds
             self.cache_use = "read"
             return found
         try:
-            compiled = core.compile_model(core.read_model(path), "CPU", properties)
+            compiled = self._compile(core, properties)
+        except EngineError:
+            raise
         except Exception as error:  # OpenVINO raises RuntimeError and others; each means that this file does not load
             raise graph_error(path, error) from error
         self.cache_use = self._kept(compiled, cache, key)
         return compiled
+
+    def _compile(self, core: Any, properties: dict[str, Any]) -> Any:
+        directory, entry = self.model_file.directory, self.model_file.entry
+        if not entry.external:
+            return core.compile_model(core.read_model(checked_bytes(directory, entry)), "CPU", properties)
+        with checked_file(directory, entry) as graph:  # external weights are found beside the graph
+            return core.compile_model(core.read_model(str(graph)), "CPU", properties)
 
     def _imported(self, core: Any, cache: ModelCache, key: str, properties: dict[str, Any]) -> Any:
         blob = cache.read(key)

@@ -361,6 +361,36 @@ def test_processes_share_the_cache(directory, golden, cache_home):
     assert len(list((cache_home / "tokfilter" / "openvino").iterdir())) == 1
 
 
+def test_a_changed_file_is_refused_with_and_without_the_cache(directory, tmp_path):
+    folder = plain_export(directory, tmp_path / "out")
+    with session(folder, model_cache=True):
+        pass
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    for cached in (True, False):
+        with (
+            pytest.raises(EngineError, match=r"model.onnx is not the file .* bytes have changed. Export again"),
+            session(folder, model_cache=cached),
+        ):
+            pass
+    (folder / "model.onnx").unlink()
+    with pytest.raises(EngineError, match="missing, though manifest.json lists it"), session(folder):
+        pass
+
+
+def test_external_weights_are_read(directory, golden, tmp_path):
+    import onnx
+
+    folder = plain_export(directory, tmp_path / "out")
+    model = onnx.load(folder / "full.onnx")
+    onnx.save(model, folder / "full.onnx", save_as_external_data=True, location="full.weights", size_threshold=0)
+    weights = entry_from_file(folder, "full.weights", "full").sha256
+    replaced(folder, "full.onnx", (folder / "full.onnx").read_bytes(), external={"full.weights": weights})
+    with session(folder, "full") as opened:
+        np.testing.assert_allclose(opened.run(golden.images).logits, golden.full, atol=1e-4)
+
+
 def test_without_a_writable_folder_the_cache_is_off_and_says_so(directory, golden, cache_home):
     cache_home.write_text("a file where the folder would be")
     with session(directory, model_cache=True) as opened:
