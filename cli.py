@@ -25,6 +25,7 @@ _VERBS = {
     "triton-repo": "a model repository for Triton Inference Server from an export directory",
     "deepstream": "a classifier for DeepStream's nvinfer from an export directory",
     "pack": "an export for a machine without torch: graphs, sources, benchmark, in one file",
+    "serve": "an HTTP service that classifies images with an export directory",
     "report": "a self-contained page from accuracy and benchmark results",
     "plugin": "build the TensorRT plugin, or print its path",
     "doctor": "what works on this machine, what is missing, how to install it",

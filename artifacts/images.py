@@ -1,26 +1,29 @@
 """Decoding of image files to upright 8-bit RGB, the same for training, prediction and services."""
 
 import io
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.limits import IMAGE_FORMATS, MAX_IMAGE_PIXELS
 from tokfilter.errors import DataError
 
 __all__ = ["image_from_bytes", "open_image", "rgb_from_image"]
 
 _WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_STRIP_PIXELS: Final = 1_000_000
 
 
 def open_image(path: str | Path) -> Image.Image:
     """Read an image file as an upright RGB image (``rgb_from_image``).
 
-    Raises DataError when there is no such file, when it is no image or a damaged one, and when it is so large that it
-    could exhaust the memory (Pillow's limit for decompression bombs).
+    Raises DataError when there is no such file, when it is no image of IMAGE_FORMATS or a damaged one, and when it has
+    more than MAX_IMAGE_PIXELS (``limits.py``).
     """
     path = existing_file(path, "an image")
     return _decoded(path, str(path))
@@ -33,17 +36,25 @@ def image_from_bytes(content: bytes, name: str) -> Image.Image:
 
 def _decoded(source: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(source) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
+            image = Image.open(source, formats=IMAGE_FORMATS)
+        with image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise DataError(_too_many(f"{image.width} x {image.height} pixels"))
             return rgb_from_image(image)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name} is not an image that Pillow can read. Give a JPEG, PNG, WebP or TIFF file.") from error
-    except _BOMB as error:
-        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"{name} is refused: it has far more than {limit} million pixels. Scale it down.") from error
+        raise DataError(f"{name} is not an image of a known format. Give one of {', '.join(IMAGE_FORMATS)}.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: {_too_many('far more')}") from error
     except Exception as error:  # decoders raise many types for damaged files; the remedy is the same
         raise DataError(f"{name} could not be read, it may be damaged or cut short: {error}.") from error
+
+
+def _too_many(found: str) -> str:
+    return f"expected at most {MAX_IMAGE_PIXELS // 10**6} million pixels, got {found}. Scale the image down."
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
@@ -52,15 +63,27 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     EXIF orientation applied; 16 bits scaled to 8 (Pillow alone would clip); transparency blended onto white.
     Raises DataError for 32-bit pixels, whose range is not defined.
     """
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)  # a copy, even of an upright image
     if image.mode in _WIDE_MODES:
-        image = _eight_bits(image)
+        image = _by_strips(image, "L", _eight_bits)
     if image.mode == "F":
         raise DataError("floating-point pixels have no agreed range. Convert it to 8 or 16 bits per channel.")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+    return _by_strips(image, "RGB", _blended) if image.has_transparency_data else image.convert("RGB")
+
+
+def _by_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """``convert`` applied to strips of rows: what it needs beside its result is bounded."""
+    result = Image.new(mode, image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        result.paste(convert(image.crop((0, top, image.width, min(image.height, top + rows)))), (0, top))
+    return result
+
+
+def _blended(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ PROGRAMS: Final = {
         "tokfilter.benchmarks.runtime_figures:main",
         "speed-up against the MAC ratio, overhead, tuned budgets",
     ),
-    "service-load": LazyCommand("tokfilter.examples.service.load:main", "load test of examples/service", checkout=True),
+    "service-load": LazyCommand("tokfilter.benchmarks.service.load:main", "load test of `tokfilter serve`"),
     "micro": LazyCommand(f"{_MICRO}.program:main", "TokenSelect on this GPU against its alternatives", checkout=True),
     "gpu-proof": LazyCommand(
         "tokfilter.benchmarks.gpu_proof.program:main",

@@ -30,6 +30,7 @@ _FILTERS: Final = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_MARGIN: Final = 2
 _MAX_PIXELS: Final = 100_000_000  # 300 MB of RGB
 
 
@@ -53,6 +54,23 @@ class Preprocess:
     crop_pct: float = 1.0
     crop_mode: CropMode = "center"
     form: InputForm = "float"
+
+    def reduction(self, width: int, height: int) -> int:
+        """By how much (8, 4, 2 or 1) a JPEG file may be reduced while it is decoded, by libjpeg's scaled transform.
+
+        The reduced image has whole numbers of pixels, so that nothing shifts, and is still twice as large as the size
+        that it is resized to, so that the filter of the resize decides what detail is left.
+        """
+        for scale in (8, 4, 2):
+            if width % scale == 0 and height % scale == 0:
+                sizes = ((height, width), (width, height))  # stored upright, or on its side
+                if all(
+                    _MARGIN * edge <= stored // scale
+                    for size in sizes
+                    for edge, stored in zip(self._resized(*size), size, strict=True)
+                ):
+                    return scale
+        return 1
 
     def view(self, image: Image.Image) -> Image.Image:
         """An RGB image resized and cropped to height x width, not yet normalised.

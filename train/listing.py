@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
+from tokfilter.artifacts.limits import IMAGE_FORMATS
 from tokfilter.errors import DataError
 
 __all__ = ["Listing", "Part", "listing_from_path"]
@@ -100,5 +101,5 @@ def _order(index: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _readable() -> set[str]:
-    """File name extensions that Pillow can open."""
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    """File name extensions of the formats that are read."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS}

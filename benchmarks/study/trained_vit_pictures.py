@@ -1,6 +1,5 @@
 """Two contact sheets of kept tokens, by the filter on trained weights: photos, and images of the test set."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.artifacts.images import open_image
+from tokfilter.artifacts.images import image_from_bytes, open_image
 from tokfilter.benchmarks.study.pretrained_vit import photo_files
 from tokfilter.runtime.pictures import heat_picture, kept_picture, tiled
 from tokfilter.runtime.preprocess import preprocess_from_fields
@@ -31,7 +30,7 @@ def write_pictures(bundle: Bundle, tests: Path, wheels: Path, folder: Path) -> l
     tests: folder with one subfolder per class; the first image of each is shown
     wheels: folder with the wheel foolbox; its photos are unlike the filter's training data
     """
-    photos = [Image.open(io.BytesIO(content)).convert("RGB") for content in photo_files(wheels).values()]
+    photos = [image_from_bytes(content, name) for name, content in photo_files(wheels).items()]
     clothes = [open_image(min(path.iterdir())) for path in sorted(tests.iterdir()) if path.is_dir()]
     sheets = {
         "trained-vit-photos.png": [sheet_from_images(bundle, photos[i : i + 10]) for i in range(0, len(photos), 10)],

@@ -16,8 +16,6 @@ from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.artifacts.pixels import in_form, normalise
 from tokfilter.errors import DataError, ExportError
-from tokfilter.examples.service.body import input_from_body
-from tokfilter.examples.service.engine import engine_from_directory
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
 from tokfilter.export.onnx_file import load_graph
 from tokfilter.export.options import ExportOptions
@@ -27,6 +25,8 @@ from tokfilter.export.precision import cast_precision
 from tokfilter.export.serving.deepstream import deepstream_classifier
 from tokfilter.export.serving.triton import triton_repository
 from tokfilter.runtime.predict import predict
+from tokfilter.runtime.service.body import input_from_body
+from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.verification import verdicts
 from tokfilter.vit.bundle import save_bundle

@@ -2,60 +2,57 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
+from tokfilter import __version__
 from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.errors import BudgetError, TokfilterError
 from tokfilter.runtime.preprocess import Array
+from tokfilter.runtime.service.admission import Admission
+from tokfilter.runtime.service.batcher import Batcher
+from tokfilter.runtime.service.bearer_token import BearerToken
+from tokfilter.runtime.service.body import BodyReader, check_type
+from tokfilter.runtime.service.decoding import Decoders
+from tokfilter.runtime.service.engine import Engine
+from tokfilter.runtime.service.limits import Limits
+from tokfilter.runtime.service.memory import give_back_memory
+from tokfilter.runtime.service.metrics import Metrics
+from tokfilter.runtime.service.page import page
+from tokfilter.runtime.service.refusal import Refusal
 
-from .admission import Admission
-from .batcher import Batcher
-from .body import check_type, input_from_body, read_body
-from .engine import Engine
-from .metrics import Metrics
-from .refusal import Refusal
-
-__all__ = ["Limits", "Service"]
+__all__ = ["Service"]
 
 _CLASSIFY: Final = "/classify"
 _UNREAD: Final = (408, 413, 415)
 """Errors that may leave a body unread: the connection is closed after them."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one process.
-
-    admitted: requests in flight; above it a request gets 503
-    wait_ms: longest wait of an image for a fuller batch
-    body_bytes, pixels: of an image, as sent and as decoded
-    body_s: seconds for the body to arrive
-    decoders: threads that decode images
-    """
-
-    admitted: int = 64
-    wait_ms: float = 2.0
-    body_bytes: int = 20_000_000
-    pixels: int = 24_000_000
-    body_s: float = 10.0
-    decoders: int = 2
+_TIDY_S: Final = 5.0
+"""Seconds between two looks at whether memory can be given back."""
+_IMAGE: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png")},
+    }
+}
 
 
 class Service:
-    """The engine, its batcher and the routes."""
+    """The engine, its batcher and the routes.
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    token: bearer token that requests need, without health checks; None: none
+    """
+
+    def __init__(self, engine: Engine, limits: Limits, token: bytes | None = None) -> None:
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
+        self.needs_token = token is not None
         self.batcher = Batcher[Array, Array](
             engine.probabilities,
             engine.largest,
@@ -64,23 +61,28 @@ class Service:
             self.metrics.batches.observe,
         )
         self.metrics.watch(self.batcher)
+        self.bodies = BodyReader(limits.body_bytes, limits.body_s, limits.bodies_bytes)
+        self.decoders = Decoders(engine.preprocess, limits)
         self.ready = False
-        self.app = Admission(self._routes(), _CLASSIFY, self.batcher, self.metrics)
+        self.app: ASGIApp = Admission(self._routes(), _CLASSIFY, self.batcher, self.metrics)
+        if token is not None:
+            self.app = BearerToken(self.app, token, self.metrics)
 
     def _routes(self) -> FastAPI:
-        app = FastAPI(title="tokfilter", lifespan=self._life, docs_url=None, redoc_url=None)
-        app.add_api_route(_CLASSIFY, self.classify, methods=["POST"])
+        app = FastAPI(title="tokfilter", version=__version__, lifespan=self._life, docs_url=None, redoc_url=None)
+        app.add_api_route(_CLASSIFY, self.classify, methods=["POST"], openapi_extra=_IMAGE)
         app.add_api_route("/health/live", self.live)
         app.add_api_route("/health/ready", self.is_ready)
         app.add_api_route("/metrics", self.show_metrics)
+        app.add_api_route("/docs", self.show_page, include_in_schema=False)
         app.add_exception_handler(RequestValidationError, _refused_query)
         return app
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         """Run the batcher. Uvicorn leaves this block when it no longer listens and every request is answered."""
-        with ThreadPoolExecutor(self.limits.decoders, "decode") as self.decoders:
-            worker = asyncio.create_task(self.batcher.work())
+        with self.decoders:
+            worker, tidier = asyncio.create_task(self.batcher.work()), asyncio.create_task(self._tidy())
             self.ready = True
             try:
                 yield
@@ -88,6 +90,18 @@ class Service:
                 self.ready = False
                 self.batcher.close()
                 await worker
+                tidier.cancel()
+                with suppress(asyncio.CancelledError):
+                    await tidier
+
+    async def _tidy(self) -> None:
+        """Give memory back after each load: the next time that no request is in flight."""
+        seen = 0
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            if self.batcher.taken != seen and not self.batcher.admitted:
+                seen = self.batcher.taken
+                await asyncio.to_thread(give_back_memory)
 
     async def classify(
         self, request: Request, keep: str | None = None, top: Annotated[int, Query(ge=1, le=1000)] = 5
@@ -99,6 +113,7 @@ class Service:
             self.metrics.seconds.observe(perf_counter() - start)
         except Refusal as refusal:
             answer = _refused(refusal.status, refusal.message)
+            self.metrics.refused.inc(refusal.status == 503)
         except ClientDisconnect:
             answer = _refused(400, "the connection was closed before the image was complete.")
         except TokfilterError as error:
@@ -109,10 +124,11 @@ class Service:
     async def _answer(self, request: Request, keep: str | None, top: int) -> dict[str, Any]:
         tokens = self._tokens(keep)
         check_type(request.headers.get("content-type"))
-        limits, content_length = self.limits, request.headers.get("content-length")
-        body = await read_body(request.stream(), content_length, limits.body_bytes, limits.body_s)
-        loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self.decoders, input_from_body, body, self.engine.preprocess, limits.pixels)
+        body = await self.bodies.read(request.stream(), request.headers.get("content-length"))
+        try:
+            image = await self.decoders.input_from_body(body)
+        finally:
+            self.bodies.release(body)
         probabilities = await self.batcher.submit(image, tokens)
         best = self.engine.best(probabilities, top)
         return {"class": best[0]["class"], "tokens": tokens, "top": best}
@@ -136,9 +152,15 @@ class Service:
         """Metrics in the format of Prometheus."""
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    async def show_page(self, request: Request) -> HTMLResponse:
+        """How to use the service, with its limits."""
+        model = self.engine.model_file.manifest.model.architecture
+        return HTMLResponse(page(model, str(request.base_url).rstrip("/"), self.limits, self.needs_token))
+
 
 def _refused(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"detail": message}, status, {"Connection": "close"} if status in _UNREAD else None)
+    headers = {"Connection": "close"} if status in _UNREAD else {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse({"detail": message}, status, headers)
 
 
 async def _refused_query(_: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""The example service as a process on the loopback interface: answers, limits, and shutdown under load."""
+"""`tokfilter serve` as a process on the loopback interface: answers, limits, and shutdown under load."""
 
 import ast
 import contextlib
@@ -20,10 +20,10 @@ from paths import ROOT, SCHEMAS
 from PIL import Image
 
 from tokfilter.artifacts.budget import keep_from_text
+from tokfilter.benchmarks.service.load import document_from_load, serving
 from tokfilter.errors import EngineError
-from tokfilter.examples.service.engine import engine_from_directory
-from tokfilter.examples.service.load import document_from_load, serving
 from tokfilter.runtime.predict import predict
+from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.sessions import SessionOptions
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -253,14 +253,14 @@ def test_startup_errors_are_one_message(export_directory, tmp_path, running):
     with pytest.raises(EngineError, match=r"did not start: Error: .*export directory's manifest"), serving(tmp_path):
         pass
     port = str(urlsplit(running.url).port)
-    command = [sys.executable, "-m", "examples.service", str(export_directory), "--port", port]
+    command = [sys.executable, "-m", "tokfilter.cli", "serve", str(export_directory), "--port", port]
     taken = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert taken.returncode != 0
     assert "address already in use" in taken.stderr and "Traceback" not in taken.stderr
 
 
 def test_needs_no_torch():
-    program = "import sys; sys.modules['torch'] = None; import examples.service.__main__, examples.service.load"
+    program = "import sys; sys.modules['torch'] = None; import tokfilter.runtime.service.server"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -26,15 +26,14 @@ import click
 import numpy as np
 from PIL import Image
 
+from tokfilter.benchmarks.service.clients import Sent, Target, closed_loop, open_loop
 from tokfilter.errors import EngineError
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import PERCENTILE_RULE, latency_from_samples
 from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.service.body import input_from_body
+from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.sessions import SessionOptions
-
-from .body import input_from_body
-from .engine import engine_from_directory
-from .load_clients import Sent, Target, closed_loop, open_loop
 
 __all__ = ["Running", "document_from_load", "queries_for", "serving"]
 
@@ -159,8 +158,8 @@ def serving(directory: Path, *options: object) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "examples.service", str(directory), "--port", str(port), *map(str, options)]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, cwd=_ROOT, stderr=log) as process:
+    command = [sys.executable, "-m", "tokfilter.cli", "serve", str(directory), "--port", str(port), *map(str, options)]
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stderr=log) as process:
         running = Running(f"http://127.0.0.1:{port}", process, log)
         try:
             _wait_until_ready(running)

@@ -48,6 +48,8 @@ class Batcher(Generic[Item, Answer]):
     limit: int = 64
     on_batch: Callable[[int], None] = lambda _: None
     admitted: int = field(default=0, init=False)
+    taken: int = field(default=0, init=False)
+    """Slots that were taken since the start."""
     _queue: "deque[_Waiting[Item, Answer]]" = field(default_factory=deque, init=False, repr=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
     _closed: bool = field(default=False, init=False)
@@ -63,6 +65,7 @@ class Batcher(Generic[Item, Answer]):
         if self._closed or self.admitted >= self.limit:
             raise Full
         self.admitted += 1
+        self.taken += 1
         try:
             yield
         finally:

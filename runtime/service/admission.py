@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .batcher import Batcher, Full
-from .metrics import Metrics
+from tokfilter.runtime.service.batcher import Batcher, Full
+from tokfilter.runtime.service.metrics import Metrics
 
 __all__ = ["Admission"]
 

@@ -1,4 +1,4 @@
-"""The example service's batcher: limits, order, one budget per batch, cancellation and closing."""
+"""The service's batcher: limits, order, one budget per batch, cancellation and closing."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokfilter.examples.service.batcher import Batcher, Full
+from tokfilter.runtime.service.batcher import Batcher, Full
 
 
 class Engine:

@@ -1,0 +1,171 @@
+"""Uvicorn's HTTP/1.1 protocol with limits on heads, time and connections, which Uvicorn itself does not have.
+
+Uvicorn closes no connection that sends nothing, or half of a head, and its parser in C keeps a head of any size. These
+were tried (docs/CONTRIBUTING.md, "Libraries tried"): its parser in Python bounds the size only; hypercorn and granian
+bound size and time, but not the connections of an address, and at their limit a silent connection keeps its place.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, Literal
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tokfilter.runtime.service.connections import Connections
+from tokfilter.runtime.service.descriptors import descriptors_left
+from tokfilter.runtime.service.limits import Limits
+
+__all__ = ["LimitedProtocol", "protocol_with_limits"]
+
+_PIPELINED: Final = 16
+"""Requests that a connection may send before the first is answered."""
+
+State = Literal["new", "receiving", "answering", "idle", "closing"]
+"""new: no byte of a request yet; receiving: a head, or the rest of an answered request's body; answering: the
+application has the request, and its own limit of time; idle: between requests."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. ``limits`` and ``open`` are set by ``protocol_with_limits``."""
+
+    limits: ClassVar[Limits]
+    open: ClassVar[Connections]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._state: State = "new"
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._begun = False  # a request whose end has not arrived
+        self._progress = False  # the parser has got past a head, or into a body
+        self._held = 0  # bytes that the parser holds without progress
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse the connection at a limit, or start its time."""
+        super().connection_made(transport)
+        self._start(self.limits.header_s)
+        refusal = self.open.enter(self, self.client[0] if self.client else "", descriptors_left(transport))
+        if refusal is not None:
+            self._refuse(503, f"{refusal} Try again later.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self.open.leave(self)
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Close at once, for another connection."""
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, in parts that keep what the parser holds below the limit.
+
+        A head is held until it is whole, and so are a chunk's extensions and the trailers after the last chunk.
+        """
+        most, left = self.limits.header_bytes, memoryview(data)
+        while left and not self.transport.is_closing():
+            part, left = left[: most - self._held], left[most - self._held :]
+            self._progress = False
+            super().data_received(bytes(part))
+            self._held = 0 if self._progress else self._held + len(part)
+            if self._held >= most:
+                self.open.on_closed("header_size")
+                self._refuse(431, f"expected a request head below {most} bytes, got more.")
+            elif len(self.pipeline) >= _PIPELINED:
+                self._refuse(400, f"expected fewer than {_PIPELINED} requests before an answer is read, got more.")
+        self._watch()
+
+    def on_message_begin(self) -> None:
+        """A request begins (callback of the parser)."""
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole (callback of the parser)."""
+        self._progress = True
+        self.open.works(self)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body (callback of the parser)."""
+        self._progress = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole (callback of the parser)."""
+        self._progress, self._begun = True, False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is written (callback of Uvicorn)."""
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """The client does not take its answers."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.limits.body_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client takes its answers again."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP request."""
+        self._refuse(400, msg)
+
+    def _watch(self) -> None:
+        """Bring the state up to date; a new one starts its time."""
+        state: State
+        if self.transport.is_closing():
+            state = "closing"
+        elif self.cycle is not None and not self.cycle.response_complete:
+            state = "answering"
+        elif self._begun:
+            state = "receiving"
+        else:
+            state = "new" if self.cycle is None else "idle"
+        if state == self._state or (self._state, state) == ("new", "receiving"):  # one limit for both
+            return
+        self._state = state
+        self._start({"answering": None, "idle": self.limits.keep_alive_s}.get(state, self.limits.header_s))
+        if state == "idle":
+            self.open.waits(self)
+
+    def _start(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._expired)
+
+    def _expired(self) -> None:
+        if self._state == "closing":
+            self.transport.abort()  # the client does not take the rest
+            return
+        self.open.on_closed("idle" if self._state == "idle" else "header_time")
+        if self._begun and (self.cycle is None or self.cycle.response_complete):
+            self._refuse(408, f"expected the whole request within {self.limits.header_s:g} seconds.")
+        else:
+            self.transport.close()
+        self._watch()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer without the application, and close."""
+        body = json.dumps({"detail": message}).encode()
+        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()]
+        head += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
+        head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
+        head += [b"retry-after: 1\r\n"] if status == 503 else []
+        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
+        self.transport.close()
+        self._watch()
+
+
+def protocol_with_limits(limits: Limits, connections: Connections) -> type[LimitedProtocol]:
+    """The protocol class of one service, for ``uvicorn.Config(http=...)``."""
+    return type("ServiceProtocol", (LimitedProtocol,), {"limits": limits, "open": connections})
