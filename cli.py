@@ -26,6 +26,7 @@ _VERBS = {
     "deepstream": "a classifier for DeepStream's nvinfer from an export directory",
     "pack": "an export for a machine without torch: graphs, sources, benchmark, in one file",
     "serve": "an HTTP service that classifies images with an export directory",
+    "page": "a web page that runs an export in the browser, with a slider for the budget",
     "report": "a self-contained page from accuracy and benchmark results",
     "plugin": "build the TensorRT plugin, or print its path",
     "doctor": "what works on this machine, what is missing, how to install it",

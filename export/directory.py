@@ -1,4 +1,4 @@
-"""Write an export directory so that a failure or a kill never loses the old one.
+"""Write an export directory, or another folder of ours, so that a failure or a kill never loses the old one.
 
 Files are written into a folder beside the target. No rename replaces a directory that holds files, so the old directory
 is moved aside and the new one into its place. A kill between the two renames leaves the old export under
@@ -8,24 +8,44 @@ is moved aside and the new one into its place. A kill between the two renames le
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tokfilter.artifacts.files import sync_folder
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import ExportError
 
-__all__ = ["new_directory"]
+__all__ = ["FolderKind", "new_directory", "replaced_folder"]
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that is written as a whole.
+
+    name: in messages
+    marker: the file that each such folder has; a folder with other files and without it is never replaced
+    listed: names of the files that belong to an old folder; others in it (measurements, notes) are copied
+    """
+
+    name: str
+    marker: str
+    listed: Callable[[Path], set[str]]
+
+
+def new_directory(target: Path) -> AbstractContextManager[Path]:
+    """``replaced_folder`` for an export directory."""
+    return replaced_folder(target, _EXPORTS)
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """Yield a folder to write an export to; it becomes ``target`` when the block ends without an error.
+def replaced_folder(target: Path, kind: FolderKind) -> Iterator[Path]:
+    """Yield a folder to write to; it becomes ``target`` when the block ends without an error.
 
-    Files of an old export that its manifest does not list (measurements, notes) are copied.
-    Raises ExportError when ``target`` cannot be an export directory.
+    Raises ExportError when ``target`` cannot be a folder of this kind.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100  (resolve() would follow a link, which is done below)
     if target.is_symlink():
@@ -34,37 +54,45 @@ def new_directory(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clean_up_killed(target)
-        _check_replaceable(target)
+        _check_replaceable(target, kind)
         staging.mkdir()
     except OSError as error:
         raise ExportError(f"{target} cannot be written: {error.strerror or error}. Choose another -o.") from error
     try:
         yield staging
-        _copy_unlisted(target, staging)
+        _copy_unlisted(target, staging, kind)
         sync_folder(staging)
         _swap(staging, target)
     except OSError as error:
         raise ExportError(
-            f"writing {target} failed: {error.strerror or error}. The old export is unchanged."
+            f"writing {target} failed: {error.strerror or error}. The old {kind.name} is unchanged."
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_replaceable(target: Path) -> None:
+def _check_replaceable(target: Path, kind: FolderKind) -> None:
     if target.is_file():
         raise ExportError(f"-o must be a directory, but {target} is a file. Choose another -o.")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+    if target.is_dir() and any(target.iterdir()) and not (target / kind.marker).is_file():
         raise ExportError(
-            f"{target} holds files and no {MANIFEST}, so it is no export and is not replaced. Choose another -o."
+            f"{target} holds files and no {kind.marker}, so it is no {kind.name} and is not replaced. "
+            "Choose another -o."
         )
 
 
-def _copy_unlisted(target: Path, staging: Path) -> None:
-    if not (target / MANIFEST).is_file():
+def _listed(directory: Path) -> set[str]:
+    files = load_manifest(directory).files
+    return {MANIFEST, *(entry.path for entry in files), *(name for entry in files for name in entry.external)}
+
+
+_EXPORTS: Final = FolderKind("export", MANIFEST, _listed)
+
+
+def _copy_unlisted(target: Path, staging: Path, kind: FolderKind) -> None:
+    if not (target / kind.marker).is_file():
         return
-    files = load_manifest(target).files
-    listed = {MANIFEST, *(entry.path for entry in files), *(name for entry in files for name in entry.external)}
+    listed = kind.listed(target)
     for item in target.iterdir():
         if item.name in listed or (staging / item.name).exists():
             continue
