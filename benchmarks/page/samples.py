@@ -38,7 +38,7 @@ def write_samples(
     for i, picture in enumerate(pictures):
         # PNG keeps every pixel, JPEG keeps photographs small.
         name = f"{i}.png" if prepared or max(picture.size) <= 128 else f"{i}.jpg"
-        picture.save(folder / name, **({} if name.endswith(".png") else {"quality": 92, "subsampling": 0}))
+        picture.save(folder / name, quality=92, subsampling=0)
         items.append({"path": f"{folder.name}/{name}", "prepared": prepared})
     return items
 

@@ -19,15 +19,16 @@ names = []
 for room in ("artifacts", "trt", "runtime"):
     package = importlib.import_module(f"tokfilter.{room}")
     names += [module.name for module in pkgutil.walk_packages(package.__path__, f"tokfilter.{room}.")]
-names += [f"tokfilter.commands.{name}" for name in ("bench", "verify", "tune", "engine", "pack", "doctor", "inspect")]
-names += ["tokfilter", "tokfilter.cli"]
+for name in ("bench", "verify", "tune", "engine", "pack", "page", "doctor", "inspect"):
+    names.append(f"tokfilter.commands.{name}")
+names += ["tokfilter", "tokfilter.cli", "tokfilter.benchmarks.page.build"]
 for name in names:
     if not name.startswith("tokfilter.runtime.torch_"):
         importlib.import_module(name)
 print(len(names))
 """
 
-COMMANDS = ("bench", "verify", "tune", "engine", "pack", "doctor", "inspect")
+COMMANDS = ("bench", "verify", "tune", "engine", "pack", "page", "doctor", "inspect")
 HELP = f"""
 from click.testing import CliRunner
 from tokfilter.cli import cli
@@ -62,4 +63,4 @@ def test_a_session_runs_and_every_engine_of_measurement_is_imported(export_direc
 
 
 def test_commands_print_their_help():
-    assert output(HELP, TRAINING) == "0 0 0 0 0 0 0\n"
+    assert output(HELP, TRAINING) == "0 0 0 0 0 0 0 0\n"
