@@ -16,7 +16,7 @@ from tokfilter.errors import DataError
 __all__ = ["image_from_bytes", "open_image", "rgb_from_image"]
 
 _WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_STRIP_PIXELS: Final = 1_000_000
+_STRIP_PIXELS: Final = 200_000
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -26,6 +26,9 @@ PROGRAMS: Final = {
         "speed-up against the MAC ratio, overhead, tuned budgets",
     ),
     "service-load": LazyCommand("tokfilter.benchmarks.service.load:main", "load test of `tokfilter serve`"),
+    "service-abuse": LazyCommand(
+        "tokfilter.benchmarks.service.abuse:main", "hostile load on `tokfilter serve`: what other clients lose"
+    ),
     "micro": LazyCommand(f"{_MICRO}.program:main", "TokenSelect on this GPU against its alternatives", checkout=True),
     "gpu-proof": LazyCommand(
         "tokfilter.benchmarks.gpu_proof.program:main",

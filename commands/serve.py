@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--draft/--no-draft", default=True, show_default=True, help="Decode large JPEG files at a reduced size (docs)."
 )
-@click.option("--connections", type=click.IntRange(min=1), default=1024, show_default=True, help="Most connections.")
+@click.option("--connections", type=click.IntRange(min=1), default=4096, show_default=True, help="Most connections.")
 @click.option(
     "--per-address",
     type=click.IntRange(min=1),
@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 @click.option(
     "--header-kb", type=click.FloatRange(min=1), default=16.0, show_default=True, help="Largest head of a request."
 )
-@click.option("--header-s", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time to send a head.")
+@click.option(
+    "--header-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Time to send a head."
+)
 @click.option(
     "--keep-alive-s",
     type=click.FloatRange(min=0.1),

@@ -8,41 +8,33 @@ to ``benchmarks/results/service.json`` (schema: ``benchmarks/schemas/service.jso
 
 import asyncio
 import io
-import json
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter, sleep
-from typing import IO, Any, Final
+from time import perf_counter
+from typing import Any, Final
 from urllib.request import urlopen
 
 import click
 import numpy as np
 from PIL import Image
 
+from tokfilter.benchmarks.options import PROGRAM, json_option, output_option, publish
+from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.service.clients import Sent, Target, closed_loop, open_loop
-from tokfilter.errors import EngineError
+from tokfilter.benchmarks.service.process import resident_bytes, serving
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import PERCENTILE_RULE, latency_from_samples
-from tokfilter.runtime.measure.record import header, write_json
+from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.service.body import input_from_body
 from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.sessions import SessionOptions
 
-__all__ = ["Running", "document_from_load", "queries_for", "serving"]
+__all__ = ["document_from_load", "queries_for"]
 
-RESULTS: Final = Path(__file__).parents[2] / "benchmarks" / "results" / "service.json"
-_PROGRAM: Final = "python -m tokfilter.benchmarks service-load"
-_ROOT: Final = Path(__file__).parents[2]
+_PROGRAM: Final = f"{PROGRAM} service-load"
 _WINDOW_S: Final = 10.0
 _SAMPLE_S: Final = 2.0
-_TIMEOUT_S: Final = 120.0
 _WARM_UP: Final = 0.2
 """Fraction of a run that is not used for the memory slope: thread pools and arenas grow first."""
 _FLAT: Final = 0.02
@@ -63,18 +55,17 @@ _FLAT: Final = 0.02
     "--clients", type=click.IntRange(min=1), default=64, show_default=True, help="Clients of the closed loop."
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="JSON document to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON document, not a table.")
+@output_option(RESULTS / "service.json")
+@json_option
 def main(directory: Path, seconds: float, queue: int, clients: int, threads: int, output: Path, as_json: bool) -> None:
     """Load the service with the export DIRECTORY; measure latency, throughput, refusals and memory."""
     command = f"{_PROGRAM} DIRECTORY --seconds {seconds:g} --queue {queue} --clients {clients}"
     document = {**header("service", command), **document_from_load(directory, seconds, queue, clients, threads)}
-    write_json(output, document)
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    for goal, verdict in document["goals"].items():
-        click.echo(f"{'met   ' if verdict['reached'] else 'MISSED'}  {goal}: {verdict['found']}")
+    lines = [
+        f"{'met   ' if verdict['reached'] else 'MISSED'}  {goal}: {verdict['found']}"
+        for goal, verdict in document["goals"].items()
+    ]
+    publish(document, output, as_json, lines)
 
 
 def document_from_load(directory: Path, seconds: float, queue: int, clients: int, threads: int = 1) -> dict[str, Any]:
@@ -130,57 +121,6 @@ def _photo(generator: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-@dataclass(frozen=True)
-class Running:
-    """A service in its own process; ``log`` is its standard error."""
-
-    url: str
-    process: "subprocess.Popen[bytes]"
-    log: IO[bytes]
-
-    def stop(self) -> int:
-        """Send SIGTERM and wait. Returns the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(_TIMEOUT_S)
-
-    def log_text(self) -> str:
-        """The log so far."""
-        self.log.seek(0)
-        return self.log.read().decode()
-
-
-@contextmanager
-def serving(directory: Path, *options: object) -> Iterator[Running]:
-    """Start the service on a free port and wait until it is ready. It is killed at the end if it still runs.
-
-    Raises EngineError with the last line of its log if it does not start.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tokfilter.cli", "serve", str(directory), "--port", str(port), *map(str, options)]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stderr=log) as process:
-        running = Running(f"http://127.0.0.1:{port}", process, log)
-        try:
-            _wait_until_ready(running)
-            yield running
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def _wait_until_ready(running: Running) -> None:
-    deadline = perf_counter() + _TIMEOUT_S
-    while perf_counter() < deadline and running.process.poll() is None:
-        try:
-            with urlopen(f"{running.url}/health/ready"):
-                return
-        except OSError:
-            sleep(0.1)
-    lines = running.log_text().strip().splitlines() or ["its log is empty"]
-    raise EngineError(f"the service did not start: {lines[-1]}")
-
-
 async def _phases(target: Target, pid: int, seconds: float, clients: int) -> Any:
     memory: list[tuple[float, int]] = []
     watcher = asyncio.create_task(_watch(pid, memory))
@@ -197,15 +137,8 @@ async def _phases(target: Target, pid: int, seconds: float, clients: int) -> Any
 async def _watch(pid: int, memory: list[tuple[float, int]]) -> None:
     begin = perf_counter()
     while True:
-        memory.append((perf_counter() - begin, _resident(pid)))
+        memory.append((perf_counter() - begin, resident_bytes(pid)))
         await asyncio.sleep(_SAMPLE_S)
-
-
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise EngineError(f"process {pid} ended: the service crashed under load.")
 
 
 def _phase(sent: Sent, seconds: float, queue: int, batch: float) -> dict[str, Any]:

@@ -21,9 +21,13 @@ __all__ = ["LimitedProtocol", "protocol_with_limits"]
 _PIPELINED: Final = 16
 """Requests that a connection may send before the first is answered."""
 
-State = Literal["new", "receiving", "answering", "idle", "closing"]
+_LINGER_S: Final = 1.0
+"""Seconds for a refused client to read why. Closing while its data arrives would reset the connection instead."""
+
+State = Literal["new", "receiving", "answering", "idle", "refused", "closing"]
 """new: no byte of a request yet; receiving: a head, or the rest of an answered request's body; answering: the
-application has the request, and its own limit of time; idle: between requests."""
+application has the request, and its own limit of time; idle: between requests; refused: answered without the
+application, what still arrives is thrown away."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -67,7 +71,7 @@ class LimitedProtocol(HttpToolsProtocol):
         A head is held until it is whole, and so are a chunk's extensions and the trailers after the last chunk.
         """
         most, left = self.limits.header_bytes, memoryview(data)
-        while left and not self.transport.is_closing():
+        while left and self._state != "refused" and not self.transport.is_closing():
             part, left = left[: most - self._held], left[most - self._held :]
             self._progress = False
             super().data_received(bytes(part))
@@ -125,6 +129,8 @@ class LimitedProtocol(HttpToolsProtocol):
         state: State
         if self.transport.is_closing():
             state = "closing"
+        elif self._state == "refused":
+            return
         elif self.cycle is not None and not self.cycle.response_complete:
             state = "answering"
         elif self._begun:
@@ -144,8 +150,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer = None if seconds is None else self.loop.call_later(seconds, self._expired)
 
     def _expired(self) -> None:
-        if self._state == "closing":
-            self.transport.abort()  # the client does not take the rest
+        if self._state in ("closing", "refused"):
+            self.transport.abort()  # the client does not take the rest, or has had its time
             return
         self.open.on_closed("idle" if self._state == "idle" else "header_time")
         if self._begun and (self.cycle is None or self.cycle.response_complete):
@@ -155,15 +161,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._watch()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer without the application, and close."""
+        """Answer without the application, and close soon. The connection counts as one without a request."""
         body = json.dumps({"detail": message}).encode()
         head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()]
         head += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
         head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
         head += [b"retry-after: 1\r\n"] if status == 503 else []
         self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
-        self.transport.close()
-        self._watch()
+        self.transport.write_eof()
+        self._state = "refused"
+        self._start(_LINGER_S)
 
 
 def protocol_with_limits(limits: Limits, connections: Connections) -> type[LimitedProtocol]:

@@ -29,8 +29,8 @@ class Limits:
     bodies_bytes: int = 256_000_000
     decoders: int = 2
     draft: bool = True
-    connections: int = 1024
+    connections: int = 4096
     per_address: int = 128
     header_bytes: int = 16_384
-    header_s: float = 5.0
+    header_s: float = 10.0
     keep_alive_s: float = 5.0

@@ -20,7 +20,8 @@ from paths import ROOT, SCHEMAS
 from PIL import Image
 
 from tokfilter.artifacts.budget import keep_from_text
-from tokfilter.benchmarks.service.load import document_from_load, serving
+from tokfilter.benchmarks.service.load import document_from_load
+from tokfilter.benchmarks.service.process import serving
 from tokfilter.errors import EngineError
 from tokfilter.runtime.predict import predict
 from tokfilter.runtime.service.engine import engine_from_directory
