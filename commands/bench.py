@@ -8,7 +8,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.progress import command_line, progress_bar
-from tokfilter.commands.session_options import batches_from_text, session_options, session_options_from
+from tokfilter.commands.session_options import batches_from_text, engines_from, engines_option
 
 _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 
@@ -19,7 +19,7 @@ _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 @click.option(
     "--keep", default="1.0,0.7,0.5,0.35", show_default=True, help=f"Budgets, separated by commas: {KEEP_HELP}."
 )
-@session_options
+@engines_option
 @click.option("--against", help="Engines to compare with, separated by commas: torch-eager, torch-compile, onnx-naive.")
 @click.option("--duration", type=float, default=3.0, show_default=True, help="Measured seconds per row.")
 @click.option("--warm-up", type=float, default=0.5, show_default=True, help="Untimed seconds per row before that.")
@@ -28,7 +28,9 @@ _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 @click.option("--scenario", type=click.Choice(_SCENARIOS), multiple=True, help="Run MLPerf's scenarios instead.")
 @click.option("--loadgen", is_flag=True, help="Issue the scenarios' queries with MLCommons' load generator.")
 @click.option(
-    "--streams", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel sessions (offline)."
+    "--streams",
+    type=click.IntRange(min=1),
+    help="Parallel sessions, or streams of OpenVINO (offline).  [default: 1; OpenVINO's own choice]",
 )
 @click.option("--qps", type=float, default=10.0, show_default=True, help="Mean arrivals per second (server).")
 @click.option(
@@ -79,16 +81,18 @@ def _comparison(directory: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     from tokfilter.runtime.comparison.rounds import QUICK, BenchConfig
 
     config = QUICK if params["quick"] else BenchConfig(params["duration"], params["warm_up"])
+    first, *further = engines_from(params)
     with progress_bar() as progress:
         return compare(
             directory,
             batches_from_text("--batch", params["batch"]),
             keeps_from_text([params["keep"]]),
-            session_options_from(params),
+            first,
             replace(config, seed=params["seed"]),
             progress,
             command_line(),
             [name.strip() for name in (params["against"] or "").split(",") if name.strip()],
+            further,
         )
 
 
@@ -97,11 +101,14 @@ def _scenarios(directory: Path, names: tuple[str, ...], params: Mapping[str, Any
     from tokfilter.runtime.comparison.scenarios import run_scenarios
     from tokfilter.runtime.measure.scenario import ScenarioConfig
 
+    options, *others = engines_from(params)
+    if others:
+        raise click.UsageError("--scenario runs one engine: give one --runtime.")
     config = ScenarioConfig(
         params["duration"],
         params["warm_up"],
         params["loadgen"],
-        params["streams"],
+        params["streams"] or 1,
         max(batches_from_text("--batch", params["batch"])),
         params["qps"],
         params["latency_bound"],
@@ -112,7 +119,7 @@ def _scenarios(directory: Path, names: tuple[str, ...], params: Mapping[str, Any
             directory,
             names,
             keeps_from_text([params["keep"]]),
-            session_options_from(params),
+            options,
             config,
             command_line(),
             lambda what: progress(what, 0.0),

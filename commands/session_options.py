@@ -1,6 +1,6 @@
 """Options that select an engine, shared by `bench`, `tune` and `verify`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,46 @@ import click
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
 
-__all__ = ["batches_from_text", "session_options", "session_options_from"]
+    _ListType = click.ParamType[list[str]]
+else:
+    _ListType = click.ParamType
 
+__all__ = ["batches_from_text", "engines_from", "engines_option", "session_options", "session_options_from"]
+
+_RUNTIMES = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch")
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16")
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+class _Names(_ListType):
+    """One or more of several names, with commas between."""
+
+    name = "names"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._one = click.Choice(names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        parts = value if isinstance(value, list) else str(value).split(",")
+        return [self._one.convert(part.strip(), param, ctx) for part in parts]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self._one.choices)}][,...]"
+
+
+def engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``session_options`` for one or more engines: names with commas; ``engines_from`` reads them."""
+    return _with_options(command, _Names(_RUNTIMES), _Names(_PRECISIONS), " Several with commas, compared in turn.")
 
 
 def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; ``session_options_from`` reads them."""
+    return _with_options(command, click.Choice(_RUNTIMES), click.Choice(_PRECISIONS))
+
+
+def _with_options(
+    command: Callable[..., Any], runtimes: "click.ParamType[Any]", precisions: "click.ParamType[Any]", several: str = ""
+) -> Callable[..., Any]:
     for option in (
         click.option(
             "--bundle", type=click.Path(path_type=Path), help="model.pt for PyTorch.  [default: beside the export]"
@@ -50,7 +83,7 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-bf16"]),
+            type=precisions,
             default="fp32",
             show_default=True,
             help="Precision of the exported model. OpenVINO computes the fp32 model in bf16 or fp16 too, and the other "
@@ -58,10 +91,10 @@ def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--runtime",
-            type=click.Choice(["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]),
+            type=runtimes,
             default="onnx",
             show_default=True,
-            help="Engine that runs the model files; torch runs the bundle that was exported.",
+            help=f"Engine that runs the model files; torch runs the bundle that was exported.{several}",
         ),
     ):
         command = option(command)
@@ -80,6 +113,21 @@ def session_options_from(params: Mapping[str, Any]) -> "SessionOptions":
             raise click.UsageError("--bundle is model.pt for PyTorch: add --runtime torch.")
         given["bundle"] = str(given["bundle"])
     return SessionOptions(**given | {"torch_compile": given["torch_compile"] or False})
+
+
+def engines_from(params: Mapping[str, Any]) -> "list[SessionOptions]":
+    """The engines among the parameters of a command: one precision for all, or one for each runtime."""
+    runtimes, precisions = params["runtime"], params["precision"]
+    if len(precisions) not in (1, len(runtimes)):
+        raise click.UsageError(
+            f"--precision takes one precision, or one for each of the {len(runtimes)} runtimes, got {len(precisions)}."
+        )
+    pairs = zip(runtimes, precisions * len(runtimes) if len(precisions) == 1 else precisions, strict=True)
+    engines = []
+    for name, precision in pairs:
+        bundle = params["bundle"] if name == "torch" or "torch" not in runtimes else None
+        engines.append(session_options_from({**params, "runtime": name, "precision": precision, "bundle": bundle}))
+    return engines
 
 
 def batches_from_text(option: str, text: str) -> list[int]:

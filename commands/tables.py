@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["print_accuracy", "print_comparison", "print_curve", "print_scenarios"]
+__all__ = ["engine_name", "print_accuracy", "print_comparison", "print_curve", "print_scenarios"]
 
 _FIGURES: Final = {
     "SingleStream": "ms at p90",
@@ -19,9 +19,37 @@ _WIDE: Final = 96
 
 def print_comparison(document: Mapping[str, Any]) -> None:
     """Print the rows of bench.json, the break-even budgets and the notes."""
-    console, rows = _console(), document["rows"]
+    console = _console()
+    _print_rows(console, document["rows"], bool(document.get("against")))
+    console.print(_conditions(document["settings"]), style="dim")
+    for engine in document.get("engines", []):
+        console.print(f"\n{engine_name(engine['settings'])}, in the same rounds")
+        _print_rows(console, engine["rows"], bool(document.get("against")))
+    _print_against(console, document.get("against", []))
+    for point in document["break_even"]:
+        console.print(point["sentence"])
+    for engine in document.get("engines", []):
+        for point in engine["break_even"]:
+            console.print(f"{engine_name(engine['settings'])}, {point['sentence'][0].lower()}{point['sentence'][1:]}")
+    if document.get("cost_model"):
+        console.print(document["cost_model"]["sentence"])
+    for note in document["notes"]:
+        console.print(note, style="dim")
+
+
+def engine_name(settings: Mapping[str, Any]) -> str:
+    """An engine with its provider and precision."""
+    provider = f" {settings['provider']}" if settings["provider"] else ""
+    return f"{settings['engine']}{provider} {settings['precision']}"
+
+
+def _print_rows(console: Any, rows: Sequence[Mapping[str, Any]], against: bool) -> None:
     columns = _columns(has_power=any(row["power"] for row in rows), wide=console.width >= _WIDE)
-    if document.get("against"):
+    if any("over_first" in row for row in rows):
+        columns["over the\nfirst engine"] = _over_first
+        if console.width < _WIDE:
+            del columns["p99"], columns["images/s"]
+    if against:
         columns |= {"over the\nbest other": _best_other, "its\nefficiency": _best_efficiency}
     if any(row.get("gpu_ms") for row in rows):
         columns["in + compute\n+ out"] = _stages
@@ -31,14 +59,11 @@ def print_comparison(document: Mapping[str, Any]) -> None:
             table.add_section()
         table.add_row(*(text(row) for text in columns.values()))
     console.print(table)
-    console.print(_conditions(document["settings"]), style="dim")
-    _print_against(console, document.get("against", []))
-    for point in document["break_even"]:
-        console.print(point["sentence"])
-    if document.get("cost_model"):
-        console.print(document["cost_model"]["sentence"])
-    for note in document["notes"]:
-        console.print(note, style="dim")
+
+
+def _over_first(row: Mapping[str, Any]) -> str:
+    speedup = row["over_first"]
+    return f"{speedup['value']:.2f}× [{speedup['low']:.2f} {speedup['high']:.2f}]"
 
 
 def _print_against(console: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -74,13 +99,12 @@ def _best_efficiency(row: Mapping[str, Any]) -> str:
 
 def _conditions(settings: Mapping[str, Any]) -> str:
     """Settings of the measurement in one line."""
-    engine = settings["engine"] + (f" {settings['provider']}" if settings["provider"] else "")
     count = settings["threads"]
     threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     graph = "on" if settings["cuda_graph"] else "off"
     stages = f"; stage times {settings['stages']}" if "stages" in settings else ""
     return (
-        f"milliseconds per batch; {engine} {settings['precision']}{threads}; transfers {settings['transfers']}; "
+        f"milliseconds per batch; {engine_name(settings)}{threads}; transfers {settings['transfers']}; "
         f"CUDA graph {graph}{stages}; speed-up with its {settings['confidence']:.0%} interval"
     )
 

@@ -6,11 +6,11 @@ type and finite values, budgets against the engine's range, no use after close, 
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from tokfilter.errors import BudgetError, DataError, EngineError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Budgets", "CheckedSession", "Compute", "Result", "Session", "TensorSpec", "Timing"]
+__all__ = ["Budgets", "CheckedSession", "Compute", "QueueSession", "Result", "Session", "TensorSpec", "Timing"]
 
 Array = npt.NDArray[Any]
 
@@ -128,6 +128,20 @@ class Session(Protocol):
 
     def run(self, images: Array, keep: Keep | None = None) -> Result:
         """Classify a batch of images, as ``inputs[0]`` describes them, at the default budget or at ``keep``."""
+        ...
+
+
+@runtime_checkable
+class QueueSession(Protocol):
+    """A session that runs several batches at the same time by itself."""
+
+    def run_queue(
+        self,
+        batches: Iterable[Array],
+        keep: Keep | None = None,
+        done: Callable[[int, Result, float], None] | None = None,
+    ) -> int:
+        """Run batches; ``done`` gets the position, result and seconds of each. Returns their number."""
         ...
 
 

@@ -5,6 +5,7 @@ is timed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.against import engines_prepared
 from tokfilter.runtime.comparison.document import document_from_measurements
-from tokfilter.runtime.comparison.processes import specs_for
+from tokfilter.runtime.comparison.processes import EngineSpec, specs_for
 from tokfilter.runtime.comparison.rounds import BenchConfig, Progress, measure_cells
 from tokfilter.runtime.sessions import SessionOptions
 
@@ -29,10 +30,12 @@ def compare(
     progress: Progress | None = None,
     command: str = "",
     against: Sequence[str] = (),
+    further: Sequence[SessionOptions] = (),
 ) -> dict[str, Any]:
     """Measure an export directory and return the content of bench.json (``schemas/bench.json``).
 
     against: engines that users run today (keys of ``against.AGAINST``), measured in the same rounds
+    further: engines that run the same budgets in the same rounds, compared with their full model and with the first one
     Raises VerificationError before anything is timed when outputs differ from the golden tensors, DataError,
     BudgetError, EngineError.
     """
@@ -40,7 +43,18 @@ def compare(
     if not batches or min(batches) < 1:
         raise DataError(f"a comparison requires batch sizes of 1 or more, got {list(batches)}.")
     manifest = load_manifest(directory)
-    specs = specs_for(directory, manifest, keeps, options)
-    with engines_prepared(against, directory, manifest, options) as others:
-        measured = measure_cells(specs, sorted(set(batches)), config, progress or (lambda what, part: None), others)
-    return document_from_measurements(measured, manifest, options, config, command)
+    engines = [options, *further]
+    doubles = [f"{one.runtime} in {one.precision}" for i, one in enumerate(engines) if one in engines[:i]]
+    if doubles:
+        raise DataError(f"each engine is measured once, got {doubles[0]} twice.")
+    specs, *others = (specs_for(directory, manifest, keeps, one) for one in engines)
+    named = [{k: _named(spec, place) for k, spec in other.items()} for place, other in enumerate(others, 2)]
+    with engines_prepared(against, directory, manifest, options) as rivals:
+        report = progress or (lambda what, part: None)
+        measured = measure_cells(specs, sorted(set(batches)), config, report, rivals, named)
+    return document_from_measurements(measured, manifest, options, config, command, further)
+
+
+def _named(spec: EngineSpec, place: int) -> EngineSpec:
+    """A further engine, under a name of its own: another engine may run the same file."""
+    return replace(spec, name=f"{place}: {spec.options.runtime} {spec.options.precision} {spec.path}")

@@ -28,25 +28,14 @@ def document_from_measurements(
     options: SessionOptions,
     config: BenchConfig,
     command: str,
+    further: Sequence[SessionOptions] = (),
 ) -> dict[str, Any]:
-    """The document (``schemas/bench.json``)."""
+    """The document (``schemas/bench.json``).
+
+    further: options of ``measured.further``, in the same order
+    """
     card = manifest.model
-    rows: list[dict[str, Any]] = []
-    points = []
-    for batch in sorted({cell.batch for cell in measured.cells}):
-        cells = [cell for cell in measured.cells if cell.batch == batch]
-        full = next(cell for cell in cells if cell.spec.role == "full")
-        speedups = {
-            cell.tokens: speedup_from_pairs(full.medians, cell.medians, config.seed)
-            for cell in cells
-            if cell is not full
-        }
-        others = [cell for cell in measured.others if cell.batch == batch]
-        rows += [
-            _row(cell, manifest, speedups.get(cell.tokens)) | best_other(cell, others, manifest.model, config.seed)
-            for cell in cells
-        ]
-        points.append(asdict(break_even(batch, speedups, card.num_patches)))
+    rows, points = _rows(measured.cells, measured, manifest, config)
     before, after = measured.before, measured.after
     return {
         **header("bench", command),
@@ -63,10 +52,52 @@ def document_from_measurements(
         "verification": measured.verdicts,
         "rows": rows,
         "against": [other_row(cell) for cell in measured.others],
+        **_further(measured, manifest, config, further),
         "break_even": points,
         "cost_model": _cost_model(measured, manifest, config),
         "notes": _notes(measured, rows),
     }
+
+
+def _rows(
+    engine: Sequence[Cell], measured: Measurements, manifest: Manifest, config: BenchConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of one engine, each against its own full model, and its break-even budget at each batch size."""
+    rows: list[dict[str, Any]] = []
+    points = []
+    for batch in sorted({cell.batch for cell in engine}):
+        cells = [cell for cell in engine if cell.batch == batch]
+        full = next(cell for cell in cells if cell.spec.role == "full")
+        speedups = {
+            cell.tokens: speedup_from_pairs(full.medians, cell.medians, config.seed)
+            for cell in cells
+            if cell is not full
+        }
+        others = [cell for cell in measured.others if cell.batch == batch]
+        rows += [
+            _row(cell, manifest, speedups.get(cell.tokens)) | best_other(cell, others, manifest.model, config.seed)
+            for cell in cells
+        ]
+        points.append(asdict(break_even(batch, speedups, manifest.model.num_patches)))
+    return rows, points
+
+
+def _further(
+    measured: Measurements, manifest: Manifest, config: BenchConfig, options: Sequence[SessionOptions]
+) -> dict[str, Any]:
+    """Rows of the further engines, with the speed-up over the first engine at the same batch size and budget."""
+    if not options:
+        return {}
+    first = {(cell.batch, cell.tokens): cell for cell in measured.cells}
+    engines = []
+    for one, cells in zip(options, measured.further, strict=True):
+        rows, points = _rows(cells, measured, manifest, config)
+        for row in rows:
+            place = row["batch"], row["tokens"]
+            cell = next(c for c in cells if (c.batch, c.tokens) == place)
+            row["over_first"] = asdict(speedup_from_pairs(first[place].medians, cell.medians, config.seed))
+        engines.append({"settings": _engine_settings(one), "rows": rows, "break_even": points})
+    return {"engines": engines}
 
 
 def _cost_model(measured: Measurements, manifest: Manifest, config: BenchConfig) -> dict[str, Any]:
@@ -103,9 +134,8 @@ def _row(cell: Cell, manifest: Manifest, speedup: Interval | None) -> dict[str, 
     }
 
 
-def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
+def _engine_settings(options: SessionOptions) -> dict[str, Any]:
     onnx, torch = options.runtime == "onnx", options.runtime == "torch"
-    on_host = options.runtime in ("torch", "onnx", "openvino") and options.provider == "cpu"
     return {
         "engine": options.runtime,
         "provider": options.provider if torch or onnx else None,
@@ -113,14 +143,21 @@ def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
         "threads": options.threads,
         "spinning": options.spinning if onnx else None,
         "huge_pages": options.huge_pages if onnx else None,
+        "hint": options.hint if options.runtime == "openvino" else None,
+    }
+
+
+def _settings(options: SessionOptions, config: BenchConfig) -> dict[str, Any]:
+    on_host = options.runtime in ("torch", "onnx", "openvino") and options.provider == "cpu"
+    return {
+        **_engine_settings(options),
         "duration_s": config.duration_s,
         "warm_up_s": config.warm_up_s,
         "block_s": config.block_s,
         "order": "rounds of full and every budget, in alternating order; one process per engine, one runs at a time",
         "transfers": "none: host memory" if on_host else "included: host to device and device to host",
-        "hint": options.hint if options.runtime == "openvino" else None,
         "stages": "none: an engine on the CPU has no transfers" if on_host else "between device events: gpu_ms",
-        "cuda_graph": options.cuda_graph and not onnx,
+        "cuda_graph": options.cuda_graph and options.runtime != "onnx",
         "spin_wait": "none: CPU" if on_host else "the driver's default",
         "streams": 1,
         "clocks": "as found (conditions)",

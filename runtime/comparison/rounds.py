@@ -89,6 +89,7 @@ class Measurements:
     verdicts: one verification per engine, batch size and budget
     before, after: state of the machine
     others: cells of the engines that these are compared with
+    further: cells of each further engine that runs the same budgets, in their order
     """
 
     verdicts: list[dict[str, Any]]
@@ -97,6 +98,7 @@ class Measurements:
     after: dict[str, Any]
     absent_sensors: Sequence[str]
     others: list[Cell] = field(default_factory=list)
+    further: list[list[Cell]] = field(default_factory=list)
 
 
 def measure_cells(
@@ -105,16 +107,19 @@ def measure_cells(
     config: BenchConfig,
     progress: Progress,
     others: Sequence[EngineSpec] = (),
+    further: Sequence[Mapping[int, EngineSpec]] = (),
 ) -> Measurements:
     """Verify every engine at every batch size and budget, then measure them batch by batch.
 
     specs: budget in tokens -> its engine
     others: engines that keep every token, measured in the same rounds
+    further: as ``specs``, of further engines; their keys differ from those of ``specs``
     """
     before, meter = conditions(), power_meter()
     cells: list[Cell] = []
     states: list[dict[str, Any]] = []
-    asked = [*((spec, tokens) for tokens, spec in specs.items()), *((spec, max(specs)) for spec in others)]
+    asked = [(spec, tokens) for engine in (specs, *further) for tokens, spec in engine.items()]
+    asked += [(spec, max(specs)) for spec in others]
     with engines_open([spec for spec, _ in asked]) as engines:
         verdicts = _verdicts(asked, engines, batches, progress)
         for i, batch in enumerate(batches):
@@ -125,10 +130,13 @@ def measure_cells(
                 cell.memory = engines[cell.spec.key].memory()
                 cell.power = _power(cell, engines[cell.spec.key], meter)
             cells += row
-    ours = [cell for cell in cells if cell.spec not in others]
-    return Measurements(
-        verdicts, ours, before, _worst(states), meter.absent, [cell for cell in cells if cell.spec in others]
-    )
+
+    def of(keys: set[str]) -> list[Cell]:
+        return [cell for cell in cells if cell.spec.key in keys]
+
+    ours, *rest = (of({spec.key for spec in engine.values()}) for engine in (specs, *further))
+    others_cells = of({spec.key for spec in others})
+    return Measurements(verdicts, ours, before, _worst(states), meter.absent, others_cells, rest)
 
 
 class Timed(Protocol):

@@ -1,8 +1,8 @@
 """MLPerf's scenarios on an export directory: the full model and every budget, one engine open at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,25 +50,17 @@ def run_scenarios(
     before, verdicts, rows = conditions(), [], []
     for tokens, spec in specs_for(directory, manifest, keeps, options).items():
         model_file = model_file_at(directory, spec.path, spec.role, options.runtime, options.precision, options.bundle)
-        with ExitStack() as stack:
-            sessions = [
-                stack.enter_context(session_from_model_file(model_file, options)) for _ in range(config.streams)
-            ]
-            golden = golden_for(sessions[0], model_file)
-            verdicts.append(asdict(verify(sessions[0], model_file, golden, 1, tokens)))
-            images = golden.tiled(_LIBRARY, sessions[0].inputs[0].dtype)
-            for name in names:
-                progress(f"{SCENARIOS[name]}, {tokens} tokens")
-                result = _run(SCENARIOS[name], sessions, images, tokens, config)
-                rows.append(
-                    {
-                        "role": spec.role,
-                        "tokens": tokens,
-                        "path": spec.path,
-                        **asdict(result),
-                        "notes": list(result.notes),
-                    }
-                )
+        for group, chosen, count in _groups(names, options, config):
+            with ExitStack() as stack:
+                sessions = [stack.enter_context(session_from_model_file(model_file, chosen)) for _ in range(count)]
+                golden = golden_for(sessions[0], model_file)
+                verdicts.append(asdict(verify(sessions[0], model_file, golden, 1, tokens)))
+                images = golden.tiled(_LIBRARY, sessions[0].inputs[0].dtype)
+                for name in group:
+                    progress(f"{SCENARIOS[name]}, {tokens} tokens")
+                    result = _run(SCENARIOS[name], sessions, images, tokens, config)
+                    place = {"role": spec.role, "tokens": tokens, "path": spec.path}
+                    rows.append({**place, **asdict(result), "notes": list(result.notes)})
     return {
         **header("scenario", command),
         "conditions": {"before": before, "after": conditions()},
@@ -76,6 +68,23 @@ def run_scenarios(
         "verification": verdicts,
         "rows": rows,
     }
+
+
+def _groups(
+    names: Sequence[str], options: SessionOptions, config: ScenarioConfig
+) -> Iterator[tuple[list[str], SessionOptions, int]]:
+    """Scenarios that share open sessions, their options, and how many sessions there are.
+
+    OpenVINO runs several requests at a time in one session, which is compiled for that: Offline has one of its own.
+    """
+    if options.runtime != "openvino" or config.loadgen:
+        yield list(names), options, config.streams
+        return
+    if others := [name for name in names if name != "offline"]:
+        yield others, options, 1
+    if "offline" in names:
+        streams = config.streams if config.streams > 1 else options.streams
+        yield ["offline"], replace(options, hint="throughput", streams=streams), 1
 
 
 def _run(

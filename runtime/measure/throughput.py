@@ -15,8 +15,9 @@ from tokfilter.artifacts.budget import Keep
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.latency import timed_queries
 from tokfilter.runtime.measure.metrics import latency_from_samples, percentile
+from tokfilter.runtime.measure.queued import queued_offline
 from tokfilter.runtime.measure.scenario import ScenarioConfig, ScenarioResult, query_batches
-from tokfilter.runtime.session import Array, Session
+from tokfilter.runtime.session import Array, QueueSession, Session
 
 __all__ = ["offline", "server"]
 
@@ -35,6 +36,8 @@ def offline(
     if not sessions:
         raise DataError("Offline requires at least one session, got none.")
     queries = query_batches(images, config.batch)
+    if len(sessions) == 1 and isinstance(sessions[0], QueueSession):
+        return queued_offline(sessions[0], queries, config, keep)
     found: list[tuple[list[float], float]] = []
     failures: list[BaseException] = []
     barrier = threading.Barrier(len(sessions))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from openvino_exports import NEEDED, plain_export
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.cli import cli
@@ -26,6 +27,12 @@ def run(*arguments):
 def copied(export_directory, tmp_path):
     shutil.copytree(export_directory, tmp_path / "out")
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def openvino_export(export_directory, tmp_path_factory):
+    pytest.importorskip("openvino", reason=NEEDED)
+    return plain_export(export_directory, tmp_path_factory.mktemp("openvino") / "out")
 
 
 def test_bench_prints_a_table_and_writes_json(copied):
@@ -99,9 +106,22 @@ def test_bench_runs_scenarios(copied):
     assert len(json.loads((copied / "scenario.json").read_text())["rows"]) == 4
 
 
+def test_bench_compares_engines_in_the_same_rounds(openvino_export, tmp_path):
+    arguments = ("--runtime", "onnx,openvino", "--batch", "1", "--keep", "0.5", "--no-model-cache", *QUICK)
+    done = run("bench", openvino_export, *arguments, "-o", tmp_path / "b.json")
+    assert done.exit_code == 0, done.output
+    assert "openvino fp32, in the same rounds" in done.stdout and "first engine" in done.stdout
+    (engine,) = json.loads((tmp_path / "b.json").read_text())["engines"]
+    assert [(row["tokens"], row["over_first"]["value"] > 0) for row in engine["rows"]] == [(16, True), (8, True)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--runtime", "onnx,opencv"), "'opencv' is not one of"),
+        (("--runtime", "onnx,onnx"), "each engine is measured once, got onnx in fp32 twice"),
+        (("--runtime", "onnx,openvino", "--scenario", "offline"), "--scenario runs one engine"),
+        (("--runtime", "onnx,openvino", "--precision", "fp32,fp32,bf16"), "one for each of the 2 runtimes, got 3"),
         (("--batch", "1,x"), "--batch requires whole numbers"),
         (("--batch", "0"), "sizes of 1 or more"),
         (("--keep", "1.5"), "keep must be a ratio"),

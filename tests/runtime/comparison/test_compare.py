@@ -72,6 +72,25 @@ def test_absent_power_sensors_are_listed(document):
         assert any(note.startswith("absent power sensors:") for note in document["notes"])
 
 
+def test_further_engines_run_in_the_same_rounds(export_directory):
+    further = [SessionOptions(threads=2), SessionOptions(threads=1, spinning=False)]
+    found = valid(compare(export_directory, [1, 2], [0.5], OPTIONS, QUICK, further=further))
+    assert [engine["settings"]["threads"] for engine in found["engines"]] == [2, 1]
+    for engine in found["engines"]:
+        places = [(row["batch"], row["tokens"], row["speedup"] is None) for row in engine["rows"]]
+        assert places == [(1, 16, True), (1, 8, False), (2, 16, True), (2, 8, False)]
+        assert all(row["over_first"]["low"] <= row["over_first"]["high"] for row in engine["rows"])
+        assert len(engine["break_even"]) == 2
+    assert all("over_first" not in row for row in found["rows"])
+    assert len(found["verification"]) == 3 * 4
+
+
+def test_one_engine_needs_no_further(document, export_directory):
+    assert "engines" not in document
+    with pytest.raises(DataError, match="each engine is measured once, got onnx in fp32 twice"):
+        compare(export_directory, [1], [0.5], OPTIONS, QUICK, further=[OPTIONS])
+
+
 def test_outputs_that_differ_are_not_timed(export_directory, tmp_path, monkeypatch):
     """The golden logits and the manifest are changed, so that the engine differs from them."""
     out = tmp_path / "out"
