@@ -46,3 +46,6 @@ def _print(report: dict[str, Any]) -> None:
         abilities.add_row(mark, ability["name"], ", ".join(ability["missing"]))
     console.print()
     console.print(abilities)
+    cpu = report["cpu"]
+    console.print(f"\nThis CPU: {', '.join(cpu['features']) or 'no instructions that decide'}.", highlight=False)
+    console.print(escape(cpu["sentence"]), highlight=False)

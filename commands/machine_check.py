@@ -15,7 +15,10 @@ from typing import Any, Final
 
 from tokfilter import __version__
 from tokfilter.artifacts.extras import extra_of_module, install_hint
+from tokfilter.commands.cpu_advice import advice_from_features
 from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
+from tokfilter.runtime.measure.cpu_features import cpu_features
+from tokfilter.runtime.openvino_cache import model_cache
 
 __all__ = ["Ability", "Finding", "machine_report"]
 
@@ -50,6 +53,7 @@ _PARTS: Final = {
     "engine --rtx (no GPU needed)": ["tensorrt-rtx-cu13"],
     "engine --trt": ["tensorrt", "NVIDIA GPU"],
     "verify, bench, tune on the CPU": ["onnxruntime"],
+    "verify, bench, tune with OpenVINO": ["openvino"],
     "verify, bench, tune on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
     "bench --loadgen": ["onnxruntime", "mlcommons-loadgen"],
     "energy of a discrete GPU": ["nvidia-ml-py", "NVIDIA GPU"],
@@ -61,7 +65,7 @@ _PARTS: Final = {
 
 
 def machine_report() -> dict[str, Any]:
-    """Look for every part. Returns plain values: "system", "findings" by group, "abilities"."""
+    """Look for every part. Returns plain values: "system", "findings" by group, "abilities", "cpu"."""
     tools = [
         _program("C++ compiler", ["g++", "clang++"], "apt-get install g++"),
         _program("CMake", ["cmake"], "pip install cmake"),
@@ -69,7 +73,7 @@ def machine_report() -> dict[str, Any]:
             "CUDA compiler", ["nvcc", "/usr/local/cuda/bin/nvcc"], "install the CUDA Toolkit, or JetPack on a Jetson"
         ),
     ]
-    devices = [_gpu(), _providers()]
+    devices = [_gpu(), _providers(), _model_cache()]
     other_parts = {finding.name for finding in (*tools, *devices)}
     packages = dict.fromkeys(part for parts in _PARTS.values() for part in parts if part not in other_parts)
     groups = {"packages": [_package(name) for name in packages], "tools": tools, "devices": devices}
@@ -79,6 +83,7 @@ def machine_report() -> dict[str, Any]:
         "system": _system(),
         "findings": {name: [asdict(finding) for finding in group] for name, group in groups.items()},
         "abilities": [asdict(ability) for ability in abilities],
+        "cpu": asdict(advice_from_features(cpu_features(), "openvino" in present)),
     }
 
 
@@ -168,6 +173,13 @@ def _gpu_name() -> str | None:
 
 def _providers() -> Finding:
     return Finding("ONNX Runtime providers", _or_none(_provider_names), install_hint("runtime"))
+
+
+def _model_cache() -> Finding:
+    """Where OpenVINO's compiled models are kept, or why they are not: then every process compiles them again."""
+    cache = model_cache()
+    found = None if cache.folder is None else str(cache.folder)
+    return Finding("OpenVINO model cache", found, f"off: {cache.off}; set XDG_CACHE_HOME to a writable folder")
 
 
 def _provider_names() -> str | None:

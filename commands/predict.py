@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.session_options import PRECISIONS
 
 if TYPE_CHECKING:
+    from tokfilter.artifacts.manifest import Runtime
     from tokfilter.runtime.predict import Prediction
 
 
@@ -21,18 +23,46 @@ if TYPE_CHECKING:
 )
 @click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["onnx", "openvino"]),
+    default="onnx",
+    show_default=True,
+    help="Engine of an export directory.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Precision of an export directory's model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def predict(
-    source: Path, image: Path, output: Path | None, scores: bool, keep: str | None, top: int, as_json: bool
+    source: Path,
+    image: Path,
+    output: Path | None,
+    scores: bool,
+    keep: str | None,
+    top: int,
+    as_json: bool,
+    runtime: "Runtime",
+    precision: str,
 ) -> None:
     """Classify IMAGE and show the kept tokens.
 
-    SOURCE is a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime without torch.
+    SOURCE is a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime or OpenVINO without torch.
     """
     from tokfilter.artifacts.budget import keep_from_text
     from tokfilter.runtime.predict import predict as prediction_from_source
+    from tokfilter.runtime.sessions import SessionOptions
 
-    prediction = prediction_from_source(source, image, None if keep is None else keep_from_text(keep))
+    if source.is_file() and (runtime, precision) != ("onnx", "fp32"):
+        raise click.UsageError(
+            "--runtime and --precision choose the engine of an export directory; torch runs a bundle."
+        )
+    options = SessionOptions(runtime, precision)
+    prediction = prediction_from_source(source, image, None if keep is None else keep_from_text(keep), options)
     if output is not None:
         _write_picture(prediction, output, scores)
     if as_json:

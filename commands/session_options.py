@@ -13,10 +13,17 @@ if TYPE_CHECKING:
 else:
     _ListType = click.ParamType
 
-__all__ = ["batches_from_text", "engines_from", "engines_option", "session_options", "session_options_from"]
+__all__ = [
+    "PRECISIONS",
+    "batches_from_text",
+    "engines_from",
+    "engines_option",
+    "session_options",
+    "session_options_from",
+]
 
 _RUNTIMES = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch")
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16")
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -38,12 +45,12 @@ class _Names(_ListType):
 
 def engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``session_options`` for one or more engines: names with commas; ``engines_from`` reads them."""
-    return _with_options(command, _Names(_RUNTIMES), _Names(_PRECISIONS), " Several with commas, compared in turn.")
+    return _with_options(command, _Names(_RUNTIMES), _Names(PRECISIONS), " Several with commas, compared in turn.")
 
 
 def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; ``session_options_from`` reads them."""
-    return _with_options(command, click.Choice(_RUNTIMES), click.Choice(_PRECISIONS))
+    return _with_options(command, click.Choice(_RUNTIMES), click.Choice(PRECISIONS))
 
 
 def _with_options(

@@ -1,4 +1,4 @@
-"""Classify one image, with a bundle in torch or an export directory in ONNX Runtime, and draw its kept tokens."""
+"""Classify one image, with a bundle in torch or an export directory in an engine, and draw its kept tokens."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,9 @@ from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_si
 from tokfilter.runtime.preprocess import preprocess_from_card, preprocess_from_fields
 
 if TYPE_CHECKING:
+    from tokfilter.runtime.model_files import Role
     from tokfilter.runtime.session import CheckedSession
+    from tokfilter.runtime.sessions import SessionOptions
     from tokfilter.vit.model import FilteredViT
 
 __all__ = [
@@ -71,16 +73,22 @@ class Prediction:
         return [Guess(class_name(self.class_names, int(i)), int(i), float(self.probabilities[i])) for i in order]
 
 
-def predict(source: str | Path, image: str | Path | Image.Image, keep: Keep | None = None) -> Prediction:
+def predict(
+    source: str | Path,
+    image: str | Path | Image.Image,
+    keep: Keep | None = None,
+    options: "SessionOptions | None" = None,
+) -> Prediction:
     """Classify an image: a file, or an RGB image in memory.
 
-    source: a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime without torch
+    source: a bundle (model.pt), run by torch, or an export directory, run by an engine without torch
     keep: budget; None takes the model's own
+    options: engine of an export directory; default: ONNX Runtime on the CPU in fp32
     Raises DataError, BundleError, BudgetError, EngineError.
     """
     source = Path(source)
     picture = image if isinstance(image, Image.Image) else open_image(image)
-    return _from_export(source, picture, keep) if source.is_dir() else _from_bundle(source, picture, keep)
+    return _from_export(source, picture, keep, options) if source.is_dir() else _from_bundle(source, picture, keep)
 
 
 def _from_bundle(path: Path, image: Image.Image, keep: Keep | None) -> Prediction:
@@ -113,12 +121,15 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
     return Prediction(view, model.grid, probabilities_from_logits(logits), names, tokens, indices, scores)
 
 
-def _from_export(directory: Path, image: Image.Image, keep: Keep | None) -> Prediction:
+def _from_export(
+    directory: Path, image: Image.Image, keep: Keep | None, options: "SessionOptions | None"
+) -> Prediction:
     from tokfilter.runtime.sessions import open_session
 
     card = load_manifest(directory).model
     tokens = None if keep is None else tokens_from_keep(keep, card.num_patches)
-    with open_session(directory, "full" if tokens == card.num_patches else "filtered", tokens=tokens) as session:
+    role: Role = "full" if tokens == card.num_patches else "filtered"
+    with open_session(directory, role, options, tokens) as session:
         return prediction_from_session(session, card, image, tokens)
 
 

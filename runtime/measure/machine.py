@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from tokfilter.runtime.measure.cpu_features import cpu_features
 from tokfilter.runtime.measure.sysfs import number_from_file, text_from_file
 from tokfilter.trt.gpus import driver_version, gpus, handles, nvml, query
 
@@ -20,6 +21,7 @@ _PACKAGES: Final = (
     "numpy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "timm",
     "tensorrt",
@@ -47,6 +49,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
         "board": text_from_file(root / "proc/device-tree/model"),
         "power_mode": text_from_file(root / "var/lib/nvpmodel/status"),
         "cpu": _cpu(root) or platform.processor() or platform.machine(),
+        "cpu_features": cpu_features(root),
         "cores": _cores(),
         "governor": _governor(root),
         "memory_bytes": _memory(root),

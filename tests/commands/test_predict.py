@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from openvino_exports import NEEDED, plain_export
 from PIL import Image
 
 from tokfilter.artifacts.manifest import ModelCard
@@ -193,3 +194,21 @@ def test_classes_without_names_get_numbers(bundle_file, photo):
     found = predict(bundle_file, photo)
     unnamed = type(found)(**{**vars(found), "class_names": []})
     assert unnamed.top(1)[0].name == f"class {found.top(1)[0].index}"
+
+
+def test_openvino_and_onnx_runtime_agree(exported, photo, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason=NEEDED)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = plain_export(exported, tmp_path / "out")
+    for arguments in ([], ["--keep", "0.5"], ["--keep", "1.0"]):
+        one, other = (
+            json.loads(run(folder, photo, "--json", "--runtime", name, *arguments).stdout)
+            for name in ("onnx", "openvino")
+        )
+        assert one["indices"] == other["indices"] and one["tokens"] == other["tokens"]
+        assert one["top"][0]["probability"] == pytest.approx(other["top"][0]["probability"], abs=1e-5)
+
+
+def test_an_engine_for_a_bundle_is_refused(bundle_file, photo):
+    done = run(bundle_file, photo, "--runtime", "openvino")
+    assert done.exit_code == 2 and "torch runs a bundle" in done.output

@@ -34,6 +34,8 @@ def edge_steps(manifest: Manifest, wheel: str) -> list[Step]:
     steps = [_files(), _install(wheel)]
     if precision := _precision(manifest, _ON_CPU):
         steps.append(_cpu(precision))
+    if "fp32" in _precisions(manifest):
+        steps.append(_openvino(wheel))
     return [*steps, _tensorrt(_precision(manifest, _ON_GPU), plugin_of(manifest))]
 
 
@@ -68,10 +70,26 @@ def _cpu(precision: str) -> Step:
     return Step(
         "cpu",
         "Verify and measure on the CPU",
-        "ONNX Runtime. Outputs are compared with torch's golden tensors before anything is measured.",
+        "ONNX Runtime. Outputs are compared with torch's golden tensors before anything is measured. OpenVINO runs the "
+        "same files and is faster on many CPUs: step `openvino`.",
         (
             f"{_TOKFILTER} verify out{precision}",
             f"{_TOKFILTER} bench out{precision} --batch 1,8 --keep 1.0,0.7,0.5 -o cpu.json",
+        ),
+    )
+
+
+def _openvino(wheel: str) -> Step:
+    return Step(
+        "openvino",
+        "Verify and measure on the CPU with OpenVINO",
+        f"The extra `openvino`, for x86-64 and arm64. `{_TOKFILTER} doctor` says whether this CPU has bf16: then "
+        "`--precision bf16` computes the same fp32 files in it. Every engine is measured in turn, each with its own "
+        "full model and with the first engine.",
+        (
+            f".venv/bin/pip install './{wheel}[runtime,openvino]'",
+            f"{_TOKFILTER} verify out --runtime openvino",
+            f"{_TOKFILTER} bench out --runtime onnx,openvino --batch 1,8 --keep 1.0,0.7,0.5 -o engines.json",
         ),
     )
 
@@ -103,8 +121,12 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
 
 def _precision(manifest: Manifest, preferred: Sequence[str]) -> str:
     """The option for the first precision that the bundle has graphs in; empty without one."""
-    there = {entry.precision for entry in manifest.files if entry.runtime == "onnx"}
+    there = _precisions(manifest)
     return next((f" --precision {name}" for name in preferred if name in there), "")
+
+
+def _precisions(manifest: Manifest) -> set[str | None]:
+    return {entry.precision for entry in manifest.files if entry.runtime == "onnx"}
 
 
 def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
