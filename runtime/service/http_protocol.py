@@ -78,7 +78,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._held = 0 if self._progress else self._held + len(part)
             if self._held >= most:
                 self.open.on_closed("header_size")
-                self._refuse(431, f"expected a request head below {most} bytes, got more.")
+                self._refuse(431, f"expected a request head of at most {most} bytes, got more.")
             elif len(self.pipeline) >= _PIPELINED:
                 self._refuse(400, f"expected fewer than {_PIPELINED} requests before an answer is read, got more.")
         self._watch()

@@ -29,7 +29,7 @@ An error has a status and <code>{"detail": message}</code>.</p>
 <table>
 <tr><th>413</th><td>files above $megabytes MB, images above $megapixels million pixels</td></tr>
 <tr><th>408</th><td>bodies that take longer than $body_s s, heads that take longer than $header_s s</td></tr>
-<tr><th>431</th><td>heads of $header_bytes bytes or more</td></tr>
+<tr><th>431</th><td>heads above $header_bytes bytes</td></tr>
 <tr><th>503</th><td>more than $admitted requests in flight, with <code>Retry-After</code></td></tr>
 </table>
 <h2>Other routes</h2>

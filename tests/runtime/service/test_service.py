@@ -1,59 +1,29 @@
 """`tokfilter serve` as a process on the loopback interface: answers, limits, and shutdown under load."""
 
 import ast
-import contextlib
-import http.client
+import html
 import io
 import json
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote, urlsplit
 
-import jsonschema
 import numpy as np
 import pytest
-from paths import ROOT, SCHEMAS
+from paths import ROOT
 from PIL import Image
+from service_client import JPEG, Begun, Talk, ask, blank, photo
 
 from tokfilter.artifacts.budget import keep_from_text
-from tokfilter.benchmarks.service.load import document_from_load
 from tokfilter.benchmarks.service.process import serving
 from tokfilter.errors import EngineError
 from tokfilter.runtime.predict import predict
 from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.sessions import SessionOptions
-
-JPEG = {"Content-Type": "image/jpeg"}
-
-
-def photo(seed=0, size=(70, 50), form="JPEG", mode="RGB"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, format=form)
-    return file.getvalue()
-
-
-def ask(url, path, body=None, headers=JPEG, method=None):
-    """Status, headers and content of one request over a connection of its own."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
-    try:
-        connection.connect()  # a refused or reset connection is the caller's to handle
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the whole body was sent
-            connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
-        response = connection.getresponse()
-        content = response.read()
-        kind = response.headers.get_content_type()
-        return (
-            response.status,
-            response.headers,
-            json.loads(content) if kind == "application/json" else content.decode(),
-        )
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -61,33 +31,6 @@ def running(export_directory):
     with serving(export_directory, "--threads", 1, "--megapixels", 0.5, "--body-mb", 1) as running:
         yield running
         assert running.stop() == 0
-
-
-def blank(width, height):
-    file = io.BytesIO()
-    Image.new("1", (width, height)).save(file, format="PNG")
-    return file.getvalue()
-
-
-class Begun:
-    """A request whose body has begun to arrive, so that it holds a slot."""
-
-    def __init__(self, running, body):
-        self.body, where = body, urlsplit(running.url)
-        self.socket = socket.create_connection((where.hostname, where.port), timeout=20)
-        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.socket.sendall(head.encode() + body[:10])
-
-    def finish(self):
-        self.socket.sendall(self.body[10:])
-        return self.status()
-
-    def status(self):
-        response = http.client.HTTPResponse(self.socket)
-        response.begin()
-        response.read()
-        self.socket.close()
-        return response.status
 
 
 @pytest.mark.parametrize("keep", [None, "0.5", "25%25", "1.0", "1t", "7", "16"])
@@ -260,17 +203,111 @@ def test_startup_errors_are_one_message(export_directory, tmp_path, running):
     assert "address already in use" in taken.stderr and "Traceback" not in taken.stderr
 
 
+@pytest.fixture(scope="module")
+def guarded(export_directory, tmp_path_factory):
+    """A service with a token and small limits."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text("0123456789abcdef\n", encoding="ascii")
+    options = ("--token-file", token, "--header-s", 0.5, "--keep-alive-s", 0.5, "--header-kb", 1, "--per-address", 4)
+    with serving(export_directory, "--threads", 1, *options, open_files=420) as guarded:
+        yield guarded
+        assert guarded.stop() == 0
+        assert "0123456789abcdef" not in guarded.log_text()
+
+
+TOKEN = {"Authorization": "Bearer 0123456789abcdef"}
+
+
+def test_the_options_reach_the_service(guarded):
+    assert ask(guarded.url, "/classify", photo())[0] == 401
+    status, headers, _ = ask(guarded.url, "/classify", photo(), JPEG | TOKEN)
+    assert status == 200 and "server" not in headers and headers["X-Content-Type-Options"] == "nosniff"
+    assert ask(guarded.url, "/health/ready")[0] == 200
+    assert ask(guarded.url, "/health/live", headers={"X": "x" * 1024})[0] == 431
+    assert Talk(guarded.url).rest() == ""
+    assert Talk(guarded.url, b"GET / HTTP/1.1\r\n").rest().startswith("HTTP/1.1 408 ")
+    talks = [Talk(guarded.url) for _ in range(5)]
+    assert talks[4].answer()[0] == 503
+    assert [talk.rest() for talk in talks[:4]] == [""] * 4
+    text = ask(guarded.url, "/metrics", headers=TOKEN)[2]
+    for reason in ("header_time", "header_size", "per_address"):
+        assert f'tokfilter_closed_connections_total{{reason="{reason}"}}' in text
+    assert "\ntokfilter_connections 1.0" in text
+    Talk.close_all()
+
+
+def test_a_low_limit_of_open_files_is_said_and_kept(guarded):
+    said = [line for line in guarded.log_text().splitlines() if "open files" in line]
+    assert len(said) == 1 and "leaves room for" in said[0] and "not 4096: raise it (ulimit -n)" in said[0]
+    text = ask(guarded.url, "/metrics", headers=TOKEN)[2]
+    assert "\nprocess_max_fds 420.0" in text
+
+
+def test_too_few_open_files_for_any_connection_are_an_error(export_directory):
+    with (
+        pytest.raises(EngineError, match="leaves no room for connections: raise it"),
+        serving(export_directory, "--threads", 1, open_files=100),
+    ):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl: apt-get install curl")
+def test_the_curl_commands_of_the_page_work(running, tmp_path):
+    status, headers, text = ask(running.url, "/docs")
+    assert status == 200 and headers.get_content_type() == "text/html" and "<script" not in text
+    (tmp_path / "photo.jpg").write_bytes(photo())
+    commands = [html.unescape(line) for line in re.findall(r"curl [^<\n]*", text)]
+    assert len(commands) == 5
+    for command in commands:
+        done = subprocess.run(
+            ["sh", "-c", f"{command} -sS -f"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and done.stdout, (command, done.stderr)
+    untyped = subprocess.run(
+        ["curl", "-sS", "--data-binary", "@photo.jpg", f"{running.url}/classify"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "add -H 'Content-Type: image/jpeg'" in json.loads(untyped.stdout)["detail"]
+
+
+def test_the_page_shows_a_hostile_host_as_text(running):
+    talk = Talk(running.url, b"GET /docs HTTP/1.1\r\nHost: <script>alert(1)</script>\r\n\r\n")
+    _, _, content = talk.answer()
+    assert b"<script" not in content
+    Talk.close_all()
+
+
+def test_the_schema_of_the_routes_names_the_image(running):
+    schema = ask(running.url, "/openapi.json")[2]
+    assert set(schema["paths"]["/classify"]["post"]["requestBody"]["content"]) == {"image/jpeg", "image/png"}
+
+
+def test_large_images_wait_apart_and_small_ones_pass(export_directory):
+    large = blank(4800, 4800)
+    with serving(export_directory, "--threads", 1) as running, ThreadPoolExecutor(24) as pool:
+        png = {"Content-Type": "image/png"}
+        flood = [pool.submit(ask, running.url, "/classify", large, png) for _ in range(20)]
+        assert ask(running.url, "/classify", photo())[0] == 200
+        found = [one.result() for one in flood]
+    assert {status for status, _, _ in found} <= {200, 503} and found[0][0] in (200, 503)
+    assert sum(status == 200 for status, _, _ in found) >= 8
+    for status, headers, answer in found:
+        assert status == 200 or (headers["Retry-After"] == "1" and "large images" in answer["detail"])
+
+
+def test_a_reduced_jpeg_gives_almost_the_answer_of_predict(running, export_directory, tmp_path):
+    """predict decodes JPEG files in full, the service at a reduced size where they are much larger than the input."""
+    path = tmp_path / "large.jpg"
+    Image.open(io.BytesIO(photo(3, (24, 16)))).resize((720, 480), Image.Resampling.BICUBIC).save(path, quality=92)
+    answer = ask(running.url, "/classify?top=5", path.read_bytes())[2]
+    expected = predict(export_directory, path)
+    assert answer["class"] == expected.top(1)[0].name
+    scores = {guess.index: guess.probability for guess in expected.top(1000)}
+    differences = [abs(guess["score"] - scores[guess["index"]]) for guess in answer["top"]]
+    assert 0 < max(differences) < 0.01
+
+
 def test_needs_no_torch():
     program = "import sys; sys.modules['torch'] = None; import tokfilter.runtime.service.server"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_short_load_is_a_document_of_its_schema(export_directory):
-    document = document_from_load(export_directory, 4, queue=8, clients=16)
-    schema = json.loads((SCHEMAS / "service.json").read_text())
-    head = {name: schema["properties"][name].get("const", {}) for name in ("schema", "version", "machine", "versions")}
-    jsonschema.validate(document | head | {"created": "", "command": ""}, schema)
-    assert document["goals"]["no error"]["reached"], document["phases"]
-    assert document["goals"]["overload is refused"]["reached"]
-    assert all(phase["answered"] > 0 for phase in document["phases"])
