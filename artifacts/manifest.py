@@ -38,7 +38,7 @@ Role = Literal["filtered", "full", "golden", "timing-cache", "plugin"]
 Runtime = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]
 """Engines. OpenVINO runs the files of "onnx"; PyTorch runs model.pt, which is no file of an export."""
 
-FileRuntime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch", "onnx-cuda", "onnx-tensorrt8"]
+FileRuntime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch", "onnx-plugin", "onnx-cuda", "onnx-tensorrt8"]
 Range = tuple[int, int, int]
 
 _CARD_KEYS: Final = {"num_patches": "patches"}
@@ -52,8 +52,9 @@ class Entry:
     """One file of an export directory.
 
     role: "filtered" and "full" are models, the others belong to them
-    runtime: the engine that reads it, "onnx-cuda" for ONNX Runtime's CUDA provider only, "onnx-tensorrt8" for the
-        parsers of TensorRT 8 only; None for other files
+    runtime: the engine that reads it; "onnx" is a graph of standard operators, "onnx-plugin" one with the node
+        TokenSelect for TensorRT's plugin (before it had a name of its own, "onnx" had the node), "onnx-cuda" for ONNX
+        Runtime's CUDA provider only, "onnx-tensorrt8" for the parsers of TensorRT 8 only; None for other files
     precision: fp32, fp16 or bf16, the types in the graph
     budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
     batch_range, budget_range: (min, opt, max) that an engine was built for; None for any

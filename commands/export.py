@@ -38,15 +38,22 @@ if TYPE_CHECKING:
 )
 @build_options
 @click.option(
-    "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
+    "--plugin-graphs",
+    is_flag=True,
+    help="Also write each graph with the node TokenSelect, for TensorRT's plugin; --trt does so too.",
+)
+@click.option(
+    "--strip-functions",
+    is_flag=True,
+    help="Write these graphs without the node's function body: for the plugin on TensorRT before 10.7.",
 )
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **params: Any) -> None:
     """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
 
-    model.onnx takes any batch and any budget, full.onnx keeps every token. Each graph is compared with torch, and each
-    engine on this GPU with torch's outputs, before anything is written.
+    model.onnx takes any batch and any budget, full.onnx keeps every token; both hold standard operators only. Each
+    graph is compared with torch, and each engine on this GPU with torch's outputs, before anything is written.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -75,6 +75,7 @@ def _print_graph(found: dict[str, Any], console: "Console") -> None:
     )
     for site in found["sites"]:
         body = "with its function body" if site["has_function"] else "without its function body: needs the plugin"
+        body = "as standard operators" if site["plain"] else body
         console.print(
             f"\nTokenSelect at {site['node']}: {_open(site['tokens_in'])} → {_open(site['tokens_out'])} tokens, {body}",
             markup=False,

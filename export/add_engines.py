@@ -13,6 +13,7 @@ from pathlib import Path
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
+from tokfilter.export.add_plugin_graphs import add_plugin_graphs
 from tokfilter.export.engine_gate import EngineCheck
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs, no_graph
 from tokfilter.export.options import ExportOptions
@@ -50,10 +51,11 @@ def add_engines(
     with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
         staging = Path(name)
         _link_graphs(directory, [*graphs, *manifest.entries("golden")], staging)
-        engines = engines_from_graphs(staging, manifest, graphs, options, progress, check)
-        built = list({entry.path: entry for entry in engines}.values())
-        for entry in built:
-            (staging / entry.path).replace(directory / entry.path)
+        added = add_plugin_graphs(staging, staging, graphs) if options.trt and options.plugin else []
+        engines = engines_from_graphs(staging, manifest, [*graphs, *added], options, progress, check)
+        built = list({entry.path: entry for entry in [*added, *engines]}.values())
+        for name in (name for entry in built for name in (*entry.external, entry.path)):
+            (staging / name).replace(directory / name)
     new = {entry.path for entry in built}
     files = [entry for entry in manifest.files if entry.path not in new]
     save_manifest(directory, replace(manifest, files=[*files, *built]))
@@ -62,7 +64,7 @@ def add_engines(
 
 def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:
     """Graphs that engines may be built from: of the precisions asked for, and fp32 ones, which TensorRT 8 needs."""
-    there = [entry for entry in manifest.files if entry.runtime == "onnx"]
+    there = [entry for entry in manifest.files if entry.runtime in ("onnx", "onnx-plugin")]
     graphs = [entry for entry in there if entry.precision in (*options.precisions, "fp32")]
     if not graphs:
         raise ExportError(no_graph(there, options.precisions))

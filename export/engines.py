@@ -17,9 +17,12 @@ from tokfilter.trt.build import BuildOptions, build_engine, check_precision
 from tokfilter.trt.module import EngineKind, name_and_version, tensorrt_module
 from tokfilter.trt.versions import MAX_TOPK, supports, way_of
 
-__all__ = ["TIMING_CACHE", "engines_from_graphs", "graph_to_build", "no_graph"]
+__all__ = ["PLUGIN_SUFFIX", "TIMING_CACHE", "engines_from_graphs", "graph_to_build", "no_graph"]
 
 TIMING_CACHE: Final = "timing.cache"
+PLUGIN_SUFFIX: Final = ".plugin"
+"""In the names of graphs with the node TokenSelect, before ``.onnx``."""
+
 _SUFFIXES: Final[dict[EngineKind, str]] = {"tensorrt": ".plan", "tensorrt-rtx": ".rtx.plan"}
 
 
@@ -36,13 +39,14 @@ def engines_from_graphs(
     An entry that is yielded again replaces the first.
 
     manifest: of the export; its golden tensors are in ``folder`` too
+    graphs: plain ones, and those with the node TokenSelect, from which TensorRT builds where it has the plugin
     check: how an engine is compared with them
     Raises MissingDependencyError, EngineError; entries yielded before whose files are there stay valid.
     VerificationError: an engine differs.
     """
     if options.rtx:
         gate = EngineGate(folder, manifest, options, check, progress)
-        yield from _built("tensorrt-rtx", gate, graphs, None)
+        yield from _built("tensorrt-rtx", gate, _for_plugin(graphs, None), None)
     if not options.trt:
         return
     tensorrt_module("tensorrt")  # where TensorRT is missing, that error comes before the plugin's
@@ -53,8 +57,21 @@ def engines_from_graphs(
         entry = entry_from_file(folder, plugin.name, "plugin", runtime="tensorrt")
         manifest = replace(manifest, files=[*manifest.files, entry])
         yield entry
-    yield from _built("tensorrt", EngineGate(folder, manifest, options, check, progress), graphs, plugin)
+    gate = EngineGate(folder, manifest, options, check, progress)
+    yield from _built("tensorrt", gate, _for_plugin(graphs, plugin), plugin)
     yield entry_from_file(folder, TIMING_CACHE, "timing-cache", runtime="tensorrt")
+
+
+def _for_plugin(graphs: Sequence[Entry], plugin: Path | None) -> list[Entry]:
+    """The graphs to build from: with a plugin the one with the node in the place of a plain one, where there is one.
+
+    Older exports have the node in the graph itself.
+    """
+    with_node = {(e.precision, e.budget): e for e in graphs if e.runtime == "onnx-plugin"}
+    plain = [entry for entry in graphs if entry.runtime == "onnx"]
+    if plugin is None:
+        return plain
+    return [with_node.get((e.precision, e.budget), e) if e.role == "filtered" else e for e in plain]
 
 
 def _plugin(options: ExportOptions) -> Path | None:
@@ -135,9 +152,9 @@ def no_graph(graphs: Sequence[Entry], precisions: Sequence[str]) -> str:
 
 
 def _plan_name(kind: EngineKind, graph: Entry, precision: Precision) -> str:
-    """The graph's name with the suffix of a plan, and the precision where the graph is of another."""
+    """The plain graph's name with the suffix of a plan, and the precision where the graph is of another."""
     own = "" if graph.precision == precision else f".{precision}"
-    return f"{graph.path.removesuffix('.onnx')}{own}{_SUFFIXES[kind]}"
+    return f"{graph.path.removesuffix('.onnx').removesuffix(PLUGIN_SUFFIX)}{own}{_SUFFIXES[kind]}"
 
 
 def _check_budget(module: Any, most: int) -> None:

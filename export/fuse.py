@@ -25,10 +25,13 @@ from tokfilter.errors import ExportError
 from tokfilter.export.fusion.compare import compare_graphs
 from tokfilter.export.fusion.io import read_foreign_graph, write_fused_graph
 from tokfilter.export.fusion.rewrite import FusedSite, NearMiss, TokenSelectRewrite
-from tokfilter.kernels.onnx_function import MIN_OPSET, token_select_function
+from tokfilter.export.selection import plain_graph
+from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 
 __all__ = ["FORMS", "FuseReport", "FusedSite", "NearMiss", "fuse_graph"]
+
+_PREFIX: Final = "prefix_tokens"
 
 FORMS: Final = ("node", "plain")
 """What stands in the file for a selection: the node TokenSelect, or standard operators."""
@@ -93,7 +96,9 @@ def fuse_graph(
     _attach_function(model)
     replaced = sum(_is_token_select(node) for node in model.graph)
     if to == "plain":
-        _inline(model)
+        model = plain_graph(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        passes.RemoveUnusedOpsetsPass()(model)
     compared: list[Mapping[str, list[int]]] = []
 
     def accept(part: Path) -> None:
@@ -124,22 +129,16 @@ def _attach_function(model: ir.Model) -> None:
         for node in nodes:
             node.attributes.add(ir.AttrInt64("by_position", int(node.attributes.get_string("order") == "position")))
     order = "either" if len(orders) > 1 else str(next(iter(orders)))
-    body = token_select_function(max(opset, MIN_OPSET), "attribute", order)
-    # The body's operators mean the same in opset 12; only bfloat16 is missing there, which such a graph cannot hold.
-    body.opset_import[0].version = opset
+    body = token_select_function(opset, "attribute", order, k=_same(nodes, "k"), prefix_tokens=_same(nodes, _PREFIX))
     function = ir.serde.deserialize_function(body)
     model.functions[function.identifier()] = function
     model.opset_imports[DOMAIN] = 1
 
 
-def _inline(model: ir.Model) -> None:
-    """Write the function body in the place of the nodes, constants as initializers, each node with a name."""
-    named = {node.name for node in model.graph}
-    passes.InlinePass()(model)
-    for number, node in enumerate(new for new in model.graph if new.name not in named):
-        node.name = f"{NAME}/{node.op_type}_{number}"
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.RemoveUnusedOpsetsPass()(model)
+def _same(nodes: Sequence[ir.Node], attribute: str) -> int | None:
+    """The number that all nodes have for ``attribute``; None where they differ."""
+    numbers = {node.attributes.get_int(attribute) for node in nodes}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def _write(model: ir.Model, target: Path, accept: Callable[[Path], None], functions: bool) -> None:

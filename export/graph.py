@@ -17,11 +17,10 @@ made from the slots form; ``verify`` compares each of them with torch.
 import onnx_ir as ir
 
 from tokfilter.errors import ExportError
-from tokfilter.export.functions import select_node, without_functions
+from tokfilter.export.functions import select_node, with_function, without_functions
 from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.simplify import simplify
 from tokfilter.export.trace import KEPT, traced_from_model
-from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.vit.model import FilteredViT
 
@@ -37,7 +36,7 @@ __all__ = [
 
 def slots_graph_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
     """Trace the form whose budget is an input. Raises ExportError."""
-    return with_function(traced_from_model(model, opset), "slots")
+    return with_function(traced_from_model(model, opset))
 
 
 def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
@@ -54,7 +53,7 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
         )
     fixed.graph.inputs.remove(slots)
     _bind(fixed.graph, {KEPT: k})
-    return with_function(simplify(fixed), "attribute")
+    return with_function(simplify(fixed))
 
 
 def _make_length_constant(graph: ir.Graph, slots: ir.Value, k: int) -> None:
@@ -103,15 +102,6 @@ def _keep_all_rows(indices: ir.Value) -> None:
                     f"the full graph cannot be made: kept indices are read by {node.op_type} ({node.name}), which "
                     "is not supported. Report this model."
                 )
-
-
-def with_function(graph: ir.Model, budget: str, rows: str = "flat") -> ir.Model:
-    """Attach the function body of TokenSelect to ``graph``; budget and rows as in ``token_select_function``."""
-    function = token_select_function(graph.opset_imports[""], budget, "position", rows)
-    attached = ir.serde.deserialize_function(function)
-    graph.functions[attached.identifier()] = attached
-    graph.opset_imports[DOMAIN] = 1
-    return graph
 
 
 def _bind(graph: ir.Graph, lengths: dict[str, int]) -> None:

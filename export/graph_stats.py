@@ -3,13 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from tokfilter.kernels.op import DOMAIN, NAME
+from tokfilter.errors import ExportError
+from tokfilter.export.functions import is_select_node
+from tokfilter.export.selection import node_graph, selections
 
 __all__ = [
     "Attention",
@@ -31,6 +34,7 @@ class TokenSelectNode:
     attributes: as on the node
     tokens_in, tokens_out: rows before and after the selection, prefix tokens included
     has_function: whether the file has the function body that runs without the plugin
+    plain: whether standard operators stand in its place
     """
 
     node: str
@@ -38,6 +42,7 @@ class TokenSelectNode:
     tokens_in: int | None
     tokens_out: int | None
     has_function: bool
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,17 @@ def lengths_of(graph: ir.Model, budget: int | None = None) -> dict[str, int]:
 
 
 def operators(graph: ir.Model) -> dict[str, Counter[str]]:
-    """Operators counted: ``before`` and ``after`` the first TokenSelect (all of them in ``before`` without one)."""
+    """Operators counted: ``before`` and ``after`` the first TokenSelect (all of them in ``before`` without one).
+
+    The operators that stand in its place count as ``before``.
+    """
     counts: dict[str, Counter[str]] = {"before": Counter(), "after": Counter()}
-    part = "before"
+    part, chosen = "before", {f"{name}/selected" for name in selections(graph)}
+    last = None
     for node in graph.graph:
-        if _is_select(node):
+        if is_select_node(node) or (last is not None and last.name in chosen):
             part = "after"
+        last = node
         counts[part][node.op_type if not node.domain else f"{node.domain}::{node.op_type}"] += 1
     return counts
 
@@ -88,15 +98,18 @@ def parameters(graph: ir.Model) -> int:
 
 
 def token_select_nodes(graph: ir.Model, lengths: Mapping[str, int]) -> list[TokenSelectNode]:
-    """The TokenSelect nodes, in order."""
+    """The TokenSelect nodes, in order, and the selections that standard operators stand for."""
+    plain = set(selections(graph))
+    with_nodes = graph
+    if plain:
+        with suppress(ExportError):  # changed by another tool
+            with_nodes = node_graph(graph)
     found = []
-    for node in graph.graph:
-        if _is_select(node):
-            attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
-            rows = [_length(value, 1, lengths) for value in (node.inputs[0], node.outputs[0])]
-            found.append(
-                TokenSelectNode(node.name or "", attributes, rows[0], rows[1], node.op_identifier() in graph.functions)
-            )
+    for node in filter(is_select_node, with_nodes.graph):
+        attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+        rows = [_length(value, 1, lengths) for value in (node.inputs[0], node.outputs[0])]
+        has_function = node.op_identifier() in graph.functions
+        found.append(TokenSelectNode(node.name or "", attributes, *rows, has_function, node.name in plain))
     return found
 
 
@@ -139,10 +152,6 @@ def _conv(node: ir.Node, lengths: Mapping[str, int]) -> int | None:
 
 
 _MACS_PER_OUTPUT = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv}
-
-
-def _is_select(node: ir.Node) -> bool:
-    return (node.domain, node.op_type) == (DOMAIN, NAME)
 
 
 def _sizes(value: ir.Value | None, lengths: Mapping[str, int]) -> list[int] | None:

@@ -6,6 +6,8 @@ that were written elsewhere.
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +39,28 @@ def save_graph(
 
     hashed: put a hash of the weights into the name of their file, so that a graph is never read with other weights
     """
-    if weight_bytes(graph) <= single_file_bytes:
-        ir.save(graph, path, format="protobuf")
-        return [path]
-    digest = f".{_weights_hash(graph)}" if hashed else ""
-    weights = path.with_name(f"{path.name}{digest}.data")
-    ir.save(graph, path, format="protobuf", external_data=weights.name)
+    with _untyped_weights(graph):
+        if weight_bytes(graph) <= single_file_bytes:
+            ir.save(graph, path, format="protobuf")
+            return [path]
+        digest = f".{_weights_hash(graph)}" if hashed else ""
+        weights = path.with_name(f"{path.name}{digest}.data")
+        ir.save(graph, path, format="protobuf", external_data=weights.name)
     return [path, weights]
+
+
+@contextmanager
+def _untyped_weights(graph: ir.Model) -> Iterator[None]:
+    """Without types of initializers, for which onnx-ir writes value_info, which ONNX Runtime's quantizers refuse."""
+    weights = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
+    known = [(value, value.type, value.shape) for value in weights]
+    for value in weights:
+        value.type = value.shape = None
+    try:
+        yield
+    finally:
+        for value, kind, shape in known:
+            value.type, value.shape = kind, shape
 
 
 def load_graph(path: str | Path) -> ir.Model:

@@ -32,11 +32,10 @@ from tokfilter.export.contrib.norms import fuse_norms
 from tokfilter.export.contrib.projections import split_projections
 from tokfilter.export.contrib.walk import DOMAIN, Fused
 from tokfilter.export.contrib.whole_slices import drop_whole_slices
-from tokfilter.export.graph import with_function
+from tokfilter.export.functions import is_select_node, with_function
 from tokfilter.export.precision import cast_precision
+from tokfilter.export.selection import node_graph
 from tokfilter.export.simplify import without_dead_code
-from tokfilter.kernels.op import DOMAIN as SELECT_DOMAIN
-from tokfilter.kernels.op import NAME as SELECT
 
 __all__ = ["cuda_graph_from_form", "fusions_as_dict", "slots_graph_for_cuda"]
 
@@ -61,7 +60,7 @@ def cuda_graph_from_form(form: ir.Model, bias_inside: bool = True) -> tuple[ir.M
 
     bias_inside: as in ``fuse_attentions``
     """
-    graph = form.clone()
+    graph = node_graph(form)
     passes.ShapeInferencePass()(graph)
     split_projections(graph.graph)
     fused = [fuse_attentions(graph.graph, bias_inside), fuse_activations(graph.graph)]
@@ -69,8 +68,8 @@ def cuda_graph_from_form(form: ir.Model, bias_inside: bool = True) -> tuple[ir.M
     fused.append(fuse_norms(graph.graph))
     without_dead_code(graph)
     graph.graph.sort()
-    for node in [node for node in graph.graph if (node.domain, node.op_type) == (SELECT_DOMAIN, SELECT)]:
-        with_function(graph, "slots" if len(node.inputs) == 3 else "attribute", rows="batched")
+    if any(is_select_node(node) for node in graph.graph):
+        with_function(graph, rows="cuda")
     graph.opset_imports[DOMAIN] = 1
     return graph, fused
 

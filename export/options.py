@@ -38,10 +38,12 @@ class ExportOptions:
     batch_range, budget_range: (min, opt, max) of engines; None for the budget means 1 : default : all patch tokens
     precisions: each gives a set of graphs, and of engines
     cuda: also write each graph fused for ONNX Runtime's CUDA provider (``export/onnxruntime_cuda.py``)
+    plugin_graphs: also write each filtered graph with the node TokenSelect, for TensorRT's plugin; ``trt`` does so too
     input: how graphs and engines take images: normalised floats, or pixels in 0..255 that the graph normalises
     plugin: whether TensorRT engines take the fused kernel (else native ops)
     plugin_library: where the plugin is; None means where `tokfilter plugin build` leaves it
-    strip_functions: leave the function body out of the graphs, for TensorRT before 10.7, which prefers it to the plugin
+    strip_functions: leave the function body out of the graphs for the plugin, for TensorRT before 10.7, which prefers
+        it to the plugin
     auto_fp32: where outputs of a lower precision differ, find the layers that need fp32 and keep them so
     auto_fp32_builds: most graphs or engines that are built to find them, for each kind of engine
     verify: compare graphs with torch, and engines with the golden tensors
@@ -56,6 +58,7 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     precisions: tuple[Precision, ...] = ("fp32",)
     cuda: bool = False
+    plugin_graphs: bool = False
     input: InputForm = "float"
     trt: bool = False
     rtx: bool = False
@@ -91,6 +94,11 @@ class ExportOptions:
         _check_range("batch", self.batch_range)
         if self.budget_range is not None:
             _check_range("budget", self.budget_range)
+
+    @property
+    def with_plugin_graphs(self) -> bool:
+        """Whether graphs with the node TokenSelect are written."""
+        return self.plugin_graphs or self.strip_functions or (self.trt and self.plugin)
 
     def budgets(self, patches: int) -> list[int]:
         """The fixed budgets in tokens, without repeats. Raises BudgetError."""

@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +26,8 @@ from tokfilter.export.auto_fp32 import checked_graphs
 from tokfilter.export.contrib.walk import Fused
 from tokfilter.export.directory import new_directory
 from tokfilter.export.engine_gate import EngineCheck
-from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs
+from tokfilter.export.engines import PLUGIN_SUFFIX, TIMING_CACHE, engines_from_graphs
+from tokfilter.export.forms import Form
 from tokfilter.export.fp32_search import nodes_of
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
@@ -39,9 +40,10 @@ from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pixel_input import with_pixel_input
+from tokfilter.export.plugin_graphs import named_in, plain_forms, plugin_forms
 from tokfilter.export.precision import cast_precision
 from tokfilter.export.reference import Reference, golden_at, golden_image_set, golden_on_pixels, image_set_from_folder
-from tokfilter.export.tensorrt8_forms import Form, forms_for_tensorrt8
+from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
@@ -50,6 +52,7 @@ __all__ = ["export_bundle"]
 
 Progress = Callable[[str], None]
 
+_SUFFIXES: Final = {"onnx-cuda": ".cuda", "onnx-plugin": PLUGIN_SUFFIX}
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -104,10 +107,10 @@ def export_bundle(
             verification=report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        plain = manifest.entries("filtered", "onnx") + manifest.entries("full", "onnx")
-        engines, failure = _engines(folder, Path(directory), manifest, plain, options, progress, check_engine)
+        graphs = [entry for entry in entries if entry.runtime in ("onnx", "onnx-plugin")]
+        engines, failure = _engines(folder, Path(directory), manifest, graphs, options, progress, check_engine)
         if options.strip_functions:
-            entries = [_stripped(folder, entry) if entry in plain else entry for entry in entries]
+            entries = [_stripped(folder, entry) if entry.runtime == "onnx-plugin" else entry for entry in entries]
         manifest = replace(manifest, files=[*entries, *manifest.entries("golden"), *engines])
         (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
     if failure is not None:
@@ -186,21 +189,23 @@ def _write_graphs(
     def on_input(slots: ir.Model) -> ir.Model:
         return with_pixel_input(slots, card.input, mean, std)
 
-    plain = list(_forms(on_input(cast_precision(traced, precision, kept)), card.num_patches, options))
-    forms: list[Iterable[Form]] = [plain]
+    with_node = list(_forms(on_input(cast_precision(traced, precision, kept)), card.num_patches, options))
+    forms: list[Iterable[Form]] = [plain_forms(with_node)]
+    if options.with_plugin_graphs:
+        forms.append(plugin_forms(with_node))
     if precision == "fp32":
-        forms.append(forms_for_tensorrt8(plain, options.tensorrt8))
+        forms.append(forms_for_tensorrt8(with_node, options.tensorrt8))
     if options.cuda:
         slots, fused = slots_graph_for_cuda(traced, precision, kept)
         forms.append(_cuda_forms((on_input(slots), fused), card.num_patches, options))
     for name, graph, details in chain(*forms):
         name += "" if precision == "fp32" else f".{precision}"
-        name += ".cuda.onnx" if details["runtime"] == "onnx-cuda" else ".onnx"
+        name += f"{_SUFFIXES.get(details['runtime'], '')}.onnx"
         progress(f"writing {name}")
         graph.producer_name, graph.producer_version = "tokfilter", __version__
         graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
         weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
-        details |= {"precision": precision, "external": weights, "kept_fp32": kept_fp32}
+        details |= {"precision": precision, "external": weights, "kept_fp32": named_in(graph, kept_fp32)}
         yield entry_from_file(folder, name, **details)
 
 

@@ -18,6 +18,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
+from tokfilter.export.functions import with_function
+from tokfilter.export.selection import node_graph, selections
 from tokfilter.export.tensorrt8_nodes import check_operators
 from tokfilter.kernels.op import DOMAIN
 from tokfilter.trt.operators import ParserVersion
@@ -53,7 +55,10 @@ def graph_for_tensorrt8(graph: ir.Model, plugin: bool, version: ParserVersion = 
     version: 8.5 also takes it: LayerNormalization is decomposed, and without the plugin the budget must be fixed
     Raises ExportError for an operator that the parser does not read, or that cannot be written in opset 17.
     """
-    graph = graph.clone()
+    plain = bool(selections(graph))
+    graph = node_graph(graph)
+    if plain:
+        with_function(graph)
     if not plugin:
         _inline(graph)
     graph.functions.clear()

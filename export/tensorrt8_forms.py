@@ -1,18 +1,13 @@
 """Graphs for TensorRT 8.5 and 8.6 as files of an export, for trtexec: on JetPack 5 nothing of this package runs."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import onnx_ir as ir
-
+from tokfilter.export.forms import Form
 from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.trt.operators import ParserVersion
 from tokfilter.trt.versions import WAYS
 
-__all__ = ["Form", "forms_for_tensorrt8"]
-
-Form = tuple[str, ir.Model, dict[str, Any]]
-"""Name, graph, and what the manifest says of it."""
+__all__ = ["forms_for_tensorrt8"]
 
 
 def forms_for_tensorrt8(forms: Iterable[Form], versions: Iterable[ParserVersion]) -> Iterator[Form]:

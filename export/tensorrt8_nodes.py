@@ -89,9 +89,10 @@ def fp32_nodes(
 def written_out(graph: ir.Model, names: Iterable[str]) -> list[str]:
     """The nodes ``names`` of an export's graph as they are called in its graph for TensorRT 8, in the order there.
 
-    A node that became several, such as TokenSelect without the plugin, has its name before a slash in theirs.
+    A node that became several, such as TokenSelect without the plugin, has its name before a slash in theirs; where the
+    export has its operators, any of them stands for all.
     """
-    wanted = set(names)
+    wanted = {name.rpartition("/")[0] if f"{NAME}/" in name else name for name in names}
     found = [node.name or "" for node in graph.graph]
     return [name for name in found if name in wanted or name.rpartition("/")[0] in wanted]
 

@@ -18,7 +18,7 @@ from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, 
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
 from tokfilter.export.fp32_search import FP32_REMEDY
-from tokfilter.export.graph import with_function
+from tokfilter.export.functions import with_function
 from tokfilter.export.onnx_file import cpu_session, emulated_session, load_graph, save_graph
 from tokfilter.export.reference import Array, Expected, ImageSet, Reference
 
@@ -159,7 +159,7 @@ def _batches(images: int) -> list[int]:
 
 def _session_without_plugin(path: Path, entry: Entry) -> Any:
     """A graph for a plugin in ONNX Runtime, which takes the function body of the node instead."""
-    graph = with_function(load_graph(path), "slots" if entry.budget is None else "attribute")
+    graph = with_function(load_graph(path))
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
         copy = Path(scratch) / path.name
         save_graph(graph, copy)

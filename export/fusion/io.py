@@ -52,9 +52,6 @@ def write_fused_graph(
     The name of external weights holds their hash: a kill between the two moves leaves no graph with other weights.
     Raises ExportError; what ``accept`` raises passes through.
     """
-    for value in model.graph.initializers.values():
-        if not value.is_graph_input():
-            value.type = value.shape = None  # else onnx-ir writes a value_info, which ONNX Runtime's quantizers refuse
     if path.is_dir():
         raise ExportError(f"fuse needs the name of a file to write, got the folder {path}.")
     try:

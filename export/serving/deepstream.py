@@ -13,15 +13,18 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.files import new_folder
 from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, Role, checked_path, load_manifest
 from tokfilter.artifacts.pixels import in_form, normalise
 from tokfilter.errors import ExportError
-from tokfilter.export.graph import fixed_graph_from_slots, without_functions
+from tokfilter.export.functions import with_function, without_functions
+from tokfilter.export.graph import fixed_graph_from_slots
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.pixel_input import without_pixel_input
+from tokfilter.export.selection import node_graph, plain_graph, selections
 from tokfilter.export.serving.nvinfer_config import (
     Normalisation,
     differences,
@@ -106,9 +109,8 @@ def deepstream_classifier(
     original, normalisation = checked_path(source, entry), normalisation_from_card(card.preprocessing)
     differing = differences(card.preprocessing)
     with new_folder(Path(target)) as folder:
-        graph = without_pixel_input(load_graph(original))  # nvinfer normalises the frames
-        if entry.role == "filtered" and entry.budget is None:
-            graph = fixed_graph_from_slots(graph, tokens)
+        graph = _with_budget(load_graph(original), entry, tokens, node=options.plugin is not None)
+        graph = without_pixel_input(graph)  # nvinfer normalises the frames
         graph = classifier_graph(graph, normalisation.rest)
         save_graph(graph, folder / _GRAPH)
         _check(original, folder / _GRAPH, entry, tokens, card, normalisation)
@@ -118,6 +120,19 @@ def deepstream_classifier(
         about = f"{card.architecture}, {tokens} of {card.num_patches} tokens, from {entry.path}"
         (folder / CONFIG).write_text(text_from_keys(keys, [about, *differing]), encoding="utf-8")
     return DeepStreamClassifier(tokens, keys, differing)
+
+
+def _with_budget(graph: ir.Model, entry: Entry, tokens: int, node: bool) -> ir.Model:
+    """A graph with a fixed budget, and the node TokenSelect for the plugin or operators in its place."""
+    if entry.role == "full":
+        return graph
+    plain = bool(selections(graph))
+    graph = node_graph(graph)
+    if entry.budget is None:
+        graph = fixed_graph_from_slots(graph, tokens)
+    elif plain:
+        graph = with_function(graph)
+    return graph if node else plain_graph(graph)
 
 
 def _entry(manifest: Manifest, tokens: int, precision: str) -> Entry:

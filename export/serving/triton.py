@@ -98,6 +98,8 @@ def _reason_to_leave_out(entry: Entry) -> str | None:
         return "Triton has no backend for TensorRT-RTX"
     if entry.runtime == "onnx-cuda":
         return "Triton gets the plain graph"
+    if entry.runtime == "onnx-plugin":
+        return "TensorRT builds a plan from it (`tokfilter engine --trt`), and Triton runs that plan"
     if entry.runtime == "onnx" and entry.precision == "bf16":
         return "ONNX Runtime has no bf16 kernels for every operator"
     return None

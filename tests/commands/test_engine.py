@@ -18,6 +18,7 @@ from tokfilter.export import add_engines as add_engines_module
 from tokfilter.export import engines
 from tokfilter.export.add_engines import add_engines
 from tokfilter.export.options import ExportOptions
+from tokfilter.export.selection import node_graph
 from tokfilter.runtime.verification import check_engine
 from tokfilter.trt.versions import way_of
 
@@ -105,11 +106,11 @@ def test_8_6_builds_every_precision_from_the_fp32_graphs(copied, tmp_path, monke
     options = ExportOptions(trt=True, plugin_library=tmp_path / "lib.so", precisions=("fp32", "fp16"))
     add_engines(copied, options)
     assert built == {
-        "model.plan": ("model.onnx", "fp32", ["TokenSelect"], 17, 0),
-        "model.k8.plan": ("model.k8.onnx", "fp32", ["TokenSelect"], 17, 0),
+        "model.plan": ("model.plugin.onnx", "fp32", ["TokenSelect"], 17, 0),
+        "model.k8.plan": ("model.k8.plugin.onnx", "fp32", ["TokenSelect"], 17, 0),
         "full.plan": ("full.onnx", "fp32", [], 17, 0),
-        "model.fp16.plan": ("model.onnx", "fp16", ["TokenSelect"], 17, 0),
-        "model.k8.fp16.plan": ("model.k8.onnx", "fp16", ["TokenSelect"], 17, 0),
+        "model.fp16.plan": ("model.plugin.onnx", "fp16", ["TokenSelect"], 17, 0),
+        "model.k8.fp16.plan": ("model.k8.plugin.onnx", "fp16", ["TokenSelect"], 17, 0),
         "full.fp16.plan": ("full.onnx", "fp16", [], 17, 0),
     }
     plans = {entry.path: entry.precision for entry in load_manifest(copied).entries("filtered", "tensorrt")}
@@ -150,9 +151,7 @@ def test_a_graph_that_8_6_does_not_read_is_refused_before_it_is_asked(copied, mo
     fake_engines(monkeypatch, version="8.6.0")
     monkeypatch.setattr(engines, "build_engine", None)
     manifest = load_manifest(copied)
-    graph = onnx_ir.load(copied / "model.onnx")
-    graph.functions.clear()
-    onnx_ir.save(graph, copied / "model.onnx")
+    onnx_ir.save(node_graph(onnx_ir.load(copied / "model.onnx")), copied / "model.onnx")
     (old,) = (entry for entry in manifest.files if entry.path == "model.onnx")
     save_manifest(
         copied,
@@ -229,8 +228,9 @@ def test_the_function_is_removed_where_tensorrt_would_take_it_instead_of_the_plu
     monkeypatch.setattr(engines, "build_engine", engine)
     (tmp_path / "lib.so").write_bytes(b"library")
     add_engines(copied, ExportOptions(trt=True, plugin=plugin, plugin_library=tmp_path / "lib.so" if plugin else None))
-    kept = int(not (stripped and plugin))
-    assert functions == {"model.onnx": kept, "model.k8.onnx": kept, "full.onnx": 0}
+    plain = {"model.onnx": 0, "model.k8.onnx": 0, "full.onnx": 0}
+    kept = int(not stripped)
+    assert functions == ({"model.plugin.onnx": kept, "model.k8.plugin.onnx": kept, "full.onnx": 0} if plugin else plain)
 
 
 def test_what_fails_leaves_the_directory_as_it_was(copied, monkeypatch):

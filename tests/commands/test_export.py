@@ -105,13 +105,15 @@ def test_inspect_a_graph_of_ours(export_directory):
     found = json.loads(run("inspect", export_directory / "model.onnx", "--json").stdout)
     manifest = load_manifest(export_directory)
     (site,) = found["sites"]
-    assert (site["tokens_in"], site["tokens_out"], site["has_function"]) == (17, 9, True)
+    assert (site["tokens_in"], site["tokens_out"], site["has_function"], site["plain"]) == (17, 9, False, True)
+    assert site["attributes"]["prefix_tokens"] == 1
     assert found["macs"]["kept"] == manifest.model.macs["8"]
     assert [(a["queries"], a["keys"]) for a in found["attentions"]] == [(9, 9), (9, 9)]
-    assert found["operators"]["after"]["tokfilter::TokenSelect"] == 1
-    assert found["operators"]["before"]["Conv"] == 1
+    assert set(found["opsets"]) == {"ai.onnx"} and not found["functions"]
+    assert (found["operators"]["before"]["Conv"], found["operators"]["before"]["TopK"]) == (1, 2)
+    assert "TopK" not in found["operators"]["after"] and found["operators"]["after"]["Softmax"] == 2
     shown = run("inspect", export_directory / "model.onnx").stdout
-    assert "17 → 9 tokens, with its function" in shown
+    assert "17 → 9 tokens, as standard operators" in shown
     assert "blocks.0.attn/Softmax … blocks.1.attn/Softmax" in shown
 
 
@@ -189,5 +191,7 @@ def test_cuda_writes_verified_fused_graphs_beside_the_plain_ones(quick, bundle_f
 def test_stripping_functions_leaves_those_of_the_graphs_for_cuda(quick, bundle_file, tmp_path):
     result = run("export", bundle_file, "-o", tmp_path / "out", "--cuda", "--strip-functions", "--no-verify")
     assert result.exit_code == 0, result.output
-    functions = {name: len(load_graph(tmp_path / "out" / name).functions) for name in ("model.onnx", "model.cuda.onnx")}
-    assert functions == {"model.onnx": 0, "model.cuda.onnx": 1}
+    names = ("model.onnx", "model.plugin.onnx", "model.cuda.onnx")
+    graphs = [load_graph(tmp_path / "out" / name) for name in names]
+    assert [len(graph.functions) for graph in graphs] == [0, 0, 1]
+    assert [sum(node.op_type == "TokenSelect" for node in graph.graph) for graph in graphs] == [0, 1, 1]

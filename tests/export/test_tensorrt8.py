@@ -226,8 +226,7 @@ def test_positions_that_fp16_rounds_are_sorted_in_fp32(patches, named):
             f'<ir_version: 10, opset_import: ["": 18, "{DOMAIN}": 1]> g (float[N, {patches + 1}, 4] tokens, '
             f"float[N, {patches}] scores, int32[K] slots) => (float[N, L, 4] kept, int32[N, K] indices) "
             f"{{ kept, indices = {DOMAIN}.{NAME} <k = 0, prefix_tokens = 1> (tokens, scores, slots) }}"
-        ),
-        "slots",
+        )
     )
     names = fp32_nodes(graph_for_tensorrt8(body, plugin=False))
     assert len(names) == named and {name.split("/")[-1].split("_")[0] for name in names} <= {"Cast", "TopK"}

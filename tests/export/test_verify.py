@@ -239,7 +239,10 @@ def test_rtx_engines_are_listed_with_their_ranges(quick, bundle_file, tmp_path):
 def test_stripped_graphs_are_verified_before_they_are_stripped(quick, bundle_file, tmp_path):
     manifest = pipeline.export_bundle(bundle_file, tmp_path / "out", ExportOptions(strip_functions=True))
     assert manifest.verification["passed"]
-    graph = load_graph(checked_path(tmp_path / "out", manifest.files[0]))
+    (stripped,) = manifest.entries("filtered", "onnx-plugin")
+    assert stripped.path == "model.plugin.onnx"
+    assert stripped.path in {check["path"] for check in manifest.verification["checks"]}
+    graph = load_graph(checked_path(tmp_path / "out", stripped))
     assert not graph.functions
     assert select_node(graph)
 

@@ -1,6 +1,7 @@
 """`tokfilter pack`: write an edge bundle, a tar file with which a device without torch runs and measures an export."""
 
 import hashlib
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from tokfilter.artifacts.files import existing_file, sha256
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, entry_from_file, load_manifest
 from tokfilter.errors import DataError, ExportError
+from tokfilter.export.add_plugin_graphs import add_plugin_graphs
 from tokfilter.export.serving.edge_bundle.archive import Content, write_tar
 from tokfilter.export.serving.edge_bundle.pages import readme, run_script
 from tokfilter.export.serving.edge_bundle.source import native_sources, own_package
@@ -40,7 +42,9 @@ def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, 
 
     plugin: a plugin library built for the device
     engines: include engines and timing caches, for devices like the one that built them
-    Raises DataError, EngineError for a file that is not the manifest's, ExportError when ``output`` exists.
+    Where the export has no graphs with the node TokenSelect for TensorRT's plugin, the bundle gets them.
+    Raises DataError, EngineError for a file that is not the manifest's, ExportError when ``output`` exists,
+    MissingDependencyError.
     """
     directory, output = Path(directory), Path(output)
     if output.suffix != ".tar":
@@ -57,11 +61,14 @@ def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, 
     if plugin is not None:
         kept.append(_plugin(plugin))
         contents[f"out/{plugin.name}"] = plugin
-    # The choice of `tokfilter tune` is valid on the machine that it measured only.
-    contents |= _own_files(replace(manifest, files=kept, choice={}))
-    sums = {name: _digest(content) for name, content in contents.items()}
-    contents[_SUMS] = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
-    write_tar(output, output.stem, contents, programs={"run.sh"})
+    with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+        added = add_plugin_graphs(directory, Path(scratch), kept)
+        contents |= _contents(Path(scratch), added)
+        # The choice of `tokfilter tune` is valid on the machine that it measured only.
+        contents |= _own_files(replace(manifest, files=[*kept, *added], choice={}))
+        sums = {name: _digest(content) for name, content in contents.items()}
+        contents[_SUMS] = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
+        write_tar(output, output.stem, contents, programs={"run.sh"})
     return EdgeBundle(output, sorted(contents), output.stat().st_size, sha256(output), left_out)
 
 
@@ -74,7 +81,7 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
 
 def _is_portable(entry: Entry) -> bool:
     """Whether the file may run elsewhere: graphs, golden tensors, the plugin. An engine runs on its own GPU only."""
-    return entry.role in ("golden", "plugin") or entry.runtime in ("onnx", "onnx-tensorrt8")
+    return entry.role in ("golden", "plugin") or entry.runtime in ("onnx", "onnx-plugin", "onnx-tensorrt8")
 
 
 def _contents(directory: Path, entries: Iterable[Entry]) -> dict[str, Content]:

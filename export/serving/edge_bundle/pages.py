@@ -4,7 +4,7 @@ from importlib.resources import files
 from string import Template
 from typing import Final
 
-from tokfilter.artifacts.manifest import Manifest
+from tokfilter.artifacts.manifest import Entry, Manifest
 from tokfilter.artifacts.pixels import input_shape
 from tokfilter.export.serving.edge_bundle.steps import Step, edge_steps, plugin_of, trtexec_line
 
@@ -36,7 +36,7 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
     manifest: of the files in the bundle
     """
     card, plugin, steps = manifest.model, plugin_of(manifest), edge_steps(manifest, wheel)
-    graphs = [entry for entry in manifest.files if entry.runtime in ("onnx", "onnx-tensorrt8")]
+    graphs = [entry for entry in manifest.files if _builds(entry, plugin)]
     text = files("tokfilter.export.serving.edge_bundle").joinpath("README.template").read_text(encoding="utf-8")
     return Template(text).substitute(
         architecture=card.architecture,
@@ -52,6 +52,13 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
         pixels=", ".join(map(str, input_shape(card.input, card.input_size))),
         dtype="float32, normalised" if card.input == "float" else "uint8, pixels as they are",
     )
+
+
+def _builds(entry: Entry, plugin: str | None) -> bool:
+    """Whether trtexec builds from a graph: with the plugin from the one with the node, else from the plain one."""
+    if entry.role == "filtered" and entry.runtime in ("onnx", "onnx-plugin"):
+        return entry.runtime == ("onnx" if plugin is None else "onnx-plugin")
+    return entry.runtime in ("onnx", "onnx-tensorrt8")
 
 
 def run_script(manifest: Manifest, wheel: str) -> str:

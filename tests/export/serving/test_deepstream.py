@@ -80,7 +80,7 @@ def test_a_budget_without_a_graph_of_its_own_gets_a_fixed_one(export_directory, 
     onnx.checker.check_model(graph)
     assert [value.name for value in graph.graph.input] == ["images"]
     assert [value.name for value in graph.graph.output] == ["probabilities"]
-    assert graph.functions, "native operators stand in for the plugin"
+    assert {node.domain for node in graph.graph.node} == {""}, "native operators stand in for the plugin"
 
 
 def test_the_configuration_of_the_exported_model(export_directory, tmp_path):

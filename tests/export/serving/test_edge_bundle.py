@@ -154,7 +154,7 @@ def test_commands_of_readme_and_script_are_the_same(edge_tar):
 
 def test_precision_of_the_commands_is_one_that_the_bundle_has(copied, tmp_path):
     (copied / "model.fp16.onnx").write_bytes(b"graph")
-    with_files(copied, entry_from_file(copied, "model.fp16.onnx", "filtered", runtime="onnx", precision="fp16"))
+    with_files(copied, entry_from_file(copied, "model.fp16.onnx", "full", runtime="onnx", precision="fp16"))
     page = members(pack(copied, tmp_path / "edge.tar").path)["README.md"][1].decode()
     assert "verify out --precision fp32" in page and "engine out --trt --precision fp16" in page
 
