@@ -107,9 +107,9 @@ def token_select_nodes(graph: ir.Model, lengths: Mapping[str, int]) -> list[Toke
     found = []
     for node in filter(is_select_node, with_nodes.graph):
         attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
-        rows = [_length(value, 1, lengths) for value in (node.inputs[0], node.outputs[0])]
+        before, after = (_length(value, 1, lengths) for value in (node.inputs[0], node.outputs[0]))
         has_function = node.op_identifier() in graph.functions
-        found.append(TokenSelectNode(node.name or "", attributes, *rows, has_function, node.name in plain))
+        found.append(TokenSelectNode(node.name or "", attributes, before, after, has_function, node.name in plain))
     return found
 
 
