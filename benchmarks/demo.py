@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.files import atomic_path
+from tokfilter.benchmarks.page.build import write_page
 from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_from_folder
 from tokfilter.benchmarks.report.render import render_report
 from tokfilter.benchmarks.study.accuracy import BUDGETS, demo_study
+from tokfilter.errors import MissingDependencyError
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.runtime.comparison.compare import compare
 from tokfilter.runtime.comparison.rounds import QUICK
@@ -36,6 +38,7 @@ class Demo:
 
     seconds: wall time per stage
     accuracy, bench: the written documents
+    no_page: why page/ was not written: ONNX Runtime Web could not be had; None where it was
     """
 
     folder: Path
@@ -43,10 +46,11 @@ class Demo:
     seconds: dict[str, float]
     accuracy: dict[str, Any]
     bench: dict[str, Any]
+    no_page: str | None
 
 
 def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command: str) -> Demo:
-    """Write data, model.pt, export/, accuracy.json, bench.json, report.html, report.json and
+    """Write data, model.pt, export/, accuracy.json, bench.json, report.html, report.json, page/ and
     kept-tokens.png into ``folder``.
 
     threads: of ONNX Runtime during the benchmark
@@ -70,9 +74,21 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     with atomic_path(folder / "kept-tokens.png") as part:
         sheet_from_pictures(pictures, [tokens_from_keep(keep, patches) for keep in _SHOWN]).save(part, format="PNG")
     clock.lap("report")
+    progress("page", 0.0)
+    no_page = _write_page(folder)
+    clock.lap("page")
     with atomic_path(folder / "seconds.json") as part:
         part.write_text(json.dumps(clock.seconds, indent=2) + "\n", encoding="utf-8")
-    return Demo(folder, report, clock.seconds, accuracy, bench)
+    return Demo(folder, report, clock.seconds, accuracy, bench, no_page)
+
+
+def _write_page(folder: Path) -> str | None:
+    """Write page/; the reason where a package for it cannot be had, which is no failure of the demo."""
+    try:
+        write_page(folder / "export", folder / "page", folder / "data" / "test")
+    except MissingDependencyError as error:
+        return str(error)
+    return None
 
 
 class _Stopwatch:

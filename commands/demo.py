@@ -44,3 +44,8 @@ def _print(done: "Demo") -> None:
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in done.seconds.items())
     console.print(f"\n{times}", highlight=False)
     console.print(f"Report: {done.report} ; model: {done.folder / 'model.pt'} ; graphs: {done.folder / 'export'}")
+    if done.no_page is None:
+        serve = f"python -m http.server --directory {done.folder / 'page'} 8000"
+        click.echo(f"In the browser: {serve} , then open http://localhost:8000")
+    else:
+        click.echo(f"No page for the browser: {done.no_page}")

@@ -54,7 +54,8 @@ def _from_folder(folder: Path) -> Iterator[Image.Image]:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
     if not files:
         raise DataError(f"--images: {folder} holds no image file ({', '.join(sorted(_SUFFIXES))}).")
-    for i in np.linspace(0, len(files) - 1, min(_COUNT, len(files))).round().astype(int):
-        picture = open_image(files[i])
+    count = min(_COUNT, len(files))
+    for i in range(count):
+        picture = open_image(files[len(files) * (2 * i + 1) // (2 * count)])
         picture.thumbnail((_EDGE, _EDGE), Image.Resampling.LANCZOS)
         yield Image.fromarray(np.asarray(picture))  # pixels only: no EXIF, no place where the photo was taken

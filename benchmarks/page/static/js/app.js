@@ -3,7 +3,7 @@ import { Budget } from "./budget.js";
 import { Engine } from "./engine.js";
 import { sentence } from "./errors.js";
 import { Loop } from "./loop.js";
-import { Pane, millisecondsOf } from "./pane.js";
+import { Pane } from "./pane.js";
 import { loadSettings } from "./settings.js";
 import { Sources } from "./sources.js";
 
@@ -27,7 +27,7 @@ async function main() {
     document.body.classList.remove("loading");
     best[name] = panes[name].show(answer, picture);
     const same = best.full?.name === best.filtered.name;
-    byId("agrees").textContent = best.full ? (same ? "same" : "differs") : "…";
+    byId("agrees").textContent = best.full ? (same ? "same class" : "another class") : "";
     byId("agrees").dataset.same = same;
     // Read aloud for a picture that stands still; a live one would never stop.
     if (!loop.frames && name === "filtered") {
@@ -39,8 +39,8 @@ async function main() {
     const [full, filtered] = [loop.milliseconds("full"), loop.milliseconds("filtered")];
     panes.full.showTime(full);
     panes.filtered.showTime(filtered);
-    byId("ratio").textContent = full && filtered ? `${(full / filtered).toFixed(2)} ×` : "…";
-    byId("saved").textContent = full && filtered ? `${millisecondsOf(full)} → ${millisecondsOf(filtered)}` : "…";
+    byId("ratio").textContent = full && filtered ? `${(full / filtered).toFixed(2)}×` : "…";
+    byId("ratio").classList.toggle("settling", !loop.settled);
   }
 
   const loop = new Loop(engine, settings, { show, timed, failed });

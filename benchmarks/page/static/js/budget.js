@@ -20,7 +20,7 @@ export class Budget {
     const tokens = tokensOf(ratio, this.patches);
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = ratio === 1 ? "full" : `${100 * ratio} %`;
+    button.textContent = ratio === 1 ? "full" : `${100 * ratio}%`;
     button.setAttribute("aria-label", `Keep ${tokens} of ${this.patches} tokens`);
     button.style.setProperty("--at", this.patches > 1 ? (tokens - 1) / (this.patches - 1) : 1);
     button.addEventListener("click", () => {
@@ -34,7 +34,7 @@ export class Budget {
   #update() {
     const tokens = Number(this.slider.value);
     const text = `${tokens} of ${this.patches} tokens`;
-    this.label.textContent = `${text} · ${Math.round((100 * tokens) / this.patches)} %`;
+    this.label.textContent = `${tokens} of ${this.patches} · ${Math.round((100 * tokens) / this.patches)}%`;
     this.slider.setAttribute("aria-valuetext", text);
     this.slider.style.setProperty("--filled", this.patches > 1 ? (tokens - 1) / (this.patches - 1) : 1);
     for (const mark of this.marks ?? []) mark.button.setAttribute("aria-pressed", mark.tokens === tokens);

@@ -1,10 +1,10 @@
-// A picture as the model sees it; dropped patches dark, grey and ruled, with a bright rim around the kept ones
-// (runtime/pictures.py draws the same).
+// A picture as the model sees it. Dropped patches are grey and crossed out, a bright rim goes around the kept ones:
+// dimming alone would not show on a dark picture.
 import { fillColour, placement } from "./geometry.js";
 
 const EDGE = 640; // pixels of the canvas, at least
-const SLATE = "rgb(22 26 34 / 0.76)";
-const LINE = "rgb(120 132 152 / 0.5)";
+const SLATE = "rgb(40 46 58 / 0.78)";
+const LINE = "rgb(140 152 172 / 0.38)";
 const RIM = "rgb(255 255 255 / 0.92)";
 const RIM_SHADOW = "rgb(0 0 0 / 0.55)";
 
@@ -33,6 +33,7 @@ function dim(context, mask, [rows, columns]) {
   const { width, height } = context.canvas;
   const [wide, high] = [width / columns, height / rows];
   const dropped = new Path2D();
+  const crosses = new Path2D();
   const rim = new Path2D();
   const isKept = (row, column) =>
     row >= 0 && row < rows && column >= 0 && column < columns && mask[row * columns + column] === 1;
@@ -41,6 +42,8 @@ function dim(context, mask, [rows, columns]) {
       if (isKept(row, column)) continue;
       const [x, y] = [column * wide, row * high];
       dropped.rect(x, y, wide, high);
+      crosses.moveTo(x, y + high);
+      crosses.lineTo(x + wide, y);
       const line = (ax, ay, bx, by) => (rim.moveTo(ax, ay), rim.lineTo(bx, by));
       if (isKept(row, column - 1)) line(x, y, x, y + high);
       if (isKept(row, column + 1)) line(x + wide, y, x + wide, y + high);
@@ -59,6 +62,7 @@ function dim(context, mask, [rows, columns]) {
   context.fillRect(0, 0, width, height);
   context.restore();
   stroke(context, dropped, LINE, 0.75 * pixel);
+  stroke(context, crosses, LINE, 0.75 * pixel);
   stroke(context, rim, RIM_SHADOW, 4 * pixel);
   stroke(context, rim, RIM, 2 * pixel);
 }

@@ -4,6 +4,7 @@ import { Timings } from "./timings.js";
 import { sentence } from "./errors.js";
 
 const STEADY = 7; // runs of each model behind a median
+const SETTLED = 3;
 const SLICE = 20; // milliseconds: shorter runs are repeated to last that long, since browsers round their clocks
 
 export class Loop {
@@ -36,6 +37,11 @@ export class Loop {
 
   milliseconds(name) {
     return this.timings.median(this.#key(name));
+  }
+
+  // Whether both medians rest on enough runs to be compared.
+  get settled() {
+    return ["filtered", "full"].every((name) => this.timings.count(this.#key(name)) >= SETTLED);
   }
 
   async #wake() {

@@ -34,12 +34,12 @@ export class Pane {
   }
 }
 
-export function millisecondsOf(value) {
+function millisecondsOf(value) {
   return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
 }
 
 function percentOf(probability) {
-  return `${(100 * probability).toFixed(probability > 0.995 || probability < 0.00995 ? 1 : 0)} %`;
+  return `${(100 * probability).toFixed(probability > 0.995 || probability < 0.00995 ? 1 : 0)}%`;
 }
 
 function softmax(logits) {
