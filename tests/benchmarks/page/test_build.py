@@ -27,8 +27,8 @@ def engine(monkeypatch):
 
 
 @pytest.fixture
-def export(plain_export, tmp_path):
-    return shutil.copytree(plain_export, tmp_path / "out")
+def export(export_directory, tmp_path):
+    return shutil.copytree(export_directory, tmp_path / "out")
 
 
 def change_manifest(directory, change):

@@ -51,13 +51,13 @@ class Opened:
 
 
 @pytest.fixture(scope="module")
-def folder(plain_export, tmp_path_factory) -> Path:
+def folder(export_directory, tmp_path_factory) -> Path:
     pytest.importorskip("playwright", reason="needs Playwright: pip install playwright")
     if shutil.which("chromium") is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     if not cached_package().is_file():
         pytest.skip(f"needs ONNX Runtime Web: {FETCH} --pack-destination {cached_package().parent}")
-    export = shutil.copytree(plain_export, tmp_path_factory.mktemp("hostile") / "out")
+    export = shutil.copytree(export_directory, tmp_path_factory.mktemp("hostile") / "out")
     manifest = json.loads((export / "manifest.json").read_text())
     manifest["model"]["class_names"] = HOSTILE
     (export / "manifest.json").write_text(json.dumps(manifest))
@@ -73,10 +73,10 @@ def browser(folder) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def opened(folder, browser, plain_export) -> Iterator[Opened]:
+def opened(folder, browser, export_directory) -> Iterator[Opened]:
     with served(folder) as address:
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-        golden = golden_of(plain_export, load_manifest(plain_export))
+        golden = golden_of(export_directory, load_manifest(export_directory))
         result = Opened(page, address, folder, golden)
         result.watch(page).goto(address)
         page.wait_for_selector(ANSWERED)
