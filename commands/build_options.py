@@ -39,11 +39,12 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--trt", is_flag=True, help="Build TensorRT engines."),
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "fp16", "bf16"]),
+            type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]),
             multiple=True,
             default=["fp32"],
             show_default=True,
-            help="Type of weights and matrix products; repeat it for more than one set.",
+            help="Type of weights and matrix products; repeat it for more than one set. int8, and fp8 for TensorRT: of "
+            "Linear layers, the rest in fp32.",
         ),
         click.option(
             "--no-verify",

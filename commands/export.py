@@ -47,13 +47,26 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Write these graphs without the node's function body: for the plugin on TensorRT before 10.7.",
 )
+@click.option(
+    "--calibrate", type=click.Path(path_type=Path), help="Images for int8 and fp8, best in a folder per class."
+)
+@click.option(
+    "--check-images",
+    type=click.Path(path_type=Path),
+    help="Images on which int8 and fp8 are compared with fp32.  [default: others of --calibrate]",
+)
+@click.option(
+    "--max-drop", type=float, default=0.5, show_default=True, help="Points of top-1 that int8 and fp8 may lose."
+)
 @click.option("--verify-images", type=click.Path(path_type=Path), help="Also compare on every image of this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **params: Any) -> None:
     """Write BUNDLE (model.pt) as ONNX graphs, TensorRT engines and a manifest.
 
     model.onnx takes any batch and any budget, full.onnx keeps every token; both hold standard operators only. Each
-    graph is compared with torch, and each engine on this GPU with torch's outputs, before anything is written.
+    graph is compared with torch, and each engine on this GPU with torch's outputs, before anything is written. Where
+    int8 or fp8 loses more top-1 than --max-drop, the layers that cost most stay fp32; exit code 3 where that does not
+    help.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -124,10 +137,45 @@ def _print_files(manifest: "Manifest", output: Path) -> None:
     console = Console(highlight=False)
     if "skipped" in manifest.verification:
         console.print(f"not compared with torch: {manifest.verification['skipped']}", style="yellow")
+    for precision, record in manifest.verification.get("quantization", {}).items():
+        _print_quantization(console, precision, record)
     for entry in manifest.files:
         console.print(f"{entry.bytes / 1e6:9.1f} MB  {output / entry.path}", markup=False, soft_wrap=True)
         if entry.runtime == "onnx-cuda":
             _print_fusions(console, entry.target)
+
+
+def _print_quantization(console: "Console", precision: str, record: "dict[str, Any]") -> None:
+    """The drop of top-1 per budget, and what these images can tell."""
+    images, labelled = record["check_images"], record["labelled"]
+    for row in record["budgets"]:
+        what = (
+            f"top-1 {100 * row['top1']:.2f} %, fp32 {100 * row['fp32_top1']:.2f} %, {row['drop']:+.2f} points lost"
+            if labelled
+            else f"top-1 class changed on {row['drop']:.2f} % of the images"
+        )
+        interval = f"({row['drop_low']:+.2f} to {row['drop_high']:+.2f})"
+        kept = f"kept tokens {100 * row['same_tokens']:.1f} % equal"
+        console.print(
+            f"{precision:>9}  {row['tokens']} tokens: {what} {interval}, {kept}", markup=False, soft_wrap=True
+        )
+    if not labelled:
+        console.print("the images have no labels: only a change of the top-1 class was counted", style="yellow")
+    resolution = record["resolution"]
+    if resolution is not None and resolution > record["max_drop"]:
+        console.print(
+            f"{images} images tell drops of {resolution:.2f} points and more from none; --max-drop is "
+            f"{record['max_drop']:g}. More images, in --check-images, tell smaller ones.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if record["damaged"]:
+        console.print(
+            f"{len(record['damaged'])} damaged images were left out, first {record['damaged'][0]}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _print_fusions(console: "Console", fusions: "dict[str, Any]") -> None:

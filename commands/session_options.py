@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _RUNTIMES = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16", "fp8")
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 

@@ -10,7 +10,8 @@ from tokfilter.errors import VerificationError
 from tokfilter.export.fp32_search import search
 from tokfilter.export.layer_groups import groups_from_graph
 from tokfilter.export.options import ExportOptions, Precision
-from tokfilter.export.precision import cast_precision
+from tokfilter.export.precision import LOW_TYPES, cast_precision
+from tokfilter.export.quantize.nodes import QUANTIZED
 from tokfilter.export.verify import Check, require_passed
 
 __all__ = ["checked_graphs"]
@@ -23,17 +24,19 @@ def checked_graphs(
     check: Callable[[list[Entry]], Iterable[Check]],
     options: ExportOptions,
     progress: Callable[[str], None],
+    quantize: Callable[[ir.Model, Precision], dict[str, Any]],
 ) -> tuple[list[Entry], list[Check]]:
     """Write the graphs of a precision and compare them with torch; with ``auto_fp32``, until they pass.
 
     traced: the fp32 graph, in the slots form
+    quantize: finds the layers of an int8 or fp8 graph that stay fp32; returns ``Entry.kept_fp32``
     write: writes every form in a precision, with the layers of ``Entry.kept_fp32`` in fp32
     check: yields the checks of graphs
     Without ``auto_fp32`` the checks may have failed. Raises VerificationError where no set of layers passes.
     """
-    entries = list(write(precision, {}))
+    entries = list(write(precision, quantize(traced, precision) if precision in QUANTIZED else {}))
     checks = list(check(entries))
-    if precision == "fp32" or not options.auto_fp32:
+    if precision not in LOW_TYPES or not options.auto_fp32:
         return entries, checks
     try:
         require_passed(checks)

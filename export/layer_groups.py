@@ -15,9 +15,9 @@ import onnx_ir.passes.common as passes
 
 from tokfilter.export.precision import LOW_TYPES
 
-__all__ = ["Group", "groups_from_graph"]
+__all__ = ["IN_BLOCK", "Group", "groups_from_graph"]
 
-_IN_BLOCK: Final = re.compile(r"(?:^|.*\.)blocks\.(\d+)(?:\.(\w+))?")
+IN_BLOCK: Final = re.compile(r"(?:^|.*\.)blocks\.(\d+)(?:\.(\w+))?")
 _RUN: Final = 24
 """Nodes per group in a graph whose nodes are not named after the blocks of a ViT."""
 
@@ -43,7 +43,7 @@ def groups_from_graph(graph: ir.Model) -> list[Group]:
     passes.ShapeInferencePass()(typed)
     named = [node for node in typed.graph if node.name and node.op_type != "Cast"]
     candidates = [n for n in named if _has_type(n, low)] or [n for n in named if _has_type(n, {ir.DataType.FLOAT})]
-    inside = [_IN_BLOCK.match(node.name or "") is not None for node in candidates]
+    inside = [IN_BLOCK.match(node.name or "") is not None for node in candidates]
     if not any(inside):
         return _runs([node.name or "" for node in candidates])
     first = inside.index(True)
@@ -68,7 +68,7 @@ _NAMES: Final = (
 def _key(node: ir.Node, of_value: dict[ir.Value, tuple[int, int]], outside: tuple[int, int]) -> tuple[int, int]:
     """(position in ``_NAMES``, block) of a node. A node that a rewrite named (GELU's) belongs with what it reads."""
     name = node.name or ""
-    found = _IN_BLOCK.match(name)
+    found = IN_BLOCK.match(name)
     if found is None:
         known = [of_value[value] for value in node.inputs if value in of_value]
         return known[0] if name.startswith("node_") and known else outside

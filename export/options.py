@@ -16,6 +16,7 @@ from tokfilter.trt.versions import MAX_OPSET
 __all__ = [
     "DEFAULT_BATCH",
     "DEFAULT_FP32_BUILDS",
+    "DEFAULT_MAX_DROP",
     "DEFAULT_OPSET",
     "PRECISIONS",
     "ExportOptions",
@@ -23,10 +24,11 @@ __all__ = [
     "range_from_text",
 ]
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 DEFAULT_BATCH: Final[Range] = (1, 8, 32)
 DEFAULT_OPSET: Final = 18
+DEFAULT_MAX_DROP: Final = 0.5
 DEFAULT_FP32_BUILDS: Final = 13  # enough for any two groups of layers in a ViT of 12 blocks
 
 
@@ -49,6 +51,9 @@ class ExportOptions:
     verify: compare graphs with torch, and engines with the golden tensors
     verify_images: a folder of images for verification, in addition to the golden ones
     tensorrt8: versions (8.5, 8.6) for whose parsers graphs are written too, for trtexec (docs/tensorrt-8.md)
+    calibrate: a folder of images for int8 and fp8, whose other images the gate on top-1 takes (``quantize``)
+    check_images: a folder of images for that gate instead
+    max_drop: points of top-1 that int8 and fp8 may lose against fp32 at any budget
     workspace, version_compatible, hardware, compute_capabilities: as in ``trt.build.BuildOptions``
     """
 
@@ -70,6 +75,9 @@ class ExportOptions:
     verify_images: Path | None = None
     auto_fp32: bool = False
     auto_fp32_builds: int = DEFAULT_FP32_BUILDS
+    calibrate: Path | None = None
+    check_images: Path | None = None
+    max_drop: float = DEFAULT_MAX_DROP
     workspace: int | None = None
     version_compatible: bool = False
     hardware: str = "none"
@@ -91,6 +99,8 @@ class ExportOptions:
             raise ExportError(f"tensorrt8 must be 8.5 or 8.6, got {', '.join(self.tensorrt8)}.")
         if self.tensorrt8 and "fp32" not in self.precisions:
             raise ExportError("graphs for TensorRT 8 are fp32, and its builder chooses fp16: add --precision fp32.")
+        if not 0 <= self.max_drop <= 100:  # true for NaN too
+            raise ExportError(f"max_drop must be a number of points of top-1 from 0 to 100, got {self.max_drop}.")
         _check_range("batch", self.batch_range)
         if self.budget_range is not None:
             _check_range("budget", self.budget_range)

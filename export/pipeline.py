@@ -41,7 +41,8 @@ from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_d
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pixel_input import with_pixel_input
 from tokfilter.export.plugin_graphs import named_in, plain_forms, plugin_forms
-from tokfilter.export.precision import cast_precision
+from tokfilter.export.precision import LOW_TYPES
+from tokfilter.export.quantize.quantizer import Quantizer, check_options
 from tokfilter.export.reference import Reference, golden_at, golden_image_set, golden_on_pixels, image_set_from_folder
 from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
@@ -76,35 +77,40 @@ def export_bundle(
     path = Path(bundle_path)
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
+    check_options(options)
     options.budgets(model.num_patches)
     options.budget_profile(model.num_patches, model.keep_tokens)
     if options.input != "float":
         bundle = replace(bundle, golden=golden_on_pixels(bundle, model))
     source = {"name": path.name, "sha256": sha256(path)}
-    with new_directory(Path(directory)) as folder:
+    with new_directory(Path(directory)) as folder, Quantizer(bundle, model, options, progress) as quantizer:
         progress("tracing the model")
         traced = slots_graph_from_model(model, options.opset)
         card = _card(bundle, model, traced, options)
-        write = partial(_write_graphs, folder, traced, card, source, options, progress)
+        write = partial(_write_graphs, folder, traced, quantizer, card, source, options, progress)
         check = _checker(folder, bundle, model, options, progress)
         entries: list[Entry] = []
         checks: list[Check] = []
         for precision in options.precisions:
-            graphs, results = checked_graphs(precision, traced, write, check, options, progress)
+            graphs, results = checked_graphs(precision, traced, write, check, options, progress, quantizer.fitted)
             entries += graphs
             for result in results:
                 checked(result)
                 checks.append(result)
-        require_passed(checks, [e.path for e in entries if e.precision != "fp32" and not options.auto_fp32])
+        repairable = [e.path for e in entries if e.precision in LOW_TYPES and not options.auto_fp32]
+        require_passed(checks, repairable)
         bundle = replace(bundle, golden=golden_at(bundle, model, options.budgets(model.num_patches)))
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input))
+        report: dict[str, Any] = report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"}
+        if quantizer.records:
+            report["quantization"] = quantizer.records
         manifest = Manifest(
             model=card,
             files=[*entries, entry_from_file(folder, GOLDEN_FILE, "golden")],
             source=source,
             opset=options.opset,
             versions=_versions(),
-            verification=report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"},
+            verification=report,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         graphs = [entry for entry in entries if entry.runtime in ("onnx", "onnx-plugin")]
@@ -176,6 +182,7 @@ def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[
 def _write_graphs(
     folder: Path,
     traced: ir.Model,
+    quantizer: Quantizer,
     card: ModelCard,
     source: dict[str, str],
     options: ExportOptions,
@@ -189,7 +196,7 @@ def _write_graphs(
     def on_input(slots: ir.Model) -> ir.Model:
         return with_pixel_input(slots, card.input, mean, std)
 
-    with_node = list(_forms(on_input(cast_precision(traced, precision, kept)), card.num_patches, options))
+    with_node = list(_forms(on_input(quantizer.graph(traced, precision, kept)), card.num_patches, options))
     forms: list[Iterable[Form]] = [plain_forms(with_node)]
     if options.with_plugin_graphs:
         forms.append(plugin_forms(with_node))

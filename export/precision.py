@@ -29,7 +29,7 @@ from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node
 from tokfilter.kernels.op import NAME
 
-__all__ = ["LOW_TYPES", "cast_precision", "retype", "with_fp32_nodes"]
+__all__ = ["LOW_TYPES", "ancestors", "cast_precision", "retype", "with_fp32_nodes"]
 
 LOW_TYPES: Final = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
@@ -59,7 +59,7 @@ def cast_precision(slots_graph: ir.Model, precision: str, fp32: Collection[str] 
     if precision == "fp32":
         return graph
     passes.ShapeInferencePass()(graph)
-    _CastPass(graph.graph, precision).apply(_ancestors(select_node(graph)) | _named(graph, fp32))
+    _CastPass(graph.graph, precision).apply(ancestors(select_node(graph)) | _named(graph, fp32))
     passes.RemoveUnusedNodesPass()(graph)
     return graph
 
@@ -180,7 +180,8 @@ def _is_between(cast: ir.Node, low: ir.DataType) -> bool:
     return source is not None and {source.dtype, cast.outputs[0].dtype} == {ir.DataType.FLOAT, low}
 
 
-def _ancestors(node: ir.Node) -> set[ir.Node]:
+def ancestors(node: ir.Node) -> set[ir.Node]:
+    """All nodes that the inputs of ``node`` depend on."""
     found: set[ir.Node] = set()
     waiting = [node]
     while waiting:

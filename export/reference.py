@@ -1,6 +1,6 @@
 """Expected outputs: a bundle's model in torch on its golden images and on the user's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT
 
 __all__ = [
+    "SUFFIXES",
     "Expected",
     "ImageSet",
     "Reference",
@@ -26,10 +27,11 @@ __all__ = [
     "golden_image_set",
     "golden_on_pixels",
     "image_set_from_folder",
+    "transform_of",
 ]
 
 Array = NDArray[Any]
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _BATCH = 8
 
 
@@ -154,16 +156,24 @@ def _image_set(
 
 def image_set_from_folder(folder: Path, preprocessing: Preprocessing, form: InputForm = "float") -> ImageSet:
     """Every image file of a folder with the bundle's preprocessing. Raises DataError."""
-    from timm.data.transforms_factory import create_transform
-
     if not folder.is_dir():
         raise DataError(f"--verify-images must be a folder of images, but there is none at {folder}.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(
-            f"--verify-images must be a folder of images, but {folder} holds none of {', '.join(sorted(_SUFFIXES))}."
+            f"--verify-images must be a folder of images, but {folder} holds none of {', '.join(sorted(SUFFIXES))}."
         )
-    transform = create_transform(
+    transform = transform_of(preprocessing)
+    images = [transform(open_image(path)) for path in paths]
+    labels = tuple(str(path.relative_to(folder)) for path in paths)
+    return _image_set(str(folder), labels, torch.stack(images), preprocessing, form)
+
+
+def transform_of(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
+    """timm's evaluation transform: an image to a normalised tensor [3, H, W]."""
+    from timm.data.transforms_factory import create_transform
+
+    transform: Callable[[Any], Tensor] = create_transform(
         input_size=preprocessing.input_size,
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -171,6 +181,4 @@ def image_set_from_folder(folder: Path, preprocessing: Preprocessing, form: Inpu
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
     )
-    images = [transform(open_image(path)) for path in paths]
-    labels = tuple(str(path.relative_to(folder)) for path in paths)
-    return _image_set(str(folder), labels, torch.stack(images), preprocessing, form)
+    return transform

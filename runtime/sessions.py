@@ -105,6 +105,11 @@ def _onnxruntime_session(chosen: ModelFile, options: SessionOptions) -> CheckedS
             "--cuda-graph."
         )
     on_gpu = options.provider in ("tensorrt", "tensorrt-rtx")
+    if options.precision == "fp8" and not on_gpu:
+        raise EngineError(
+            "fp8 is for TensorRT 10 or later and TensorRT-RTX: ONNX Runtime computes its products in fp32, with "
+            "roundings in between, slower than fp32 alone. Choose --runtime tensorrt or tensorrt-rtx, or int8."
+        )
     return OnnxRuntimeSession(*common, {"device_id": str(options.device)} if on_gpu else {})
 
 

@@ -32,7 +32,7 @@ from tokfilter.benchmarks.study.pretrained_vit import (
     trained_weights,
 )
 from tokfilter.errors import DataError, VerificationError
-from tokfilter.export.options import PRECISIONS, ExportOptions
+from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.verify import Check, check_graph
@@ -47,6 +47,7 @@ __all__ = ["BUDGETS", "RESULT", "main", "measure"]
 RESULT: Final = RESULTS / "export_trained.json"
 BUDGETS: Final = (64, 128, 180, 256)
 
+_PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "bf16")
 _ARCHITECTURE: Final = "vit_small_patch14_dinov2"
 
 
@@ -87,7 +88,7 @@ def measure(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tokfilter-trained-") as scratch:
         save_bundle(bundle, Path(scratch) / "model.pt")
         out = Path(scratch) / "out"
-        manifest = export_bundle(Path(scratch) / "model.pt", out, ExportOptions(precisions=PRECISIONS))
+        manifest = export_bundle(Path(scratch) / "model.pt", out, ExportOptions(precisions=_PRECISIONS))
         checks = _checks(out, manifest, Reference(model), photos)
     return {
         "photos": len(photos.labels),
