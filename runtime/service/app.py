@@ -32,7 +32,7 @@ from tokfilter.runtime.service.refusal import Refusal
 __all__ = ["Service"]
 
 _CLASSIFY: Final = "/classify"
-_UNREAD: Final = (408, 413, 415)
+_UNREAD: Final = (408, 413, 415, 503)
 """Errors that may leave a body unread: the connection is closed after them."""
 _TIDY_S: Final = 5.0
 """Seconds between two looks at whether memory can be given back."""
@@ -159,8 +159,8 @@ class Service:
 
 
 def _refused(status: int, message: str) -> JSONResponse:
-    headers = {"Connection": "close"} if status in _UNREAD else {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"detail": message}, status, headers)
+    headers = {"Connection": "close"} if status in _UNREAD else {}
+    return JSONResponse({"detail": message}, status, headers | ({"Retry-After": "1"} if status == 503 else {}))
 
 
 async def _refused_query(_: Request, error: Exception) -> JSONResponse:

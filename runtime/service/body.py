@@ -40,7 +40,12 @@ class BodyReader:
 
     def __init__(self, most: int, seconds: float, most_in_all: int) -> None:
         self.most, self.seconds, self.most_in_all = most, seconds, most_in_all
-        self.held = 0
+        self._sizes: dict[io.BytesIO, int] = {}  # of the bodies that are held; Pillow may close one
+
+    @property
+    def held(self) -> int:
+        """Bytes of all bodies that are held."""
+        return sum(self._sizes.values())
 
     async def read(self, parts: AsyncIterator[bytes], content_length: str | None) -> io.BytesIO:
         """Read a body; ``release`` it afterwards. Raises Refusal (400, 408, 413, 503).
@@ -50,6 +55,7 @@ class BodyReader:
         if content_length is not None and content_length.isdecimal() and int(content_length) > self.most:
             raise self._too_large()
         body = io.BytesIO()
+        self._sizes[body] = 0
         try:
             await asyncio.wait_for(self._collect(parts, body), self.seconds)
             if not body.tell():
@@ -67,15 +73,15 @@ class BodyReader:
             if body.tell() + len(part) > self.most:
                 raise self._too_large()
             if self.held + len(part) > self.most_in_all:
+                self.release(body)  # now: the others take what it held, in place of being refused with it
                 raise Refusal(503, "the images that are being sent now fill the memory set aside. Try again later.")
             body.write(part)
-            self.held += len(part)
+            self._sizes[body] += len(part)
 
     def release(self, body: io.BytesIO) -> None:
         """Count a body no more, and free it."""
-        if not body.closed:
-            self.held -= body.seek(0, io.SEEK_END)
-            body.close()
+        self._sizes.pop(body, None)
+        body.close()
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"expected at most {self.most / 1e6:g} MB, got more. Send a smaller file.")

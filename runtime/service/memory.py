@@ -7,6 +7,7 @@ Source: mallopt(3), malloc_trim(3).
 """
 
 import ctypes
+import gc
 import sys
 from contextlib import suppress
 from typing import Final
@@ -29,7 +30,11 @@ def keep_heap_small() -> None:
 
 
 def give_back_memory() -> None:
-    """Return the free pages of all heaps; takes milliseconds."""
+    """Free what only reference cycles hold, and return the free pages of all heaps; takes some milliseconds.
+
+    The traceback of a refusal is such a cycle, and holds the last part of the body, until the collector runs by itself.
+    """
+    gc.collect()
     with suppress(OSError, AttributeError):
         _glibc().malloc_trim(0)
 
