@@ -24,6 +24,7 @@ __all__ = [
     "ACTIVATIONS",
     "FORMAT",
     "GLOBAL_FEATURES",
+    "HEADS",
     "VERSION",
     "Architecture",
     "Bundle",
@@ -42,16 +43,31 @@ VERSION: Final = 1
 
 ACTIVATIONS: Final = ("gelu", "relu", "silu")
 GLOBAL_FEATURES: Final = ("mean", "none")
+HEADS: Final = ("timm", "class+mean")
 
 _REMEDY: Final = "`tokfilter train` writes bundles."
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What timm needs to build the backbone again: a model name and keyword arguments of plain types."""
+    """What builds the backbone again: a timm model, and the two things that timm's arguments cannot express.
+
+    name, kwargs: of ``timm.create_model``, plain types
+    norm_eps: epsilon of every LayerNorm; None: timm's
+    head: timm, or class+mean: the classifier takes the class token joined with the mean of the patch tokens (DINOv2)
+    """
 
     name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    norm_eps: float | None = None
+    head: str = "timm"
+
+    def __post_init__(self) -> None:
+        eps = self.norm_eps
+        if eps is not None and not (isinstance(eps, float) and 0 < eps < 1):
+            raise ValueError(f"an architecture's norm_eps is a float between 0 and 1, or None, got {eps!r}")
+        if self.head not in HEADS:
+            raise ValueError(f"an architecture's head is one of {', '.join(HEADS)}, got {self.head!r}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,8 @@ class Preprocessing:
 
     input_size: (3, H, W)
     mean, std: per channel, for pixels in 0..1
-    interpolation, crop_pct, crop_mode: of the resize and crop before
+    interpolation, crop_pct, crop_mode: of the resize and crop before; besides timm's modes there are center-floor and
+        squash-floor, which round an odd margin down as transformers does
     """
 
     input_size: tuple[int, int, int]
@@ -170,7 +187,7 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": {"name": bundle.architecture.name, "kwargs": _plain(bundle.architecture.kwargs)},
+        "architecture": _architecture_fields(bundle.architecture),
         "backbone": _on_cpu(bundle.backbone),
         "filter": {"config": asdict(bundle.filter_config), "weights": _on_cpu(bundle.filter)},
         "keep": bundle.keep,
@@ -260,6 +277,16 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise BundleError(f"a bundle holds tensors and plain values, got {type(value).__name__}: {value!r:.80}")
+
+
+def _architecture_fields(architecture: Architecture) -> dict[str, Any]:
+    """Without the optional keys that have their default, so that older readers read what they can build."""
+    fields: dict[str, Any] = {"name": architecture.name, "kwargs": _plain(architecture.kwargs)}
+    if architecture.norm_eps is not None:
+        fields["norm_eps"] = architecture.norm_eps
+    if architecture.head != "timm":
+        fields["head"] = architecture.head
+    return fields
 
 
 def _preprocessing(fields: dict[str, Any]) -> Preprocessing:

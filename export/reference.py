@@ -170,15 +170,8 @@ def image_set_from_folder(folder: Path, preprocessing: Preprocessing, form: Inpu
 
 
 def transform_of(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
-    """timm's evaluation transform: an image to a normalised tensor [3, H, W]."""
-    from timm.data.transforms_factory import create_transform
+    """The bundle's transform: an image to a normalised tensor [3, H, W]."""
+    from tokfilter.vit.transform import transform_from_preprocessing
 
-    transform: Callable[[Any], Tensor] = create_transform(
-        input_size=preprocessing.input_size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
-        crop_mode=preprocessing.crop_mode,
-    )
+    transform: Callable[[Any], Tensor] = transform_from_preprocessing(preprocessing)
     return transform

@@ -1,7 +1,7 @@
 """From an image to the model's input with numpy and Pillow only: the same pixels as timm's evaluation transform.
 
 Source of every rule: ``transforms_imagenet_eval`` in timm's ``data/transforms_factory.py``, and the resize and crop of
-torchvision that it uses.
+torchvision that it uses; for the crop modes with -floor, ``center_crop`` in transformers' ``image_transforms.py``.
 """
 
 import math
@@ -20,7 +20,7 @@ from tokfilter.errors import DataError
 __all__ = ["Array", "Preprocess", "preprocess_from_card", "preprocess_from_fields"]
 
 Array = npt.NDArray[Any]
-CropMode = Literal["center", "squash", "border"]
+CropMode = Literal["center", "squash", "border", "center-floor", "squash-floor"]
 
 _FILTERS: Final = {
     "nearest": Image.Resampling.NEAREST,
@@ -42,7 +42,8 @@ class Preprocess:
     mean, std: per channel, for pixels in 0..1
     interpolation: one of Pillow's filters
     crop_pct: input size over the size that the image is resized to
-    crop_mode: center (shortest edge fitted), squash (both edges), border (longest edge, the rest filled with the mean)
+    crop_mode: center (shortest edge fitted), squash (both edges), border (longest edge, the rest filled with the mean);
+        center-floor, squash-floor: the same, but an odd margin is rounded down instead of to the even half
     form: of the model's input: normalised floats, or pixels that the graph normalises
     """
 
@@ -87,7 +88,8 @@ class Preprocess:
         resized = image.resize((wide, high), _FILTERS[self.interpolation])
         fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
         canvas = Image.new("RGB", (self.width, self.height), fill)
-        canvas.paste(resized, (_offset(wide, self.width), _offset(high, self.height)))
+        floor = self.crop_mode.endswith("-floor")
+        canvas.paste(resized, (_offset(wide, self.width, floor), _offset(high, self.height, floor)))
         return canvas
 
     def input_from_view(self, view: Image.Image) -> Array:
@@ -110,20 +112,23 @@ class Preprocess:
     def _resized(self, high: int, wide: int) -> tuple[int, int]:
         """Size (height, width) of the whole image after the resize that precedes the crop."""
         scale = math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
-        if self.crop_mode == "squash":
+        mode = self.crop_mode.removesuffix("-floor")
+        if mode == "squash":
             return scale
-        if self.crop_mode == "center" and scale[0] == scale[1]:
+        if mode == "center" and scale[0] == scale[1]:
             # torchvision truncates the longer edge here; timm rounds it everywhere else.
             edge = scale[0]
             return (int(edge * high / wide), edge) if wide <= high else (edge, int(edge * wide / high))
         ratios = high / scale[0], wide / scale[1]
-        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        ratio = max(ratios) if mode == "border" else min(ratios)
         return max(1, round(high / ratio)), max(1, round(wide / ratio))
 
 
-def _offset(resized: int, wanted: int) -> int:
+def _offset(resized: int, wanted: int, floor: bool) -> int:
     """Start of the resized image on the canvas along an axis: negative when it is cropped."""
-    return (wanted - resized) // 2 if resized < wanted else -round((resized - wanted) / 2)
+    if resized < wanted:
+        return (wanted - resized) // 2
+    return -((resized - wanted) // 2) if floor else -round((resized - wanted) / 2)
 
 
 def preprocess_from_card(card: ModelCard) -> Preprocess:

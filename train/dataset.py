@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 import torch
-from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.data import ImageList, Progress, quiet
+from tokfilter.vit.transform import transform_from_preprocessing
 
 __all__ = ["Batch", "ImageDataset", "ImageSource", "TrainingData"]
 
@@ -90,8 +90,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         fields = asdict(preprocessing)
         mean, std = (torch.tensor(fields[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
         self._mean, self._std = mean * 255, std * 255
-        # Without normalisation the result of timm's transform is uint8.
-        self._transform: Any = create_transform(**fields, is_training=False, normalize=False)
+        self._transform: Any = transform_from_preprocessing(preprocessing, normalize=False)
         channels, height, width = preprocessing.input_size
         fits = len(images) * channels * height * width <= hold_bytes
         self._held: Tensor | None = self._decode_all(progress) if fits else None

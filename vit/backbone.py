@@ -1,6 +1,8 @@
 """Backbones: which timm models can be filtered once before the first attention block, and how one is created."""
 
+from difflib import get_close_matches
 from inspect import signature
+from typing import Any, Final
 
 import timm
 from timm.models.deit import VisionTransformerDistilled
@@ -10,6 +12,7 @@ from torch import nn
 
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import UnsupportedModelError
+from tokfilter.vit.heads import use_class_and_mean
 
 __all__ = ["check_filterable", "create_backbone", "is_filterable"]
 
@@ -17,6 +20,9 @@ _SUPPORTED = (VisionTransformer, VisionTransformerDistilled, Eva)
 
 # Only what shapes the model: timm's loader also takes paths and addresses, which a bundle must not be able to name.
 _ARGUMENTS = {name for kind in _SUPPORTED for name in signature(kind).parameters} - {"weight_init", "device"}
+
+_MODULES: Final = ("vision_transformer", "deit", "eva")
+"""timm's modules of the supported classes."""
 
 _REASONS = {
     "VisionTransformerSAM": "its attention works in windows of the full grid and adds relative positions",
@@ -60,15 +66,15 @@ def check_filterable(backbone: nn.Module) -> None:
 
 
 def create_backbone(architecture: Architecture, pretrained: bool = False) -> nn.Module:
-    """Build a timm model. ``pretrained`` lets timm fetch its published weights.
+    """Build a timm model, with the epsilon and head of ``architecture``. ``pretrained``: timm fetches its weights.
 
     Raises UnsupportedModelError for a name that timm does not know, arguments that it refuses, or a model that cannot
     be filtered.
     """
     if not timm.is_model(architecture.name):
-        near = timm.list_models(f"*{architecture.name.split('_')[0]}*")[:5]
-        hint = f" Similar names: {', '.join(near)}." if near else ""
-        raise UnsupportedModelError(f"timm {timm.__version__} has no model {architecture.name!r}.{hint}")
+        raise UnsupportedModelError(
+            f"timm {timm.__version__} has no model {architecture.name[:100]!r}.{_similar(architecture.name)}"
+        )
     unknown = sorted(set(architecture.kwargs) - _ARGUMENTS)
     if unknown:
         raise UnsupportedModelError(
@@ -81,4 +87,23 @@ def create_backbone(architecture: Architecture, pretrained: bool = False) -> nn.
             f"timm refuses {architecture.name} with {dict(architecture.kwargs)}: {error}"
         ) from error
     check_filterable(backbone)
+    if architecture.norm_eps is not None:
+        _set_norm_eps(backbone, architecture.norm_eps)
+    if architecture.head == "class+mean":
+        use_class_and_mean(backbone)
     return backbone
+
+
+def _similar(name: str) -> str:
+    """The supported models with the names nearest to a mistyped one, as a sentence; empty where none is near."""
+    supported = [model for module in _MODULES for model in timm.list_models(module=module)]
+    near = get_close_matches(name[:100].lower(), supported, n=3, cutoff=0.7)
+    return f" Did you mean {' or '.join(near)}?" if near else " `timm.list_models()` lists the names."
+
+
+def _set_norm_eps(backbone: nn.Module, eps: float) -> None:
+    """timm takes the class of a normalisation layer as a plain argument, its epsilon not."""
+    for module in backbone.modules():
+        part: Any = module
+        if isinstance(part, nn.LayerNorm):
+            part.eps = eps

@@ -23,7 +23,7 @@ def patch(
     keep: Keep = 0.5,
     filter: nn.Module | None = None,
     *,
-    architecture: tuple[str, Mapping[str, Any]] | None = None,
+    architecture: tuple[str, Mapping[str, Any]] | Architecture | None = None,
 ) -> FilteredViT:
     """Put a token filter before the first attention block of a timm model.
 
@@ -79,14 +79,16 @@ def _check_filter(scorer: nn.Module, model: Any) -> None:
         )
 
 
-def _architecture(model: nn.Module, given: tuple[str, Mapping[str, Any]] | None) -> tuple[Architecture | None, str]:
+def _architecture(
+    model: nn.Module, given: tuple[str, Mapping[str, Any]] | Architecture | None
+) -> tuple[Architecture | None, str]:
     """The architecture, or the reason why it is unknown. Raises UnsupportedModelError for a wrong one."""
     if given is None:
         try:
             return architecture_from_backbone(model), ""
         except UnsupportedModelError as error:
             return None, str(error)
-    architecture = Architecture(given[0], dict(given[1]))
+    architecture = given if isinstance(given, Architecture) else Architecture(given[0], dict(given[1]))
     problem = architecture_problem(architecture, model)
     if problem:
         raise UnsupportedModelError(f"architecture={given!r} does not describe this model: {problem}.")

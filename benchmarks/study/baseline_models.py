@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from tokfilter.artifacts.bundle import Architecture, Bundle
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.study.baselines import (
     MAC_BASELINES,
     TOKEN_BASELINES,
@@ -86,7 +86,7 @@ def macs_of_row(row: Row, model: Any, bundle: Bundle) -> int:
         return int(model.macs(row.tokens))
     grid = grid_from_tokens(row.tokens, model.grid)
     size = tuple(side * patch for side, patch in zip(grid, model.patch, strict=True))
-    smaller = Architecture(bundle.architecture.name, {**bundle.architecture.kwargs, "img_size": size})
+    smaller = replace(bundle.architecture, kwargs={**bundle.architecture.kwargs, "img_size": size})
     return macs(FilteredViT(create_backbone(smaller)), 1.0)
 
 

@@ -1,6 +1,7 @@
 """The filter's baselines: token choices and lower resolution at the same number of tokens; pruning and merging inside
 the blocks at the same number of multiply-accumulates."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 import torch.nn.functional as F
@@ -68,7 +69,7 @@ def baseline_from_weights(
     Raises UnsupportedModelError.
     """
     if name == "resolution":
-        flexible = Architecture(architecture.name, {**architecture.kwargs, "dynamic_img_size": True})
+        flexible = replace(architecture, kwargs={**architecture.kwargs, "dynamic_img_size": True})
         backbone: Any = create_backbone(flexible)
         backbone.load_state_dict(weights)
         return LowResolution(backbone, backbone.patch_embed.grid_size, backbone.patch_embed.patch_size)

@@ -114,7 +114,7 @@ def differences(preprocessing: Mapping[str, Any]) -> list[str]:
     mode, fraction = preprocessing.get("crop_mode", "center"), float(preprocessing.get("crop_pct", 1.0))
     name, filter_ = _filter(preprocessing)
     found = [f"Pillow's {name} filter uses all pixels when it shrinks an image; nvinfer's filter {filter_} does not."]
-    if mode == "center":
+    if mode in ("center", "center-floor"):
         found.append(
             "The model resizes the short edge and crops the centre; nvinfer resizes the whole frame. Crop the "
             "frame before it (nvvideoconvert src-crop, or nvdspreprocess) where its shape is not the model's."

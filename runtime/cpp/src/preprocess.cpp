@@ -1,4 +1,5 @@
-// The rules are those of runtime/preprocess.py, which are timm's (transforms_imagenet_eval).
+// The rules are those of runtime/preprocess.py: timm's (transforms_imagenet_eval), or for the crop modes with
+// -floor those of transformers.
 #include "preprocess.hpp"
 
 #include <algorithm>
@@ -19,9 +20,14 @@ std::int64_t whole(double value) { return static_cast<std::int64_t>(std::clamp(v
 // Python's round: halves to the even neighbour.
 std::int64_t rounded(double value) { return whole(std::nearbyint(value)); }
 
+bool squashes(const Preprocess& to) { return to.crop_mode == "squash" || to.crop_mode == "squash-floor"; }
+
+bool centers(const Preprocess& to) { return to.crop_mode == "center" || to.crop_mode == "center-floor"; }
+
 // Start of the resized image on the canvas along one axis; negative when it is cropped.
-std::int64_t offset(std::int64_t resized, std::int64_t canvas) {
+std::int64_t offset(std::int64_t resized, std::int64_t canvas, bool floor) {
     if (resized < canvas) return (canvas - resized) / 2;
+    if (floor) return -((resized - canvas) / 2);
     return -rounded(static_cast<double>(resized - canvas) / 2.0);
 }
 
@@ -33,7 +39,9 @@ std::vector<std::uint8_t> view(const Preprocess& to, const std::vector<std::uint
         for (std::size_t i = 0; i < canvas.size(); ++i)
             canvas[i] =
                 static_cast<std::uint8_t>(std::clamp<std::int64_t>(rounded(255 * to.mean[i % 3]), 0, 255));
-    const std::int64_t top = offset(size.height, to.height), left = offset(size.width, to.width);
+    const bool floor = to.crop_mode == "center-floor" || to.crop_mode == "squash-floor";
+    const std::int64_t top = offset(size.height, to.height, floor);
+    const std::int64_t left = offset(size.width, to.width, floor);
     const std::int64_t first = std::max<std::int64_t>(left, 0), last = std::min(to.width, left + size.width);
     for (std::int64_t y = std::max<std::int64_t>(top, 0); y < std::min(to.height, top + size.height); ++y) {
         const auto from = pixels.begin() + ((y - top) * size.width + (first - left)) * 3;
@@ -95,11 +103,11 @@ Status check_preprocess(const Preprocess& preprocess) {
                 text("preprocessing expects interpolation to be one of nearest, bilinear, bicubic, box, "
                      "hamming, lanczos, got '",
                      preprocess.interpolation, "'")};
-    const auto& mode = preprocess.crop_mode;
-    if (mode != "center" && mode != "squash" && mode != "border")
-        return {
-            Code::manifest,
-            text("preprocessing expects crop_mode to be one of center, squash, border, got '", mode, "'")};
+    if (!centers(preprocess) && !squashes(preprocess) && preprocess.crop_mode != "border")
+        return {Code::manifest,
+                text("preprocessing expects crop_mode to be one of center, squash, border, center-floor, "
+                     "squash-floor, got '",
+                     preprocess.crop_mode, "'")};
     return {};
 }
 
@@ -107,8 +115,8 @@ Size resized(const Preprocess& to, Size image) {
     const double high = static_cast<double>(image.height), wide = static_cast<double>(image.width);
     const Size scale{whole(std::floor(static_cast<double>(to.height) / to.crop_pct)),
                      whole(std::floor(static_cast<double>(to.width) / to.crop_pct))};
-    if (to.crop_mode == "squash") return scale;
-    if (to.crop_mode == "center" && scale.height == scale.width) {
+    if (squashes(to)) return scale;
+    if (centers(to) && scale.height == scale.width) {
         // torchvision truncates the longer edge here; timm rounds it everywhere else.
         const double edge = static_cast<double>(scale.height);
         if (image.width <= image.height) return {whole(edge * high / wide), scale.height};

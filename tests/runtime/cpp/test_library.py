@@ -48,7 +48,7 @@ def random_cases(count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
                 "input_size": (3, *size),
                 "interpolation": rng.choice(["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
                 "crop_pct": float(rng.choice([1.0, 0.875, 0.95, 0.9, 0.5])),
-                "crop_mode": rng.choice(["center", "squash", "border"]),
+                "crop_mode": rng.choice(["center", "squash", "border", "center-floor", "squash-floor"]),
             },
         )
 
