@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokfilter.runtime.figure import kept_tokens_figure as kept_tokens_figure
     from tokfilter.runtime.sessions import open_session as open_session
     from tokfilter.train.fit import fit as fit
+    from tokfilter.train.start import load_checkpoint as load_checkpoint
     from tokfilter.vit.bundle import load_bundle as load_bundle
     from tokfilter.vit.bundle import load_model as load_model
     from tokfilter.vit.bundle import save_bundle as save_bundle
@@ -32,6 +33,7 @@ _PUBLIC = {
     "fit": ("tokfilter.train.fit", "train"),
     "kept_tokens_figure": ("tokfilter.runtime.figure", "runtime"),
     "load_bundle": ("tokfilter.vit.bundle", "train"),
+    "load_checkpoint": ("tokfilter.train.start", "train"),
     "load_model": ("tokfilter.vit.bundle", "train"),
     "open_session": ("tokfilter.runtime.sessions", "runtime"),
     "patch": ("tokfilter.vit.patch", "train"),
@@ -48,6 +50,7 @@ __all__ = [
     "fit",
     "kept_tokens_figure",
     "load_bundle",
+    "load_checkpoint",
     "load_model",
     "open_session",
     "patch",

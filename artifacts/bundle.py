@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVATIONS",
+    "CROP_MODES",
     "FORMAT",
     "GLOBAL_FEATURES",
     "HEADS",
+    "INTERPOLATIONS",
     "VERSION",
     "Architecture",
     "Bundle",
@@ -44,6 +46,8 @@ VERSION: Final = 1
 ACTIVATIONS: Final = ("gelu", "relu", "silu")
 GLOBAL_FEATURES: Final = ("mean", "none")
 HEADS: Final = ("timm", "class+mean")
+INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES: Final = ("center", "squash", "border", "center-floor", "squash-floor")
 
 _REMEDY: Final = "`tokfilter train` writes bundles."
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
+    foreign_from_options,
     model_options,
     read_splits,
     recipe_from_options,
@@ -35,8 +37,9 @@ def label(
 ) -> None:
     """Measure the delta loss of every patch token of the training images in DATA.
 
-    MODEL is a bundle, or with --arch a checkpoint of that timm model. An interrupted run continues when the command is
-    run again. `tokfilter train --labels` reads the result. Settings: `labels` in the recipe.
+    MODEL is a bundle, a folder of timm or transformers, or with --arch a checkpoint of that timm model. An interrupted
+    run continues when the command is run again. `tokfilter train --labels` reads the result. Settings: `labels` in the
+    recipe.
 
     Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
     """
@@ -46,10 +49,12 @@ def label(
 
     recipe = recipe_from_options(params["recipe"], params["settings"], {"seed": params["seed"]})
     config = config_from_recipe(recipe, images=1)
+    pixels = pixels_from_options(params, recipe)
+    foreign = foreign_from_options(arch, arch_arg, model, pixels)
+    names = () if foreign is None else foreign.class_names
     with context_from_torchrun() as dist_context, progress_bar() as progress:
-        splits = read_splits(data, recipe.data.holdout, progress, params["class_map"], dist_context)
-        crop = {"crop_pct": recipe.data.crop_pct}
-        start = start_from_options(arch, arch_arg, model, splits.train.class_names, preprocessing=crop)
+        splits = read_splits(data, recipe.data.holdout, progress, params["class_map"], dist_context, names)
+        start = start_from_options(arch, arch_arg, model, splits.train.class_names, foreign, preprocessing=pixels)
         labels = label_folder(start, splits.train, config, output, progress, shard, dist_context)
     if dist_context.is_main:
         positive = float((labels.delta > 0).float().mean())

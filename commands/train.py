@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
+    foreign_from_options,
     model_options,
     read_splits,
     recipe_from_options,
@@ -28,8 +30,9 @@ _STAGES = ("backbone", "label", "filter", "finetune")
     help="Bundle to write.",
 )  # fmt: skip
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Start weights: a state dict (.pt, .safetensors) or a bundle."
-)
+    "--checkpoint", type=click.Path(path_type=Path),
+    help="Start weights: a bundle, a folder of timm or transformers, or a state dict (.pt, .safetensors).",
+)  # fmt: skip
 @click.option("--pretrained", is_flag=True, help="Start with timm's published weights.")
 @model_options
 @click.option("--stages", help="Some of backbone,label,filter,finetune. Default: those that the start weights lack.")
@@ -49,8 +52,9 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
 
     DATA is a folder with one subfolder per class, a .tar archive, or a folder with train and test of either.
 
-    A model of your own: --arch NAME --checkpoint weights.safetensors. Fine-tuning alone: --checkpoint model.pt --stages
-    finetune. All other settings are in the recipe: see --print-recipe, --recipe and --set.
+    A model of your own: --checkpoint FOLDER with config.json and model.safetensors, as timm and transformers save them;
+    or --arch NAME --checkpoint weights.safetensors. Fine-tuning alone: --checkpoint model.pt --stages finetune. All
+    other settings are in the recipe: see --print-recipe, --recipe and --set.
     """
     recipe = recipe_from_options(params["recipe"], params["settings"], _changes(params))
     if print_recipe:
@@ -80,8 +84,11 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     from tokfilter.vit.bundle import save_bundle
 
     folder = params["run_dir"] or output.with_name(output.name + ".work")
+    pixels = pixels_from_options(params, recipe)
+    foreign = foreign_from_options(params["arch"], params["arch_arg"], params["checkpoint"], pixels)
+    names = () if foreign is None else foreign.class_names
     with progress_bar() as progress:
-        splits = read_splits(data, recipe.data.holdout, progress, class_map=params["class_map"])
+        splits = read_splits(data, recipe.data.holdout, progress, params["class_map"], model_names=names)
         config = config_from_recipe(recipe, len(splits.train), stages=_lacking_stages(params))
         start = start_from_options(
             params["arch"],
@@ -91,7 +98,8 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
             pretrained=params["pretrained"],
             new_head="backbone" in config.stages,
             seed=config.seed,
-            preprocessing={"crop_pct": recipe.data.crop_pct},
+            preprocessing=pixels,
+            foreign=foreign,
         )
         run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress)
         bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])

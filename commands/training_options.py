@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.commands.pixel_options import PIXELS, pixel_options
+
 if TYPE_CHECKING:
+    from tokfilter.train.checkpoint.foreign import ForeignModel
     from tokfilter.train.data import Progress, Splits
     from tokfilter.train.distributed import DistContext
     from tokfilter.train.recipe import Recipe
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arguments_from_text",
+    "foreign_from_options",
     "model_options",
     "read_splits",
     "recipe_from_options",
@@ -26,7 +30,7 @@ Command = Callable[..., Any]
 
 
 def model_options(command: Command) -> Command:
-    """Options for the start model and its classes."""
+    """Options for the start model, its classes and its preprocessing."""
     for option in (
         click.option(
             "--class-map",
@@ -34,10 +38,12 @@ def model_options(command: Command) -> Command:
             help="Text file with one class name per line, in the model's order. Images of other classes are left out.",
         ),
         click.option("--arch-arg", multiple=True, metavar="NAME=VALUE", help="Argument of the timm model; repeatable."),
-        click.option("--arch", help="timm model name. Not needed when the checkpoint is a bundle (model.pt)."),
+        click.option(
+            "--arch", help="timm model name. Not needed for a bundle (model.pt) and for a folder with config.json."
+        ),
     ):
         command = option(command)
-    return command
+    return pixel_options(command)
 
 
 def recipe_options(command: Command) -> Command:
@@ -90,8 +96,13 @@ def read_splits(
     progress: "Progress",
     class_map: Path | None = None,
     dist_context: "DistContext | None" = None,
+    model_names: Sequence[str] = (),
 ) -> "Splits":
-    """The images of the class map's classes that can be decoded; the others are named on standard error."""
+    """The images of the class map's classes that can be decoded; the others are named on standard error.
+
+    model_names: classes in a checkpoint's order, which is taken where the data has the same classes
+    """
+    from tokfilter.train.checkpoint.class_names import same_names
     from tokfilter.train.class_map import class_map_from_file, mapped
     from tokfilter.train.data import Splits, checked, splits_from_folder
     from tokfilter.train.distributed import SINGLE_PROCESS
@@ -100,6 +111,11 @@ def read_splits(
     splits = splits_from_folder(data, holdout=holdout)
     if class_map is not None:
         names = class_map_from_file(class_map)
+    elif same_names(model_names, splits.train.class_names):
+        names = tuple(model_names)
+    else:
+        names = splits.train.class_names
+    if names != splits.train.class_names:
         once = _warn if dist_context.is_main else lambda text: None
         splits = Splits(*(mapped(part, names, once) for part in (splits.train, splits.test)))
     return Splits(*(checked(part, progress, _warn, dist_context) for part in (splits.train, splits.test)))
@@ -110,17 +126,62 @@ def start_from_options(
     arch_arg: Sequence[str],
     checkpoint: Path | None,
     class_names: tuple[str, ...],
+    foreign: "ForeignModel | None" = None,
     **options: Any,
 ) -> "Start":
-    """The start model (``train/start.py``); ``options`` go to ``start_from_timm``."""
-    from tokfilter.artifacts.bundle import Architecture
-    from tokfilter.train.start import start_from_bundle, start_from_timm
+    """The start model (``train/start.py``); ``options`` go to ``start_from_timm``. Its notes go to standard error."""
+    start = _start(arch, arch_arg, checkpoint, class_names, foreign, options)
+    for note in start.notes:
+        _warn(f"note: {note}")
+    return start
 
+
+def foreign_from_options(
+    arch: str | None, arch_arg: Sequence[str], checkpoint: Path | None, preprocessing: Mapping[str, Any]
+) -> "ForeignModel | None":
+    """The model of a checkpoint that is a folder; None for any other start model."""
+    if checkpoint is None or not checkpoint.is_dir():
+        return None
+    from tokfilter.train.checkpoint.folder import model_from_folder
+
+    if arch_arg:
+        raise click.UsageError(f"{checkpoint} is a folder, whose config.json has the arguments: leave --arch-arg out.")
+    foreign = model_from_folder(checkpoint, preprocessing)
+    if arch is not None and arch.partition(".")[0] != foreign.architecture.name:
+        raise click.UsageError(
+            f"{checkpoint} is a folder whose config.json gives {foreign.architecture.name}, --arch says {arch}: "
+            "leave --arch out."
+        )
+    return foreign
+
+
+def _start(
+    arch: str | None,
+    arch_arg: Sequence[str],
+    checkpoint: Path | None,
+    class_names: tuple[str, ...],
+    foreign: "ForeignModel | None",
+    options: dict[str, Any],
+) -> "Start":
+    from tokfilter.artifacts.bundle import Architecture
+    from tokfilter.train.start import start_from_bundle, start_from_folder, start_from_timm
+
+    if foreign is not None:
+        used = {name: options[name] for name in ("new_head", "seed", "preprocessing") if name in options}
+        return start_from_folder(foreign, class_names, **used)
     if arch is not None:
         architecture = Architecture(arch, arguments_from_text(arch_arg))
         return start_from_timm(architecture, len(class_names), checkpoint, **options)
     if checkpoint is None:
-        raise click.UsageError("expected a start model, got none: give --arch (a timm model) or --checkpoint model.pt.")
+        raise click.UsageError(
+            "expected a start model, got none: give --arch (a timm model), or --checkpoint with a bundle (model.pt) or "
+            "a folder of timm or transformers."
+        )
+    own = [name for name in PIXELS if options.get("preprocessing", {}).get(name) is not None and name != "crop_pct"]
+    if own:
+        raise click.UsageError(
+            f"{checkpoint} is a bundle with a preprocessing of its own: leave --{own[0].replace('_', '-')} out."
+        )
     return start_from_bundle(checkpoint, class_names)
 
 

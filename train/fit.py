@@ -13,6 +13,8 @@ from torch import nn
 
 from tokfilter.artifacts.bundle import FilterConfig, Preprocessing
 from tokfilter.errors import DataError, UnsupportedModelError
+from tokfilter.train.checkpoint.class_names import naming_note, same_names
+from tokfilter.train.class_map import mapped
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, checked, quiet, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
@@ -42,6 +44,7 @@ def fit(
     folder: str | Path | None = None,
     resume: bool = False,
     progress: Progress = quiet,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Label tokens by delta loss, train the filter, fine-tune the backbone: ``model`` is changed in place.
 
@@ -55,6 +58,8 @@ def fit(
     folder: keeps labels and checkpoints; None uses a temporary folder
     resume: continue from the checkpoints in ``folder``; the model must be the one that the interrupted call began with
     progress: called with the step's name and the completed fraction
+    preprocessing: values that replace the model's, for a model that was fine-tuned with others than timm's: mean, std,
+        interpolation, crop_pct, crop_mode
     Returns the training record: data, seed, settings and metrics of each stage; for a folder also the accuracy on the
     test images. The model is in evaluation mode afterwards. Raises RecipeError, DataError, UnsupportedModelError.
     """
@@ -64,16 +69,14 @@ def fit(
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
         run_dir = RunDir(run_folder, resume, settings.save_seconds, progress)
         backbone: Any = model.backbone
-        preprocessing = preprocessing_from_backbone(backbone, crop_pct=settings.data.crop_pct)
+        pixels = _preprocessing(model, {"crop_pct": settings.data.crop_pct, **(preprocessing or {})})
         tests: ImageDataset | None = None
         dataset: TrainingData
         if isinstance(data, str | Path):
-            dataset, tests, facts = _datasets_from_folder(
-                Path(data), settings, preprocessing, backbone.num_classes, progress
-            )
+            dataset, tests, facts = _datasets_from_folder(Path(data), settings, pixels, model, progress)
         else:
             file = run_folder / "images.f32"
-            dataset = dataset_from_loader(data, preprocessing, backbone.num_classes, file, progress)
+            dataset = dataset_from_loader(data, pixels, backbone.num_classes, file, progress)
             facts = {"train": _facts(dataset), "classes": backbone.num_classes}
         config = config_from_recipe(settings, len(dataset), stages=_STAGES)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
@@ -104,6 +107,20 @@ def _recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None) ->
     )
 
 
+def _preprocessing(model: FilteredViT, overrides: Mapping[str, Any]) -> Preprocessing:
+    """The model's own preprocessing, or timm's, with the overrides that are not None."""
+    if "input_size" in overrides:
+        raise DataError("the model has its input size: create it with img_size, leave input_size out.")
+    own = {} if model.info is None else asdict(model.info.preprocessing)
+    own.pop("input_size", None)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if unknown := sorted(given.keys() - Preprocessing.__dataclass_fields__.keys()):
+        raise DataError(
+            f"preprocessing has no {', '.join(unknown)}: expected mean, std, interpolation, crop_pct, crop_mode."
+        )
+    return preprocessing_from_backbone(model.backbone, **{**own, **given})
+
+
 @contextmanager
 def _folder(folder: str | Path | None) -> Iterator[Path]:
     if folder is None:
@@ -115,10 +132,19 @@ def _folder(folder: str | Path | None) -> Iterator[Path]:
 
 
 def _datasets_from_folder(
-    root: Path, recipe: Recipe, preprocessing: Preprocessing, classes: int, progress: Progress
+    root: Path, recipe: Recipe, preprocessing: Preprocessing, model: FilteredViT, progress: Progress
 ) -> tuple[ImageDataset, ImageDataset, dict[str, Any]]:
-    """Training images, test images, and their entry in the record. Raises DataError."""
+    """Training images, test images, and their entry in the record. Raises DataError.
+
+    The classes have the model's order where the model has names and the data the same ones.
+    """
+    classes = model.backbone.num_classes
     splits = splits_from_folder(root, holdout=recipe.data.holdout)
+    names = () if model.info is None else model.info.class_names
+    if same_names(names, splits.train.class_names):
+        splits = Splits(*(mapped(part, names, _warn) for part in (splits.train, splits.test)))
+    elif note := naming_note(names, splits.train.class_names):
+        _warn(note)
     if len(splits.train.class_names) != classes:
         raise DataError(
             f"{root} has {len(splits.train.class_names)} classes, the model's head has {classes}: "

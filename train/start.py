@@ -1,28 +1,40 @@
-"""Start models: a timm model with published, new or the user's own weights, or a bundle.
+"""Start models: a timm model with published, new or the user's own weights, a folder of timm or transformers, a bundle.
 
-Weights are read by timm's loader with ``weights_only=True`` or from safetensors; nothing is ever unpickled.
+How foreign files are read stands in ``train/checkpoint/``; nothing is ever unpickled.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from timm.models import load_state_dict
+import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import Architecture, Preprocessing
-from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import DataError
+from tokfilter.train.checkpoint.class_names import naming_note
+from tokfilter.train.checkpoint.folder import model_from_folder
+from tokfilter.train.checkpoint.foreign import ForeignModel
+from tokfilter.train.checkpoint.state_dict import checkpoint_weights, state_dict_from_file
 from tokfilter.train.finetune import initialise
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
-from tokfilter.vit.info import preprocessing_from_backbone
+from tokfilter.vit.info import ModelInfo, preprocessing_from_backbone
+from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.patch import patch
 from tokfilter.vit.scorers import TokenFilter
 
-__all__ = ["Start", "checkpoint_weights", "start_from_bundle", "start_from_timm"]
+__all__ = [
+    "Start",
+    "checkpoint_weights",
+    "load_checkpoint",
+    "start_from_bundle",
+    "start_from_folder",
+    "start_from_timm",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class Start:
     trained: whether its head is trained for the data's classes
     scorer: filter of a bundle
     record: training record of a bundle
+    notes: what the user should know about how the weights were read
     """
 
     architecture: Architecture
@@ -42,6 +55,7 @@ class Start:
     trained: bool
     scorer: TokenFilter | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def start_from_timm(
@@ -56,20 +70,91 @@ def start_from_timm(
     """Build a timm model for ``classes`` classes, with the weights of a file, timm's, or new ones.
 
     new_head: accept a checkpoint of other classes; the head is new and must be trained
-    preprocessing: overrides of timm's (mean, std, crop_pct...)
+    preprocessing: overrides of timm's (mean, std, crop_pct...); input_size also sets the model's
     Raises UnsupportedModelError, DataError: weights that do not fit, another number of classes.
     """
-    architecture = replace(architecture, kwargs={**architecture.kwargs, "num_classes": classes})
-    backbone: Any = create_backbone(architecture, pretrained=pretrained and checkpoint is None)
-    origin, trained = ("timm's published weights", False) if pretrained else ("new weights", False)
+    preprocessing = dict(preprocessing or {})
+    size = preprocessing.pop("input_size", None)
+    arguments = {**architecture.kwargs, "num_classes": classes}
+    if size is not None:
+        arguments["img_size"] = size[1] if size[1] == size[2] else list(size[1:])
+    architecture = replace(architecture, kwargs=arguments)
     if checkpoint is not None:
-        trained = _load(backbone, checkpoint, classes, new_head)
-        origin = f"checkpoint {checkpoint.name}"
-    elif not pretrained:
-        initialise(backbone, seed)
-    return Start(
-        architecture, backbone, preprocessing_from_backbone(backbone, **(preprocessing or {})), origin, trained
+        state = state_dict_from_file(checkpoint)
+        backbone, trained = _loaded(architecture, state.tensors, checkpoint, new_head, seed)
+        origin = f"checkpoint {checkpoint.name}" + (f" ({state.part})" if state.part else "")
+        notes = (f"{checkpoint}: weights taken from {state.part}",) if state.part else ()
+    else:
+        backbone, trained, notes = create_backbone(architecture, pretrained=pretrained), False, ()
+        origin = "timm's published weights" if pretrained else "new weights"
+        if not pretrained:
+            initialise(backbone, seed)
+    fields = preprocessing_from_backbone(backbone, **preprocessing)
+    return Start(architecture, backbone, fields, origin, trained, notes=notes)
+
+
+def start_from_folder(
+    foreign: ForeignModel,
+    class_names: tuple[str, ...],
+    new_head: bool = False,
+    seed: int = 0,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Start:
+    """The model of a folder of timm or transformers (``checkpoint/folder.py``), for the classes of the data.
+
+    new_head: accept a checkpoint of other classes; the head is new and must be trained
+    preprocessing: overrides of the folder's (crop_pct...)
+    Raises UnsupportedModelError, DataError: weights that do not fit, another number of classes.
+    """
+    architecture = replace(
+        foreign.architecture, kwargs={**foreign.architecture.kwargs, "num_classes": len(class_names)}
     )
+    backbone, trained = _loaded(architecture, foreign.weights, foreign.folder, new_head, seed, foreign.convert)
+    note = naming_note(foreign.class_names, class_names) if trained else ""
+    fields = {**foreign.preprocessing, **{k: v for k, v in (preprocessing or {}).items() if v is not None}}
+    fields.pop("input_size", None)  # the backbone has it
+    notes = (*foreign.notes, *([note] if note else []))
+    return Start(
+        architecture, backbone, preprocessing_from_backbone(backbone, **fields), foreign.origin, trained, notes=notes
+    )
+
+
+def load_checkpoint(
+    path: str | Path,
+    keep: Keep = 0.5,
+    *,
+    architecture: tuple[str, Mapping[str, Any]] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> FilteredViT:
+    """A classifier that was trained elsewhere, patched with an untrained token filter, on the CPU in evaluation mode.
+
+    path: a folder of timm or transformers (``config.json`` and safetensors); or with ``architecture`` a file
+    keep: default budget, a ratio (float) or a count of tokens (int)
+    architecture: name and arguments of ``timm.create_model``, for a file; num_classes where it is not timm's default
+    preprocessing: replaces the checkpoint's: input_size (3, H, W), mean, std, interpolation, crop_pct, crop_mode
+    Raises DataError, UnsupportedModelError, BudgetError.
+    """
+    path = Path(path)
+    names: tuple[str, ...] = ()
+    if architecture is not None:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder, which names its architecture: leave architecture out.")
+        with torch.device("meta"):
+            shape: Any = create_backbone(Architecture(architecture[0], dict(architecture[1])))
+        given = Architecture(architecture[0], dict(architecture[1]))
+        start = start_from_timm(given, shape.num_classes, path, preprocessing=preprocessing)
+    elif path.is_dir():
+        foreign = model_from_folder(path, preprocessing)
+        classes, names = foreign.architecture.kwargs["num_classes"], foreign.class_names
+        start = start_from_folder(foreign, names or tuple(map(str, range(classes))), preprocessing=preprocessing)
+    else:
+        raise DataError(
+            f"{path}: expected a folder with config.json, or architecture=(name, arguments) for a file of weights. A "
+            "bundle (model.pt) is read by tokfilter.load_model."
+        )
+    model = patch(start.backbone.eval(), keep, architecture=start.architecture)
+    model.info = ModelInfo(start.architecture, start.preprocessing, class_names=names)
+    return model
 
 
 def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
@@ -87,36 +172,37 @@ def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
     return Start(bundle.architecture, model.backbone, bundle.preprocessing, origin, True, scorer, bundle.training)
 
 
-def checkpoint_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: .safetensors, or a torch.save file, also nested in ``state_dict`` or ``model``.
+def _loaded(
+    architecture: Architecture, weights: dict[str, Tensor], path: Path, new_head: bool, seed: int, convert: bool = True
+) -> tuple[Any, bool]:
+    """A backbone with weights, and whether they had a head for its classes; memory is taken once everything fits.
 
-    Raises DataError when the file is missing, damaged, or would need unpickling.
+    convert: let timm convert the names, and resample the position embedding for another image size
     """
-    path = existing_file(path, "a checkpoint")
-    if path.suffix != ".safetensors" and zipfile.is_zipfile(path) is False and path.read_bytes()[:1] != b"\x80":
-        raise DataError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save.")
-    try:
-        weights = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # the readers raise many kinds of errors for damaged and hostile files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise DataError(
-            f"{path} is damaged, or holds more than tensors and plain values ({reason}). tokfilter never unpickles: "
-            "save the model's state_dict(), preferably as .safetensors."
-        ) from error
-    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise DataError(f"{path} has no named tensors; save the model's state_dict().")
-    return tensors
+    with torch.device("meta"):
+        skeleton: Any = create_backbone(architecture)
+    if convert and isinstance(skeleton, VisionTransformer):
+        try:
+            weights = checkpoint_filter_fn(weights, skeleton)
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise DataError(
+                f"{path} does not fit {architecture.name}: {reason}. Check --arch and --arch-arg."
+            ) from error
+    weights, fits = _fitting(skeleton, weights, path, new_head)
+    backbone: Any = create_backbone(architecture)
+    if not fits:
+        initialise(backbone, seed)
+    backbone.load_state_dict(weights, strict=fits)
+    return backbone, fits
 
 
-def _load(backbone: Any, path: Path, classes: int, new_head: bool) -> bool:
-    """Load a file into ``backbone``. Returns whether the file had a head for the classes."""
-    weights: dict[str, Tensor] = checkpoint_weights(path)
-    if isinstance(backbone, VisionTransformer):
-        weights = checkpoint_filter_fn(weights, backbone)  # timm resamples the position embedding for other image sizes
+def _fitting(backbone: Any, weights: dict[str, Tensor], path: Path, new_head: bool) -> tuple[dict[str, Tensor], bool]:
+    """The weights to load, without a head of other classes; and whether they had one. Raises DataError."""
+    classes = backbone.num_classes
     heads = backbone.pretrained_cfg.get("classifier", "head")
     heads = [heads] if isinstance(heads, str) else list(heads)
-    found = {name: len(weights[f"{name}.weight"]) for name in heads if f"{name}.weight" in weights}
+    found = {name: weights[f"{name}.weight"].shape[:1].numel() for name in heads if f"{name}.weight" in weights}
     fits = found.keys() == set(heads) and all(count == classes for count in found.values())
     if not fits:
         if not new_head:
@@ -134,10 +220,15 @@ def _load(backbone: Any, path: Path, classes: int, new_head: bool) -> bool:
         name, problem = next((group[0], what) for group, what in _problems(missing, wrong, unknown) if group)
         raise DataError(
             f"{path} does not fit {type(backbone).__name__}: {len(missing)} tensors are missing, {len(wrong)} have "
-            f"another shape, {len(unknown)} are unknown; first: {name} is {problem}. Check --arch and --arch-arg."
+            f"another shape, {len(unknown)} are unknown; first: {name} is {problem}. {_remedy(path, unknown)}"
         )
-    backbone.load_state_dict(weights, strict=fits)
-    return fits
+    return weights, fits
+
+
+def _remedy(path: Path, unknown: list[str]) -> str:
+    if any(".embeddings." in name for name in unknown) and (path.parent / "config.json").is_file():
+        return f"These are transformers' names: give the folder, --checkpoint {path.parent}, without --arch."
+    return "Check --arch and --arch-arg."
 
 
 def _problems(missing: list[str], wrong: list[str], unknown: list[str]) -> list[tuple[list[str], str]]:

@@ -82,7 +82,7 @@ def create_backbone(architecture: Architecture, pretrained: bool = False) -> nn.
         )
     try:
         backbone: nn.Module = timm.create_model(architecture.name, pretrained=pretrained, **architecture.kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         raise UnsupportedModelError(
             f"timm refuses {architecture.name} with {dict(architecture.kwargs)}: {error}"
         ) from error

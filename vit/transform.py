@@ -1,13 +1,10 @@
-"""The resize, crop and normalisation of a bundle as a torch transform: timm's, with transformers' rounding where asked."""
+"""A bundle's resize, crop and normalisation as a torch transform: timm's, or with the crop that transformers makes."""
 
 from dataclasses import asdict
 from typing import Any
 
-import torchvision.transforms.functional as F  # noqa: N812
 from PIL import Image
-from timm.data.transforms import CenterCropOrPad
 from timm.data.transforms_factory import create_transform
-from torchvision.transforms import CenterCrop
 
 from tokfilter.artifacts.bundle import Preprocessing
 
@@ -28,7 +25,8 @@ def transform_from_preprocessing(preprocessing: Preprocessing, normalize: bool =
 
 def _with_floor(part: Any, preprocessing: Preprocessing) -> Any:
     _, height, width = preprocessing.input_size
-    return FloorCrop(height, width) if isinstance(part, CenterCrop | CenterCropOrPad) else part
+    crops = type(part).__name__ in ("CenterCrop", "CenterCropOrPad")  # torchvision's and timm's
+    return FloorCrop(height, width) if crops else part
 
 
 class FloorCrop:
@@ -40,8 +38,7 @@ class FloorCrop:
     def __call__(self, image: Image.Image) -> Image.Image:
         """The crop, with black borders where the image is smaller."""
         top, left = _margin(image.height, self.height), _margin(image.width, self.width)
-        cropped: Image.Image = F.crop(image, top, left, self.height, self.width)
-        return cropped
+        return image.crop((left, top, left + self.width, top + self.height))
 
 
 def _margin(size: int, wanted: int) -> int:

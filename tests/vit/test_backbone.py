@@ -58,7 +58,9 @@ def test_other_values_in_a_bundle_are_refused(tmp_path, change, problem):
         load_model(tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("change", [{"class_token": False, "global_pool": "avg"}, {"num_classes": 0}, {"fc_norm": True}])
+@pytest.mark.parametrize(
+    "change", [{"class_token": False, "global_pool": "avg"}, {"num_classes": 0}, {"fc_norm": True}]
+)
 def test_the_head_is_refused_where_it_has_no_meaning(change):
     with pytest.raises(UnsupportedModelError, match="the head class\\+mean needs"):
         create_backbone(Architecture("vit_tiny_patch16_224", {**SMALL, **change}, head="class+mean"))

@@ -1,0 +1,1 @@
+"""Start weights that others wrote: state dicts, timm's folders, transformers' folders. Nothing is ever unpickled."""
