@@ -210,3 +210,71 @@ def test_a_recipe_file_with_an_unknown_name_is_refused(data, tmp_path):
 def test_data_may_be_left_out_for_printing_only():
     result = tokfilter("train", *MODEL)
     assert result.exit_code == 2 and "Missing argument 'DATA'" in result.output
+
+
+@pytest.fixture
+def timm_folder(tmp_path):
+    """A folder as hubs have it, of a model for the digits whose names stand in reverse."""
+    import timm
+    from timm.models import save_for_hf
+
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    own = timm.create_model("vit_tiny_patch16_224", **shape, num_classes=10)
+    save_for_hf(own, tmp_path / "own", model_args=shape, model_config={"label_names": list("9876543210")})
+    return tmp_path / "own"
+
+
+def test_a_folder_of_timm_is_trained_with_its_classes_and_given_pixels(data, timm_folder, tmp_path):
+    pixels = ["--mean", "0.5", "--std", "0.2,0.3,0.4", "--interpolation", "bilinear", "--crop-mode", "squash"]
+    arguments = [
+        "train",
+        data,
+        "--checkpoint",
+        timm_folder,
+        "-o",
+        tmp_path / "m.pt",
+        *QUICK,
+        "--stages",
+        "label,filter",
+    ]
+    result = tokfilter(*arguments, *pixels, "--crop-pct", "1.0", "--input-size", "24x32")
+    assert result.exit_code == 0, result.output
+    found = load_bundle(tmp_path / "m.pt")
+    assert found.class_names == list("9876543210") and found.training["start"] == "timm's folder own"
+    assert found.preprocessing.input_size == (3, 24, 32) and found.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert found.preprocessing.std == (0.2, 0.3, 0.4) and found.preprocessing.interpolation == "bilinear"
+    assert (found.preprocessing.crop_pct, found.preprocessing.crop_mode) == (1.0, "squash")
+
+
+def test_a_folder_of_transformers_is_labelled(data, tmp_path):
+    from hf_folders import write_folder
+
+    write_folder(tmp_path / "hf", "ViTForImageClassification", classes=10, patch_size=16)
+    result = tokfilter("label", data, tmp_path / "hf", "-o", tmp_path / "labels", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--arch", "vit_small_patch16_224"], "gives vit_tiny_patch16_224, --arch says vit_small_patch16_224: leave"),
+        (["--arch-arg", "depth=2"], "whose config.json has the arguments: leave --arch-arg out"),
+        (["--mean", "0.5,0.5"], "expected one number, or three with commas between, got '0.5,0.5'"),
+        (["--mean", "nan"], "expected one number, or three"),
+        (["--std", "0"], "a positive std for three channels"),
+        (["--input-size", "0"], "expected a size such as 224 or 224x160"),
+        (["--input-size", "32x32x32"], "expected a size such as 224 or 224x160"),
+        (["--crop-mode", "corner"], "'corner' is not one of 'center'"),
+    ],
+)
+def test_options_that_do_not_fit_a_folder_are_refused(data, timm_folder, tmp_path, options, problem):
+    result = tokfilter("train", data, "--checkpoint", timm_folder, "-o", tmp_path / "m.pt", *options)
+    assert result.exit_code in (1, 2) and problem in " ".join(result.output.split())
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_a_bundle_keeps_its_preprocessing(data, bundle, tmp_path):
+    result = tokfilter("train", data, "--checkpoint", bundle, "-o", tmp_path / "m.pt", "--mean", "0.5")
+    assert result.exit_code == 2
+    assert "is a bundle with a preprocessing of its own: leave --mean out" in " ".join(result.output.split())

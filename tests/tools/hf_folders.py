@@ -66,15 +66,15 @@ def tiny_model(name: str, classes: int = 5, labels: dict[int, str] | None = None
     return model
 
 
-def tiny_processor(name: str, **fields: Any) -> Any:
-    """The image processor that goes with a classifier, for 32 x 32 pixels; Pillow's where transformers has both."""
+def tiny_processor(name: str, torchvision: bool = False, **fields: Any) -> Any:
+    """The image processor that goes with a classifier, for 32 x 32 pixels: Pillow's, or torchvision's."""
     library = transformers()
     kind = next(kind for stem, kind in PROCESSORS.items() if name.startswith(stem))
     crops = kind.startswith(("Bit", "CLIP", "DeiT"))
     size = {"height": 36, "width": 36} if kind.startswith("DeiT") else {"height": 32, "width": 32}
     size = {"shortest_edge": 36} if kind.startswith(("Bit", "CLIP")) else size
     given = {"size": size, **({"crop_size": {"height": 32, "width": 32}} if crops else {}), **fields}
-    return getattr(library, f"{kind}Pil", None or getattr(library, kind))(**given)
+    return getattr(library, kind if torchvision else f"{kind}Pil")(**given)
 
 
 def write_folder(folder: Path, name: str, **options: Any) -> Any:

@@ -1,6 +1,7 @@
 """fit: a model in memory is trained in place, on a folder, on a DataLoader, on a Dataset."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import timm
@@ -201,3 +202,18 @@ def test_the_filter_is_marked_as_trained():
         model(torch.zeros(1, 3, 32, 32), keep=0.5)
     fit(model, images(), overrides=QUICK)
     assert model.scorer.trained
+
+
+def test_preprocessing_and_class_order_of_the_model_are_kept(tmp_path):
+    data = write_scenes(tmp_path, 0, train=40, test=20, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
+    model = small()
+    plain = preprocessing_from_backbone(model.backbone)
+    own = replace(plain, mean=(0.3, 0.3, 0.3), crop_mode="squash-floor")
+    model.info = ModelInfo(ARCHITECTURE, own, class_names=tuple("9876543210"))
+    overrides = {"stages": ["label"], "labels.limit": 8}
+    record = fit(model, data, overrides=overrides, preprocessing={"std": (0.7, 0.7, 0.7)})
+    assert record["data"]["class_names"] == list("9876543210") == list(model.info.class_names)
+    assert model.info.preprocessing == replace(own, std=(0.7, 0.7, 0.7))
+    for wrong, problem in (({"input_size": (3, 8, 8)}, "leave input_size out"), ({"means": 1}, "has no means")):
+        with pytest.raises(DataError, match=problem):
+            fit(model, data, overrides=overrides, preprocessing=wrong)
