@@ -1,14 +1,11 @@
 """Class names of a checkpoint: ``id2label`` of transformers, ``label_names`` of timm."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from tokfilter.errors import DataError
 
 __all__ = ["class_names_from_labels", "naming_note", "same_names"]
-
-_PLACEHOLDER = re.compile(r"LABEL_\d+|\d+")
 
 
 def class_names_from_labels(labels: Any, classes: int, source: str) -> tuple[str, ...]:
@@ -29,7 +26,8 @@ def class_names_from_labels(labels: Any, classes: int, source: str) -> tuple[str
         if not isinstance(name, str) or not 1 <= len(name) <= 1000 or not name.isprintable():
             raise DataError(f"{source}: the name of class {i} must be a printable text, got {name!r:.100}.")
         names.append(name)
-    return () if all(_PLACEHOLDER.fullmatch(name) for name in names) else tuple(names)
+    placeholders = all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names))
+    return () if placeholders else tuple(names)
 
 
 def same_names(names: Sequence[str], others: Sequence[str]) -> bool:
