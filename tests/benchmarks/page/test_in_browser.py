@@ -162,7 +162,7 @@ PREPROCESS = """async (cases) => {
 
 def transforms() -> Iterator[tuple[Preprocess, Image.Image]]:
     rng = np.random.default_rng(0)
-    for mode in ("center", "squash", "border"):
+    for mode in ("center", "squash", "border", "center-floor", "squash-floor"):
         for interpolation in ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "box"):
             size = [(32, 32), (20, 31), (28, 28)][int(rng.integers(3))]
             crop = [1.0, 0.875, 0.95, 0.5, 1.1][int(rng.integers(5))]
