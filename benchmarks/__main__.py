@@ -20,6 +20,7 @@ PROGRAMS: Final = {
     "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),
     "export-zoo": LazyCommand(f"{_STUDY}.export_zoo:main", "export and TensorRT-RTX build of 30 timm models"),
     "cuda-zoo": LazyCommand(f"{_STUDY}.cuda_zoo:main", "timm models fused for ONNX Runtime on CUDA"),
+    "int8-accuracy": LazyCommand(f"{_STUDY}.int8_accuracy:main", "top-1 of int8 and fp8 exports against fp32"),
     "export-trained": LazyCommand(f"{_STUDY}.export_trained:main", "error of every exported graph, trained weights"),
     "runtime-figures": LazyCommand(
         "tokfilter.benchmarks.runtime_figures:main",

@@ -29,6 +29,11 @@ Build = Callable[[Sequence[str]], Entry]
 
 _FULL_PRECISION: Final = "Every layer of it is fp32 already: build it again, and report this if it fails again."
 
+_QUANTIZED: Final = (
+    "Which layers of it stay fp32 was decided when it was exported: export again with a lower --max-drop, which keeps "
+    "more of them, or choose another --precision."
+)
+
 
 @dataclass
 class EngineGate:
@@ -102,6 +107,8 @@ class EngineGate:
         """The engine with the fewest groups of layers in fp32 that passes."""
         if graph.precision == "fp32":
             raise VerificationError(f"{failure} {_FULL_PRECISION}") from failure
+        if graph.precision in ("int8", "fp8"):
+            raise VerificationError(f"{failure} {_QUANTIZED}") from failure
         if not self.options.auto_fp32:
             raise VerificationError(f"{failure} {FP32_REMEDY}") from failure
         before = self._kept.get(graph.precision, {})

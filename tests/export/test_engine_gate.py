@@ -123,6 +123,15 @@ def test_an_fp32_engine_has_no_layer_to_repair(bench):
     assert len(bench.built) == 1 and bench.plans() == []
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_the_layers_of_an_int8_engine_were_chosen_before(bench, precision):
+    bench.wanted = {"model.plan": {"blocks.0.attn/Softmax"}}
+    graph = Entry("model.int8.onnx", "filtered", "", 0, runtime="onnx", precision=precision)
+    with pytest.raises(VerificationError, match=r"export again with a lower --max-drop"):
+        list(bench.gate(auto_fp32=True).engines(graph, bench.build("model", precision)))
+    assert len(bench.built) == 1 and bench.plans() == []
+
+
 def test_the_layers_are_found_and_the_engine_that_passed_is_the_one_kept(bench):
     bench.wanted = {"model.plan": {"blocks.0.attn/Softmax", "blocks.1.mlp.fc1/MatMul"}}
     (entry,) = bench.engines(bench.gate(auto_fp32=True), "model")

@@ -2,12 +2,14 @@
 
 import onnx_ir as ir
 import pytest
+from quantize_images import in_opset
 
 from tokfilter.errors import EngineError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, without_functions
 from tokfilter.export.layer_groups import groups_from_graph
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.precision import cast_precision, with_fp32_nodes
+from tokfilter.export.quantize.nodes import linears_of, quantized_graph
 from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.trt.build import BuildOptions, build_engine
 from tokfilter.trt.versions import way_of
@@ -22,6 +24,9 @@ def graphs(traced_graph, tmp_path_factory):
     made = {"slots": traced_graph.clone(), "full": full_graph_from_slots(traced_graph, 16)}
     for precision in ("fp16", "bf16"):
         made[precision] = cast_precision(traced_graph, precision)
+    largest = {linear.activation: 4.0 for linear in linears_of(traced_graph)}
+    for precision in ("int8", "fp8"):
+        made[precision] = quantized_graph(in_opset(traced_graph, 19), precision, largest)
     made["fixed"] = fixed_graph_from_slots(made["fp16"], 5)
     groups = groups_from_graph(made["fp16"])
     made["mixed"] = with_fp32_nodes(made["fp16"], "fp16", [node for group in groups[::2] for node in group.nodes])
@@ -36,7 +41,7 @@ def graphs(traced_graph, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "form", ["slots", "full", "fp16", "bf16", "fixed", "mixed", "8.6 slots", "8.6 full", "8.5 fixed"]
+    "form", ["slots", "full", "fp16", "bf16", "int8", "fp8", "fixed", "mixed", "8.6 slots", "8.6 full", "8.5 fixed"]
 )
 def test_rtx_builds_every_form_without_a_gpu(graphs, tmp_path, form):
     target = build_engine("tensorrt-rtx", graphs / f"{form}.onnx", tmp_path / "model.plan", OPTIONS)

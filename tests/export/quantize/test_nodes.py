@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
+from quantize_images import in_opset
 
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
@@ -80,7 +81,7 @@ def test_weights_are_rounded_per_output_channel_to_at_most_half_a_step(traced_gr
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_every_form_keeps_the_tokens_of_fp32_and_is_near_it(traced_graph, largest, precision, tmp_path):
-    graph = quantized_graph(slots_at(traced_graph, 19), precision, largest)
+    graph = quantized_graph(in_opset(traced_graph, 19), precision, largest)
     for k in (1, 8, 16):
         exact, found = run(traced_graph, tmp_path, "fp32", k), run(graph, tmp_path, precision, k)
         assert (exact[1] == found[1]).all()
@@ -94,20 +95,12 @@ def test_every_form_keeps_the_tokens_of_fp32_and_is_near_it(traced_graph, larges
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_onnx_runtime_computes_what_the_operators_mean(traced_graph, largest, precision, tmp_path):
     """ONNX's reference implementation, on a fixed budget (its own rounding differs by a step at ties)."""
-    graph = fixed_graph_from_slots(quantized_graph(slots_at(traced_graph, 19), precision, largest), 8)
+    graph = fixed_graph_from_slots(quantized_graph(in_opset(traced_graph, 19), precision, largest), 8)
     found = run(graph, tmp_path, precision, batch=1)
     images = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     expected = ReferenceEvaluator(str(tmp_path / f"{precision}.onnx")).run(None, {"images": images})
     assert (found[1] == expected[1]).all()
     assert np.abs(found[0] - expected[0]).max() < 0.02 * np.abs(expected[0]).max()
-
-
-def slots_at(graph, opset):
-    changed = graph.clone()
-    changed.opset_imports[""] = opset
-    for function in changed.functions.values():
-        function.opset_imports[""] = opset
-    return changed
 
 
 def test_a_weight_of_zeros_gives_zeros_and_a_broken_one_is_refused(traced_graph, largest, tmp_path):
