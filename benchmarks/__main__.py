@@ -26,6 +26,9 @@ PROGRAMS: Final = {
         "tokfilter.benchmarks.runtime_figures:main",
         "speed-up against the MAC ratio, overhead, tuned budgets",
     ),
+    "cpu-engines": LazyCommand(
+        "tokfilter.benchmarks.cpu_engines:main", "ONNX Runtime, OpenVINO and PyTorch on this CPU"
+    ),
     "service-load": LazyCommand("tokfilter.benchmarks.service.load:main", "load test of `tokfilter serve`"),
     "service-abuse": LazyCommand(
         "tokfilter.benchmarks.service.abuse:main", "hostile load on `tokfilter serve`: what other clients lose"

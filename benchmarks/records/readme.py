@@ -13,6 +13,7 @@ import click
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.documents import with_current_keys
+from tokfilter.benchmarks.records.cpu_tables import cpu_engines_table, cpu_figures_table
 from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
@@ -49,6 +50,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "gpu_kernel": ("gpu-kernel.json", kernel_table),
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
     "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
+    "cpu_engines": ("cpu_engines.json", cpu_engines_table),
+    "cpu_figures": ("cpu_engines.json", cpu_figures_table),
     "cuda_zoo": ("cuda_zoo.json", cuda_zoo_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
@@ -56,6 +59,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
 """Name of a table -> (file in results, function that writes the table)."""
 
 _UNMEASURED: Final = {
+    "cpu_engines.json": "Not measured yet: `python -m tokfilter.benchmarks cpu-engines`.",
     "cuda_zoo.json": "Not measured yet: `python -m tokfilter.benchmarks cuda-zoo`.",
     "gpu-proof.json": "Not measured yet: `make gpu-proof`.",
 }
