@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from openvino_exports import NEEDED, plain_export
+from openvino_exports import NEEDED
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.cli import cli
@@ -27,12 +27,6 @@ def run(*arguments):
 def copied(export_directory, tmp_path):
     shutil.copytree(export_directory, tmp_path / "out")
     return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def openvino_export(export_directory, tmp_path_factory):
-    pytest.importorskip("openvino", reason=NEEDED)
-    return plain_export(export_directory, tmp_path_factory.mktemp("openvino") / "out")
 
 
 def test_bench_prints_a_table_and_writes_json(copied):
@@ -106,9 +100,10 @@ def test_bench_runs_scenarios(copied):
     assert len(json.loads((copied / "scenario.json").read_text())["rows"]) == 4
 
 
-def test_bench_compares_engines_in_the_same_rounds(openvino_export, tmp_path):
+def test_bench_compares_engines_in_the_same_rounds(export_directory, tmp_path):
+    pytest.importorskip("openvino", reason=NEEDED)
     arguments = ("--runtime", "onnx,openvino", "--batch", "1", "--keep", "0.5", "--no-model-cache", *QUICK)
-    done = run("bench", openvino_export, *arguments, "-o", tmp_path / "b.json")
+    done = run("bench", export_directory, *arguments, "-o", tmp_path / "b.json")
     assert done.exit_code == 0, done.output
     assert "openvino fp32, in the same rounds" in done.stdout and "first engine" in done.stdout
     (engine,) = json.loads((tmp_path / "b.json").read_text())["engines"]

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from openvino_exports import NEEDED, OtherCpu, computed_types, plain_export
+from openvino_exports import NEEDED, OtherCpu, computed_types
 
 from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
@@ -23,8 +24,14 @@ THREADS = 2
 
 
 @pytest.fixture(scope="module")
-def directory(export_directory, tmp_path_factory):
-    return plain_export(export_directory, tmp_path_factory.mktemp("openvino") / "out")
+def directory(export_directory):
+    return export_directory
+
+
+@pytest.fixture
+def copied(export_directory, tmp_path):
+    shutil.copytree(export_directory, tmp_path / "out")
+    return tmp_path / "out"
 
 
 @pytest.fixture(autouse=True)
@@ -257,29 +264,27 @@ def test_an_error_in_the_receiver_of_the_queue_is_raised(shared, golden):
     assert shared.run_queue([], 8) == 0
 
 
-def test_a_graph_with_the_plugins_node_is_refused_with_the_remedy(directory, tmp_path):
+def test_a_graph_with_the_plugins_node_is_refused_with_the_remedy(copied):
     import onnx
 
-    folder = plain_export(directory, tmp_path / "out")
-    model = onnx.load(folder / "full.onnx")
+    model = onnx.load(copied / "full.onnx")
     model.graph.node.insert(0, onnx.helper.make_node("TokenSelect", ["images"], ["never"], domain="tokfilter"))
     body = [onnx.helper.make_node("Identity", ["x"], ["y"])]
     opset = [onnx.helper.make_opsetid("", 18)]
     model.functions.append(onnx.helper.make_function("tokfilter", "TokenSelect", ["x"], ["y"], body, opset))
     model.opset_import.append(onnx.helper.make_opsetid("tokfilter", 1))
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info("never"))
-    replaced(folder, "full.onnx", model.SerializeToString())
+    replaced(copied, "full.onnx", model.SerializeToString())
     with (
         pytest.raises(EngineError, match=r"standard operators only, and .*full.onnx has .*TokenSelect: export again"),
-        session(folder, "full"),
+        session(copied, "full"),
     ):
         pass
 
 
-def test_a_damaged_graph_is_refused_in_one_line(directory, tmp_path):
-    folder = plain_export(directory, tmp_path / "out")
-    replaced(folder, "full.onnx", b"no graph at all")
-    with pytest.raises(EngineError, match=r"OpenVINO cannot load .*full.onnx: [^\n]+\.$"), session(folder, "full"):
+def test_a_damaged_graph_is_refused_in_one_line(copied):
+    replaced(copied, "full.onnx", b"no graph at all")
+    with pytest.raises(EngineError, match=r"OpenVINO cannot load .*full.onnx: [^\n]+\.$"), session(copied, "full"):
         pass
 
 
@@ -293,14 +298,52 @@ def replaced(folder, name, content, **changes):
     save_manifest(folder, replace(manifest, files=[entry if e.path == name else e for e in manifest.files]))
 
 
-def test_int8_without_8_bit_layers_is_refused(directory, tmp_path):
-    folder = plain_export(directory, tmp_path / "out")
-    replaced(folder, "full.onnx", (folder / "full.onnx").read_bytes(), precision="int8")
+def test_int8_without_8_bit_layers_is_refused(copied):
+    replaced(copied, "full.onnx", (copied / "full.onnx").read_bytes(), precision="int8")
     with (
         pytest.raises(EngineError, match=r"runs no layer of .*full.onnx in 8 bits, so int8 would be f32 in fact"),
-        session(folder, "full", precision="int8"),
+        session(copied, "full", precision="int8"),
     ):
         pass
+
+
+@needs("INT8")
+@pytest.mark.parametrize("precision", ["int8", pytest.param("int8-bf16", marks=needs("BF16"))])
+def test_int8_runs_its_linear_layers_in_8_bits(copied, golden, precision):
+    replaced(copied, "full.onnx", quantised(copied / "full.onnx", golden.images), precision="int8")
+    with session(copied, "full", precision=precision) as opened:
+        assert "u8" in computed_types(opened) or "i8" in computed_types(opened)
+        found = opened.run(golden.images).logits
+    scale = np.abs(golden.full).max(axis=1, keepdims=True)
+    assert 1e-5 < (np.abs(found - golden.full) / scale).max() < 0.2
+
+
+def quantised(graph, images):
+    """A full graph whose Linear layers have Q/DQ pairs, by ONNX Runtime's own quantiser."""
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnx")
+    import onnx
+
+    model = onnx.load(graph)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    linear = [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in weights]
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.left = iter([{"images": images}])
+
+        def get_next(self):
+            return next(self.left, None)
+
+    output = graph.with_suffix(".int8")
+    quantization.quantize_static(
+        str(graph),
+        str(output),
+        Reader(),
+        per_channel=True,
+        nodes_to_quantize=linear,
+        op_types_to_quantize=["MatMul", "Gemm"],
+    )
+    return output.read_bytes()
 
 
 def test_no_such_file(directory):
@@ -361,33 +404,31 @@ def test_processes_share_the_cache(directory, golden, cache_home):
     assert len(list((cache_home / "tokfilter" / "openvino").iterdir())) == 1
 
 
-def test_a_changed_file_is_refused_with_and_without_the_cache(directory, tmp_path):
-    folder = plain_export(directory, tmp_path / "out")
-    with session(folder, model_cache=True):
+def test_a_changed_file_is_refused_with_and_without_the_cache(copied):
+    with session(copied, model_cache=True):
         pass
-    content = bytearray((folder / "model.onnx").read_bytes())
+    content = bytearray((copied / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / "model.onnx").write_bytes(content)
+    (copied / "model.onnx").write_bytes(content)
     for cached in (True, False):
         with (
             pytest.raises(EngineError, match=r"model.onnx is not the file .* bytes have changed. Export again"),
-            session(folder, model_cache=cached),
+            session(copied, model_cache=cached),
         ):
             pass
-    (folder / "model.onnx").unlink()
-    with pytest.raises(EngineError, match="missing, though manifest.json lists it"), session(folder):
+    (copied / "model.onnx").unlink()
+    with pytest.raises(EngineError, match="missing, though manifest.json lists it"), session(copied):
         pass
 
 
-def test_external_weights_are_read(directory, golden, tmp_path):
+def test_external_weights_are_read(copied, golden):
     import onnx
 
-    folder = plain_export(directory, tmp_path / "out")
-    model = onnx.load(folder / "full.onnx")
-    onnx.save(model, folder / "full.onnx", save_as_external_data=True, location="full.weights", size_threshold=0)
-    weights = entry_from_file(folder, "full.weights", "full").sha256
-    replaced(folder, "full.onnx", (folder / "full.onnx").read_bytes(), external={"full.weights": weights})
-    with session(folder, "full") as opened:
+    model = onnx.load(copied / "full.onnx")
+    onnx.save(model, copied / "full.onnx", save_as_external_data=True, location="full.weights", size_threshold=0)
+    weights = entry_from_file(copied, "full.weights", "full").sha256
+    replaced(copied, "full.onnx", (copied / "full.onnx").read_bytes(), external={"full.weights": weights})
+    with session(copied, "full") as opened:
         np.testing.assert_allclose(opened.run(golden.images).logits, golden.full, atol=1e-4)
 
 

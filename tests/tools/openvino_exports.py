@@ -1,36 +1,8 @@
-"""Exports that OpenVINO tests run, and an OpenVINO that claims another CPU. Needs openvino."""
+"""What tests of OpenVINO share: an OpenVINO that claims another CPU, and the types that it computes in."""
 
-import shutil
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-
-from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
 
 NEEDED = "OpenVINO is not installed: pip install 'tokfilter[openvino]'"
-
-
-def plain_export(source: Path, folder: Path) -> Path:
-    """A copy of an export whose graphs hold standard operators only."""
-    shutil.copytree(source, folder)
-    manifest = load_manifest(folder)
-    files = [_plain(folder, entry) for entry in manifest.files]
-    save_manifest(folder, replace(manifest, files=files))
-    return folder
-
-
-def _plain(folder, entry):
-    if not entry.path.endswith(".onnx"):
-        return entry
-    import onnx
-    import onnx.inliner
-
-    model = onnx.load(folder / entry.path)
-    if not model.functions:
-        return entry
-    onnx.save(onnx.inliner.inline_local_functions(model), folder / entry.path)
-    fresh = entry_from_file(folder, entry.path, entry.role)
-    return replace(entry, sha256=fresh.sha256, bytes=fresh.bytes)
 
 
 class OtherCpu:

@@ -1,5 +1,5 @@
 import pytest
-from openvino_exports import NEEDED, plain_export
+from openvino_exports import NEEDED
 from schema_check import valid
 
 from tokfilter.errors import DataError
@@ -21,12 +21,11 @@ def test_scenarios_cover_full_and_filtered(export_directory):
     assert len(found["rows"]) == 8 and len(found["verification"]) == 2
 
 
-def test_offline_has_a_session_of_openvino_compiled_for_it(export_directory, tmp_path):
+def test_offline_has_a_session_of_openvino_compiled_for_it(export_directory):
     pytest.importorskip("openvino", reason=NEEDED)
-    folder = plain_export(export_directory, tmp_path / "out")
     config = ScenarioConfig(duration_s=0.05, warm_up_s=0.0, batch=2, streams=2)
     options = SessionOptions("openvino", threads=2, model_cache=False)
-    found = valid(run_scenarios(folder, ["single-stream", "offline"], [0.5], options, config))
+    found = valid(run_scenarios(export_directory, ["single-stream", "offline"], [0.5], options, config))
     rows = {(row["tokens"], row["scenario"]): row for row in found["rows"]}
     assert set(rows) == {(16, "SingleStream"), (16, "Offline"), (8, "SingleStream"), (8, "Offline")}
     assert "requests queued in the engine" in rows[8, "Offline"]["notes"][0]
