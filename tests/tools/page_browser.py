@@ -51,6 +51,11 @@ def served(folder: Path, headers: Mapping[str, str] = MappingProxyType({})) -> I
         thread.join()
 
 
+def browser_path() -> str | None:
+    """Debian's Chromium on this machine, or its smaller build without windows."""
+    return shutil.which("chromium") or shutil.which("chromium-headless-shell")
+
+
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A headless Chromium of this machine, with a fake camera that needs no permission."""
@@ -58,7 +63,7 @@ def chromium() -> Iterator[Any]:
 
     arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=arguments)
         try:
             yield browser
         finally:

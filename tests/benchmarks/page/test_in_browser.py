@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import ANSWERED, COMPARED, ISOLATED, SLIDE, chromium, served
+from page_browser import ANSWERED, COMPARED, ISOLATED, SLIDE, browser_path, chromium, served
 from PIL import Image
 
 from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
@@ -53,8 +53,8 @@ class Opened:
 @pytest.fixture(scope="module")
 def folder(export_directory, tmp_path_factory) -> Path:
     pytest.importorskip("playwright", reason="needs Playwright: pip install playwright")
-    if shutil.which("chromium") is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
+    if browser_path() is None:
+        pytest.skip("needs Chromium: apt-get install chromium-headless-shell")
     if not cached_package().is_file():
         pytest.skip(f"needs ONNX Runtime Web: {FETCH} --pack-destination {cached_package().parent}")
     export = shutil.copytree(export_directory, tmp_path_factory.mktemp("hostile") / "out")
