@@ -109,6 +109,7 @@ def _weights_hash(graph: ir.Model) -> str:
 def cpu_session(path: Path, precision: str | None, for_cuda: bool = False) -> Any:
     """``path`` in ONNX Runtime on the CPU. A bf16 graph is emulated in fp32: no CPU kernels take bf16.
 
+    An int8 graph has 32-bit sums on every CPU (runtime/measure/cpu_features.py), which may be slower than in a session.
     A fp8 graph runs as written: QuantizeLinear and DequantizeLinear around an fp32 product, as ONNX Runtime 1.31 fuses
     them to an operator that takes no float8.
 
@@ -116,6 +117,8 @@ def cpu_session(path: Path, precision: str | None, for_cuda: bool = False) -> An
     """
     if precision == "fp8":
         return _session(path, {"session.disable_quant_qdq": "1"})
+    if precision == "int8":
+        return _session(path, {"session.x64quantprecision": "1"})
     emulated = precision == "bf16" or (precision == "fp16" and for_cuda)
     return emulated_session(path) if emulated else _session(path)
 
@@ -137,8 +140,7 @@ def _session(path: Path, entries: Mapping[str, str] | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Spinning threads would slow torch, which computes the reference in the same process.
-    # On x86-64 without VNNI, products of int8 would overflow 16 bits: see runtime/onnxruntime_session.py.
-    entries = {"session.intra_op.allow_spinning": "0", "session.x64quantprecision": "1", **(entries or {})}
+    entries = {"session.intra_op.allow_spinning": "0", **(entries or {})}
     for name, value in entries.items():
         options.add_session_config_entry(name, value)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ from tokfilter.artifacts.checked import checked_file
 from tokfilter.artifacts.extras import install_hint
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.huge_pages import advised_huge_pages
+from tokfilter.runtime.measure.cpu_features import cpu_features, sums_overflow
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
@@ -110,8 +111,8 @@ class OnnxRuntimeSession(CheckedSession):
             options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # x86-64 without VNNI adds two products of int8 in 16 bits, which overflow: then weights become uint8, slower.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if self.model_file.entry.precision == "int8" and sums_overflow(cpu_features()):
+            options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
     def _describe(self, session: Any, path: str) -> None:

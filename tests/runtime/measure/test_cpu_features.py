@@ -1,6 +1,6 @@
 import pytest
 
-from tokfilter.runtime.measure.cpu_features import cpu_features
+from tokfilter.runtime.measure.cpu_features import cpu_features, sums_overflow
 
 XEON = "flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 avx512_vnni avx_vnni amx_int8"
 ZEN = "flags : fpu avx2 avx512f avx512_bf16 avx512_vnni"
@@ -29,3 +29,11 @@ def test_flags_of_every_core(tmp_path, text, found):
 
 def test_a_system_without_cpuinfo(tmp_path):
     assert cpu_features(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("features", "overflow"),
+    [(["AVX-512"], True), ([], True), (None, True), (["AVX-512", "AVX VNNI"], False), (["Arm dotprod"], False)],
+)
+def test_int8_sums_overflow_on_x86_without_vnni(features, overflow):
+    assert sums_overflow(features) == overflow
