@@ -31,6 +31,14 @@ __all__ = [
 CLIENTS: Final = 32
 HEAD_BYTES: Final = 50_000_000
 OPEN_FILES: Final = 512
+_AT_ONCE: Final = 64
+"""Pictures and bodies that are sent at the same time."""
+_PICTURE: Final = 4898
+_NOISE: Final = 2560
+"""Edges of the large picture, and of one whose file has almost 20 MB, in pixels."""
+_OPENING_S: Final = 3.0
+"""Seconds until all connections of an attack are open."""
+_QUIET_S: Final = 2.0
 _SETTLED: Final = 0.2
 """Fraction of the saturation after which memory is judged, where it is shorter than ten minutes."""
 _TIDY_S: Final = 12.0
@@ -50,7 +58,7 @@ def connections_step(
     for _ in range(pairs):
         quiet = _window(running, target, window, errors)
         with held_connections(_port(running), silent, slow):
-            sleep(3)  # until all are open
+            sleep(_OPENING_S)
             attacked = _window(running, target, window, errors)
         sleep(1)
         measured.append({"quiet": quiet, "attacked": attacked})
@@ -81,7 +89,7 @@ def _window(running: Running, target: Target, seconds: float, errors: Counter[st
 
 async def heads_step(running: Running) -> dict[str, Any]:
     """Four endless heads at once, and how long other requests take meanwhile."""
-    quiet = await _probe(running, asyncio.sleep(2))
+    quiet = await _probe(running, asyncio.sleep(_QUIET_S))
     attack = asyncio.gather(*(endless_head(_port(running), HEAD_BYTES) for _ in range(4)))
     attacked = await _probe(running, attack)
     return {
@@ -94,9 +102,9 @@ async def heads_step(running: Running) -> dict[str, Any]:
 
 async def pictures_step(running: Running) -> dict[str, Any]:
     """64 PNG files of 4898 x 4898 pixels at once, and how long other requests take meanwhile."""
-    body = _png(Image.new("RGBA", (4898, 4898), (200, 100, 50, 128)))
+    body = _png(Image.new("RGBA", (_PICTURE, _PICTURE), (200, 100, 50, 128)))
     begin = perf_counter()
-    attack = asyncio.gather(*(_post(running, body, "image/png") for _ in range(64)))
+    attack = asyncio.gather(*(_post(running, body, "image/png") for _ in range(_AT_ONCE)))
     attacked = await _probe(running, attack)
     return {
         "file_bytes": len(body),
@@ -108,12 +116,12 @@ async def pictures_step(running: Running) -> dict[str, Any]:
 
 async def bodies_step(running: Running) -> dict[str, Any]:
     """64 bodies of almost 20 MB at once, four times, and what memory the service keeps after the first and the last."""
-    noise = np.random.default_rng(0).integers(0, 256, (2560, 2560, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (_NOISE, _NOISE, 3), dtype=np.uint8)
     body, pid = _png(Image.fromarray(noise)), running.process.pid
     fresh, peak, statuses, kept = resident_bytes(pid), 0, Counter[str](), []
     for rounds in (1, 3):  # the first one also fills what stays: stacks of threads, the engine's buffers
         for _ in range(rounds):
-            attack = asyncio.gather(*(_post(running, body, "image/png") for _ in range(64)))
+            attack = asyncio.gather(*(_post(running, body, "image/png") for _ in range(_AT_ONCE)))
             while not attack.done():
                 peak = max(peak, resident_bytes(pid))
                 await asyncio.sleep(0.05)
@@ -135,7 +143,7 @@ def descriptors_step(directory: Path, threads: int) -> dict[str, Any]:
     with serving(directory, "--threads", threads, open_files=OPEN_FILES) as running:
         held = open_connections(_port(running), OPEN_FILES + 100)
         try:
-            found = asyncio.run(_probe(running, asyncio.sleep(2)))
+            found = asyncio.run(_probe(running, asyncio.sleep(_QUIET_S)))
         finally:
             for one in held:
                 one.close()
