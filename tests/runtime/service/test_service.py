@@ -25,6 +25,8 @@ from tokfilter.runtime.predict import predict
 from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.sessions import SessionOptions
 
+pytest.importorskip("fastapi", reason="needs the extra service: pip install 'tokfilter[service]'")
+
 
 @pytest.fixture(scope="module")
 def running(export_directory):
