@@ -95,7 +95,7 @@ async def heads_step(running: Running) -> dict[str, Any]:
     return {
         "quiet": quiet,
         "attacked": attacked,
-        "taken_bytes": [sent for sent, _ in attack.result()],
+        "sent_bytes": [sent for sent, _ in attack.result()],
         "answers": [line.decode("ascii", "replace").strip() for _, line in attack.result()],
     }
 

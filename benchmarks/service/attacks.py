@@ -83,21 +83,24 @@ def _still_open(one: socket.socket, events: int, half: bool) -> bool:
 
 
 async def endless_head(port: int, total: int, block: int = 1 << 20) -> tuple[int, bytes]:
-    """Send a head of ``total`` bytes. Returns how many bytes the service took, and the first line of its answer."""
+    """Send a head of ``total`` bytes, until an answer comes. Returns the bytes sent, and the answer's first line."""
     sent = 0
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = asyncio.create_task(reader.readline())
     try:
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: service\r\nX-Long: ")
-        with suppress(ConnectionError):  # refused before the end
-            while sent < total:
+        with suppress(ConnectionError):
+            while sent < total and not answer.done():
                 writer.write(b"x" * block)
                 await writer.drain()
+                await asyncio.sleep(0)  # a drain that need not wait lets nothing else run
                 sent += block
             writer.write(b"\r\n\r\n")
         with suppress(ConnectionError, asyncio.TimeoutError):
-            return sent, await asyncio.wait_for(reader.readline(), 60)
+            return sent, await asyncio.wait_for(answer, 60)
         return sent, b""
     finally:
+        answer.cancel()
         writer.transport.abort()
 
 
