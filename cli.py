@@ -17,6 +17,7 @@ _VERBS = {
     "predict": "class, probability and a picture of the kept tokens for one image",
     "export": "ONNX graphs, TensorRT engines and a manifest from model.pt",
     "fuse": "turn gather-after-top-k in a foreign ONNX graph into TokenSelect",
+    "inline": "an ONNX file with TokenSelect or model-local functions in standard operators only",
     "inspect": "contents of a bundle, a graph or an export directory",
     "verify": "files against the manifest, engines against torch's golden outputs",
     "engine": "TensorRT engines for this machine from an export's graphs, without torch",

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tokfilter.export.fuse import FORMS, FusedSite, FuseReport, fuse_graph
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "numbers_from_sizes"]
 
 
 @click.command(epilog="Example: tokfilter fuse evit.onnx -o evit_fused.onnx")
@@ -41,14 +41,17 @@ def fuse(
     """
     if strip_functions and to == "plain":
         raise click.UsageError("--strip-functions leaves out the body of the node, and --to plain writes no node.")
-    report = fuse_graph(source, output, verify=verify, functions=not strip_functions, sizes=_numbers(sizes), to=to)
+    report = fuse_graph(
+        source, output, verify=verify, functions=not strip_functions, sizes=numbers_from_sizes(sizes), to=to
+    )
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:
         _show(report, output)
 
 
-def _numbers(sizes: tuple[str, ...]) -> dict[str, int]:
+def numbers_from_sizes(sizes: tuple[str, ...]) -> dict[str, int]:
+    """Values of --size, name -> number. Raises click.BadParameter."""
     numbers = {}
     for size in sizes:
         name, _, number = size.rpartition("=")

@@ -3,6 +3,8 @@
 Neither torch nor onnxscript is needed here: an edge device builds engines from graphs that were written elsewhere.
 """
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
 from tokfilter.errors import ExportError
@@ -26,24 +28,38 @@ def select_node(graph: ir.Model) -> ir.Node:
 
 
 def with_function(graph: ir.Model, rows: str = "flat") -> ir.Model:
-    """Attach the function body of the TokenSelect node, in place; rows as in ``token_select_function``.
+    """Attach the function body of the TokenSelect nodes, in place; rows as in ``token_select_function``.
 
-    Raises ExportError unless there is exactly one node.
+    Nodes of both orders get the attribute that their body reads. Raises ExportError where there is no node, or where
+    some take the budget as an input and others do not.
     """
-    node = select_node(graph)
-    slots = len(node.inputs) > 2
+    nodes = [node for node in graph.graph if is_select_node(node)]
+    slots = {len(node.inputs) > 2 for node in nodes}
+    if len(slots) != 1:
+        raise ExportError(f"expected {DOMAIN}::{NAME} nodes that all take their budget in one way, got {len(nodes)}.")
+    orders = {node.attributes.get_string("order", "position") for node in nodes}
+    if len(orders) > 1:
+        for node in nodes:
+            by_position = node.attributes.get_string("order", "position") == "position"
+            node.attributes.add(ir.AttrInt64("by_position", int(by_position)))
     function = token_select_function(
         graph.opset_imports[""],
-        "slots" if slots else "attribute",
-        node.attributes.get_string("order", "position"),
+        "slots" if slots == {True} else "attribute",
+        "either" if len(orders) > 1 else str(orders.pop()),
         rows,
-        None if slots else node.attributes.get_int("k"),
-        node.attributes.get_int("prefix_tokens", 1),
+        None if slots == {True} else _same(node.attributes.get_int("k", 0) for node in nodes),
+        _same(node.attributes.get_int("prefix_tokens", 1) for node in nodes),
     )
     attached = ir.serde.deserialize_function(function)
     graph.functions[attached.identifier()] = attached
     graph.opset_imports[DOMAIN] = 1
     return graph
+
+
+def _same(numbers: Iterable[int]) -> int | None:
+    """The number that all nodes have; None where they differ."""
+    found = set(numbers)
+    return found.pop() if len(found) == 1 else None
 
 
 def without_functions(graph: ir.Model) -> ir.Model:

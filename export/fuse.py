@@ -11,7 +11,6 @@ undefined (and ONNX Runtime's CPU kernel then returns rows that are not the high
 lower position.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,16 +21,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from tokfilter.errors import ExportError
+from tokfilter.export.functions import is_select_node, with_function
 from tokfilter.export.fusion.compare import compare_graphs
 from tokfilter.export.fusion.io import read_foreign_graph, write_fused_graph
 from tokfilter.export.fusion.rewrite import FusedSite, NearMiss, TokenSelectRewrite
 from tokfilter.export.selection import plain_graph
-from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 
 __all__ = ["FORMS", "FuseReport", "FusedSite", "NearMiss", "fuse_graph"]
-
-_PREFIX: Final = "prefix_tokens"
 
 FORMS: Final = ("node", "plain")
 """What stands in the file for a selection: the node TokenSelect, or standard operators."""
@@ -93,8 +90,8 @@ def fuse_graph(
     rewrite(model)
     if not rewrite.sites:
         raise ExportError(_nothing_found(source, rewrite.near_misses, model))
-    _attach_function(model)
-    replaced = sum(_is_token_select(node) for node in model.graph)
+    with_function(model)
+    replaced = sum(map(is_select_node, model.graph))
     if to == "plain":
         model = plain_graph(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -120,27 +117,6 @@ def fuse_graph(
     )
 
 
-def _attach_function(model: ir.Model) -> None:
-    """Attach the function body of the TokenSelect nodes, and the attribute that it reads to the nodes."""
-    opset = model.opset_imports[""]
-    nodes = [node for node in model.graph if _is_token_select(node)]
-    orders = Counter(node.attributes.get_string("order") for node in nodes)
-    if len(orders) > 1:
-        for node in nodes:
-            node.attributes.add(ir.AttrInt64("by_position", int(node.attributes.get_string("order") == "position")))
-    order = "either" if len(orders) > 1 else str(next(iter(orders)))
-    body = token_select_function(opset, "attribute", order, k=_same(nodes, "k"), prefix_tokens=_same(nodes, _PREFIX))
-    function = ir.serde.deserialize_function(body)
-    model.functions[function.identifier()] = function
-    model.opset_imports[DOMAIN] = 1
-
-
-def _same(nodes: Sequence[ir.Node], attribute: str) -> int | None:
-    """The number that all nodes have for ``attribute``; None where they differ."""
-    numbers = {node.attributes.get_int(attribute) for node in nodes}
-    return numbers.pop() if len(numbers) == 1 else None
-
-
 def _write(model: ir.Model, target: Path, accept: Callable[[Path], None], functions: bool) -> None:
     """Verify the graph with the function, which alone runs without the plugin, whichever is written."""
     if functions:
@@ -150,10 +126,6 @@ def _write(model: ir.Model, target: Path, accept: Callable[[Path], None], functi
         write_fused_graph(model, Path(folder) / target.name, accept)
     del model.functions[(DOMAIN, NAME, "")]
     write_fused_graph(model, target, lambda _: None)
-
-
-def _is_token_select(node: ir.Node) -> bool:
-    return (node.domain, node.op_type) == (DOMAIN, NAME)
 
 
 def _nothing_found(source: Path, near_misses: Sequence[NearMiss], model: ir.Model) -> str:

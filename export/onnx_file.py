@@ -51,11 +51,15 @@ def save_graph(
 
 @contextmanager
 def _untyped_weights(graph: ir.Model) -> Iterator[None]:
-    """Without types of initializers, for which onnx-ir writes value_info, which ONNX Runtime's quantizers refuse."""
+    """Without types and notes of initializers: onnx-ir writes value_info for them, which ORT's quantizers refuse.
+
+    The notes, names of the exporter's, are not put back.
+    """
     weights = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
     known = [(value, value.type, value.shape) for value in weights]
     for value in weights:
-        value.type = value.shape = None
+        value.type = value.shape = value.doc_string = None
+        value.metadata_props.clear()
     try:
         yield
     finally:

@@ -62,15 +62,16 @@ def selections(graph: ir.Model) -> list[str]:
 
 def _write_out(model: ir.Model, node: ir.Node, float_scores: bool) -> None:
     """Put the function body of ``node`` in its place, constants as initializers."""
-    slots = len(node.inputs) > 2
+    slots, tokens = len(node.inputs) > 2, node.inputs[0]
+    length = None if tokens is None or tokens.shape is None or len(tokens.shape) < 2 else tokens.shape[1]
     body = token_select_function(
         model.opset_imports[""],
         "slots" if slots else "attribute",
         node.attributes.get_string("order", "position"),
-        "flat" if slots else "batched",
-        None if slots else node.attributes.get_int("k"),
-        node.attributes.get_int("prefix_tokens", 1),
-        float_scores,
+        k=None if slots else node.attributes.get_int("k"),
+        prefix_tokens=node.attributes.get_int("prefix_tokens", 1),
+        float_scores=float_scores,
+        length=length if isinstance(length, int) else None,
     )
     function = ir.serde.deserialize_function(body)
     prefix = _free_prefix(model.graph, node.name or NAME)
@@ -116,8 +117,7 @@ def _put_back(model: ir.Model, name: str, parts: dict[str, ir.Node]) -> ir.Node:
     """Replace the operators ``parts`` by the node that they stand for."""
     graph = model.graph
     try:
-        tokens = parts["selected"].inputs[0] if "patches" not in parts else parts["patches"].inputs[0]
-        tokens = parts["flat"].inputs[0] if "flat" in parts else tokens
+        tokens = parts["flat"].inputs[0]
         scores = parts["scores_float" if "scores_float" in parts else _FIRST].inputs[0]
         slots = [parts["budget"].inputs[0]] if "budget" in parts else []
         k = 0 if slots else _number(graph, f"{name}/budget")

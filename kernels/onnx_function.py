@@ -1,18 +1,20 @@
 """TokenSelect in standard ONNX operators: the body of a model-local function, or nodes in the place of the node.
 
-=======  ===========================================================================================================
-flat     one Gather over flattened tokens fetches all rows, prefix included: each row is one contiguous copy, and no
-         Concat of tokens follows. It needs the number of images as a value
-batched  GatherND over the batch, prefix by Slice and Concat: no shape is computed. For a fixed budget: TVM and tract
-         follow no Range of an open batch there. (onnx2torch reads GatherND for one image only, and flat)
-cuda     GatherND for all rows at once; ONNX Runtime computes the number of images on the CPU and copies it to the GPU,
-         which a CUDA graph cannot hold, so it is not computed here
-=======  ===========================================================================================================
+====  ==============================================================================================================
+flat  one Gather over flattened tokens fetches all rows, prefix included: each row is one contiguous copy, and no
+      Concat of tokens follows. It needs the number of images as a value
+cuda  GatherND over the batch. ONNX Runtime computes the number of images on the CPU and copies it to the GPU, which
+      a CUDA graph cannot hold, so it is not computed here
+====  ==============================================================================================================
 
 The operators have the same meaning in every opset from 13, so one text serves all. What runtimes refuse is avoided:
-IsNaN (MNN), constants that are not tensors (``value_int`` in ONNX Runtime's ``quant_pre_process``), a last output of
-TopK that nothing reads (pnnx removes it, which leaves an invalid TopK), GatherElements (onnx's ReferenceEvaluator takes
-64 rows at most, and ONNX Runtime is slow), two tensors of one name (TensorRT-RTX 1.7).
+
+* IsNaN (MNN), constants that are not tensors (``value_int`` in ONNX Runtime's ``quant_pre_process``), two tensors of
+  one name (TensorRT-RTX 1.7)
+* a last output of TopK that nothing reads: pnnx removes it, which leaves an invalid TopK
+* GatherElements: onnx's ReferenceEvaluator takes 64 rows at most, and ONNX Runtime is slow
+* GatherND over the batch, except for CUDA: onnx2torch has none, and ONNX Runtime's symbolic shape inference gets it
+  wrong, so that ``quant_pre_process`` stops
 """
 
 from collections.abc import Sequence
@@ -73,10 +75,8 @@ _SORTED: Final = {
 
 _IMAGES: Final = """
   shape = Shape (tokens)
-  batch = Gather <axis = 0> (shape, zero)
-  batch_scalar = Gather <axis = 0> (shape, zero_scalar)
-  length = Gather <axis = 0> (shape, one_scalar)
-  images = Range (zero_scalar, batch_scalar, one_scalar)"""
+  batch = Gather <axis = 0> (shape, zero_scalar)
+  images = Range (zero_scalar, batch, one_scalar)"""
 
 _KEPT_FLAT: Final = """
   ranked_flat = Reshape (ranked, minus_one)
@@ -92,38 +92,28 @@ _KEPT_BATCHED: Final = """
 _ROWS: Final = {
     "flat": """
   offsets = Mul (images, length)
-  offsets_column = Reshape (offsets, column)
-  rows = Add (local_rows, offsets_column)
+  first = Reshape (offsets, column)
   flat = Flatten <axis = 2> (tokens)
+  PLACES
   selected = Gather <axis = 0> (flat, rows)""",
     "cuda": """
-  rows = UNSQUEEZE(local_rows)
-  selected = GatherND <batch_dims = 1> (tokens, rows)""",
-    "batched": """
-  prefix_rows = Slice (tokens, zero, prefix, one)
-  patch_rows = Add (kept, prefix)
-  rows = UNSQUEEZE(patch_rows)
-  patches = GatherND <batch_dims = 1> (tokens, rows)
-  selected = Concat <axis = 1> (prefix_rows, patches)""",
+  one_kept = Slice (kept, zero, one, one)
+  first = Mul (one_kept, zero)
+  PLACES
+  rows_column = UNSQUEEZE(rows)
+  selected = GatherND <batch_dims = 1> (tokens, rows_column)""",
 }
+"""``first`` [B, 1] is the first row of each image."""
 
-_PREFIX_OF_ALL: Final = {
-    "flat": """
-  prefix_shape = Concat <axis = 0> (batch, prefix_count)
-  prefix_expanded = Expand (prefix_rows, prefix_shape)""",
-    "cuda": """
-  first = Slice (kept, zero, one, one)
-  nothing = Mul (first, zero)
-  prefix_expanded = Add (nothing, prefix_rows)""",
-}
-_WITH_PREFIX: Final = """
-  patch_rows = Add (kept, prefix)
-  local_rows = Concat <axis = 1> (prefix_expanded, patch_rows)"""
+_PLACES: Final = """
+  prefix_places = Add (first, prefix_rows)
+  first_patch = Add (first, prefix)
+  patch_places = Add (kept, first_patch)
+  rows = Concat <axis = 1> (prefix_places, patch_places)"""
 
 _PREFIX_OF_NODE: Final = """
   prefix = Constant <value_int: int = @prefix_tokens> ()
-  prefix_rows = Range (zero_scalar, prefix, one_scalar)
-  prefix_count = Reshape (prefix, one)"""
+  prefix_rows = Range (zero_scalar, prefix, one_scalar)"""
 
 
 def token_select_function(
@@ -134,6 +124,7 @@ def token_select_function(
     k: int | None = None,
     prefix_tokens: int | None = None,
     float_scores: bool = False,
+    length: int | None = None,
 ) -> onnx.FunctionProto:
     """The function body for the nodes of one model (contract: ``kernels/op.py``).
 
@@ -141,10 +132,11 @@ def token_select_function(
     budget: "slots" when the third input gives the budget, "attribute" when attribute k does
     order: the nodes' order, which selects the body, because a function cannot branch on a string. "either" is for
         nodes of both orders, each with an int attribute ``by_position`` (1 or 0) that repeats its ``order``
-    rows: "flat", "batched" or "cuda"
+    rows: "flat" or "cuda"
     k, prefix_tokens: where all nodes have the same, which become constants of the body; None: the body reads the
-        attributes of its node. Rows "batched" need the prefix
+        attributes of its node
     float_scores: whether the scores are known to be fp32
+    length: number of tokens of an image, P+N, where it is known
     Raises ContractError.
     """
     if opset < MIN_OPSET or budget not in _INPUTS or order not in _ORDERS or rows not in _ROWS:
@@ -154,7 +146,7 @@ def token_select_function(
             f"{order!r}, rows {rows!r}."
         )
     steps = [_CONSTANTS, _budget(budget == "slots", k), *_ranked(order, float_scores), *_kept(order, rows)]
-    steps += ["indices = Cast <to = 6> (kept)", *_selected(rows, prefix_tokens)]
+    steps += ["indices = Cast <to = 6> (kept)", _length(length), *_selected(rows, prefix_tokens)]
     text = (
         f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">\n{NAME} '
         f'<k: int = 0, prefix_tokens: int = 1, order: string = "position"{_ATTRIBUTES.get(order, "")}> '
@@ -195,25 +187,24 @@ def _kept(order: str, rows: str) -> list[str]:
     return [*images, _SORTED[order], _KEPT_FLAT if rows == "flat" else _KEPT_BATCHED]
 
 
+def _length(length: int | None) -> str:
+    if length is not None:
+        return f"length = Constant <value = int64 {{{length}}}> ()"
+    return "token_shape = Shape (tokens) length = Gather <axis = 0> (token_shape, one_scalar)"
+
+
 def _selected(rows: str, prefix_tokens: int | None) -> list[str]:
-    if rows == "batched":
-        if prefix_tokens is None:
-            raise ContractError("rows of TokenSelect by batch need a prefix that is known.")
-        if not prefix_tokens:
-            return ["rows = UNSQUEEZE(kept)", "selected = GatherND <batch_dims = 1> (tokens, rows)"]
-        return [f"prefix = Constant <value = int64[1] {{{prefix_tokens}}}> ()", _ROWS[rows]]
     if prefix_tokens == 0:
-        return [_ROWS[rows].replace("local_rows", "kept")]
+        return [_ROWS[rows].replace("PLACES", "rows = Add (kept, first)")]
     prefix = _PREFIX_OF_NODE if prefix_tokens is None else _constant_prefix(prefix_tokens)
-    return [prefix, _PREFIX_OF_ALL[rows], _WITH_PREFIX, _ROWS[rows]]
+    return [prefix, _ROWS[rows].replace("PLACES", _PLACES)]
 
 
 def _constant_prefix(count: int) -> str:
     numbers = ", ".join(map(str, range(count)))
     return f"""
   prefix = Constant <value = int64 {{{count}}}> ()
-  prefix_rows = Constant <value = int64[{count}] {{{numbers}}}> ()
-  prefix_count = Constant <value = int64[1] {{{count}}}> ()"""
+  prefix_rows = Constant <value = int64[{count}] {{{numbers}}}> ()"""
 
 
 def _without_unread(function: onnx.FunctionProto) -> onnx.FunctionProto:

@@ -107,6 +107,6 @@ def _check_same(
         return
     advice = _ADVICE_FP16 if half else "Please report this graph: after its equivalence check it must not differ."
     raise VerificationError(
-        f"the fused graph differs from the input graph: at inputs {dict(shape)}, output {name!r} {difference}. "
+        f"the graph to be written differs from the input graph: at inputs {dict(shape)}, output {name!r} {difference}. "
         f"Nothing was written. {advice}"
     )

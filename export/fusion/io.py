@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
+from tokfilter.export.functions import is_select_node
 from tokfilter.export.onnx_file import SINGLE_FILE_BYTES, check_graph_file, load_graph, save_graph, weight_bytes
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.trt.versions import IR_VERSION
@@ -23,17 +24,20 @@ _FUNCTION_OPSET: Final = 12
 _IR_VERSIONS: Final = (8, IR_VERSION)  # ONNX functions exist since 8
 
 
-def read_foreign_graph(path: Path) -> ir.Model:
-    """A valid model of opset 12 or later without TokenSelect, weights in memory as far as one file can hold them.
+def read_foreign_graph(path: Path, verb: str = "fuse") -> ir.Model:
+    """A valid model of opset 12 or later, weights in memory as far as one file can hold them.
 
-    Raises DataError when there is no file, ExportError when it is no model that can be fused.
+    verb: what is done with it, for messages. "fuse" takes no model with a TokenSelect
+    Raises DataError when there is no file, ExportError when it is no model that this can be done with.
     """
-    check_graph_file(existing_file(path, "fuse"))
+    check_graph_file(existing_file(path, verb))
     model = load_graph(path)
     opset = model.opset_imports.get("", 0)
     if opset < _OLDEST_OPSET:
-        raise ExportError(f"fuse needs ONNX opset {_OLDEST_OPSET} or later, {path.name} has {opset}. Export it again.")
-    if any((node.domain, node.op_type) == (DOMAIN, NAME) for node in model.graph):
+        raise ExportError(
+            f"{verb} needs ONNX opset {_OLDEST_OPSET} or later, {path.name} has {opset}. Export it again."
+        )
+    if verb == "fuse" and any(is_select_node(node) for node in model.graph):
         raise ExportError(f"{path.name} holds {DOMAIN}::{NAME} already; fuse needs the graph from before.")
     if weight_bytes(model) <= SINGLE_FILE_BYTES:
         ir.external_data.load_to_model(model)
@@ -53,7 +57,7 @@ def write_fused_graph(
     Raises ExportError; what ``accept`` raises passes through.
     """
     if path.is_dir():
-        raise ExportError(f"fuse needs the name of a file to write, got the folder {path}.")
+        raise ExportError(f"-o must be the name of a file to write, got the folder {path}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
