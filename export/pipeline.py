@@ -36,6 +36,7 @@ from tokfilter.export.graph import (
     without_functions,
 )
 from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
+from tokfilter.export.means import means_as_sums
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
 from tokfilter.export.options import ExportOptions, Precision
@@ -197,6 +198,7 @@ def _write_graphs(
         return with_pixel_input(slots, card.input, mean, std)
 
     with_node = list(_forms(on_input(quantizer.graph(traced, precision, kept)), card.num_patches, options))
+    with_node = [(name, means_as_sums(graph), details) for name, graph, details in with_node]
     forms: list[Iterable[Form]] = [plain_forms(with_node)]
     if options.with_plugin_graphs:
         forms.append(plugin_forms(with_node))

@@ -39,6 +39,7 @@ def test_a_graph_is_standard_operators_with_names_for_all(export_directory, name
     names = [node.name for node in model.graph.node]
     assert all(names) and len(set(names)) == len(names)
     assert all(value for node in model.graph.node for value in node.output)
+    assert "ReduceMean" not in {node.op_type for node in model.graph.node}
     weights = {weight.name for weight in model.graph.initializer}
     assert not weights & {value.name for value in model.graph.value_info}
 
