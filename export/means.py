@@ -1,4 +1,4 @@
-"""ReduceMean of a known length as ReduceSum and Div: since opset 18 its axes are an input, which onnx2torch does not read.
+"""ReduceMean of a known length as ReduceSum and Div: onnx2torch reads no axes as an input, as they are since opset 18.
 
 ONNX Runtime computes a mean as the sum divided by the count, so the bits are the same there.
 """
