@@ -22,8 +22,8 @@ def means_as_sums(graph: ir.Model) -> ir.Model:
 
 def _count(node: ir.Node) -> int | None:
     """Numbers in one mean, where the axes are an input and their lengths are known."""
-    value = node.inputs[0]
-    axes = None if len(node.inputs) < 2 else ir.convenience.get_const_tensor(node.inputs[1])
+    value, axes_input = (*node.inputs, None)[:2]
+    axes = None if axes_input is None else ir.convenience.get_const_tensor(axes_input)
     if value is None or value.shape is None or axes is None or not axes.size:
         return None
     lengths = [value.shape[int(axis)] for axis in axes.numpy().reshape(-1)]
