@@ -1,4 +1,7 @@
-"""Atomic writes of files and folders: temporary name, fsync, rename."""
+"""Atomic writes of files and folders: temporary name, fsync, rename.
+
+A temporary name is ``.NAME.PID.RANDOM.part``, so that what a killed process left is found and removed by the next one.
+"""
 
 import hashlib
 import os
@@ -12,7 +15,18 @@ from typing import Final
 
 from tokfilter.errors import DataError, ExportError
 
-__all__ = ["FILE_NAME", "atomic_path", "existing_file", "inside", "is_file_name", "new_folder", "sha256", "sync_folder"]
+__all__ = [
+    "FILE_NAME",
+    "atomic_path",
+    "existing_file",
+    "inside",
+    "is_alive",
+    "is_file_name",
+    "new_folder",
+    "sha256",
+    "sweep_parts",
+    "sync_folder",
+]
 
 FILE_NAME: Final = (
     r"^(?!\.{1,2}$)[^/\\\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,255}$"
@@ -45,7 +59,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A full disk, an exception or a kill leaves an existing file unchanged. Raises OSError from the writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:
@@ -68,7 +82,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() or path.is_symlink():
         raise taken
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    sweep_parts(path)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent))
     try:
         yield part
         sync_folder(part)
@@ -81,6 +96,30 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def sweep_parts(path: Path) -> None:
+    """Remove what killed processes of this machine left beside ``path`` while they wrote it. Raises OSError."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.[a-z0-9_]{{8}}\.part")
+    for part in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = pattern.fullmatch(part.name)
+        if match is None or is_alive(int(match[1])):
+            continue
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs; another one may have got the number since."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,11 +8,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn, get_args
 
-from tokfilter.artifacts.files import atomic_path, existing_file, sha256
+from tokfilter.artifacts.files import atomic_path, existing_file, inside, sha256
+from tokfilter.artifacts.manifest_checks import ClosedSets, check_manifest
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
-from tokfilter.errors import DataError, EngineError
+from tokfilter.errors import DataError
 
 __all__ = [
     "FORMAT",
@@ -23,7 +24,7 @@ __all__ = [
     "FileRuntime",
     "Manifest",
     "ModelCard",
-    "checked_path",
+    "Precision",
     "entry_from_file",
     "load_manifest",
     "save_manifest",
@@ -39,12 +40,21 @@ Runtime = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]
 """Engines. OpenVINO runs the files of "onnx"; PyTorch runs model.pt, which is no file of an export."""
 
 FileRuntime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch", "onnx-plugin", "onnx-cuda", "onnx-tensorrt8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Range = tuple[int, int, int]
 
 _CARD_KEYS: Final = {"num_patches": "patches"}
 """Fields of ModelCard whose key in manifest.json is another one (version 1 of the format)."""
 
+_FIELDS: Final = {key: name for name, key in _CARD_KEYS.items()}
+
 _ADDED_KEYS: Final = ("verified", "unverified", "kept_fp32")
+
+_KNOWN: Final = ClosedSets(get_args(Role), get_args(FileRuntime), get_args(Precision), INPUT_FORMS)
+"""A value that is added to a Literal is known to the reader; ``manifest.schema.json`` has to name it too (a test)."""
+
+_LARGEST: Final = 64 << 20
+"""Bytes of manifest.json. ImageNet-21k's class names take 1 MB; the C++ reader has the same limit."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +151,20 @@ class Manifest:
         return [e for e in self.files if e.role == role and (runtime is None or e.runtime == runtime)]
 
     def text(self) -> str:
-        """The manifest as JSON."""
+        """The manifest as JSON. Raises DataError for what ``load_manifest`` would refuse."""
         files = [entry.as_dict() for entry in self.files]
         content = {**asdict(self), "model": self.model.as_dict(), "files": files}
-        return json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=2) + "\n"
+        try:
+            text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=2, allow_nan=False)
+            check_manifest(json.loads(text), _KNOWN)
+        except ValueError as error:
+            raise DataError(f"{NAME} would not be readable: {error}.") from error
+        return text + "\n"
 
 
 def entry_from_file(directory: Path, path: str, role: Role, **details: Any) -> Entry:
     """Describe ``directory/path``; ``details`` are the other fields of Entry."""
-    file = directory / path
+    file = inside(directory, path)
     return Entry(path=path, role=role, sha256=sha256(file), bytes=file.stat().st_size, **details)
 
 
@@ -157,21 +172,37 @@ def load_manifest(directory: str | Path) -> Manifest:
     """Read ``directory/manifest.json``. Raises DataError when there is none or it is not one of ours."""
     path = existing_file(Path(directory) / NAME, "an export directory's manifest (written by `tokfilter export`)")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
+        content = _content(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"{path} is no manifest of tokfilter.")
-        version = content.pop("version")
-        if version != VERSION:
-            raise DataError(f"{path} has manifest version {version!r}; this tokfilter reads {VERSION}. Export again.")
-        files = [_entry(item) for item in content.pop("files")]
-        card = content.pop("model")
-        names = {key: name for name, key in _CARD_KEYS.items()}
-        card = {names.get(key, key): value for key, value in card.items()}
-        model = ModelCard(**{**card, "input_size": tuple(card["input_size"])})
-        _check_card(model)
-        return Manifest(model=model, files=files, **content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}). Export again.") from error
+        if content.get("version") != VERSION:
+            raise DataError(
+                f"{path} has manifest version {content.get('version')!r:.80}; this tokfilter reads {VERSION}. Export "
+                "again."
+            )
+        check_manifest(content, _KNOWN)
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep; or refused by a check
+        raise DataError(f"{path} is damaged ({error}). Export again.") from error
+    card = {_FIELDS.get(key, key): value for key, value in content["model"].items()}
+    others = {key: value for key, value in content.items() if key not in ("format", "version", "model", "files")}
+    return Manifest(
+        model=ModelCard(**{**card, "input_size": tuple(card["input_size"])}),
+        files=[_entry(item) for item in content["files"]],
+        **others,
+    )
+
+
+def _content(path: Path) -> Any:
+    """What the file holds, NaN and Infinity refused, which JSON has not. Raises ValueError, RecursionError."""
+    with path.open("rb") as file:
+        encoded = file.read(_LARGEST + 1)
+    if len(encoded) > _LARGEST:
+        raise ValueError(f"it must have at most {_LARGEST >> 20} MiB, as every manifest has")
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"it holds {name}, which JSON has not")
+
+    return json.loads(encoded.decode("utf-8"), parse_constant=refuse)
 
 
 def save_manifest(directory: str | Path, manifest: Manifest) -> None:
@@ -182,30 +213,7 @@ def save_manifest(directory: str | Path, manifest: Manifest) -> None:
 
 def _entry(item: dict[str, Any]) -> Entry:
     ranges = {name: _range(item.get(name)) for name in ("batch_range", "budget_range")}
-    entry = Entry(**{**item, **ranges})
-    for name in (entry.path, *entry.external):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"file {name!r} lies outside the directory")
-    if entry.kept_fp32:
-        _check_kept_fp32(entry.kept_fp32)
-    return entry
-
-
-def _check_kept_fp32(kept: dict[str, Any]) -> None:
-    """Raises ValueError, KeyError, TypeError, AttributeError."""
-    names = [name for nodes in kept["groups"].values() for name in nodes]
-    if not all(isinstance(name, str) for name in names) or type(kept["minimal"]) is not bool:
-        raise ValueError("kept_fp32 must hold groups (name -> names of nodes), minimal (true or false) and probes")
-    if type(kept["probes"]) is not int:
-        raise ValueError(f"kept_fp32.probes must be a count, got {kept['probes']!r}")
-
-
-def _check_card(card: ModelCard) -> None:
-    """The default budget in a manifest is a count, and the form of the input is known. Raises ValueError."""
-    if card.input not in INPUT_FORMS:
-        raise ValueError(f"model.input must be one of {', '.join(INPUT_FORMS)}, got {card.input!r}")
-    if type(card.keep) is not int or not 1 <= card.keep <= card.num_patches:
-        raise ValueError(f"model.keep must be a count between 1 and {card.num_patches}, got {card.keep!r}")
+    return Entry(**{**item, **ranges})
 
 
 def _range(value: Sequence[int] | None) -> Range | None:
@@ -213,17 +221,3 @@ def _range(value: Sequence[int] | None) -> Range | None:
         return None
     low, best, high = value
     return low, best, high
-
-
-def checked_path(directory: str | Path, entry: Entry) -> Path:
-    """Path of an entry after a check of its size and SHA-256. Raises EngineError when they differ."""
-    path = Path(directory) / entry.path
-    if not path.is_file():
-        raise EngineError(f"{path} is missing, though {NAME} lists it. Export again.")
-    changed = path.stat().st_size != entry.bytes or sha256(path) != entry.sha256
-    for name, digest in entry.external.items():
-        weights = path.with_name(name)
-        changed = changed or not weights.is_file() or sha256(weights) != digest
-    if changed:
-        raise EngineError(f"{path} is not the file that {NAME} describes: its bytes have changed. Export again.")
-    return path

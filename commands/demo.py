@@ -30,12 +30,12 @@ def demo(output: Path, seed: int, threads: int) -> None:
 
 
 def _print(done: "Demo") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from tokfilter.commands.tables import print_comparison
+    from tokfilter.commands.terminal import Terminal
 
-    console = Console()
+    console = Terminal()
     table = Table("method", "tokens", "top-1 %", "GMACs", box=None, padding=(0, 2, 0, 0), title="accuracy")
     for row in done.accuracy["rows"]:
         table.add_row(row["method"], str(row["tokens"]), f"{row['mean']:.1%}"[:-1], f"{row['macs'] / 1e9:.4f}")

@@ -20,11 +20,12 @@ def doctor(as_json: bool) -> None:
 
 
 def _print(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from tokfilter.commands.terminal import Terminal
+
+    console = Terminal()
     system = report["system"]
     console.print(
         f"tokfilter {system['tokfilter']}, Python {system['python']}, {system['cores']} cores, {system['system']}",

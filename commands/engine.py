@@ -23,10 +23,10 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     Each engine is compared with torch's outputs on this GPU before it is written beside the graphs and into the
     manifest; where one differs, the directory stays as it was. Exit code 3 then.
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from tokfilter.artifacts.files import existing_file
+    from tokfilter.commands.terminal import Terminal
     from tokfilter.export.add_engines import add_engines
     from tokfilter.runtime.verification import check_engine
 
@@ -35,7 +35,7 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     if plugin_library is not None:
         plugin_library = existing_file(plugin_library, "--plugin")
     options = export_options_from_params(plugin_library=plugin_library, **params)
-    with Console(stderr=True, highlight=False).status("reading the export") as status:
+    with Terminal(stderr=True).status("reading the export") as status:
         built = add_engines(directory, options, lambda step: status.update(escape(step)), check_engine)
     for entry in built:
         for line in engine_lines(entry):

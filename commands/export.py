@@ -10,9 +10,8 @@ from tokfilter.artifacts.pixels import INPUT_FORMS
 from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tokfilter.artifacts.manifest import Manifest
+    from tokfilter.commands.terminal import Terminal
     from tokfilter.export.verify import Check
 
 
@@ -68,15 +67,15 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
     int8 or fp8 loses more top-1 than --max-drop, the layers that cost most stay fp32; exit code 3 where that does not
     help.
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from tokfilter.artifacts.budget import keeps_from_text
+    from tokfilter.commands.terminal import Terminal
     from tokfilter.export.pipeline import export_bundle
     from tokfilter.runtime.verification import check_engine
 
     options = export_options_from_params(keeps=tuple(keeps_from_text(keep)), **params)
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True)
     checks: list[Check] = []
     try:
         with console.status("reading the bundle") as status:
@@ -96,9 +95,10 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
 
 
 def _print_checks(checks: "list[Check]") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from tokfilter.commands.terminal import Terminal
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("")
@@ -117,12 +117,14 @@ def _print_checks(checks: "list[Check]") -> None:
             f"{100 * check.top1:.0f} %",
             "" if check.overlap is None else f"{100 * check.overlap:.1f} %",
         )
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(table)
     for check in checks:
         for error in check.errors:
             token = "" if check.worst_token is None else f", patch token {check.worst_token}"
-            console.print(f"[red]✗[/] {check.path}, {escape(check.worst_image)}{token}: {error}", soft_wrap=True)
+            console.print(
+                f"[red]✗[/] {check.path}, {escape(check.worst_image)}{token}: {escape(error)}", soft_wrap=True
+            )
 
 
 def _name(check: "Check") -> str:
@@ -132,9 +134,9 @@ def _name(check: "Check") -> str:
 
 
 def _print_files(manifest: "Manifest", output: Path) -> None:
-    from rich.console import Console
+    from tokfilter.commands.terminal import Terminal
 
-    console = Console(highlight=False)
+    console = Terminal()
     if "skipped" in manifest.verification:
         console.print(f"not compared with torch: {manifest.verification['skipped']}", style="yellow")
     for precision, record in manifest.verification.get("quantization", {}).items():
@@ -145,7 +147,7 @@ def _print_files(manifest: "Manifest", output: Path) -> None:
             _print_fusions(console, entry.target)
 
 
-def _print_quantization(console: "Console", precision: str, record: "dict[str, Any]") -> None:
+def _print_quantization(console: "Terminal", precision: str, record: "dict[str, Any]") -> None:
     """The drop of top-1 per budget, and what these images can tell."""
     images, labelled = record["check_images"], record["labelled"]
     for row in record["budgets"]:
@@ -178,7 +180,7 @@ def _print_quantization(console: "Console", precision: str, record: "dict[str, A
         )
 
 
-def _print_fusions(console: "Console", fusions: "dict[str, Any]") -> None:
+def _print_fusions(console: "Terminal", fusions: "dict[str, Any]") -> None:
     """How many of how many were fused for CUDA, and why the others were not."""
     for kind, found in fusions.items():
         console.print(f"{'':14}{found['fused']} of {found['found']} {kind} fused", markup=False, style="dim")

@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from tokfilter.commands.terminal import Terminal
 from tokfilter.export.fuse import FORMS, FusedSite, FuseReport, fuse_graph
 
 __all__ = ["fuse", "numbers_from_sizes"]
@@ -62,12 +63,13 @@ def numbers_from_sizes(sizes: tuple[str, ...]) -> dict[str, int]:
 
 
 def _show(report: FuseReport, output: Path) -> None:
-    table = Table("node", "tokens", "k", "prefix", "order", "replaces", caption=f"{output}: {_summary(report)}")
+    table = Table("node", "tokens", "k", "prefix", "order", "replaces", caption=escape(f"{output}: {_summary(report)}"))
     for site in report.sites:
-        table.add_row(site.node, site.tokens, str(site.k), str(site.prefix_tokens), site.order, _operators(site))
+        cells = (site.node, site.tokens, str(site.k), str(site.prefix_tokens), site.order, _operators(site))
+        table.add_row(*map(escape, cells))
     for miss in report.near_misses:
-        table.add_row(miss.node, "not replaced", "", "", "", miss.reason)
-    Console().print(table)
+        table.add_row(escape(miss.node), "not replaced", "", "", "", escape(miss.reason))
+    Terminal().print(table)
 
 
 def _summary(report: FuseReport) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from tokfilter.commands.terminal import Terminal
 
 
 @click.command()
@@ -15,19 +15,18 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(path: Path, as_json: bool) -> None:
     """Show the contents of PATH: a bundle, any ONNX graph, or an export directory."""
-    from rich.console import Console
-
+    from tokfilter.commands.terminal import Terminal
     from tokfilter.export.inspect import inspect_path
 
     found = inspect_path(path)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    console = Console(highlight=False)
+    console = Terminal()
     {"bundle": _print_bundle, "graph": _print_graph, "export": _print_export}[found["kind"]](found, console)
 
 
-def _facts(console: "Console", rows: list[tuple[str, object]]) -> None:
+def _facts(console: "Terminal", rows: list[tuple[str, object]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -35,11 +34,11 @@ def _facts(console: "Console", rows: list[tuple[str, object]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, escape(str(value)))
+        table.add_row(escape(name), escape(str(value)))
     console.print(table)
 
 
-def _print_bundle(found: dict[str, Any], console: "Console") -> None:
+def _print_bundle(found: dict[str, Any], console: "Terminal") -> None:
     parameters, macs = found["parameters"], found["macs"]
     _facts(
         console,
@@ -59,7 +58,7 @@ def _print_bundle(found: dict[str, Any], console: "Console") -> None:
     )
 
 
-def _print_graph(found: dict[str, Any], console: "Console") -> None:
+def _print_graph(found: dict[str, Any], console: "Terminal") -> None:
     _facts(
         console,
         [
@@ -86,7 +85,7 @@ def _print_graph(found: dict[str, Any], console: "Console") -> None:
     _print_operators(found["operators"], bool(found["sites"]), console)
 
 
-def _print_attentions(attentions: list[dict[str, Any]], console: "Console") -> None:
+def _print_attentions(attentions: list[dict[str, Any]], console: "Terminal") -> None:
     if not attentions:
         return
     console.print("\ntokens in each attention")
@@ -100,7 +99,8 @@ def _print_attentions(attentions: list[dict[str, Any]], console: "Console") -> N
     _facts(console, [(f"  {size}", f"{first} … {last}" if last else first) for first, last, size in runs])
 
 
-def _print_operators(operators: dict[str, dict[str, int]], chosen: bool, console: "Console") -> None:
+def _print_operators(operators: dict[str, dict[str, int]], chosen: bool, console: "Terminal") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     before, after = operators["before"], operators["after"]
@@ -111,12 +111,12 @@ def _print_operators(operators: dict[str, dict[str, int]], chosen: bool, console
     names = sorted({*before, *after}, key=lambda name: (-before.get(name, 0) - after.get(name, 0), name))
     for name in names:
         counts = [before.get(name, 0), after.get(name, 0)]
-        table.add_row(name, *(str(n or "") for n in counts if chosen), str(sum(counts)))
+        table.add_row(escape(name), *(str(n or "") for n in counts if chosen), str(sum(counts)))
     console.print()
     console.print(table)
 
 
-def _print_export(found: dict[str, Any], console: "Console") -> None:
+def _print_export(found: dict[str, Any], console: "Terminal") -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -97,9 +97,10 @@ def _json(prediction: "Prediction", source: Path, image: Path, output: Path | No
 
 
 def _print(prediction: "Prediction", output: Path | None, top: int) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from tokfilter.commands.terminal import Terminal
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for place, guess in enumerate(prediction.top(top)):
@@ -107,7 +108,7 @@ def _print(prediction: "Prediction", output: Path | None, top: int) -> None:
         table.add_row(
             escape(guess.name), f"{100 * guess.probability:.1f} %", "━" * round(30 * guess.probability), style=style
         )
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(table)
     rows, columns = prediction.grid
     console.print(f"\n{prediction.tokens} of {rows * columns} patch tokens kept", style="dim")

@@ -11,10 +11,11 @@ __all__ = ["command_line", "progress_bar"]
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """A bar on standard error where that is a terminal. Yields ``progress(what, fraction)``, fraction in 0..1."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from tokfilter.commands.terminal import Terminal
+
+    console = Terminal(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("start", total=1.0)
         yield lambda what, fraction: bar.update(task, description=what, completed=fraction)

@@ -214,6 +214,6 @@ def _table(*names: str) -> Any:
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from tokfilter.commands.terminal import Terminal
 
-    return Console(highlight=False)
+    return Terminal()

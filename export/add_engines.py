@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tokfilter.artifacts.checked import checked_copy
+from tokfilter.artifacts.files import inside
 from tokfilter.artifacts.golden import golden_of
-from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest, save_manifest
+from tokfilter.artifacts.manifest import Entry, Manifest, load_manifest, save_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
 from tokfilter.export.engine_gate import EngineCheck
@@ -41,21 +43,22 @@ def add_engines(
     manifest = load_manifest(directory)
     options.budget_profile(manifest.model.num_patches, manifest.model.keep)
     graphs = _graphs(manifest, options)
-    for graph in graphs:
-        checked_path(directory, graph)
     if options.verify:
         golden_of(directory, manifest)  # read before anything is built: that takes minutes
-    if options.plugin and options.plugin_library is None:
-        options = replace(options, plugin_library=_plugin(directory, manifest))
     # On the same file system as the graphs, so that each finished file is moved in one step.
-    with tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name:
+    with (
+        tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name,
+        tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch,
+    ):
         staging = Path(name)
-        _link_graphs(directory, [*graphs, *manifest.entries("golden")], staging)
+        if options.plugin and options.plugin_library is None:
+            options = replace(options, plugin_library=_plugin(directory, manifest, Path(scratch)))
+        _copy_graphs(directory, [*graphs, *manifest.entries("golden")], staging)
         added = add_plugin_graphs(staging, staging, graphs) if options.trt and options.plugin else []
         engines = engines_from_graphs(staging, manifest, [*graphs, *added], options, progress, check)
         built = list({entry.path: entry for entry in [*added, *engines]}.values())
         for name in (name for entry in built for name in (*entry.external, entry.path)):
-            (staging / name).replace(directory / name)
+            inside(staging, name).replace(directory / name)
     new = {entry.path for entry in built}
     files = [entry for entry in manifest.files if entry.path not in new]
     save_manifest(directory, replace(manifest, files=[*files, *built]))
@@ -71,15 +74,16 @@ def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:
     return graphs
 
 
-def _plugin(directory: Path, manifest: Manifest) -> Path | None:
+def _plugin(directory: Path, manifest: Manifest, scratch: Path) -> Path | None:
     """The library built on this machine comes first: the directory's may be for another machine."""
     with suppress(MissingDependencyError):
         return plugin_path()
-    return next((checked_path(directory, entry) for entry in manifest.entries("plugin", "tensorrt")), None)
+    return next((checked_copy(directory, entry, scratch) for entry in manifest.entries("plugin", "tensorrt")), None)
 
 
-def _link_graphs(directory: Path, graphs: list[Entry], staging: Path) -> None:
-    for name in (name for graph in graphs for name in (graph.path, *graph.external)):
-        (staging / name).symlink_to((directory / name).resolve())
+def _copy_graphs(directory: Path, graphs: list[Entry], staging: Path) -> None:
+    """The builder and the comparison read paths: of copies in a private folder, hashed while they are written."""
+    for graph in graphs:
+        checked_copy(directory, graph, staging)
     if (directory / TIMING_CACHE).is_file():  # the build rewrites it
         shutil.copyfile(directory / TIMING_CACHE, staging / TIMING_CACHE)

@@ -4,12 +4,14 @@ The node is put back in the place of its operators (``export/selection.py``). To
 nothing is lacking, onnx-ir is not either: an edge device builds engines without both.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tokfilter.artifacts.files import sha256
-from tokfilter.artifacts.manifest import Entry, checked_path, entry_from_file
+from tokfilter.artifacts.checked import checked_copy
+from tokfilter.artifacts.files import inside, sha256
+from tokfilter.artifacts.manifest import Entry, entry_from_file
 from tokfilter.errors import MissingDependencyError
 from tokfilter.export.engines import PLUGIN_SUFFIX
 from tokfilter.kernels.op import DOMAIN, NAME
@@ -27,11 +29,17 @@ def add_plugin_graphs(source: Path, folder: Path, entries: Sequence[Entry]) -> l
     """
     there = {(entry.precision, entry.budget) for entry in entries if entry.runtime == "onnx-plugin"}
     plain = [e for e in entries if (e.role, e.runtime) == ("filtered", "onnx")]
-    lacking = [e for e in plain if (e.precision, e.budget) not in there]
-    return [_added(source, folder, e) for e in lacking if not imports_domain(source / e.path, DOMAIN)]
+    added = []
+    for entry in plain:
+        if (entry.precision, entry.budget) not in there:
+            with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+                graph = checked_copy(source, entry, Path(scratch))
+                if not imports_domain(graph, DOMAIN):
+                    added.append(_added(graph, folder, entry))
+    return added
 
 
-def _added(source: Path, folder: Path, entry: Entry) -> Entry:
+def _added(plain: Path, folder: Path, entry: Entry) -> Entry:
     try:
         from tokfilter.export.functions import with_function
         from tokfilter.export.onnx_file import load_graph, save_graph
@@ -42,8 +50,8 @@ def _added(source: Path, folder: Path, entry: Entry) -> Entry:
             f"Writing that graph needs the package {error.name}: pip install onnx onnx-ir; or export with "
             "--plugin-graphs; or build from native ops with --no-plugin."
         ) from error
-    graph = with_function(node_graph(load_graph(checked_path(source, entry))))
-    path = folder / f"{entry.path.removesuffix('.onnx')}{PLUGIN_SUFFIX}.onnx"
+    graph = with_function(node_graph(load_graph(plain)))
+    path = inside(folder, f"{entry.path.removesuffix('.onnx')}{PLUGIN_SUFFIX}.onnx")
     external = {file.name: sha256(file) for file in save_graph(graph, path)[1:]}
     made = entry_from_file(folder, path.name, "filtered", runtime="onnx-plugin", external=external)
     return replace(made, precision=entry.precision, budget=entry.budget)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tokfilter.artifacts.files import sync_folder
+from tokfilter.artifacts.files import is_alive, sync_folder
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import ExportError
@@ -122,19 +122,9 @@ def _clean_up_killed(target: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(part|old)")
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)
-        if match is None or _alive(int(match[1])):
+        if match is None or is_alive(int(match[1])):
             continue
         if match[2] == "old" and not target.exists():
             path.rename(target)
         else:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+from tokfilter.artifacts.checked import check_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
-from tokfilter.artifacts.manifest import checked_path, load_manifest
+from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import DataError, EngineError, ExportError, TokfilterError
 from tokfilter.export import graph_stats
 from tokfilter.export.onnx_file import load_graph
@@ -139,7 +140,7 @@ def _directory(directory: Path) -> dict[str, Any]:
     files = []
     for entry in manifest.files:
         try:
-            checked_path(directory, entry)
+            check_file(directory, entry)
             error_message = None
         except (EngineError, TokfilterError) as error:
             error_message = str(error)

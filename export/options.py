@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
-from tokfilter.artifacts.manifest import Range
+from tokfilter.artifacts.manifest import Precision, Range
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.errors import BudgetError, ExportError
 from tokfilter.trt.operators import ParserVersion
@@ -24,7 +24,6 @@ __all__ = [
     "range_from_text",
 ]
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 DEFAULT_BATCH: Final[Range] = (1, 8, 32)
 DEFAULT_OPSET: Final = 18

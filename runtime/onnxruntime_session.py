@@ -1,5 +1,6 @@
 """Sessions on ONNX Runtime: CPU, CUDA, TensorRT and TensorRT-RTX execution providers."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -28,6 +29,9 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
 
 _EXACT: Final[Mapping[str, Mapping[str, str]]] = {"cuda": {"use_tf32": "0"}}
 """Provider options that turn off TF32, which has 10 bits of mantissa, as few as fp16."""
+
+_MEMORY: Final = re.compile("/proc/self/fd/[0-9]+")
+"""The path of a graph in memory (``checked_file``), which ONNX Runtime names in its errors."""
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -80,7 +84,8 @@ class OnnxRuntimeSession(CheckedSession):
             raise
         except Exception as error:  # ONNX Runtime raises many types; each means that this file does not load
             raise EngineError(
-                f"ONNX Runtime cannot load {path}: {_first_line(error).rstrip('.')}.{self._remedy(error)}"
+                f"ONNX Runtime cannot load {path}: {_MEMORY.sub(path.name, _first_line(error)).rstrip('.')}."
+                f"{self._remedy(error)}"
             ) from error
         if session.get_providers()[0] != name:
             raise EngineError(

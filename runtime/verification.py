@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
+from tokfilter.artifacts.checked import check_file
 from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices, compare_logits
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
-from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, checked_path, load_manifest
+from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, load_manifest
 from tokfilter.errors import MissingDependencyError, VerificationError
 from tokfilter.runtime.model_files import ModelFile, Role, entry_at, file_precision, find_model_file
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Session
@@ -48,7 +49,7 @@ def checked_files(directory: str | Path) -> Manifest:
     """The manifest of a directory whose files are all there, byte by byte. Raises DataError, EngineError."""
     manifest = load_manifest(directory)
     for entry in manifest.files:
-        checked_path(directory, entry)
+        check_file(directory, entry)
     return manifest
 
 

@@ -7,6 +7,7 @@ that nvinfer has no setting for.
 """
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +17,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.checked import checked_copy
 from tokfilter.artifacts.files import new_folder
-from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, Role, checked_path, load_manifest
+from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, Role, load_manifest
 from tokfilter.artifacts.pixels import in_form, normalise
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import with_function, without_functions
@@ -106,9 +108,10 @@ def deepstream_classifier(
     card = manifest.model
     tokens = card.keep if options.keep is None else tokens_from_keep(options.keep, card.num_patches)
     entry = _entry(manifest, tokens, options.precision)
-    original, normalisation = checked_path(source, entry), normalisation_from_card(card.preprocessing)
+    normalisation = normalisation_from_card(card.preprocessing)
     differing = differences(card.preprocessing)
-    with new_folder(Path(target)) as folder:
+    with new_folder(Path(target)) as folder, tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+        original = checked_copy(source, entry, Path(scratch))
         graph = _with_budget(load_graph(original), entry, tokens, node=options.plugin is not None)
         graph = without_pixel_input(graph)  # nvinfer normalises the frames
         graph = classifier_graph(graph, normalisation.rest)

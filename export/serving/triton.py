@@ -9,6 +9,7 @@ Models have a folder of their own because Triton reads every folder of a reposit
 """
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tokfilter.artifacts.files import new_folder
-from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, load_manifest
+from tokfilter.artifacts.checked import checked_copy
+from tokfilter.artifacts.files import inside, new_folder
+from tokfilter.artifacts.manifest import Entry, Manifest, load_manifest
 from tokfilter.artifacts.pixels import in_form
 from tokfilter.errors import ExportError
 from tokfilter.export.onnx_file import load_graph, save_graph
@@ -71,7 +73,7 @@ def triton_repository(
         for entry in chosen:
             name = _name(entry)
             models[name] = config_from_entry(name, entry, manifest.model, options)
-            _write_model(source, folder / "models" / name, entry, manifest, models[name])
+            _write_model(source, inside(folder / "models", name), entry, manifest, models[name])
         library = _add_plugin(folder, chosen, plugin)
         start = start_line(chosen, library)
         _write_start(folder / "start.sh", start)
@@ -117,14 +119,14 @@ def _name(entry: Entry) -> str:
 def _write_model(source: Path, folder: Path, entry: Entry, manifest: Manifest, config: Any) -> None:
     version = folder / "1"
     version.mkdir(parents=True)
-    original, model = checked_path(source, entry), version / config.default_model_filename
+    model = version / config.default_model_filename
     if entry.runtime == "onnx" and entry.role == "filtered" and entry.budget is None:
-        save_graph(batched_slots_graph(load_graph(original)), model)
-        _check_batched(original, model, manifest, entry)
+        with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
+            original = checked_copy(source, entry, Path(scratch))
+            save_graph(batched_slots_graph(load_graph(original)), model)
+            _check_batched(original, model, manifest, entry)
     else:
-        shutil.copyfile(original, model)
-        for weights in entry.external:
-            shutil.copyfile(original.with_name(weights), version / weights)
+        checked_copy(source, entry, version).rename(model)
     (folder / "config.pbtxt").write_text(text_from_config(config), encoding="utf-8")
     if manifest.model.class_names:
         names = "".join(f"{' '.join(name.split())}\n" for name in manifest.model.class_names)

@@ -18,7 +18,7 @@ def start_line(models: Iterable[Entry], plugin: Path | None) -> str:
     """
     words = ['--model-repository="$here/models"']
     if plugin is not None:
-        words.append(f'--backend-config=tensorrt,plugins="$here/{plugin}"')
+        words.append(f'--backend-config=tensorrt,plugins="$here"/{shlex.quote(str(plugin))}')
     if any(entry.target.get("version_compatible") for entry in models):
         words.append("--backend-config=tensorrt,version-compatible=true")
     return " ".join(["tritonserver", *words])

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 
+from tokfilter.artifacts.checked import check_file
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import (
     NAME,
     Manifest,
     ModelCard,
-    checked_path,
     entry_from_file,
     load_manifest,
     save_manifest,
@@ -20,13 +20,14 @@ from tokfilter.errors import DataError, EngineError
 def directory(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"graph")
     (tmp_path / "golden.npz").write_bytes(b"tensors")
-    card = ModelCard("vit", (3, 32, 32), 16, 1, 5, list("abcde"), 8, {"full": 9, "8": 5}, {"mean": [0.5, 0.5, 0.5]})
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    card = ModelCard("vit", (3, 32, 32), 16, 1, 5, list("abcde"), 8, {"full": 9, "8": 5}, preprocessing)
     files = [
         entry_from_file(tmp_path, "model.onnx", "filtered", runtime="onnx", precision="fp32", batch_range=(1, 4, 8)),
         entry_from_file(tmp_path, "golden.npz", "golden"),
     ]
     manifest = Manifest(
-        card, files, {"bundle": "model.pt", "sha256": "00"}, 18, {"onnx": "1"}, {}, "2026-01-01T00:00:00Z"
+        card, files, {"name": "model.pt", "sha256": "0" * 64}, 18, {"onnx": "1"}, {}, "2026-01-01T00:00:00Z"
     )
     (tmp_path / NAME).write_text(manifest.text())
     return tmp_path, manifest
@@ -37,7 +38,7 @@ def test_what_is_written_is_read(directory):
     assert load_manifest(path) == manifest
     (entry,) = manifest.entries("filtered", "onnx")
     assert manifest.entries("filtered", "tensorrt") == []
-    assert checked_path(path, entry) == path / "model.onnx"
+    check_file(path, entry)
 
 
 def test_a_saved_manifest_takes_the_place_of_the_old(directory, monkeypatch):
@@ -57,11 +58,11 @@ def test_weights_beside_a_graph_are_held_to_their_sums(directory):
     (path / "model.onnx.data").write_bytes(b"weights")
     sums = {"model.onnx.data": sha256(path / "model.onnx.data")}
     entry = replace(manifest.files[0], external=sums)
-    assert checked_path(path, entry) == path / "model.onnx"
+    check_file(path, entry)
     for damage in (lambda file: file.write_bytes(b"Weights"), lambda file: file.unlink()):
         damage(path / "model.onnx.data")
-        with pytest.raises(EngineError, match=r"model.onnx is not the file that manifest.json describes"):
-            checked_path(path, entry)
+        with pytest.raises(EngineError, match=r"model.onnx.data is (not the file|missing)"):
+            check_file(path, entry)
 
 
 def test_what_was_added_to_the_format_is_written_only_where_it_is_set(directory):
@@ -91,10 +92,10 @@ def test_a_changed_byte_is_refused(directory):
     path, manifest = directory
     (path / "model.onnx").write_bytes(b"grapH")
     with pytest.raises(EngineError, match="its bytes have changed"):
-        checked_path(path, manifest.files[0])
+        check_file(path, manifest.files[0])
     (path / "model.onnx").unlink()
     with pytest.raises(EngineError, match=r"model.onnx is missing, though manifest.json lists it"):
-        checked_path(path, manifest.files[0])
+        check_file(path, manifest.files[0])
 
 
 @pytest.mark.parametrize(
@@ -102,12 +103,12 @@ def test_a_changed_byte_is_refused(directory):
     [
         (lambda c: c.update(version=2), "reads 1"),
         (lambda c: c.update(format="x"), "no manifest of tokfilter"),
-        (lambda c: c.pop("format"), "damaged"),
+        (lambda c: c.pop("format"), "no manifest of tokfilter"),
         (lambda c: c.pop("opset"), "damaged"),
         (lambda c: c.update(surprise=1), "damaged"),
-        (lambda c: c.update(files={}), ""),
-        (lambda c: c["files"][0].update(path="../../etc/passwd"), "outside the directory"),
-        (lambda c: c["files"][0].update(path="/etc/passwd"), "outside the directory"),
+        (lambda c: c.update(files={}), "files must be a list"),
+        (lambda c: c["files"][0].update(path="../../etc/passwd"), "the name of a file inside the directory"),
+        (lambda c: c["files"][0].update(path="/etc/passwd"), "the name of a file inside the directory"),
         (lambda c: c["files"][0].update(batch_range=[1]), "damaged"),
         (lambda c: c["model"].pop("patches"), "damaged"),
         (lambda c: c["files"][0].update(kept_fp32=["head"]), "damaged"),
@@ -125,11 +126,8 @@ def test_other_manifests_are_refused(directory, change, words):
     content = json.loads((path / NAME).read_text())
     change(content)
     (path / NAME).write_text(json.dumps(content))
-    if words:
-        with pytest.raises(DataError, match=words):
-            load_manifest(path)
-    else:
-        assert load_manifest(path).files == []
+    with pytest.raises(DataError, match=words):
+        load_manifest(path)
 
 
 def test_no_manifest(tmp_path):

@@ -11,7 +11,8 @@ import onnx_ir
 import pytest
 from click.testing import CliRunner
 
-from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
+from tokfilter.artifacts.checked import check_file, checked_bytes
+from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
 from tokfilter.errors import EngineError, ExportError, MissingDependencyError
 from tokfilter.export import add_engines as add_engines_module
@@ -54,7 +55,7 @@ def test_engines_are_built_where_torch_and_onnx_are_not(copied):
     assert list(plans) == ["model.rtx.plan", "model.k8.rtx.plan", "full.rtx.plan"]
     assert [Path(line.split("MB")[1].strip()).name for line in done.stdout.splitlines()] == list(plans)
     for entry in manifest.files:
-        checked_path(copied, entry)
+        check_file(copied, entry)
     assert (plans["model.rtx.plan"].batch_range, plans["model.rtx.plan"].budget_range) == ((1, 2, 4), (3, 5, 7))
     assert (plans["model.k8.rtx.plan"].budget, plans["full.rtx.plan"].budget_range) == (8, None)
     assert sorted(contents(copied)) == sorted([*(entry.path for entry in manifest.files), "manifest.json"])
@@ -189,7 +190,7 @@ def test_building_again_replaces_engines_and_keeps_the_rest(copied, monkeypatch)
         assert names[4:] == ["model.plan", "model.k8.plan", "full.plan", "timing.cache"]
         assert manifest.choice == {"tokens": 5} and (copied / "notes.txt").read_text() == "mine"
         for entry in manifest.files:
-            checked_path(copied, entry)
+            check_file(copied, entry)
 
 
 @pytest.mark.parametrize("built_here", [True, False])
@@ -208,7 +209,7 @@ def test_the_library_of_this_machine_comes_before_the_one_that_was_packed(copied
     (plan,) = (entry for entry in load_manifest(copied).files if entry.path == "model.plan")
     assert plan.target["plugin"] == name and (copied / "model.plan").read_bytes().endswith(name.encode())
     assert (copied / "full.plan").read_bytes().endswith(b"None"), "a full model has nothing to select"
-    assert checked_path(copied, next(e for e in load_manifest(copied).files if e.path == name)).is_file()
+    assert checked_bytes(copied, next(e for e in load_manifest(copied).files if e.path == name))
 
 
 @pytest.mark.parametrize(("version", "stripped"), [("10.3.0", True), ("10.7.0", False)])

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from narrow_models import cancel_in_attention, overflow_in_mlp
 from small_models import small_bundle
 
-from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
+from tokfilter.artifacts.checked import check_file
+from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export import engines, pipeline
@@ -116,7 +117,7 @@ def test_the_layers_that_need_fp32_are_found_named_and_kept(copied, builds):
     assert [entry.path for entry in plans] == ["model.fp16.plan", "full.fp16.plan"]
     for entry in plans:
         assert entry.verified and set(entry.kept_fp32["groups"]) == NEEDED and entry.kept_fp32["minimal"]
-        checked_path(copied, entry)
+        check_file(copied, entry)
         verification.check_engine(copied, manifest, entry)
     assert builds == ["model.fp16.plan"] * (1 + plans[0].kept_fp32["probes"]) + ["full.fp16.plan"]
     for name in NEEDED:

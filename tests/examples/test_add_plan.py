@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from paths import ROOT
 
-from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest, save_manifest
+from tokfilter.artifacts.checked import checked_bytes
+from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_manifest
 
 SCRIPT = ROOT / "examples" / "add_plan.py"
 PYTHON = subprocess.check_output([ROOT / ".ci" / "python", "3.8"], text=True).strip() or sys.executable
@@ -60,7 +61,7 @@ def test_a_plan_is_listed_once_and_found(directory):
     assert (plan.budget, plan.batch_range, plan.budget_range) == (8, (1, 2, 4), None)
     assert plan.target == {"version": "8.5.2", "plugin": None, "version_compatible": False}
     assert plan.verified is False and plan.unverified == "it was built by trtexec"
-    assert checked_path(directory, plan).read_bytes() == b"a plan"
+    assert checked_bytes(directory, plan) == b"a plan"
 
 
 def test_a_plan_with_the_plugin(directory):
@@ -71,7 +72,7 @@ def test_a_plan_with_the_plugin(directory):
     assert done.returncode == 0, done.stderr
     *_, plan, library = load_manifest(directory).files
     assert (plan.budget, plan.budget_range, plan.target["plugin"]) == (None, (1, 8, 16), "libplugin.so")
-    assert library.role == "plugin" and checked_path(directory, library).name == "libplugin.so"
+    assert library.role == "plugin" and library.path == "libplugin.so"
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tokfilter.artifacts.manifest import NAME as MANIFEST
-from tokfilter.artifacts.manifest import Manifest, ModelCard, checked_path, entry_from_file, load_manifest
+from tokfilter.artifacts.manifest import Manifest, ModelCard, entry_from_file, load_manifest
 from tokfilter.errors import ExportError
 from tokfilter.export.directory import new_directory
 
-CARD = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, {})
+PREPROCESSING = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+CARD = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, PREPROCESSING)
 
 SCRIPT = """
 import os, signal, sys
@@ -41,7 +42,8 @@ with directory.new_directory(target) as folder:
     (folder / "graph.onnx").write_text(text)
     if point == "while writing":
         kill()
-    card = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, {})
+    preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    card = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, preprocessing)
     entry = entry_from_file(folder, "graph.onnx", "full", runtime="onnx")
     manifest = Manifest(card, [entry], {"name": text}, 18, {}, {}, "today")
     (folder / NAME).write_text(manifest.text())
@@ -59,7 +61,7 @@ def write_export(target, text):
 def content(target):
     """The text of a whole export: its manifest and its file agree."""
     manifest = load_manifest(target)
-    assert checked_path(target, manifest.files[0]).read_text() == manifest.source["name"]
+    assert (target / manifest.files[0].path).read_text() == manifest.source["name"]
     return manifest.source["name"]
 
 

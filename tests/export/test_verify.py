@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tokfilter.artifacts.checked import check_file
 from tokfilter.artifacts.files import sha256
-from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, checked_path, load_manifest
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, load_manifest
 from tokfilter.errors import BudgetError, DataError, ExportError, MissingDependencyError, VerificationError
 from tokfilter.export import pipeline
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, select_node
@@ -163,7 +164,7 @@ def test_the_directory_and_its_manifest(export_directory, bundle_file, bundle):
     manifest = load_manifest(export_directory)
     assert {path.name for path in export_directory.iterdir()} == {"manifest.json", *(e.path for e in manifest.files)}
     for entry in manifest.files:
-        checked_path(export_directory, entry)
+        check_file(export_directory, entry)
     assert manifest.source == {"name": "model.pt", "sha256": sha256(bundle_file)}
     assert manifest.verification["passed"]
     assert {check["path"] for check in manifest.verification["checks"]} == {"model.onnx", "model.k8.onnx", "full.onnx"}
@@ -233,7 +234,7 @@ def test_rtx_engines_are_listed_with_their_ranges(quick, bundle_file, tmp_path):
     assert engines["model.k5.fp16.rtx.plan"].budget == 5
     assert {entry.batch_range for entry in engines.values()} == {(1, 2, 4)}
     for entry in load_manifest(tmp_path / "out").files:
-        checked_path(tmp_path / "out", entry)
+        check_file(tmp_path / "out", entry)
 
 
 def test_stripped_graphs_are_verified_before_they_are_stripped(quick, bundle_file, tmp_path):
@@ -242,7 +243,7 @@ def test_stripped_graphs_are_verified_before_they_are_stripped(quick, bundle_fil
     (stripped,) = manifest.entries("filtered", "onnx-plugin")
     assert stripped.path == "model.plugin.onnx"
     assert stripped.path in {check["path"] for check in manifest.verification["checks"]}
-    graph = load_graph(checked_path(tmp_path / "out", stripped))
+    graph = load_graph(tmp_path / "out" / stripped.path)
     assert not graph.functions
     assert select_node(graph)
 

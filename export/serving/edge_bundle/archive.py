@@ -4,15 +4,27 @@ import io
 import os
 import tarfile
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, cast
 
-from tokfilter.artifacts.files import atomic_path
+from tokfilter.artifacts.checked import checked_stream
+from tokfilter.artifacts.files import atomic_path, sweep_parts
 from tokfilter.errors import ExportError
 
-__all__ = ["Content", "write_tar"]
+__all__ = ["Content", "Listed", "write_tar"]
 
-Content = Path | bytes
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of an export directory: what is written has this SHA-256, or nothing is written."""
+
+    directory: Path
+    name: str
+    sha256: str
+
+
+Content = Path | bytes | Listed
 """Content of a member: that of a file, or these bytes."""
 
 _OLDEST: Final = 315532800
@@ -24,8 +36,9 @@ def write_tar(output: Path, folder: str, contents: Mapping[str, Content], progra
 
     contents: relative path -> content
     programs: members that are executable
-    Raises ExportError when ``output`` was created meanwhile.
+    Raises ExportError when ``output`` was created meanwhile, EngineError when a listed file has other bytes.
     """
+    sweep_parts(output)
     with atomic_path(output) as part:
         with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
             for name in sorted(contents):
@@ -42,6 +55,11 @@ def _add(archive: tarfile.TarFile, name: str, content: Content, mode: int) -> No
     if isinstance(content, bytes):
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
+        return
+    if isinstance(content, Listed):
+        with checked_stream(content.directory, content.name, content.sha256) as stream:
+            member.size = stream.size
+            archive.addfile(member, cast(IO[bytes], stream))
         return
     with content.open("rb") as file:
         member.size = os.fstat(file.fileno()).st_size

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from tokfilter.artifacts.checked import check_file
 from tokfilter.artifacts.files import existing_file, sha256
 from tokfilter.artifacts.manifest import NAME as MANIFEST
-from tokfilter.artifacts.manifest import Entry, Manifest, checked_path, entry_from_file, load_manifest
+from tokfilter.artifacts.manifest import Entry, Manifest, entry_from_file, load_manifest
 from tokfilter.errors import DataError, ExportError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
-from tokfilter.export.serving.edge_bundle.archive import Content, write_tar
+from tokfilter.export.serving.edge_bundle.archive import Content, Listed, write_tar
 from tokfilter.export.serving.edge_bundle.pages import readme, run_script
 from tokfilter.export.serving.edge_bundle.source import native_sources, own_package
 from tokfilter.export.serving.edge_bundle.wheel import wheel_bytes, wheel_name
@@ -60,7 +61,7 @@ def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, 
     contents = _contents(directory, kept)
     if plugin is not None:
         kept.append(_plugin(plugin))
-        contents[f"out/{plugin.name}"] = plugin
+        contents[f"out/{kept[-1].path}"] = Listed(plugin.parent, plugin.name, kept[-1].sha256)
     with tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
         added = add_plugin_graphs(directory, Path(scratch), kept)
         contents |= _contents(Path(scratch), added)
@@ -74,7 +75,7 @@ def pack(directory: str | Path, output: str | Path, plugin: Path | None = None, 
 
 def _check_files(directory: Path, manifest: Manifest) -> None:
     for entry in manifest.files:
-        checked_path(directory, entry)
+        check_file(directory, entry)
     if not manifest.entries("golden"):
         raise DataError(f"{directory} holds no golden tensors to verify engines with. Export again.")
 
@@ -85,13 +86,12 @@ def _is_portable(entry: Entry) -> bool:
 
 
 def _contents(directory: Path, entries: Iterable[Entry]) -> dict[str, Content]:
-    """Files of the export, checked against the manifest, with external weights."""
-    contents: dict[str, Content] = {}
-    for entry in entries:
-        path = checked_path(directory, entry)
-        contents[f"out/{entry.path}"] = path
-        contents |= {f"out/{name}": path.with_name(name) for name in entry.external}
-    return contents
+    """Files of the export with external weights; what is written of them has the manifest's sums."""
+    return {
+        f"out/{name}": Listed(directory, name, digest)
+        for entry in entries
+        for name, digest in {entry.path: entry.sha256, **entry.external}.items()
+    }
 
 
 def _plugin(path: Path) -> Entry:
@@ -116,4 +116,6 @@ def _own_files(manifest: Manifest) -> dict[str, Content]:
 
 
 def _digest(content: Content) -> str:
+    if isinstance(content, Listed):
+        return content.sha256
     return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()

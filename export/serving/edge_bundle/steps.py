@@ -1,5 +1,6 @@
 """The steps on the device, as commands: README.md shows them, run.sh runs them."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -139,7 +140,7 @@ def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
     shapes = {"min": (1, 1), "opt": (1, card.keep), "max": (8, card.num_patches)}
     elastic = graph.role == "filtered" and graph.budget is None
     plan, types = f"{graph.path.removesuffix('.onnx')}.plan", "--fp16" if in_8 else "--stronglyTyped"
-    parts = [f"trtexec --onnx=out/{graph.path} --saveEngine={plan} {types} --noTF32"]
+    parts = ["trtexec", f"--onnx=out/{graph.path}", f"--saveEngine={plan}", types, "--noTF32"]
     for name, (batch, budget) in shapes.items():
         slots = f",slots:{budget}" if elastic else ""
         parts.append(f"--{name}Shapes=images:{batch}x{pixels}{slots}")
@@ -147,4 +148,4 @@ def trtexec_line(graph: Entry, card: ModelCard, plugin: str | None) -> str:
         parts.append("--plugins=build/plugin/libtokfilter_plugin_static.so")
     elif plugin is not None and graph.role == "filtered" and not in_8:
         parts.append(f"--dynamicPlugins=out/{plugin}")
-    return " ".join(parts)
+    return shlex.join(parts)

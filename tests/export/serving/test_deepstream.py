@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokfilter.artifacts.manifest import load_manifest, save_manifest
+from tokfilter.artifacts.manifest import NAME, load_manifest, save_manifest
 from tokfilter.cli import cli
 from tokfilter.errors import BudgetError, DataError, EngineError, ExportError
 from tokfilter.export.serving import deepstream
@@ -140,9 +140,11 @@ def test_refusals_write_nothing(copied, tmp_path, monkeypatch):
     monkeypatch.setattr(deepstream, "classifier_graph", lambda graph, scale: classifier_of(graph, 3.0))
     done = CliRunner().invoke(cli, ["deepstream", str(copied), str(tmp_path / "n")])
     assert done.exit_code == 3 and "model.onnx, rewritten for its server, differs" in done.output
-    with_card(copied, preprocessing={"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "random"})
+    good = (copied / NAME).read_text()
+    (copied / NAME).write_text(good.replace('"interpolation": "bicubic"', '"interpolation": "random"'))
     with pytest.raises(DataError, match="interpolation must be one of nearest, bilinear.*got 'random'"):
         deepstream_classifier(copied, tmp_path / "n")
+    (copied / NAME).write_text(good)
     (copied / "model.k8.onnx").write_bytes(b"damaged")
     with pytest.raises(EngineError, match=r"model.k8.onnx is not the file that manifest.json describes"):
         deepstream_classifier(copied, tmp_path / "n")

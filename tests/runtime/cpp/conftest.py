@@ -136,7 +136,7 @@ def _directory(path: Path, **plan: object) -> Path:
     entry = entry_from_file(path, "model.plan", "filtered", **details)
     fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     card = ModelCard("vit", (3, 8, 6), 12, 1, 5, ["ant", "bee", "cat", "dog", "eel"], 6, {"full": 1}, fields)
-    manifest = Manifest(card, [entry], {"name": "model.pt", "sha256": ""}, 18, {}, {}, "2026-01-01")
+    manifest = Manifest(card, [entry], {"name": "model.pt", "sha256": "0" * 64}, 18, {}, {}, "2026-01-01")
     (path / NAME).write_text(manifest.text())
     return path
 
