@@ -27,6 +27,7 @@ __all__ = [
     "Precision",
     "entry_from_file",
     "load_manifest",
+    "manifest_from_bytes",
     "save_manifest",
 ]
 
@@ -171,8 +172,14 @@ def entry_from_file(directory: Path, path: str, role: Role, **details: Any) -> E
 def load_manifest(directory: str | Path) -> Manifest:
     """Read ``directory/manifest.json``. Raises DataError when there is none or it is not one of ours."""
     path = existing_file(Path(directory) / NAME, "an export directory's manifest (written by `tokfilter export`)")
+    with path.open("rb") as file:
+        return manifest_from_bytes(file.read(_LARGEST + 1), path)
+
+
+def manifest_from_bytes(encoded: bytes, path: Path) -> Manifest:
+    """The manifest that a file holds; ``path`` is for messages. Raises DataError."""
     try:
-        content = _content(path)
+        content = _content(encoded)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"{path} is no manifest of tokfilter.")
         if content.get("version") != VERSION:
@@ -192,10 +199,8 @@ def load_manifest(directory: str | Path) -> Manifest:
     )
 
 
-def _content(path: Path) -> Any:
+def _content(encoded: bytes) -> Any:
     """What the file holds, NaN and Infinity refused, which JSON has not. Raises ValueError, RecursionError."""
-    with path.open("rb") as file:
-        encoded = file.read(_LARGEST + 1)
     if len(encoded) > _LARGEST:
         raise ValueError(f"it must have at most {_LARGEST >> 20} MiB, as every manifest has")
 

@@ -16,7 +16,7 @@ from tokfilter.artifacts.files import is_file_name
 __all__ = ["CROP_MODES", "INTERPOLATIONS", "ClosedSets", "check_manifest"]
 
 INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES: Final = ("center", "squash", "border")
+CROP_MODES: Final = ("center", "squash", "border", "center-floor", "squash-floor")
 
 LARGEST_SIZE: Final = 1 << 20
 """Tokens, classes, pixels of an edge, batches: products of two stay far from overflow. The C++ reader has the same."""

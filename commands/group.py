@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import click
 
-from tokfilter.artifacts.text import printable
 from tokfilter.errors import MissingDependencyError, TokfilterError
 
 __all__ = ["LazyCommand", "LazyGroup"]
@@ -31,6 +30,8 @@ class _Failure(click.ClickException):
     """An error that the user can fix: a message and an exit code, no traceback."""
 
     def __init__(self, message: str, exit_code: int) -> None:
+        from tokfilter.artifacts.text import printable  # an error may quote a file
+
         super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 

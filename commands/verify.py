@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--batch", type=click.IntRange(min=1), multiple=True, help="Batch size; may be repeated.")
+@click.option(
+    "--signed-by",
+    type=click.Path(path_type=Path),
+    help="File of allowed signers (ssh-keygen): one of them must have signed the manifest (docs/bundle.md).",
+)
 @session_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(source: Path, batch: tuple[int, ...], as_json: bool, **params: Any) -> None:
+def verify(source: Path, batch: tuple[int, ...], signed_by: Path | None, as_json: bool, **params: Any) -> None:
     """Check the files of an export directory against its manifest, and its models against PyTorch's golden outputs.
 
     Runs every model of --runtime and --precision, including those for one budget. SOURCE may also be a bundle
@@ -26,15 +31,30 @@ def verify(source: Path, batch: tuple[int, ...], as_json: bool, **params: Any) -
     """
     from tokfilter.runtime.verification import checked_files, verdicts
 
+    signer = None if signed_by is None else _signer(source, signed_by)
     files = [] if source.is_file() else checked_files(source).files
     found = verdicts(source, session_options_from(params), batch)
     if as_json:
         click.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
         return
     if files:
-        click.echo(f"{len(files)} files match the manifest")
+        click.echo(f"{len(files)} files match the manifest{'' if signer is None else f', signed by {signer}'}")
     for verdict in found:
         click.echo(_line(verdict))
+
+
+def _signer(source: Path, signed_by: Path) -> str:
+    from tokfilter.artifacts.manifest import load_manifest
+    from tokfilter.artifacts.signature import check_signature
+    from tokfilter.artifacts.text import printable
+    from tokfilter.errors import VerificationError
+
+    if source.is_file():
+        raise click.UsageError("--signed-by is for the manifest of an export directory; a bundle has none.")
+    signer, signed = check_signature(source, signed_by)
+    if load_manifest(source) != signed:
+        raise VerificationError(f"the manifest of {source} has changed while its signature was checked. Try again.")
+    return printable(signer)
 
 
 def _line(verdict: "Verdict") -> str:

@@ -17,6 +17,7 @@ from typing import Final
 from tokfilter.artifacts.files import is_alive, sync_folder
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.artifacts.signature import SIGNATURE
 from tokfilter.errors import ExportError
 
 __all__ = ["FolderKind", "new_directory", "replaced_folder"]
@@ -83,7 +84,7 @@ def _check_replaceable(target: Path, kind: FolderKind) -> None:
 
 def _listed(directory: Path) -> set[str]:
     files = load_manifest(directory).files
-    return {MANIFEST, *(entry.path for entry in files), *(name for entry in files for name in entry.external)}
+    return {MANIFEST, SIGNATURE, *(name for entry in files for name in (entry.path, *entry.external))}
 
 
 _EXPORTS: Final = FolderKind("export", MANIFEST, _listed)

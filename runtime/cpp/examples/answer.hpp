@@ -10,6 +10,18 @@
 
 namespace example {
 
+/// A name from a file as a terminal may get it: ASCII control characters and bytes outside ASCII that could
+/// begin a control sequence (U+0080 to U+009F) become "?".
+inline std::string printable(std::string name) {
+    for (std::size_t i = 0; i < name.size(); ++i) {
+        const auto byte = static_cast<unsigned char>(name[i]);
+        const auto next = i + 1 < name.size() ? static_cast<unsigned char>(name[i + 1]) : 0u;
+        if (byte < 0x20 || byte == 0x7f) name[i] = '?';
+        if (byte == 0xc2 && next < 0xa0) name.replace(i, next == 0 ? 1 : 2, "?");
+    }
+    return name;
+}
+
 /// The class of the largest logit.
 struct Answer {
     std::size_t number = 0;

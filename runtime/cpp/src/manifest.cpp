@@ -3,6 +3,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 
 #include "preprocess.hpp"
@@ -17,11 +18,15 @@ constexpr auto kFormat = "tokfilter-export";
 constexpr std::int64_t kVersion = 1;
 constexpr std::uintmax_t kLargest = 64u << 20;  // ImageNet-21k's class names take 1 MB
 constexpr std::int64_t kLargestSize = 1 << 20;  // keeps products of sizes far from overflow
+constexpr std::size_t kMostFiles = 10'000;      // the limits are those of artifacts/manifest_checks.py
+constexpr std::size_t kLongestName = 255, kLongestWord = 64, kLongestText = 16'000;
+constexpr int kDeepest = 64;  // nlohmann's dump is recursive
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
 
 std::int64_t integer(const Json& value, const char* name, std::int64_t low, std::int64_t high) {
-    if (!value.is_number_integer()) refuse(text(name, " expects a whole number, got ", value.dump()));
+    if (!value.is_number_integer())
+        refuse(text(name, " expects a whole number, got ", printable(value.dump(), 80)));
     if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX))
         refuse(text(name, " is too large"));
     const auto number = value.get<std::int64_t>();
@@ -43,11 +48,26 @@ std::optional<Range> range(const Json& entry, const char* name) {
     return result;
 }
 
-bool inside(const std::filesystem::path& path) {
-    if (path.empty() || path.is_absolute()) return false;
-    for (const auto& part : path)
-        if (part == "..") return false;
-    return true;
+// The name of a file inside any folder: no path, no control characters.
+bool is_file_name(const std::string& name) {
+    return !name.empty() && name.size() <= kLongestName && name != "." && name != ".." &&
+           name.find_first_of("/\\") == std::string::npos && printable(name, kLongestName) == name;
+}
+
+std::string file_name(const Json& value, const char* what) {
+    auto name = value.get<std::string>();
+    if (!is_file_name(name))
+        refuse(text(what, " '", printable(name), "' must be the name of a file inside the directory"));
+    return name;
+}
+
+// A role, runtime or precision. A newer tokfilter may know others, so the set is not closed here.
+std::string word(const Json& value, const char* what) {
+    auto name = value.get<std::string>();
+    if (name.empty() || name.size() > kLongestWord ||
+        name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") != std::string::npos)
+        refuse(text(what, " '", printable(name), "' must be a word of lower-case letters, digits and -"));
+    return name;
 }
 
 bool is_digest(const std::string& digest) {
@@ -56,16 +76,14 @@ bool is_digest(const std::string& digest) {
 
 Entry entry_from_json(const Json& item) {
     Entry entry;
-    entry.path = item.at("path").get<std::string>();
-    if (entry.path.find('\0') != std::string::npos) refuse("a file's name holds a NUL");
-    if (!inside(entry.path)) refuse(text("file '", entry.path, "' is outside the directory"));
-    entry.role = item.at("role").get<std::string>();
+    entry.path = file_name(item.at("path"), "file");
+    entry.role = word(item.at("role"), "role");
     entry.sha256 = item.at("sha256").get<std::string>();
     if (!is_digest(entry.sha256))
         refuse(text("the SHA-256 of ", entry.path, " must be 64 hexadecimal digits"));
     entry.bytes = static_cast<std::uintmax_t>(integer(item.at("bytes"), "bytes", 0, INT64_MAX));
-    if (present(item, "runtime")) entry.runtime = item["runtime"].get<std::string>();
-    if (present(item, "precision")) entry.precision = item["precision"].get<std::string>();
+    if (present(item, "runtime")) entry.runtime = word(item["runtime"], "runtime");
+    if (present(item, "precision")) entry.precision = word(item["precision"], "precision");
     if (present(item, "budget")) entry.budget = integer(item["budget"], "budget", 1, kLargestSize);
     entry.batch_range = range(item, "batch_range");
     entry.budget_range = range(item, "budget_range");
@@ -73,6 +91,7 @@ Entry entry_from_json(const Json& item) {
         if (!item["target"].is_object()) refuse("target expects an object");
         for (const auto& [key, value] : item["target"].items())
             entry.target[key] = value.is_string() ? value.get<std::string>() : value.dump();
+        if (present(item["target"], "plugin")) file_name(item["target"]["plugin"], "target.plugin");
     }
     return entry;
 }
@@ -97,7 +116,8 @@ InputForm form_from_json(const Json& model) {
     const auto name = model["input"].get<std::string>();
     if (name == "uint8") return InputForm::uint8;
     if (name == "uint8-nhwc") return InputForm::uint8_nhwc;
-    if (name != "float") refuse(text("input must be float, uint8 or uint8-nhwc, got '", name, "'"));
+    if (name != "float")
+        refuse(text("input must be float, uint8 or uint8-nhwc, got '", printable(name), "'"));
     return InputForm::floats;
 }
 
@@ -107,6 +127,10 @@ Card card_from_json(const Json& model) {
     card.classes = integer(model.at("classes"), "classes", 1, kLargestSize);
     card.keep = integer(model.at("keep"), "keep", 1, card.num_patches);
     card.class_names = model.at("class_names").get<std::vector<std::string>>();
+    if (!card.class_names.empty() && card.class_names.size() != static_cast<std::size_t>(card.classes))
+        refuse(text("class_names expects ", card.classes, " names or none, got ", card.class_names.size()));
+    for (const auto& name : card.class_names)
+        if (name.size() > kLongestText) refuse("a class name is longer than 16,000 bytes");
     card.preprocess = preprocess_from_json(model.at("preprocessing"));
     card.preprocess.form = form_from_json(model);
     const Json& size = model.at("input_size");
@@ -117,7 +141,14 @@ Card card_from_json(const Json& model) {
 
 Manifest manifest_from_json(const Json& content) {
     Manifest manifest{card_from_json(content.at("model")), {}, std::nullopt};
-    for (const Json& item : content.at("files")) manifest.files.push_back(entry_from_json(item));
+    const Json& files = content.at("files");
+    if (!files.is_array() || files.size() > kMostFiles) refuse("files expects a list of at most 10,000");
+    std::set<std::string> seen{"manifest.json"};
+    for (const Json& item : files) {
+        manifest.files.push_back(entry_from_json(item));
+        if (!seen.insert(manifest.files.back().path).second)
+            refuse(text("file '", manifest.files.back().path, "' is the manifest or is listed twice"));
+    }
     if (present(content, "choice") && present(content["choice"], "tokens"))
         manifest.chosen_tokens =
             integer(content["choice"]["tokens"], "choice.tokens", 1, manifest.model.num_patches);
@@ -128,15 +159,20 @@ Manifest manifest_from_json(const Json& content) {
 
 Result<Manifest> manifest_from_text(const std::string& content, const std::string& name) {
     try {
-        const Json json = Json::parse(content);
+        const auto shallow = [](int depth, Json::parse_event_t, Json&) {
+            if (depth > kDeepest) refuse("its values are nested too deep");
+            return true;
+        };
+        const Json json = Json::parse(content, shallow);
         if (!json.is_object() || json.at("format") != kFormat)
             return Status(Code::manifest, text(name, " is not a manifest of tokfilter."));
         if (const Json& version = json.at("version"); version != kVersion)
-            return Status(Code::manifest, text(name, " has manifest version ", version.dump(),
+            return Status(Code::manifest, text(name, " has manifest version ", printable(version.dump(), 80),
                                                "; this tokfilter reads ", kVersion, ". Export again."));
         return manifest_from_json(json);
     } catch (const Json::exception& error) {
-        return Status(Code::manifest, text(name, " is damaged (", error.what(), "). Export again."));
+        return Status(Code::manifest,
+                      text(name, " is damaged (", printable(error.what()), "). Export again."));
     } catch (const std::invalid_argument& error) {
         return Status(Code::manifest, text(name, " is damaged (", error.what(), "). Export again."));
     }

@@ -60,9 +60,9 @@ std::size_t count(std::int64_t a, std::int64_t b, std::size_t size = 1) {
 }
 
 // The plugin libraries for the plan: all listed ones if its target does not name one.
-Result<std::vector<std::filesystem::path>> checked_plugins(const std::filesystem::path& directory,
-                                                           const Manifest& manifest, const Entry& plan) {
-    std::vector<std::filesystem::path> plugins;
+Result<std::vector<Library>> checked_plugins(const std::filesystem::path& directory, const Manifest& manifest,
+                                             const Entry& plan) {
+    std::vector<Library> plugins;
     const auto stated = plan.target.find("plugin");
     const bool named = stated != plan.target.end();
     const std::string name = named ? stated->second : "";
@@ -70,9 +70,9 @@ Result<std::vector<std::filesystem::path>> checked_plugins(const std::filesystem
     if (plan.runtime != "tensorrt" || name == "null" || name == "serialized") return plugins;
     for (const Entry& entry : manifest.files) {
         if (entry.role != "plugin" || (named && entry.path != name)) continue;
-        const auto path = checked_path(directory, entry);
+        const auto path = checked_library(directory, entry);
         if (!path.ok()) return path.status();
-        plugins.push_back(*path);
+        plugins.push_back({(directory / entry.path).string(), *path});
     }
     if (named && plugins.empty())
         return Status(Code::plugin, text(plan.path, " needs the plugin library ", name,

@@ -129,7 +129,7 @@ bool Plan::has_slots() const noexcept { return parts_->slots; }
 bool Plan::has_indices() const noexcept { return parts_->indices; }
 
 Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path, const Entry& entry,
-                        const std::vector<std::filesystem::path>& plugins) {
+                        const std::vector<Library>& plugins) {
     auto parts = std::make_unique<Parts>();
     Parts& p = *parts;
     p.path = path;
@@ -144,17 +144,17 @@ Result<Plan> Plan::load(const std::vector<char>& bytes, const std::string& path,
     if (const auto found = entry.target.find("version_compatible"); found != entry.target.end())
         allow_host_code(*p.runtime, found->second == "true");
     for (const auto& plugin : plugins)
-        if (!load_plugin_library(*p.runtime, p.log, plugin.c_str()))
+        if (!load_plugin_library(*p.runtime, p.log, plugin.path.c_str()))
             return Status(Code::plugin,
                           text("TensorRT ", version_text(library_version()),
-                               " cannot load the plugin library ", plugin.string(), ": ", p.log.take(),
+                               " cannot load the plugin library ", plugin.name, ": ", p.log.take(),
                                ". Build it for this machine: `tokfilter plugin build`."));
     p.engine.reset(p.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!p.engine) {
         const std::string message = p.log.take();
         std::string built;
         for (const auto& [key, value] : entry.target)
-            built += text(built.empty() ? "" : ", ", key, " ", value);
+            built += text(built.empty() ? "" : ", ", printable(key), " ", printable(value));
         return Status(
             Code::version,
             text("TensorRT ", version_text(library_version()), " refuses ", path, ": ", message,

@@ -28,6 +28,12 @@ struct Bindings {
     std::int32_t* indices = nullptr;  ///< used if the plan has this output
 };
 
+/// A plugin library: its name for messages, and the path of its checked bytes.
+struct Library {
+    std::string name;
+    std::filesystem::path path;
+};
+
 /// A deserialized plan with one execution context. Not thread-safe.
 class Plan {
   public:
@@ -35,7 +41,7 @@ class Plan {
     /// Code::plugin, Code::version, Code::engine; the message has TensorRT's log, the plan's target and a
     /// remedy.
     static Result<Plan> load(const std::vector<char>& bytes, const std::string& path, const Entry& entry,
-                             const std::vector<std::filesystem::path>& plugins);
+                             const std::vector<Library>& plugins);
     Plan(Plan&&) noexcept;
     Plan& operator=(Plan&&) noexcept;
     ~Plan();

@@ -12,7 +12,8 @@
 namespace tokfilter {
 namespace {
 
-constexpr double kMaxPixels = 100e6;  // 300 MB of RGB
+constexpr double kMaxPixels = 100e6;                 // 300 MB of RGB
+constexpr double kLeastCrop = 0.01, kLargest = 1e6;  // as artifacts/manifest_checks.py
 
 // Truncates, with a limit: sizes beyond 1e15 are too large in any case.
 std::int64_t whole(double value) { return static_cast<std::int64_t>(std::clamp(value, -1e15, 1e15)); }
@@ -91,23 +92,24 @@ Result<std::vector<std::uint8_t>> view_of(const Preprocess& to, const RgbImage& 
 
 Status check_preprocess(const Preprocess& preprocess) {
     const double most = static_cast<double>(std::min(preprocess.height, preprocess.width));
-    if (most < 1 || !(preprocess.crop_pct > 0 && preprocess.crop_pct <= most))
-        return {Code::manifest, text("preprocessing expects a size and a crop_pct above 0, got crop_pct ",
-                                     preprocess.crop_pct)};
+    if (most < 1 || !(preprocess.crop_pct >= kLeastCrop && preprocess.crop_pct <= most))
+        return {Code::manifest, text("preprocessing expects a size above 0 and a crop_pct from ", kLeastCrop,
+                                     " to the shorter edge, got crop_pct ", preprocess.crop_pct)};
     for (std::size_t i = 0; i < 3; ++i)
-        if (!std::isfinite(preprocess.mean[i]) || !std::isfinite(preprocess.std[i]) || preprocess.std[i] == 0)
+        if (!(std::abs(preprocess.mean[i]) <= kLargest && std::abs(preprocess.std[i]) <= kLargest &&
+              std::abs(preprocess.std[i]) >= 1 / kLargest))  // false for NaN too
             return {Code::manifest,
                     "preprocessing expects finite means, and standard deviations that are not 0"};
     if (!filter_from_name(preprocess.interpolation))
         return {Code::manifest,
                 text("preprocessing expects interpolation to be one of nearest, bilinear, bicubic, box, "
                      "hamming, lanczos, got '",
-                     preprocess.interpolation, "'")};
+                     printable(preprocess.interpolation), "'")};
     if (!centers(preprocess) && !squashes(preprocess) && preprocess.crop_mode != "border")
         return {Code::manifest,
                 text("preprocessing expects crop_mode to be one of center, squash, border, center-floor, "
                      "squash-floor, got '",
-                     preprocess.crop_mode, "'")};
+                     printable(preprocess.crop_mode), "'")};
     return {};
 }
 

@@ -97,7 +97,8 @@ std::string misfit(std::int64_t headers, std::int64_t library, const std::string
 Status check_target(const Target& target, const Machine& machine) {
     const auto stated = [&](const char* key) {
         const auto found = target.find(key);
-        return found == target.end() || found->second == "null" ? std::string() : found->second;
+        return found == target.end() || found->second == "null" ? std::string()
+                                                                : printable(found->second, 4000);
     };
     const std::string version = stated("version");
     const bool later_too = stated("version_compatible") == "true";

@@ -140,7 +140,7 @@ def test_weights_beside_a_graph_come_along(copied, tmp_path):
     with_files(copied, replace(entry, external={"big.onnx.data": digest}))
     assert members(pack(copied, tmp_path / "edge.tar").path)["out/big.onnx.data"][1] == b"weights"
     (copied / "big.onnx.data").write_bytes(b"Weights")
-    with pytest.raises(EngineError, match=r"big.onnx is not the file that manifest.json describes"):
+    with pytest.raises(EngineError, match=r"big.onnx.data is not the file that manifest.json describes"):
         pack(copied, tmp_path / "other.tar")
 
 

@@ -1,5 +1,9 @@
 // Files are used only when their SHA-256 and size match the manifest.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <iterator>
 
 #include "directory.hpp"
 #include "files.hpp"
@@ -39,5 +43,46 @@ TEST_CASE("a changed, longer, shorter or missing file is refused") {
     std::filesystem::remove(directory.file("model.plan"));
     CHECK_STATUS(check().status(), Code::changed_file, "is missing, though manifest.json lists it");
     std::filesystem::create_directory(directory.file("model.plan"));
-    CHECK_STATUS(tokfilter::checked_path(directory.path(), entry).status(), Code::changed_file, "is missing");
+    CHECK_STATUS(tokfilter::checked_library(directory.path(), entry).status(), Code::changed_file,
+                 "is no regular file");
+    std::filesystem::remove(directory.file("model.plan"));
+    REQUIRE(mkfifo(directory.file("model.plan").c_str(), 0600) == 0);
+    CHECK_STATUS(check().status(), Code::changed_file, "is no regular file");
+}
+
+TEST_CASE("a sparse file of any size is not read") {
+    Directory directory;
+    directory.write();
+    auto entry = tokfilter::load_manifest(directory.path())->files.at(0);
+    entry.bytes = std::uintmax_t{1} << 40;
+    std::filesystem::resize_file(directory.file("model.plan"), entry.bytes);
+    CHECK_STATUS(tokfilter::checked_bytes(directory.path(), entry).status(), Code::changed_file,
+                 "at most 8 GiB");
+}
+
+TEST_CASE("a checked library keeps its bytes and its path; other bytes get another path") {
+    Directory directory;
+    directory.write();
+    auto first = tokfilter::load_manifest(directory.path())->files.at(0);
+    const std::string good = directory.plan();
+    const auto content = [](const std::filesystem::path& path) {
+        std::ifstream file(path, std::ios::binary);
+        return std::string{std::istreambuf_iterator<char>(file), {}};
+    };
+    const auto path = tokfilter::checked_library(directory.path(), first);
+    REQUIRE(path.ok());
+    directory.put("model.plan", good + " ", false);
+    CHECK(content(*path) == good);
+    CHECK_FALSE(std::ofstream(*path, std::ios::in | std::ios::out).put('x').flush());
+    CHECK(content(*path) == good);
+    CHECK_FALSE(tokfilter::checked_library(directory.path(), first).ok());
+    auto second = first;
+    second.bytes += 1;
+    second.sha256 = tokfilter::sha256((good + " ").data(), good.size() + 1);
+    const auto other = tokfilter::checked_library(directory.path(), second);
+    REQUIRE(other.ok());
+    CHECK(*other != *path);
+    CHECK(content(*other) == good + " ");
+    directory.put("model.plan", good, false);
+    CHECK(*tokfilter::checked_library(directory.path(), first) == *path);
 }

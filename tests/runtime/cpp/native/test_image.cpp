@@ -52,7 +52,7 @@ TEST_CASE("images that cannot be preprocessed are refused with a reason") {
     const std::vector<std::uint8_t> strip(3 * 900'000);
     CHECK_STATUS(square(0.1).input({strip.data(), 1, 900'000}).status(), Code::argument, "too long a strip",
                  "million pixels");
-    CHECK_STATUS(square(1e-300).input({pixel, 1, 1}).status(), Code::argument, "too long a strip");
+    CHECK_STATUS(square(1e-300).input({pixel, 1, 1}).status(), Code::argument, "crop_pct from 0.01");
     Preprocess wrong = square();
     wrong.interpolation = "cubic";
     CHECK_STATUS(wrong.input({pixel, 1, 1}).status(), Code::argument, "interpolation to be one of",

@@ -1,8 +1,12 @@
 // Reading manifest.json: valid content, and damage of every kind.
 #include <doctest/doctest.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
 #include "directory.hpp"
 #include "manifest.hpp"
+#include "text.hpp"
 
 using testing::Directory;
 using tokfilter::Code;
@@ -59,17 +63,89 @@ TEST_CASE("another format or version is refused by name") {
     CHECK_STATUS(changed("/version", R"("1")"), Code::manifest, "manifest version \"1\"");
 }
 
-TEST_CASE("a file outside the directory is refused") {
-    for (const char* path : {"/etc/passwd", "../model.plan", "a/../../model.plan", ""})
-        CHECK_STATUS(changed("/files/0/path", std::string("\"") + path + "\""), Code::manifest, "is damaged",
-                     "is outside the directory");
-    CHECK_STATUS(changed("/files/0/path", R"("a\u0000b")"), Code::manifest, "holds a NUL");
-    CHECK(changed("/files/0/path", R"("sub/model.plan")").ok());
+TEST_CASE("what is no file name is refused, for files and plugins") {
+    for (const char* path :
+         {"/etc/passwd", "../model.plan", "a/../../model.plan", "", ".", "..", "sub/model.plan", "a\\\\b",
+          "a\\u0000b", "a\\nb", "\\u001b]0;owned\\u0007", "\\u009b31m", "\\u202egnp.exe", "\\u2066x"})
+        for (const char* place : {"/files/0/path", "/files/0/target/plugin"})
+            CHECK_STATUS(changed(place, std::string("\"") + path + "\""), Code::manifest, "is damaged",
+                         "must be the name of a file inside the directory");
+    CHECK_STATUS(changed("/files/0/path", '"' + std::string(256, 'x') + '"'), Code::manifest,
+                 "name of a file");
+    CHECK_STATUS(changed("/files/0/path", R"("manifest.json")"), Code::manifest, "is the manifest");
+    CHECK_STATUS(changed("/files/1", R"({"path": "model.plan", "role": "full", "bytes": 0, "sha256": ")" +
+                                         std::string(64, '0') + R"("})"),
+                 Code::manifest, "is listed twice");
+    CHECK(changed("/files/0/path", R"("\u00e9 b.plan")").ok());
+}
+
+TEST_CASE("every hostile value at every place is read or refused with a printable sentence") {
+    const std::vector<std::string> values{R"("../../victim/evil")",
+                                          R"("\u001b[31m")",
+                                          R"("\u009b31m")",
+                                          R"("")",
+                                          R"("a\nb")",
+                                          R"x("$(reboot)")x",
+                                          '"' + std::string(5000, 'x') + '"',
+                                          "null",
+                                          "true",
+                                          "-1",
+                                          "0",
+                                          "1.5",
+                                          "1e308",
+                                          "1048577",
+                                          "1e30",
+                                          "18446744073709551615",
+                                          "[]",
+                                          "{}",
+                                          "[[]]",
+                                          "[1, 2]",
+                                          "[3, 2, 1]",
+                                          R"({"a": 1})",
+                                          std::string(60, '[') + std::string(60, ']')};
+    Directory directory;
+    directory.write();
+    const auto whole = nlohmann::json::parse(directory.manifest());
+    int refused = 0;
+    const auto flat = whole.flatten();
+    for (const auto& [place, old] : flat.items()) {
+        for (const std::string& value : values) {
+            auto content = whole;
+            content[nlohmann::json::json_pointer(place)] = nlohmann::json::parse(value);
+            const auto manifest = manifest_from_text(content.dump(), "m");
+            CAPTURE(place);
+            CAPTURE(value.substr(0, 40));
+            if (!manifest.ok()) {
+                ++refused;
+                CHECK(manifest.status().code() == Code::manifest);
+                CHECK(manifest.status().message() == tokfilter::printable(manifest.status().message(), 1000));
+                continue;
+            }
+            for (const auto& entry : manifest->files) {
+                const auto path = std::filesystem::path("out") / entry.path;
+                CHECK(path.lexically_normal().parent_path() == "out");
+            }
+        }
+    }
+    CHECK(refused > 300);
+}
+
+TEST_CASE("text from a file is made printable") {
+    CHECK(tokfilter::printable("caf\u00e9 \u2713") == "caf\u00e9 \u2713");
+    CHECK(tokfilter::printable("a\x1b[31m\n\x7f") == "a?[31m??");
+    CHECK(tokfilter::printable("\u0085\u061c\u200e\u202e\u2066z") == "?????z");
+    CHECK(tokfilter::printable(std::string(300, 'x')).size() == 200);
 }
 
 TEST_CASE("wrong types and values are errors") {
     for (const auto& [place, value] : std::vector<std::pair<const char*, const char*>>{
              {"/files", "3"},
+             {"/files/0/role", R"("full\u001b")"},
+             {"/files/0/runtime", R"("../x")"},
+             {"/files/0/precision", R"("FP 32")"},
+             {"/model/class_names", R"(["one"])"},
+             {"/model/preprocessing/crop_pct", "1e-9"},
+             {"/model/preprocessing/mean", "[1e300, 0, 0]"},
              {"/files/0", "[]"},
              {"/files/0/sha256", R"("abc")"},
              {"/files/0/bytes", "-1"},
@@ -117,6 +193,9 @@ TEST_CASE("text that is not JSON, truncated, or deeply nested") {
         CHECK_STATUS(manifest_from_text(whole.substr(0, length), "m").status(), Code::manifest,
                      "m is damaged");
     CHECK_STATUS(manifest_from_text(std::string(100'000, '['), "m").status(), Code::manifest, "damaged");
+    const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+    CHECK_STATUS(manifest_from_text(R"({"format": )" + deep + "}", "m").status(), Code::manifest,
+                 "nested too deep");
     CHECK_STATUS(manifest_from_text("[]", "m").status(), Code::manifest, "not a manifest of tokfilter");
     CHECK_STATUS(manifest_from_text("\xff\xfe", "m").status(), Code::manifest, "damaged");
 }
