@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import textwrap
 
 import pytest
 
-from tokfilter.artifacts.files import atomic_path, existing_file, new_folder, sha256, sync_folder
+from tokfilter.artifacts.files import atomic_path, existing_file, inside, new_folder, sha256, sweep_parts, sync_folder
 from tokfilter.errors import DataError, ExportError
 
 
@@ -124,3 +125,66 @@ def test_existing_file(tmp_path):
 def test_sha256_is_the_known_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait(timeout=60)
+    return process.pid
+
+
+def test_what_killed_runs_left_is_swept_and_nothing_else(tmp_path):
+    path, dead = tmp_path / "repo", dead_pid()
+    swept = [tmp_path / f".repo.{dead}.abcdefgh.part", tmp_path / f".repo.{dead}.a1_defgh.part"]
+    swept[0].mkdir()
+    (swept[0] / "model.onnx").write_text("half")
+    swept[1].write_text("half")
+    kept = [
+        tmp_path / f".repo.{os.getpid()}.abcdefgh.part",
+        tmp_path / f".repo2.{dead}.abcdefgh.part",
+        tmp_path / f"repo.{dead}.abcdefgh.part",
+        tmp_path / f".repo.{dead}.abcdefgh.part.txt",
+        tmp_path / ".repo.abcdefgh.part",
+    ]
+    for file in kept:
+        file.write_text("mine")
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    link = tmp_path / f".repo.{dead}.linklink.part"
+    link.symlink_to(victim)
+    sweep_parts(path)
+    assert not any(file.exists() for file in swept) and not link.is_symlink()
+    assert all(file.read_text() == "mine" for file in [*kept, victim / "file"])
+    sweep_parts(tmp_path / "nowhere" / "repo")
+
+
+def test_a_killed_folder_is_swept_by_the_next(tmp_path):
+    program = textwrap.dedent(
+        f"""
+        import os, signal
+        from pathlib import Path
+        from tokfilter.artifacts.files import new_folder
+        with new_folder(Path({str(tmp_path / "repo")!r})) as part:
+            (part / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with new_folder(tmp_path / "repo") as part:
+        (part / "file").write_text("whole")
+    assert [item.name for item in tmp_path.iterdir()] == ["repo"]
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a/b", "/etc/passwd", "a\\b", "a\n", "\x1b[31m", "\u202egnp", "\ud800", "x" * 256]
+)
+def test_no_name_leaves_its_folder(tmp_path, name):
+    with pytest.raises(DataError, match="the name of a file inside"):
+        inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "é b.onnx", "$(reboot)", "-rf", "...", "x" * 255])
+def test_names_of_files(tmp_path, name):
+    assert inside(tmp_path, name) == tmp_path / name
