@@ -59,8 +59,8 @@ int main(int count, char** values) {
     const auto answer = example::answer_from_logits(output->logits.data(), *info);
     const auto& last = output->timing;
     std::printf("class        %zu  %s\nprobability  %.4f\ntokens       %lld of %lld\n", answer.number,
-                example::printable(answer.name).c_str(), answer.probability, static_cast<long long>(output->tokens),
-                static_cast<long long>(info->patches));
+                example::printable(answer.name).c_str(), answer.probability,
+                static_cast<long long>(output->tokens), static_cast<long long>(info->patches));
     std::printf("latency      %.3f ms, median of %zu runs from host to host\n", latencies[runs / 2], runs);
     std::printf("last run     %.3f ms to the GPU, %.3f ms compute, %.3f ms back\n",
                 static_cast<double>(last.h2d_ms), static_cast<double>(last.compute_ms),
