@@ -112,7 +112,7 @@ def _copy_model(directory: Path, role: str, entry: Entry, folder: Path) -> None:
         path = directory / entry.path
         raise ExportError(
             f"{path} has model-local functions, and a page holds standard operators only, which every runtime reads: "
-            f"tokfilter inline {path} -o plain.onnx writes such a file, and `tokfilter export` does so by default."
+            f"export again, or write a plain file of this one: tokfilter inline {path} -o plain.onnx."
         )
 
 

@@ -70,6 +70,13 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
+def new_page(browser: Any, **options: Any) -> Any:
+    """A page with an empty cache. Waiting ends after two minutes: other programs may run on the machine."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(120_000)
+    return page
+
+
 SLIDE = """async (tokens) => {
     const slider = document.getElementById("tokens");
     const canvas = document.querySelector("#filtered canvas");
@@ -93,7 +100,7 @@ def figures(folder: Path, loads: int = 5) -> dict[str, Any]:
     first, slides = [], []
     with served(folder) as address, chromium() as browser:
         for _ in range(loads):
-            page = browser.new_context().new_page()
+            page = new_page(browser)
             page.add_init_script(
                 "new MutationObserver(() => { if (!window.first && document.querySelector('" + ANSWERED + "')) "
                 "window.first = performance.now(); }).observe(document, "

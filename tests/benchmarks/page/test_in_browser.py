@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import ANSWERED, COMPARED, ISOLATED, SLIDE, browser_path, chromium, served
+from page_browser import ANSWERED, COMPARED, ISOLATED, SLIDE, browser_path, chromium, new_page, served
 from PIL import Image
 
 from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
@@ -75,7 +75,7 @@ def browser(folder) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def opened(folder, browser, export_directory) -> Iterator[Opened]:
     with served(folder) as address:
-        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page = new_page(browser, viewport={"width": 1280, "height": 900})
         golden = golden_of(export_directory, load_manifest(export_directory))
         result = Opened(page, address, folder, golden)
         result.watch(page).goto(address)
@@ -299,6 +299,26 @@ def test_a_file_that_is_no_image_is_refused_in_a_sentence(opened):
     assert page.locator("#samples [aria-pressed=true]").count() == 0
 
 
+DROP = """(name) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(["text"], name));
+    const options = { dataTransfer, bubbles: true, cancelable: true };
+    document.body.dispatchEvent(new DragEvent("dragenter", options));
+    const marked = document.body.classList.contains("dropping");
+    const prevented = !document.body.dispatchEvent(new DragEvent("drop", options));
+    return [marked, prevented, document.body.classList.contains("dropping")];
+}"""
+
+
+def test_a_file_can_be_dropped_anywhere(opened):
+    page = opened.page
+    assert page.evaluate(DROP, "dropped.txt") == [True, True, False]
+    page.wait_for_selector("#failure:text('dropped.txt is not an image')")
+    page.locator("#samples button").nth(1).click()
+    page.wait_for_selector("#failure", state="hidden")
+    assert page.locator("#samples button").nth(1).get_attribute("aria-pressed") == "true"
+
+
 def test_the_camera_runs_live_until_it_is_stopped(opened):
     page = opened.page
     page.click("#camera")
@@ -327,8 +347,8 @@ def test_a_damaged_graph_gives_a_sentence(opened):
     (opened.folder / "bad.onnx").write_bytes(b"no graph")
     program = """async (file) => {
         const { Engine } = await import("/js/engine.js");
-        const engine = new Engine();
-        return engine.open("filtered", file).catch((error) => error.message);
+        const engine = window.started?.get("engine") ?? new Engine();
+        return engine.open("damaged", file).catch((error) => error.message);
     }"""
     page = opened.page
     file = described(opened.folder / "bad.onnx")
@@ -348,7 +368,7 @@ def test_nothing_was_reported_or_asked_of_another_host(opened):
 
 
 def test_a_changed_model_is_not_run(opened, browser):
-    page = browser.new_page()
+    page = new_page(browser)
     page.route("**/model.onnx*", lambda route: route.fulfill(body=b"short"))
     page.goto(opened.address)
     page.wait_for_selector("#failure:not([hidden])")
@@ -358,7 +378,7 @@ def test_a_changed_model_is_not_run(opened, browser):
 
 
 def test_a_page_opened_as_a_file_says_what_to_do(opened, browser):
-    page = browser.new_page()
+    page = new_page(browser)
     page.goto((opened.folder / "index.html").as_uri())
     assert "python -m http.server 8000" in page.inner_text("#from-file")
     assert page.locator("#app").is_hidden()
@@ -367,7 +387,7 @@ def test_a_page_opened_as_a_file_says_what_to_do(opened, browser):
 
 def test_an_isolated_page_uses_threads(opened, browser):
     with served(opened.folder, ISOLATED) as address:
-        page = opened.watch(browser.new_page())
+        page = opened.watch(new_page(browser))
         page.goto(address)
         page.wait_for_selector(ANSWERED)
         assert page.inner_text("#threads").endswith(" threads")
