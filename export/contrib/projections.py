@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from tokfilter.export.contrib.walk import add_node, constant, made_by, supersede
 
-__all__ = ["HEADS_FIRST", "split_projections"]
+__all__ = ["HEADS_FIRST", "joint_projections", "shape_of", "split_projections"]
 
 HEADS_FIRST = (0, 2, 1, 3)
 """Permutation of [B, N, H, D] to [B, H, N, D]."""
@@ -19,6 +19,15 @@ def split_projections(graph: ir.Graph) -> None:
     before: squeeze(slice(transpose(reshape(x, [B, N, n, H, D]), (2, 0, 3, 1, 4)), i))
     after: transpose(reshape(split(x)[i], [B, N, H, D]), (0, 2, 1, 3))
     """
+    for reshape, source, parts in joint_projections(graph):
+        sizes = constant(reshape.inputs[1])
+        assert sizes is not None
+        _rewrite(graph, reshape, source, [int(number) for number in sizes[2:]], parts)
+
+
+def joint_projections(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value, dict[int, ir.Value]]]:
+    """The projections that are split as above: the reshape, x, and position -> part [B, H, N, D]."""
+    found = []
     for turned in [node for node in graph if node.op_type == "Transpose" and not node.domain]:
         reshape = made_by(turned.inputs[0], "Reshape")
         target = None if reshape is None else constant(reshape.inputs[1])
@@ -26,9 +35,9 @@ def split_projections(graph: ir.Graph) -> None:
             continue
         parts = _parts(turned)
         source = reshape.inputs[0]
-        if parts is None or source is None or source.shape is None or list(target[:2]) != [0, 0]:
-            continue
-        _rewrite(graph, reshape, source, [int(number) for number in target[2:]], parts)
+        if parts is not None and source is not None and source.shape is not None and list(target[:2]) == [0, 0]:
+            found.append((reshape, source, parts))
+    return found
 
 
 def _parts(turned: ir.Node) -> dict[int, ir.Value] | None:

@@ -1,0 +1,53 @@
+"""The form of an fp32 graph that engines on a CPU run fastest: the same weights and results, other operators.
+
+==============================  ==========================================================================
+class token early               after the last attention only the row that the head reads is computed
+separate projections            three products for q, k, v in place of one that is cut: no copy
+tokens as rows                  [B * N, C] between attentions: product and bias become one Gemm
+==============================  ==========================================================================
+
+Everything up to the scores stays as it was traced, so the same tokens are kept. ``python -m tokfilter.benchmarks
+cpu-forms`` measures each step (docs/cpu-forms.md). Graphs for GPUs (fp16, bf16, TensorRT, ``--cuda``) keep the traced
+form: their fused attention starts from one large product.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from tokfilter.export.class_token_rows import take_class_token_early
+from tokfilter.export.contrib.whole_slices import drop_whole_slices
+from tokfilter.export.precision import ancestors
+from tokfilter.export.separate_projections import separate_projections
+from tokfilter.export.simplify import without_dead_code
+from tokfilter.export.token_rows import tokens_as_rows
+from tokfilter.kernels.op import NAME
+
+__all__ = ["STEPS", "for_cpu"]
+
+STEPS: Final = ("class-token-early", "separate-projections", "tokens-as-rows")
+"""The steps, in the order in which they are applied."""
+
+
+def for_cpu(form: ir.Model, steps: tuple[str, ...] = STEPS) -> ir.Model:
+    """A copy of an fp32 graph (slots, fixed or full, with its TokenSelect node) for engines on a CPU.
+
+    steps: those to take; each is exact but for rounding
+    """
+    graph = form.clone()
+    passes.ShapeInferencePass()(graph)
+    drop_whole_slices(graph.graph)
+    without_dead_code(graph)
+    scoring = {above for node in graph.graph if node.op_type == NAME for above in ancestors(node)}
+    apply: dict[str, Callable[[], int]] = {
+        "class-token-early": lambda: take_class_token_early(graph.graph),
+        "separate-projections": lambda: separate_projections(graph.graph),
+        "tokens-as-rows": lambda: tokens_as_rows(graph.graph, scoring),
+    }
+    for step in STEPS:
+        if step in steps:
+            apply[step]()
+            without_dead_code(graph)
+    return graph
