@@ -22,6 +22,9 @@ PROGRAMS: Final = {
     "cuda-zoo": LazyCommand(f"{_STUDY}.cuda_zoo:main", "timm models fused for ONNX Runtime on CUDA"),
     "int8-accuracy": LazyCommand(f"{_STUDY}.int8_accuracy:main", "top-1 of int8 and fp8 exports against fp32"),
     "export-trained": LazyCommand(f"{_STUDY}.export_trained:main", "error of every exported graph, trained weights"),
+    "cpu-forms": LazyCommand(
+        "tokfilter.benchmarks.cpu_forms:main", "forms of a graph and session options in ONNX Runtime on a CPU"
+    ),
     "runtime-figures": LazyCommand(
         "tokfilter.benchmarks.runtime_figures:main",
         "speed-up against the MAC ratio, overhead, tuned budgets",

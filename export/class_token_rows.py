@@ -42,9 +42,9 @@ def _take_early(graph: ir.Graph, gather: ir.Node) -> int:
                 name = f"{value.name}/row_{int(scalar(row) or 0)}"
                 (cut[value],) = add_node(region[0], "Gather", [value, row], {"axis": 1}, name=name, like=[like])
     for node in region:
-        for position, value in enumerate(node.inputs):
-            if value in cut:
-                node.replace_input_with(position, cut[value])
+        for position, given in enumerate(node.inputs):
+            if given is not None and given in cut:
+                node.replace_input_with(position, cut[given])
         if "axis" in node.attributes:
             node.attributes["axis"] = ir.AttrInt64("axis", -1)
     for value in inside:

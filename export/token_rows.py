@@ -49,16 +49,19 @@ class _Rows:
         self.shapes: dict[tuple[int, ...], ir.Value] = {}
 
     def rewrite(self) -> None:
-        outside = {value: [tuple(use) for use in value.uses() if use.node not in self.nodes] for value in self.inside}
+        outside = {
+            value: [(reader, position) for reader, position in value.uses() if reader not in self.nodes]
+            for value in self.inside
+        }
         cut: dict[ir.Value, ir.Value] = {}
         for node in self.nodes:
             for value in token_inputs(node):
                 if value not in self.inside and value not in cut:
                     cut[value] = self._matrix(value, node)
         for node in self.nodes:
-            for position, value in enumerate(node.inputs):
-                if value in cut:
-                    node.replace_input_with(position, cut[value])
+            for position, given in enumerate(node.inputs):
+                if given is not None and given in cut:
+                    node.replace_input_with(position, cut[given])
             if "axis" in node.attributes:
                 node.attributes["axis"] = ir.AttrInt64("axis", -1)
         for value in self.inside:

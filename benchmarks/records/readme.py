@@ -13,6 +13,7 @@ import click
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.documents import with_current_keys
+from tokfilter.benchmarks.records.cpu_form_tables import forms_table, options_table, profile_table
 from tokfilter.benchmarks.records.cpu_tables import cpu_engines_table, cpu_figures_table
 from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
@@ -53,6 +54,9 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "cpu_engines": ("cpu_engines.json", cpu_engines_table),
     "cpu_figures": ("cpu_engines.json", cpu_figures_table),
     "cuda_zoo": ("cuda_zoo.json", cuda_zoo_table),
+    "cpu_forms": ("cpu_forms.json", forms_table),
+    "cpu_options": ("cpu_forms.json", options_table),
+    "cpu_profile": ("cpu_forms.json", profile_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }

@@ -18,7 +18,6 @@ from tokfilter.vit.model import FilteredViT
 PATCHES, DEPTH, WIDTH = 16, 2, 24
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": 3, "num_classes": 5}
 MODELS = {
-    "two prefix tokens, two heads": ("deit_tiny_distilled_patch16_224", TINY),
     "no prefix token, average pooling": ("vit_tiny_patch16_224", {**TINY, "class_token": False, "global_pool": "avg"}),
     "gated MLP, rotary": ("eva02_tiny_patch14_224", TINY),
 }
