@@ -64,6 +64,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
 
 _UNMEASURED: Final = {
     "cpu_engines.json": "Not measured yet: `python -m tokfilter.benchmarks cpu-engines`.",
+    "cpu_forms.json": "Not measured yet on an idle machine: `python -m tokfilter.benchmarks cpu-forms`.",
     "cuda_zoo.json": "Not measured yet: `python -m tokfilter.benchmarks cuda-zoo`.",
     "gpu-proof.json": "Not measured yet: `make gpu-proof`.",
 }
