@@ -66,7 +66,7 @@ class Entry:
     runtime: the engine that reads it; "onnx" is a graph of standard operators, "onnx-plugin" one with the node
         TokenSelect for TensorRT's plugin (before it had a name of its own, "onnx" had the node), "onnx-cuda" for ONNX
         Runtime's CUDA provider only, "onnx-tensorrt8" for the parsers of TensorRT 8 only; None for other files
-    precision: fp32, fp16 or bf16, the types in the graph
+    precision: fp32, fp16 or bf16, the types in the graph; int8 or fp8, those of its Linear layers
     budget: the fixed number of kept patch tokens; None when the budget is an input (the length of ``slots``)
     batch_range, budget_range: (min, opt, max) that an engine was built for; None for any
     target: hardware, versions and options of an engine build, or what was fused in a graph for CUDA; plain values.
@@ -134,7 +134,8 @@ class Manifest:
 
     source: name and sha256 of the bundle
     versions: of the packages that wrote the files
-    verification: results per file, or the reason why there are none
+    verification: results per file, or the reason why there are none; "quantization": int8 or fp8 -> images, layers, and
+        top-1 against fp32 at each budget (docs/int8.md)
     choice: the budget that `tokfilter tune` chose on a machine, and its measurements; empty before
     """
 

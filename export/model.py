@@ -11,7 +11,7 @@ from torch import Tensor
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.artifacts.pixels import InputForm
-from tokfilter.export.options import DEFAULT_BATCH, ExportOptions, Precision
+from tokfilter.export.options import DEFAULT_BATCH, DEFAULT_MAX_DROP, ExportOptions, Precision
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.model import FilteredViT, check_patched
@@ -32,6 +32,9 @@ def export_model(
     batch: tuple[int, int, int] = DEFAULT_BATCH,
     verify: bool = True,
     auto_fp32: bool = False,
+    calibrate: str | Path | None = None,
+    check_images: str | Path | None = None,
+    max_drop: float = DEFAULT_MAX_DROP,
     examples: Tensor | None = None,
     class_names: Sequence[str] | None = None,
     architecture: tuple[str, Mapping[str, Any]] | None = None,
@@ -41,10 +44,12 @@ def export_model(
     An untrained filter is exported with a warning: good for measuring time, not for accuracy.
 
     keep: budgets that get a graph of their own; ``model.onnx`` takes any budget
-    precision: fp32, fp16 and bf16; each gives a set of graphs
+    precision: fp32, fp16, bf16, int8 and fp8; each gives a set of graphs
     input: "float" for normalised images; "uint8" or "uint8-nhwc" for pixels, which the graphs normalise
     trt, rtx: also build TensorRT or TensorRT-RTX engines, for batches (smallest, usual, largest) of ``batch``
     auto_fp32: keep layers in fp32 for which fp16 or bf16 is too narrow
+    calibrate, check_images: folders of images for int8 and fp8: to find ranges, and to compare top-1 with fp32's
+    max_drop: points of top-1 that int8 and fp8 may lose at any budget
     examples: [G, 3, H, W], normalised images for the golden tensors; default: those of training, else random ones
     class_names, architecture: as in ``save_bundle``
     Raises UnsupportedModelError, ExportError, BudgetError, VerificationError (nothing is written),
@@ -60,6 +65,9 @@ def export_model(
         batch_range=batch,
         verify=verify,
         auto_fp32=auto_fp32,
+        calibrate=None if calibrate is None else Path(calibrate),
+        check_images=None if check_images is None else Path(check_images),
+        max_drop=max_drop,
     )
     scorer = model.scorer
     if isinstance(scorer, TokenFilter) and not scorer.trained:

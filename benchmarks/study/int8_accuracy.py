@@ -1,7 +1,7 @@
 """int8_accuracy.json: top-1 of int8 and fp8 exports against fp32, on the study's sets.
 
 ``python -m tokfilter.benchmarks int8-accuracy WORK --demo DEMO`` exports two models with ``--precision int8`` and
-``fp8``, calibrated on 500 training images each, and records what the gate measured on 2,000 test images:
+``fp8``, calibrated on 500 training images each, and records what the gate measured on 1,000 test images:
 
 * a ViT-S/14 with weights trained by others (``pretrained_vit.py``) and our linear head for Fashion-MNIST. Its filter
   has seeded random weights: which tokens are kept does not matter for the difference between two precisions.

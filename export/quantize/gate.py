@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.export.onnx_file import cpu_session, save_graph
-from tokfilter.export.quantize.images import ImagePool
+from tokfilter.export.quantize.images import ImagePool, Pools
 from tokfilter.export.quantize.paired import PairedDifference
 from tokfilter.export.selection import plain_graph
 
@@ -73,14 +73,14 @@ class Gate:
     """Compares graphs in the slots form with an fp32 graph, whose answers are computed once.
 
     fp32: the graph without Q/DQ nodes
-    pool: images that were not used for calibration
+    pools: top-1 is measured on ``check``, the error of one layer on ``calibration``
     budgets: patch tokens
     patches: N, all patch tokens
     scratch: a folder for graphs
     """
 
     fp32: ir.Model
-    pool: ImagePool
+    pools: Pools
     preprocessing: Preprocessing
     budgets: Sequence[int]
     patches: int
@@ -97,14 +97,14 @@ class Gate:
         return [self._compared(k, self._reference[k], found[k]) for k in self.budgets]
 
     def error(self, graph: ir.Model, precision: str, budget: int) -> float:
-        """Mean square of the logits' error over that of the logits, on the first images."""
+        """Mean square of the logits' error over that of the logits, on the first images of the calibration."""
         if self._sample is None:
             self._sample = self._logits(self.fp32, "fp32", budget)
         found = self._logits(graph, precision, budget)
         return float(((found - self._sample) ** 2).mean() / max((self._sample**2).mean(), np.finfo(np.float32).tiny))
 
     def _compared(self, k: int, reference: _Answers, found: _Answers) -> BudgetResult:
-        count, classes = len(self.pool), self.pool.classes
+        count, classes = len(self.pools.check), self.pools.check.classes
         equal = reference.classes == found.classes
         common = (reference.kept & found.kept).sum() / reference.kept.sum()
         if classes is None:
@@ -120,8 +120,9 @@ class Gate:
         session = self._session(graph, precision)
         classes: dict[int, list[Any]] = {k: [] for k in self.budgets}
         kept: dict[int, list[Any]] = {k: [] for k in self.budgets}
-        for number, images in enumerate(self.pool.batches(self.preprocessing, _BATCH)):
-            self.progress(f"{precision}: classifying image {number * _BATCH + 1} of {len(self.pool)}")
+        pool = self.pools.check
+        for number, images in enumerate(pool.batches(self.preprocessing, _BATCH)):
+            self.progress(f"{precision}: classifying image {number * _BATCH + 1} of {len(pool)}")
             for k in self.budgets:
                 logits, indices = session.run(None, {"images": images, "slots": np.zeros(k, np.int32)})
                 mask = np.zeros((len(images), self.patches), bool)
@@ -132,8 +133,8 @@ class Gate:
 
     def _logits(self, graph: ir.Model, precision: str, budget: int) -> NDArray[np.float32]:
         session, slots = self._session(graph, precision), np.zeros(budget, np.int32)
-        batches = self.pool.batches(self.preprocessing, _BATCH)
-        count = math.ceil(min(_SAMPLE, len(self.pool)) / _BATCH)
+        pool: ImagePool = self.pools.calibration
+        batches, count = pool.batches(self.preprocessing, _BATCH), math.ceil(min(_SAMPLE, len(pool)) / _BATCH)
         parts = [session.run(["logits"], {"images": next(batches), "slots": slots})[0] for _ in range(count)]
         logits: NDArray[np.float32] = np.concatenate(parts)
         return logits

@@ -18,9 +18,9 @@ __all__ = ["MOST_CALIBRATION", "MOST_CHECK", "ImagePool", "Pools", "pools_from_f
 
 LEAST_CALIBRATION: Final = 32
 MOST_CALIBRATION: Final = 500
-MOST_CHECK: Final = 2000
+MOST_CHECK: Final = 1000
 """Most images of the gate: among them a paired difference of 0.5 points is resolved where fp32 and the quantised graph
-differ in correctness on less than 1.3 % of the images."""
+differ in correctness on less than 0.65 % of the images."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Pools:
 def pools_from_folders(
     calibrate: Path, check: Path | None, preprocessing: Preprocessing, class_names: Sequence[str], classes: int
 ) -> Pools:
-    """Up to 500 images of ``calibrate`` for calibration; up to 2000 others of it, or of ``check``, for the gate.
+    """Up to 500 images of ``calibrate`` for calibration; up to 1000 others of it, or of ``check``, for the gate.
 
     class_names, classes: of the model; images in one subfolder per class are labelled
     Raises DataError: no folder, too few images, images of one class, a subfolder that is no class of the model.

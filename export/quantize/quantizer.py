@@ -21,6 +21,7 @@ from tokfilter.export.quantize.calibration import largest_activations
 from tokfilter.export.quantize.gate import BudgetResult, Gate, worst_of
 from tokfilter.export.quantize.images import Pools, pools_from_folders
 from tokfilter.export.quantize.nodes import FP8_OPSET, QUANTIZED, linears_of, quantized_graph
+from tokfilter.export.verify import budgets_to_check
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["Quantizer", "check_options"]
@@ -61,6 +62,9 @@ class Quantizer:
         self.patches, self.keep = model.num_patches, model.keep_tokens
         fixed = options.budgets(self.patches)
         self.budgets = sorted({*bundle.golden.logits, self.keep, *fixed, self.patches}, reverse=True)
+        # From 1 token to all: with few tokens attention averages less, and its outputs are up to four times as large.
+        calibrated = {*budgets_to_check(bundle.golden.logits, self.keep, self.patches), *fixed}
+        self.calibrated = sorted(calibrated, reverse=True)
         self.records: dict[str, dict[str, Any]] = {}
         self._largest: dict[str, float] = {}
         self._scratch = ExitStack()
@@ -93,6 +97,7 @@ class Quantizer:
                 kept, results = self._searched(precision, gate, results)
         self.records[precision] = {
             **pools.as_dict(),
+            "calibration_budgets": self.calibrated,
             "max_drop": self.options.max_drop,
             "layers": len(linears_of(traced)),
             "in_fp32": list(kept.get("groups", {})),
@@ -119,11 +124,11 @@ class Quantizer:
             sorted({linear.activation for linear in linears_of(traced)}),
             pools.calibration,
             bundle.preprocessing,
-            self.budgets,
+            self.calibrated,
             scratch,
             self.progress,
         )
-        gate = Gate(traced, pools.check, bundle.preprocessing, self.budgets, self.patches, scratch, self.progress)
+        gate = Gate(traced, pools, bundle.preprocessing, self.budgets, self.patches, scratch, self.progress)
         self._gate, self._pools = gate, pools
         return gate, pools
 

@@ -43,7 +43,7 @@ def ranges(traced_graph, pools, bundle_file, tmp_path_factory):
 
 def gate_of(traced_graph, pools, bundle_file, folder, budgets=(16, 8)):
     preprocessing = load_bundle(bundle_file).preprocessing
-    return Gate(traced_graph, pools.check, preprocessing, budgets, 16, folder, lambda _: None)
+    return Gate(traced_graph, pools, preprocessing, budgets, 16, folder, lambda _: None)
 
 
 def test_ranges_are_the_largest_values_over_all_images_and_budgets(traced_graph, pools, bundle_file, ranges, tmp_path):
@@ -95,6 +95,7 @@ def test_an_export_in_int8_has_every_form_and_says_what_was_measured(export, tmp
     for row in record["budgets"]:
         assert row["drop"] == pytest.approx(100 * (row["fp32_top1"] - row["top1"])) and row["same_tokens"] == 1.0
         assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+    assert record["calibration_budgets"] == [16, 11, 8, 5, 4, 1]
     assert record["in_fp32"] == [] and record["damaged"] == [] and record["resolution"] > 1
     assert "kept_fp32" not in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"][0]
     int8 = [check for check in manifest.verification["checks"] if check["path"] in paths]
