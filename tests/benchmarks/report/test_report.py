@@ -108,6 +108,15 @@ def with_others(on_gpu):
     return document("bench", rows=rows, against=against, cost_model=cost)
 
 
+def with_engines():
+    """The sample with a further engine, as ``bench --runtime onnx,openvino`` writes it."""
+    sample = document("bench")
+    rows = [{**row, "over_first": {"value": 1.8, "low": 1.7, "high": 1.9}} for row in sample["rows"]]
+    settings = {"engine": "openvino", "provider": None, "precision": "bf16", "threads": 2, "hint": "latency"}
+    engine = {"settings": settings, "rows": rows, "break_even": sample["break_even"]}
+    return document("bench", engines=[engine], settings=sample["settings"] | {"engine": "openvino"})
+
+
 CONTENTS = {
     "all": lambda: (document("accuracy"), document("bench"), pictures()),
     "accuracy": lambda: (document("accuracy"), None, []),
@@ -116,10 +125,18 @@ CONTENTS = {
     "no full": lambda: (rows_of("accuracy", lambda row: row["method"] != "full"), None, []),
     "only full": lambda: (None, rows_of("bench", lambda row: row["role"] == "full"), []),
     "one budget": lambda: (rows_of("accuracy", one_budget), rows_of("bench", one_budget), []),
+    "engines": lambda: (None, with_engines(), []),
     "others": lambda: (None, with_others(on_gpu=False), []),
     "others on a GPU": lambda: (document("accuracy"), with_others(on_gpu=True), []),
     "strange": lambda: (renamed(HOSTILE), document("bench", notes=[HOSTILE]), pictures(HOSTILE)),
 }
+
+
+def test_further_engines_have_rows_and_names(tmp_path):
+    page, _ = rendered(tmp_path, None, with_engines())
+    assert "Engines in the same rounds" in page.text and "OpenVINO, bf16" in page.text
+    places = [place for place in page.attributes("data-at") if place.startswith("/bench/engines/0/rows/")]
+    assert sum(place.endswith("/over_first/value") for place in places) == len(document("bench")["rows"])
 
 
 def pictures(truth="7"):
