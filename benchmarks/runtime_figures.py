@@ -67,7 +67,7 @@ def random_bundle(architecture: str, path: Path, seed: int = 0) -> None:
     assert isinstance(model.scorer, TokenFilter)
     model.scorer.trained = True  # random weights on purpose: only speed is measured
     height, width = model.backbone.patch_embed.img_size
-    images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1  # as of pixels
     backbone, scorer = weights_from_model(model)
     normalisation = Preprocessing((3, height, width), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     golden = golden_from_model(model, images, [0.7, _KEEP, 0.25])

@@ -14,7 +14,7 @@ from tokfilter.artifacts.pixels import Floats, Pixels, normalise, pixels_from_no
 from tokfilter.errors import DataError
 from tokfilter.export.reference import SUFFIXES, transform_of
 
-__all__ = ["MOST_CALIBRATION", "MOST_CHECK", "ImagePool", "Pools", "pools_from_folders"]
+__all__ = ["LEAST_CALIBRATION", "MOST_CALIBRATION", "MOST_CHECK", "ImagePool", "Pools", "pools_from_folders"]
 
 LEAST_CALIBRATION: Final = 32
 MOST_CALIBRATION: Final = 500

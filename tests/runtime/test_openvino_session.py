@@ -14,6 +14,8 @@ from tokfilter.artifacts.manifest import entry_from_file, load_manifest, save_ma
 from tokfilter.errors import BudgetError, DataError, EngineError, MissingDependencyError
 from tokfilter.runtime import openvino_session
 from tokfilter.runtime.openvino_engine import OpenVinoOptions, imported_openvino
+from tokfilter.runtime.predict import probabilities_from_logits
+from tokfilter.runtime.service.engine import engine_from_directory
 from tokfilter.runtime.session import Budgets
 from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.runtime.verification import verdicts
@@ -262,6 +264,14 @@ def test_an_error_in_the_receiver_of_the_queue_is_raised(shared, golden):
     with pytest.raises(DataError, match="no room for"):
         shared.run_queue([golden.images] * 5, 8, done)
     assert shared.run_queue([], 8) == 0
+
+
+def test_the_service_answers_with_openvino(directory, golden):
+    with engine_from_directory(directory, options(), 4) as engine:
+        images = list(golden.images)
+        for keep in (4, 11):
+            expected = probabilities_from_logits(golden.logits[keep])
+            np.testing.assert_allclose(engine._run(images, keep), expected, atol=1e-5)
 
 
 def test_a_graph_with_the_plugins_node_is_refused_with_the_remedy(copied):
