@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from tokfilter.benchmarks.gpu_proof.settings import Settings
+from tokfilter.export.engines import PLUGIN_SUFFIX
 from tokfilter.runtime.model_files import Role
 from tokfilter.trt.build import BuildOptions
 from tokfilter.trt.versions import way_of
@@ -46,7 +47,8 @@ def engine_graph(
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not names.is_file():
-            _make(module, folder / f"{form}{source}.onnx", made, names, by_layers, plugin)
+            with_node = PLUGIN_SUFFIX if plugin else ""
+            _make(module, folder / f"{form}{source}{with_node}.onnx", made, names, by_layers, plugin)
     layers = tuple(json.loads(names.read_text(encoding="utf-8")))
     return made, layers if precision == "fp16" else ()
 

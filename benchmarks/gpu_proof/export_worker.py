@@ -40,7 +40,7 @@ def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     save_bundle(bundle, bundle_of(settings, model.name))
     # Each engine is compared with the golden tensors, and nothing is timed before: the check of the graphs on a CPU
     # would take as long as a build.
-    options = ExportOptions(precisions=PRECISIONS, cuda=True, verify=False)
+    options = ExportOptions(precisions=PRECISIONS, cuda=True, plugin_graphs=True, verify=False)
     export_bundle(bundle_of(settings, model.name), graphs_of(settings, model.name), options)
     engine_graph(settings, version, model.name, "filtered", "fp16", plugin=True)
     engine_graph(settings, version, model.name, "full", "fp16", plugin=False)

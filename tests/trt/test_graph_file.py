@@ -6,7 +6,8 @@ import pytest
 
 from tokfilter.export.functions import without_functions
 from tokfilter.export.onnx_file import save_graph
-from tokfilter.trt.graph_file import has_functions
+from tokfilter.export.selection import plain_graph
+from tokfilter.trt.graph_file import has_functions, imports_domain
 
 
 def test_functions_are_found_wherever_they_stand(traced_graph, tmp_path):
@@ -28,3 +29,13 @@ def test_functions_are_found_wherever_they_stand(traced_graph, tmp_path):
 def test_files_that_are_no_models_have_none(tmp_path, content):
     (tmp_path / "odd.onnx").write_bytes(content)
     assert not has_functions(tmp_path / "odd.onnx")
+
+
+def test_the_domains_of_a_model(traced_graph, tmp_path):
+    save_graph(without_functions(traced_graph.clone()), tmp_path / "node.onnx")
+    save_graph(plain_graph(traced_graph), tmp_path / "plain.onnx")
+    assert imports_domain(tmp_path / "node.onnx", "tokfilter")
+    assert not imports_domain(tmp_path / "node.onnx", "tok")
+    assert not imports_domain(tmp_path / "plain.onnx", "tokfilter")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    assert not imports_domain(tmp_path / "empty.onnx", "tokfilter")

@@ -1,0 +1,100 @@
+"""Graphs with the node for TensorRT's plugin: written where they are wanted, the same whichever command writes them."""
+
+import json
+import shutil
+import sys
+import tarfile
+from dataclasses import replace
+
+import pytest
+
+from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest
+from tokfilter.errors import ExportError, MissingDependencyError
+from tokfilter.export.add_plugin_graphs import add_plugin_graphs
+from tokfilter.export.engines import PLUGIN_SUFFIX
+from tokfilter.export.functions import select_node, with_function
+from tokfilter.export.onnx_file import load_graph, save_graph
+from tokfilter.export.options import ExportOptions
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.export.plugin_graphs import named_in
+from tokfilter.export.selection import node_graph, plain_graph
+from tokfilter.export.serving.edge_bundle.pack import pack
+
+
+@pytest.fixture
+def copied(export_directory, tmp_path):
+    return shutil.copytree(export_directory, tmp_path / "out")
+
+
+def test_export_and_a_later_command_write_the_same_graph(bundle_file, export_directory, tmp_path):
+    options = ExportOptions(keeps=(0.5,), plugin_graphs=True, verify=False)
+    manifest = export_bundle(bundle_file, tmp_path / "both", options)
+    written = manifest.entries("filtered", "onnx-plugin")
+    assert [(entry.path, entry.budget) for entry in written] == [
+        ("model.plugin.onnx", None),
+        ("model.k8.plugin.onnx", 8),
+    ]
+    added = add_plugin_graphs(export_directory, tmp_path, load_manifest(export_directory).files)
+    assert [(entry.path, entry.budget) for entry in added] == [(entry.path, entry.budget) for entry in written]
+    for entry in written:
+        graphs = [load_graph(folder / entry.path) for folder in (tmp_path / "both", tmp_path)]
+        assert [select_node(graph).name for graph in graphs] == ["patch_drop/TokenSelect"] * 2
+        nodes = [[(n.op_type, n.name, [v.name for v in n.inputs]) for n in graph.graph] for graph in graphs]
+        assert nodes[0] == nodes[1] and all(len(graph.functions) == 1 for graph in graphs)
+        checked_path(tmp_path / "both", entry)
+    assert add_plugin_graphs(tmp_path / "both", tmp_path, manifest.files) == [], "it has them already"
+
+
+def test_the_edge_bundle_has_them(export_directory, tmp_path):
+    bundle = pack(export_directory, tmp_path / "edge.tar")
+    assert {"out/model.plugin.onnx", "out/model.k8.plugin.onnx"} <= set(bundle.files)
+    with tarfile.open(bundle.path) as archive:
+        manifest = json.load(archive.extractfile("edge/out/manifest.json"))
+    kinds = {entry["path"]: entry["runtime"] for entry in manifest["files"]}
+    assert kinds["model.plugin.onnx"] == "onnx-plugin" and kinds["model.onnx"] == "onnx"
+
+
+def test_an_older_export_has_the_node_in_the_graph_itself(copied, tmp_path, monkeypatch):
+    graph = with_function(node_graph(load_graph(copied / "model.onnx")))
+    save_graph(graph, copied / "model.onnx")
+    old = entry_from_file(copied, "model.onnx", "filtered", runtime="onnx", precision="fp32")
+    monkeypatch.setitem(sys.modules, "tokfilter.export.selection", None)
+    assert add_plugin_graphs(copied, tmp_path, [old]) == []
+
+
+def test_without_onnx_ir_the_ways_out_are_named(export_directory, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokfilter.export.selection", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install onnx onnx-ir; or export with --plugin-graphs"):
+        add_plugin_graphs(export_directory, tmp_path, load_manifest(export_directory).files)
+
+
+def test_a_graph_that_another_tool_changed_is_refused(copied, tmp_path):
+    graph = load_graph(copied / "model.onnx")
+    next(node for node in graph.graph if node.name.endswith("/flat")).name = "Flatten_7"
+    save_graph(graph, copied / "model.onnx")
+    changed = entry_from_file(copied, "model.onnx", "filtered", runtime="onnx", precision="fp32")
+    with pytest.raises(ExportError, match="another tool changed the graph"):
+        add_plugin_graphs(copied, tmp_path, [changed])
+    assert not (tmp_path / f"model{PLUGIN_SUFFIX}.onnx").exists()
+
+
+def test_layers_kept_in_fp32_have_the_names_of_the_file(traced_graph):
+    kept = {"groups": {"first": ["patch_drop/TokenSelect", "head/Gemm"]}, "minimal": True, "probes": 1}
+    assert named_in(traced_graph, kept) == kept and named_in(traced_graph, {}) == {}
+    names = named_in(plain_graph(traced_graph), kept)["groups"]["first"]
+    assert "patch_drop/TokenSelect/ranked" in names and names[-1] == "head/Gemm" and len(names) > 15
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({}, False),
+        ({"plugin_graphs": True}, True),
+        ({"strip_functions": True}, True),
+        ({"trt": True}, True),
+        ({"trt": True, "plugin": False}, False),
+        ({"rtx": True}, False),
+    ],
+)
+def test_when_an_export_writes_them(options, written):
+    assert replace(ExportOptions(), **options).with_plugin_graphs is written
