@@ -23,7 +23,7 @@ PROGRAMS: Final = {
     "int8-accuracy": LazyCommand(f"{_STUDY}.int8_accuracy:main", "top-1 of int8 and fp8 exports against fp32"),
     "export-trained": LazyCommand(f"{_STUDY}.export_trained:main", "error of every exported graph, trained weights"),
     "cpu-forms": LazyCommand(
-        "tokfilter.benchmarks.cpu_forms:main", "forms of a graph and session options in ONNX Runtime on a CPU"
+        "tokfilter.benchmarks.cpu_forms:main", "forms of a graph and session options in ONNX Runtime, CPU"
     ),
     "runtime-figures": LazyCommand(
         "tokfilter.benchmarks.runtime_figures:main",
