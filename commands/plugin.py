@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def plugin() -> None:
-    """Build the TensorRT plugin of TokenSelect from the installed sources, or print its path."""
+    """Build the TensorRT plugin of TokenSelect from the installed sources, or print its path or that of the headers."""
 
 
 @plugin.command()
@@ -41,3 +41,12 @@ def path(version: str | None) -> None:
     from tokfilter.kernels.build import plugin_path
 
     click.echo(plugin_path(version=version))
+
+
+@plugin.command()
+@click.option("--fetch", is_flag=True, help="Download them (a wheel) when none are installed.")
+def headers(fetch: bool) -> None:
+    """Print the folder of TensorRT's headers, e.g. for the C++ library's -DTENSORRT_INCLUDE_DIR."""
+    from tokfilter.kernels.tensorrt_headers import find_headers
+
+    click.echo(find_headers(fetch=fetch))

@@ -2,7 +2,8 @@
 
 Runs CMake on ``CMakeLists.txt``. Finds nvcc and TensorRT's headers and library on JetPack, in an SDK archive or in
 wheels. The version of the headers chooses the plugin class: IPluginV2DynamicExt (8.5, 8.6) or IPluginV3 (10.3 and
-later). Each series of versions (8.5, 8.6, 10, 11) has a build folder of its own.
+later). Each series of versions (8.5, 8.6, 10, 11) has a build folder of its own, and so has each place that tokfilter
+is installed in: CMake refuses a folder that it configured for sources in another place.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.kernels.cmake_cache import configure_anew
 from tokfilter.kernels.tensorrt_headers import (
     HEADER_WHEEL,
     cache_directory,
@@ -65,8 +67,9 @@ class PluginBuild:
 
 
 def plugin_directory(version: str) -> Path:
-    """The build folder for a TensorRT version. Its name has the digest of these sources and the version's series."""
-    return cache_directory() / f"plugin-{_digest()}-trt{series(version)}"
+    """The build folder for a TensorRT version: named after these sources, the place they are in, and its series."""
+    place = hashlib.sha256(os.fsencode(_SOURCE)).hexdigest()[:8]
+    return cache_directory() / f"plugin-{_digest()}-{place}-trt{series(version)}"
 
 
 def plugin_path(directory: Path | None = None, version: str | None = None) -> Path:
@@ -123,6 +126,7 @@ def build_plugin(
     arguments = [*_found(tensorrt, headers), *_generator(), *options]
     if architectures:
         arguments.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures}")
+    configure_anew(directory, _SOURCE, "Ninja" if "Ninja" in arguments else None)
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "build.log"
     for stale in (log, directory / _DYNAMIC, directory / _SELF_REGISTERING):
@@ -157,8 +161,8 @@ def _library(name: str, missing: str, remedy: str, directory: Path | None, versi
         folders = _folders_for(version, name)
     else:
         folders = [folder for folder in _built() if (folder / name).is_file()]
-        if len(folders) > 1:
-            kinds = ", ".join(folder.name.rpartition("-trt")[2] for folder in folders)
+        if len(each := {_series_of(folder) for folder in folders}) > 1:
+            kinds = ", ".join(sorted(each))
             raise MissingDependencyError(
                 f"Plugin libraries for TensorRT {kinds} are built, and no TensorRT is installed here to choose by. "
                 "Name the version: tokfilter plugin path --for 8.6."
@@ -174,16 +178,23 @@ def _library(name: str, missing: str, remedy: str, directory: Path | None, versi
 def _folders_for(version: str, name: str) -> list[Path]:
     """Build folders whose library this version can load, the best first.
 
-    A library for the registry works in 10.x and 11.x, whichever of the two it was built for.
+    The same sources in another place (a second checkout or environment) give the same library. One for the registry
+    works in 10.x and 11.x, whichever of the two it was built for.
     """
-    own = plugin_directory(version)
+    own, kind = plugin_directory(version), series(version)
+    others = [folder for folder in _built() if folder != own]
+    alike = [folder for folder in others if _series_of(folder) == kind]
     if name == _DYNAMIC and plugin_class(version) == "IPluginV3":
-        return [own, *(folder for folder in _built() if folder != own and "." not in folder.name.rpartition("-trt")[2])]
-    return [own]
+        alike += [folder for folder in others if _series_of(folder) != kind and "." not in _series_of(folder)]
+    return [own, *alike]
 
 
 def _built() -> list[Path]:
-    return sorted(cache_directory().glob(f"plugin-{_digest()}-trt*"))
+    return sorted(cache_directory().glob(f"plugin-{_digest()}-*-trt*"))
+
+
+def _series_of(folder: Path) -> str:
+    return folder.name.rpartition("-trt")[2]
 
 
 def _found(tensorrt: Path | None, headers: Path) -> list[str]:

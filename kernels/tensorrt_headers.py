@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from tokfilter.errors import EngineError, MissingDependencyError
@@ -25,8 +26,12 @@ __all__ = [
 HEADER_WHEEL: Final = "kernel-lens==2.0.1"
 """A wheel with TensorRT 10.14's headers in ``kernel_lens/include/tensorrt``; its other files are not used."""
 
+_HEADER_SHA256: Final = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"
+"""Of the only file of that release, ``kernel_lens-2.0.1-py3-none-any.whl``. pip refuses another one."""
+
 _VARIABLE: Final = "TENSORRT_INCLUDE_DIR"
 _HEADER: Final = "NvInferRuntime.h"
+_IN_WHEEL: Final = Path("kernel_lens", "include", "tensorrt")
 _SYSTEM_HEADERS: Final = tuple(
     Path(path)
     for path in (
@@ -75,22 +80,36 @@ def find_headers(tensorrt: Path | None = None, fetch: bool = False) -> Path:
 def fetch_headers() -> Path:
     """Install the header wheel, without its dependencies, into the cache; returns the folder of the headers.
 
-    Raises MissingDependencyError where pip cannot.
+    pip takes this one wheel only, and compares its SHA-256 sum. Raises MissingDependencyError where it cannot.
     """
     target = _fetched()
-    headers = target / "kernel_lens" / "include" / "tensorrt"
+    headers = target / _IN_WHEEL
     if not (headers / _HEADER).is_file():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-        result = subprocess.run(
-            [*command, "--target", str(target), HEADER_WHEEL], capture_output=True, text=True, check=False
-        )
-        if result.returncode != 0:
-            lines = result.stderr.strip().splitlines()
-            reason = next(
-                (line for line in lines if "error" in line.lower()), lines[-1] if lines else "no reason given"
-            )
-            raise MissingDependencyError(f"pip could not fetch {HEADER_WHEEL}: {reason}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as scratch:
+            installed = Path(scratch) / "installed"
+            _install_wheel(Path(scratch), installed)
+            if target.exists():  # of a pip that was killed
+                target.rename(Path(scratch) / "incomplete")
+            installed.rename(target)
     return headers
+
+
+def _install_wheel(scratch: Path, target: Path) -> None:
+    wanted = scratch / "requirements.txt"
+    wanted.write_text(f"{HEADER_WHEEL} --hash=sha256:{_HEADER_SHA256}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    result = subprocess.run(
+        [*pip, "--target", str(target), "--requirement", str(wanted)], capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        lines = result.stderr.strip().splitlines() or ["no reason given"]
+        reason = next((line for line in lines if "error" in line.lower()), lines[-1])
+        got = next((f" ({line.strip()})" for line in lines if line.strip().startswith("Got")), "")
+        raise MissingDependencyError(
+            f"pip could not fetch {HEADER_WHEEL}: {reason}{got}. Without it, pass the folder of a TensorRT SDK or of "
+            "its headers: tokfilter plugin build --tensorrt DIR."
+        )
 
 
 def version_of_headers(headers: Path) -> str:
@@ -152,4 +171,4 @@ def _wheel_headers() -> list[Path]:
     places = [_fetched()]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         places.insert(0, Path(str(importlib.metadata.distribution("kernel-lens").locate_file(""))))
-    return [place / "kernel_lens" / "include" / "tensorrt" for place in places]
+    return [place / _IN_WHEEL for place in places]

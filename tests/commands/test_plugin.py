@@ -65,3 +65,12 @@ def test_path_for_a_version_without_a_library_is_an_error(
     result = CliRunner().invoke(cli, ["plugin", "path", "--for", asked])
     assert result.exit_code != 0 and reason in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_headers_prints_the_folder_that_cmake_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "NvInferRuntime.h").touch()
+    monkeypatch.setenv("TENSORRT_INCLUDE_DIR", str(tmp_path))
+    assert CliRunner().invoke(cli, ["plugin", "headers"]).stdout.strip() == str(tmp_path)
+    monkeypatch.setenv("TENSORRT_INCLUDE_DIR", str(tmp_path / "none"))
+    result = CliRunner().invoke(cli, ["plugin", "headers"])
+    assert result.exit_code == 4 and "NvInferRuntime.h" in result.stderr

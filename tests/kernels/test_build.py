@@ -1,9 +1,11 @@
 """Building the plugin: search for tools and headers, error messages. test_plugin.py runs the real build."""
 
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,33 @@ def test_headers_that_pip_cannot_fetch(bare: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(MissingDependencyError, match=r"pip could not fetch kernel-lens==2\.0\.1"):
         build.fetch_headers()
+
+
+def wheel_of_headers(folder: Path) -> str:
+    """A wheel with the name and the layout of the pinned one; returns its SHA-256 sum."""
+    folder.mkdir()
+    wheel, info = folder / "kernel_lens-2.0.1-py3-none-any.whl", "kernel_lens-2.0.1.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("kernel_lens/include/tensorrt/NvInferRuntime.h", "")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: kernel-lens\nVersion: 2.0.1\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def test_headers_are_taken_from_the_wheel_with_the_pinned_sum_only(
+    bare: None, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = wheel_of_headers(tmp_path / "index")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    (cache / "kernel-lens-2.0.1").mkdir(parents=True)  # left by a pip that was killed
+    with pytest.raises(MissingDependencyError, match=rf"could not fetch.*HASH.*Got +{digest}.*--tensorrt DIR"):
+        build.fetch_headers()
+    assert [path.name for path in cache.iterdir()] == ["kernel-lens-2.0.1"], "nothing is left of the other wheel"
+    monkeypatch.setattr(tensorrt_headers, "_HEADER_SHA256", digest)
+    assert (build.fetch_headers() / "NvInferRuntime.h").is_file()
+    assert [path.name for path in cache.iterdir()] == ["kernel-lens-2.0.1"]
 
 
 def test_fetched_headers_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,19 +180,24 @@ def test_path_of_the_library_that_registers_itself(bare: None, tmp_path: Path) -
             build.self_registering_path(version=other)
 
 
-def test_a_library_built_from_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_is_used_by_equal_sources_only(bare: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "kernels"
     shutil.copytree(ROOT / "kernels" / "csrc", copy / "csrc")
     shutil.copy(ROOT / "kernels" / "CMakeLists.txt", copy)
     here = build.plugin_directory("10.14")
+    built = built_for("10.14")
     monkeypatch.setattr(build, "_SOURCE", copy)
-    assert build.plugin_directory("10.14") == here
+    assert build.plugin_directory("10.14") != here, "CMake refuses a folder of sources in another place"
+    assert build.plugin_path(version="10.14") == built, "equal sources in another place give the same library"
     with (copy / "csrc" / "plugin" / "README.md").open("a") as readme:
         readme.write("more words\n")
-    assert build.plugin_directory("10.14") == here
+    assert build.plugin_path(version="10.14") == built
+    own = built_for("10.14")
+    assert own != built and build.plugin_path(version="10.14") == own
     with (copy / "csrc" / "token_select.h").open("a") as source:
         source.write("// a change\n")
-    assert build.plugin_directory("10.14") != here
+    with pytest.raises(MissingDependencyError, match=r"No plugin library for TensorRT 10\.14"):
+        build.plugin_path(version="10.14")
 
 
 def test_tools_are_found_beside_python_on_path_or_in_given_places(
@@ -222,6 +256,26 @@ def test_a_build_that_gives_no_library_for_8_5_names_what_is_missing(
         (tmp_path / name).touch()  # of an earlier build
     with pytest.raises(MissingDependencyError, match=r"TensorRT 8\.5 loads no plugin libraries.*links libnvinfer"):
         build.build_plugin(tmp_path, headers)
+
+
+@pytest.mark.parametrize(("project", "refused"), [("tokfilter", False), ("theirs", True)])
+def test_a_folder_of_another_checkout_is_built_in_and_one_of_another_project_is_not(
+    project: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "build" / "CMakeCache.txt"
+    cache.parent.mkdir()
+    cache.write_text(f"CMAKE_HOME_DIRECTORY:INTERNAL=/first/kernels\nCMAKE_PROJECT_NAME:STATIC={project}\n")
+    (cache.parent / "build.log").write_text("of the first")
+    monkeypatch.setattr(build, "_run", lambda *_: (cache.parent / "libtokfilter_plugin.so").touch())
+    monkeypatch.setattr(build, "_found", lambda *_: [])
+    headers = header_folder(tmp_path / "headers")
+    if refused:
+        with pytest.raises(EngineError, match=r"another CMake project, theirs in /first/kernels"):
+            build.build_plugin(cache.parent, headers)
+        assert cache.is_file() and (cache.parent / "build.log").is_file()
+    else:
+        assert build.build_plugin(cache.parent, headers).dynamic is not None
+        assert not cache.exists()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ else()
 endif()
 
 include(FindPackageHandleStandardArgs)
-find_package_handle_standard_args(TensorRT REQUIRED_VARS TENSORRT_LIBRARY TENSORRT_INCLUDE_DIR VERSION_VAR TensorRT_VERSION)
+find_package_handle_standard_args(TensorRT
+  REQUIRED_VARS TENSORRT_LIBRARY TENSORRT_INCLUDE_DIR VERSION_VAR TensorRT_VERSION
+  REASON_FAILURE_MESSAGE "pass -DTENSORRT_ROOT=<SDK: include/, lib/>, or -DTENSORRT_INCLUDE_DIR=<folder of NvInferRuntime.h>\
+ and -DTENSORRT_LIBRARY=<file of libnvinfer or libtensorrt_rtx>. `tokfilter plugin headers --fetch` downloads headers")
 
 if(TensorRT_FOUND AND NOT TARGET TensorRT::runtime)
   # SHARED, not UNKNOWN: a cross-linker finds it for programs that link tokfilter only with CMake's -rpath-link.
