@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.files import atomic_path, existing_file
+from tokfilter.artifacts.split import Split, content_from_split, split_from_content
 from tokfilter.errors import BundleError, TokfilterError
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Bundle:
     backbone, filter: state dicts
     keep: default budget
     training: plain values: data, label settings, seeds, metrics
+    split: which images it was trained on; None where that is not known
     """
 
     architecture: Architecture
@@ -155,6 +157,7 @@ class Bundle:
     class_names: list[str]
     golden: Golden
     training: dict[str, Any] = field(default_factory=dict)
+    split: Split | None = None
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -205,6 +208,7 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
             "logits": dict(golden.logits),
             "indices": dict(golden.indices),
         },
+        **({} if bundle.split is None else {"split": content_from_split(bundle.split)}),
     }
 
 
@@ -227,6 +231,7 @@ def bundle_from_content(content: Any, source: str) -> Bundle:
             class_names=content["class_names"],
             golden=Golden(**content["golden"]),
             training=_plain(content["training"]),
+            split=split_from_content(content["split"]) if "split" in content else None,
         )
         _check_structure(bundle)
     return bundle

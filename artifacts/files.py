@@ -18,6 +18,7 @@ from tokfilter.errors import DataError, ExportError
 __all__ = [
     "FILE_NAME",
     "atomic_path",
+    "check_target",
     "existing_file",
     "inside",
     "is_alive",
@@ -148,6 +149,24 @@ def existing_file(path: str | Path, what: str) -> Path:
     if not path.is_file():
         raise DataError(f"{what}: expected a file, but there is none at {path}.")
     return path
+
+
+def check_target(path: Path, folder: bool = False) -> None:
+    """Check that ``path`` can be written, before long work; nothing is created.
+
+    folder: whether it is to be a folder
+    Raises DataError: a folder in place of a file or a file in place of a folder, no permission.
+    """
+    if path.exists() and path.is_dir() != folder:
+        wanted, got = ("a folder", "a file") if folder else ("a file", "a folder")
+        raise DataError(f"{path} is {got}: expected the name of {wanted} to write.")
+    above = path if folder else path.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise DataError(f"{path} cannot be written: {above} is a file, not a folder. Choose another place.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"{path} cannot be written: no permission to write in {above}. Choose another place.")
 
 
 def sha256(path: Path) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 from scipy import stats
 
-from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
+from tokfilter.benchmarks.evaluated_part import Choice, listed_images, part_from_images
 from tokfilter.runtime.measure.record import header
-from tokfilter.train.data import Progress, checked, images_from_folder, splits_from_folder
+from tokfilter.train.data import Progress
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
@@ -28,15 +29,19 @@ __all__ = [
 
 def document_from_bundle(
     path: Path, data: Path, keeps: Sequence[Keep], batch: int, command: str, progress: Progress,
-    report: Callable[[str], None],
+    report: Callable[[str], None], choice: Choice = "held-out",
 ) -> dict[str, Any]:  # fmt: skip
-    """accuracy.json of one bundle on the test images of a folder. Raises BundleError, DataError, BudgetError."""
+    """accuracy.json of one bundle on the test images of a folder. Raises BundleError, DataError, BudgetError.
+
+    choice: held-out leaves out the images that the bundle was trained on
+    """
     bundle = load_bundle(path)
-    names = bundle.class_names or None
-    divided = any((data / name).is_dir() for name in ("train", "training")) and "train" not in (names or ())
-    listed = splits_from_folder(data, names).test if divided else images_from_folder(data, names)
-    images = checked(listed, progress, report)
     model = model_from_bundle(bundle)
+    for keep in keeps:
+        tokens_from_keep(keep, model.num_patches)
+    listed, divided = listed_images(bundle, data)
+    tested = part_from_images(listed, divided, bundle.split, choice, progress, report)
+    images = tested.images
     found = evaluate(model, ImageDataset(images, bundle.preprocessing, progress), [1.0, *keeps], progress, batch)
     rows = [
         row_from_members(
@@ -48,7 +53,8 @@ def document_from_bundle(
         )
         for a in found
     ]
-    facts = {"name": data.name, "images": len(images), "classes": len(images.class_names)}
+    facts = {"name": data.resolve().name, "images": len(images), "classes": len(images.class_names)}
+    facts |= {"part": tested.part, "trained": tested.trained}
     settings = {"seeds": [], "interval": interval_name(1)}
     return {
         **header("accuracy", command),

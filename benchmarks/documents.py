@@ -12,13 +12,22 @@ from jsonschema.exceptions import best_match
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import DataError
 
-__all__ = ["document_from_file", "with_current_keys"]
+__all__ = ["accuracy_from_file", "document_from_file", "evaluated_images", "with_current_keys"]
 
 _ROW_KEYS: Final = {"predicted_speedup": "mac_ratio", "reached": "efficiency"}
 """Former -> present key of a row of bench.json."""
 
 _FIGURE_KEYS: Final = {"reached": "met"}
 """Former -> present key of a runtime figure."""
+
+
+_PARTS: Final = {
+    "test": "test images",
+    "held-out": "test images (held out by training)",
+    "untrained": "test images (not trained on)",
+    "all": "images (it is not known whether the model was trained on some)",
+}
+"""Part in accuracy.json -> what its images are."""
 
 
 def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
@@ -45,6 +54,26 @@ def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
         where, what = breach.json_path, f"{breach.message:.200}"
         raise DataError(f"{path} does not match its schema at {where}: {what}. Measure again.")
     return content
+
+
+def accuracy_from_file(path: str | Path) -> dict[str, Any]:
+    """accuracy.json that is not of training images. Raises DataError for one that is."""
+    document = document_from_file(path, "tokfilter/accuracy")
+    data = document["data"]
+    if data.get("part") == "all" and data.get("trained"):
+        raise DataError(
+            f"{path} was measured on training images ({data['trained']} of {data['images']}): expected images that the "
+            "model was not trained on. Evaluate again without --part all."
+        )
+    return document
+
+
+def evaluated_images(accuracy: Mapping[str, Any]) -> str:
+    """What the images of accuracy.json are, in words."""
+    data = accuracy["data"]
+    studied = "test" if accuracy["settings"]["seeds"] else "all"  # of earlier versions
+    words = _PARTS[data.get("part", studied)]
+    return f"{words}, {data['trained']} of them the same as training images," if data.get("trained") else words
 
 
 def with_current_keys(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """tokfilter eval."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.progress import command_line, progress_bar
+
+if TYPE_CHECKING:
+    from tokfilter.benchmarks.evaluated_part import Choice
 
 
 @click.command(name="eval")
@@ -19,29 +23,45 @@ from tokfilter.commands.progress import command_line, progress_bar
     show_default=True,
     help=f"Budgets, separated by commas: {KEEP_HELP}.",
 )
+@click.option(
+    "--part",
+    type=click.Choice(["held-out", "all"]),
+    default="held-out",
+    show_default=True,
+    help="Images that the model was not trained on, or all.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, help="Images per batch.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-def evaluate(bundle: Path, data: Path, keeps: tuple[str, ...], batch: int, output: Path | None, as_json: bool) -> None:
+def evaluate(
+    bundle: Path, data: Path, keeps: tuple[str, ...], part: "Choice", batch: int, output: Path | None, as_json: bool
+) -> None:
     """Accuracy of BUNDLE (model.pt) at several budgets on DATA, a folder with one subfolder per class.
 
-    Where DATA has train and test folders, the test images are used.
+    Where DATA has train and test folders, the test images are used. Otherwise the images that the bundle was trained
+    on are left out: it records them by content, so they are known in other folders and under other names too.
     """
     import json
 
     from tokfilter.artifacts.budget import keeps_from_text
+    from tokfilter.artifacts.files import check_target
     from tokfilter.benchmarks.accuracy_document import document_from_bundle
+    from tokfilter.benchmarks.documents import evaluated_images
     from tokfilter.commands.tables import print_accuracy
     from tokfilter.runtime.measure.record import write_json
 
+    budgets = keeps_from_text(keeps)
+    if output is not None:
+        check_target(output)
     with progress_bar() as progress:
-        document = document_from_bundle(bundle, data, keeps_from_text(keeps), batch, command_line(), progress, _warn)
+        document = document_from_bundle(bundle, data, budgets, batch, command_line(), progress, _warn, part)
     if output is not None:
         write_json(output, document)
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
         print_accuracy(document["rows"])
+        click.echo(f"{document['data']['images']} {evaluated_images(document)}", err=True)
 
 
 def _warn(text: str) -> None:

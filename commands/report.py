@@ -39,12 +39,12 @@ def report(
     output: Path,
 ) -> None:
     """Write a self-contained HTML page from measured documents, and a JSON file of the same name beside it."""
-    from tokfilter.benchmarks.documents import document_from_file
+    from tokfilter.benchmarks.documents import accuracy_from_file, document_from_file
     from tokfilter.benchmarks.report.render import render_report
 
     if images is not None and bundle is None:
         raise click.UsageError("--images requires --bundle: the kept tokens are computed by a model.")
-    tested = None if accuracy is None else document_from_file(accuracy, "tokfilter/accuracy")
+    tested = None if accuracy is None else accuracy_from_file(accuracy)
     measured = None if bench is None else document_from_file(bench, "tokfilter/bench")
     pictures = [] if bundle is None else _pictures(bundle, images, keep, count)
     data = render_report(tested, measured, pictures, output, max_drop / 100)

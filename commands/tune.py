@@ -87,9 +87,9 @@ def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, im
 
     manifest = load_manifest(directory)
     if accuracy is not None:
-        from tokfilter.benchmarks.documents import document_from_file
+        from tokfilter.benchmarks.documents import accuracy_from_file
 
-        return drops_from_accuracy(document_from_file(accuracy, "tokfilter/accuracy"), manifest)
+        return drops_from_accuracy(accuracy_from_file(accuracy), manifest)
     assert images is not None
     with open_session(directory, "full", options) as full, open_session(directory, "filtered", options) as filtered:
         budgets = tested_budgets(manifest, filtered.budgets)

@@ -13,11 +13,22 @@ import torch
 from PIL import Image
 
 from tokfilter.artifacts.images import image_from_bytes, open_image
+from tokfilter.artifacts.split import Split, key_from_file, keys_from_iterable
 from tokfilter.errors import DataError
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.listing import Part, listing_from_path
 
-__all__ = ["ImageList", "Progress", "Splits", "checked", "images_from_folder", "quiet", "splits_from_folder"]
+__all__ = [
+    "ImageList",
+    "Progress",
+    "Splits",
+    "checked",
+    "images_from_folder",
+    "quiet",
+    "split_from_images",
+    "splits_from_folder",
+    "with_keys",
+]
 
 Progress = Callable[[str, float], None]
 """(step, completed fraction): called during long steps."""
@@ -39,6 +50,7 @@ class ImageList:
     files: names below root, in timm's order
     labels: class of each file, an index into class_names
     parts: place of each image in an archive below root; None for images in folders
+    keys: of each image's bytes (``artifacts/split.py``); None before they are read
     """
 
     root: Path
@@ -46,6 +58,7 @@ class ImageList:
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
     parts: tuple[Part, ...] | None = None
+    keys: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -53,8 +66,9 @@ class ImageList:
     def subset(self, positions: Sequence[int]) -> "ImageList":
         """The images at some positions."""
         parts = None if self.parts is None else tuple(self.parts[i] for i in positions)
+        keys = None if self.keys is None else tuple(self.keys[i] for i in positions)
         files, labels = tuple(self.files[i] for i in positions), tuple(self.labels[i] for i in positions)
-        return replace(self, files=files, labels=labels, parts=parts)
+        return replace(self, files=files, labels=labels, parts=parts, keys=keys)
 
     def image(self, position: int) -> Image.Image:
         """One image in RGB, upright by its EXIF orientation. Raises DataError with its name when it is damaged."""
@@ -64,6 +78,13 @@ class ImageList:
         with (self.root / part.archive).open("rb") as archive:
             archive.seek(part.offset)
             return image_from_bytes(archive.read(part.size), str(self.root / self.files[position]))
+
+    def key(self, position: int) -> int:
+        """Key of one image's bytes. Raises OSError."""
+        part = None if self.parts is None else self.parts[position]
+        with (self.root / (self.files[position] if part is None else part.archive)).open("rb") as file:
+            file.seek(0 if part is None else part.offset)
+            return key_from_file(file, None if part is None else part.size)
 
     def bytes(self, position: int) -> int:
         """Size of one image file."""
@@ -149,18 +170,22 @@ def checked(
 ) -> ImageList:
     """Decode every image once and leave out those that fail, each reported by name and reason.
 
+    One process also computes the keys, from files that the system has just read: 2 % more time than decoding alone.
     dist_context: its processes divide the images among themselves; all leave out the same ones
     Raises DataError when a class has no image left.
     """
     damaged = torch.zeros(len(images), dtype=torch.uint8)
+    keys = list(images.keys or [0] * len(images))
     mine = range(dist_context.rank, len(images), dist_context.size)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for i, error in zip(mine, pool.map(lambda i: _decoding_error(images, i), mine), strict=True):
+        for i, (error, key) in zip(mine, pool.map(lambda i: _decoded(images, i), mine), strict=True):
+            keys[i] = key
             if error is not None:
                 damaged[i] = 1
                 report(f"skipped {error}")
             if i % 100 == dist_context.rank:
                 progress("checking images", i / len(images))
+    images = replace(images, keys=tuple(keys) if dist_context.size == 1 else None)
     whole = images.subset(torch.nonzero(dist_context.all_reduce(damaged) == 0).flatten().tolist())
     if lost := sorted(set(images.labels) - set(whole.labels)):
         raise DataError(
@@ -170,9 +195,39 @@ def checked(
     return whole
 
 
-def _decoding_error(images: ImageList, position: int) -> str | None:
+def with_keys(images: ImageList, progress: Progress) -> ImageList:
+    """The images with their keys; 0 for a file that cannot be read. Every file is read, none decoded."""
+    keys = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for i, key in enumerate(pool.map(lambda i: _key(images, i), range(len(images)))):
+            keys.append(key)
+            if i % 100 == 0:
+                progress("comparing with the training images", i / len(images))
+    return replace(images, keys=tuple(keys))
+
+
+def split_from_images(splits: Splits, earlier: Split | None = None) -> Split | None:
+    """What a bundle records of its images; None without keys.
+
+    earlier: of the start model, whose training images count as trained on too
+    """
+    if splits.train.keys is None or splits.test.keys is None:
+        return None
+    before = () if earlier is None else earlier.trained
+    return Split(keys_from_iterable(splits.train.keys, before), keys_from_iterable(splits.test.keys))
+
+
+def _decoded(images: ImageList, position: int) -> tuple[str | None, int]:
+    """Error and key of one image."""
     try:
         images.image(position)
     except DataError as error:
-        return str(error)
-    return None
+        return str(error), 0
+    return None, _key(images, position)
+
+
+def _key(images: ImageList, position: int) -> int:
+    try:
+        return images.key(position)
+    except OSError:
+        return 0

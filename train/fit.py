@@ -16,7 +16,7 @@ from tokfilter.errors import DataError, UnsupportedModelError
 from tokfilter.train.checkpoint.class_names import naming_note, same_names
 from tokfilter.train.class_map import mapped
 from tokfilter.train.config import TrainConfig
-from tokfilter.train.data import Progress, Splits, checked, quiet, splits_from_folder
+from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.loop import RunDir
@@ -83,14 +83,17 @@ def fit(
         record.update(_train(model, dataset, config, run_dir))
         if tests is not None:
             record["accuracy"] = [asdict(row) for row in evaluate(model, tests, (1.0, model.keep), progress)]
-        _note(model, dataset, record)
+        _note(model, dataset, tests, record)
     return record
 
 
-def _note(model: FilteredViT, dataset: TrainingData, record: dict[str, Any]) -> None:
+def _note(model: FilteredViT, dataset: TrainingData, tests: ImageDataset | None, record: dict[str, Any]) -> None:
     """Store the record with the model, for its bundle."""
     if model.info is None:
         return
+    split = None  # images of a loader have no files
+    if tests is not None and isinstance(dataset, ImageDataset):
+        split = split_from_images(Splits(dataset.images, tests.images), model.info.split)
     (batch,) = dataset.batches([torch.arange(min(_EXAMPLES, len(dataset)))])
     model.info = replace(
         model.info,
@@ -98,6 +101,7 @@ def _note(model: FilteredViT, dataset: TrainingData, record: dict[str, Any]) -> 
         class_names=tuple(record["data"].get("class_names", model.info.class_names)),
         training=record,
         examples=dataset.normalised(batch.images).clone(),
+        split=split,
     )
 
 

@@ -11,7 +11,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle, FilterConfig
 from tokfilter.errors import DataError
 from tokfilter.train.config import TrainConfig
-from tokfilter.train.data import ImageList, Progress, Splits
+from tokfilter.train.data import ImageList, Progress, Splits, split_from_images
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
@@ -124,4 +124,5 @@ def _bundle(
         class_names=list(splits.train.class_names),
         golden=golden_from_model(model, tests.normalised(examples.images), keeps),
         training=record,
+        split=split_from_images(splits, start.split),
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import Architecture, Preprocessing
+from tokfilter.artifacts.split import Split
 from tokfilter.errors import DataError
 from tokfilter.train.checkpoint.class_names import naming_note
 from tokfilter.train.checkpoint.folder import model_from_folder
@@ -44,7 +45,7 @@ class Start:
     origin: source of the weights, for the record
     trained: whether its head is trained for the data's classes
     scorer: filter of a bundle
-    record: training record of a bundle
+    record, split: training record and trained images of a bundle
     notes: what the user should know about how the weights were read
     """
 
@@ -56,6 +57,7 @@ class Start:
     scorer: TokenFilter | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    split: Split | None = None
 
 
 def start_from_timm(
@@ -168,8 +170,10 @@ def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
     model = model_from_bundle(bundle)
     scorer = model.scorer
     assert isinstance(scorer, TokenFilter)
-    origin = f"bundle {path.name}"
-    return Start(bundle.architecture, model.backbone, bundle.preprocessing, origin, True, scorer, bundle.training)
+    origin, record = f"bundle {path.name}", bundle.training
+    return Start(
+        bundle.architecture, model.backbone, bundle.preprocessing, origin, True, scorer, record, split=bundle.split
+    )
 
 
 def _loaded(

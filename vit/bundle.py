@@ -88,6 +88,7 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
         class_names=tuple(bundle.class_names),
         training=bundle.training,
         examples=bundle.golden.images,
+        split=bundle.split,
     )
     return model.eval()
 
@@ -136,6 +137,7 @@ def bundle_from_model(
         class_names=list(names),
         golden=golden_from_model(model, images, sorted({*_GOLDEN_KEEPS, model.keep}, key=str)),
         training=training | ({"golden": note} if note else {}),
+        split=info.split,
     )
 
 

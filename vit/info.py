@@ -9,6 +9,7 @@ from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from tokfilter.artifacts.bundle import CROP_MODES, INTERPOLATIONS, Architecture, Preprocessing
+from tokfilter.artifacts.split import Split
 from tokfilter.errors import DataError
 
 __all__ = ["ModelInfo", "preprocessing_from_backbone"]
@@ -23,6 +24,7 @@ class ModelInfo:
     class_names: one per class, or empty
     training: plain values: data, label settings, seeds, metrics
     examples: [G, 3, H, W], normalised images for the golden tensors; None draws random ones
+    split: which images it was trained on; None where that is not known
     """
 
     architecture: Architecture | None
@@ -31,6 +33,7 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     examples: Tensor | None = None
+    split: Split | None = None
 
 
 def preprocessing_from_backbone(backbone: nn.Module, **overrides: Any) -> Preprocessing:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from tokfilter.benchmarks.documents import evaluated_images
 from tokfilter.benchmarks.report.figures import METHODS, accuracy_plots, combined_plots, method_name, speed_plots
 from tokfilter.benchmarks.report.limits import device_from_bench, limits_from_report
 from tokfilter.benchmarks.report.numbers import Numbers, fact
@@ -66,6 +67,7 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "json_name": json_name,
         "sections": _sections(report),
         "pivot": _pivot(tested),
+        "tested": evaluated_images(accuracy) if accuracy else "",
         "ordered": _ordered(tested),
         "more": [(title, note, _by_budget(accuracy or {}, name)) for name, (title, note) in _MORE.items()],
         "rates": sorted({runtime for row in tested for runtime in row.get("images_per_s", ())}),

@@ -35,7 +35,7 @@ def document_from_rows(
     document = {
         **header("accuracy", command),
         "model": card,
-        "data": {"name": task.name, "images": every_row[0]["images"], "classes": card["classes"]},
+        "data": {"name": task.name, "images": every_row[0]["images"], "classes": card["classes"], "part": "test"},
         "settings": {
             "seeds": list(per_seed),
             "interval": interval_name(len(per_seed)),
