@@ -64,7 +64,7 @@ def command_line() -> str:
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params[str(parameter.name)]
         if isinstance(parameter, click.Argument):
-            words.append(parameter.make_metavar(context))
+            words += [] if value is None else [parameter.make_metavar(context).strip("[]")]
         elif context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _UNRECORDED:
             words += _words(max(parameter.opts, key=len), parameter, value)
     return f"{PROGRAM} {shlex.join(words)}"

@@ -17,6 +17,7 @@ from tokfilter.benchmarks.records.cpu_form_tables import forms_table, options_ta
 from tokfilter.benchmarks.records.cpu_tables import cpu_engines_table, cpu_figures_table
 from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
+from tokfilter.benchmarks.records.int8_tables import int8_table
 from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
@@ -47,6 +48,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "digits_ablations": ("accuracy-digits-in-scenes.json", ablation_table),
     "fashion_methods": ("label_methods_fashion.json", methods_table),
     "digits_methods": ("label_methods_digits.json", methods_table),
+    "int8_accuracy": ("int8_accuracy.json", int8_table),
     "trained_vit": ("trained_vit.json", trained_table),
     "gpu_kernel": ("gpu-kernel.json", kernel_table),
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
