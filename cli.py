@@ -36,10 +36,20 @@ _VERBS = {
 
 _MODULES = {"eval": "evaluate", "triton-repo": "triton_repo"}
 
+_EXTRAS = {
+    "demo": "export,report",
+    **dict.fromkeys(("train", "label", "eval"), "train"),
+    **dict.fromkeys(("export", "fuse", "inline", "deepstream"), "export"),
+    "triton-repo": "triton",
+    "report": "report",
+    "serve": "service",
+}
+"""Verbs that need more than their first missing package tells. The others run with `runtime`, or say what they need."""
+
 
 def _lazy(verb: str) -> LazyCommand:
     name = _MODULES.get(verb, verb)
-    return LazyCommand(f"tokfilter.commands.{name}:{name}", _VERBS[verb])
+    return LazyCommand(f"tokfilter.commands.{name}:{name}", _VERBS[verb], extra=_EXTRAS.get(verb))
 
 
 @click.group(

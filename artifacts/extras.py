@@ -52,8 +52,13 @@ def install_hint(extra: str) -> str:
     return f"pip install '{_NAME}[{extra}]'"
 
 
-def extra_of_module(module: str) -> str | None:
-    """The smallest extra that installs a module; None where no extra does."""
+def extra_of_module(module: str, needed: str | None = None) -> str | None:
+    """The smallest extra that installs a module; None where no extra does.
+
+    needed: extras, with commas, of all that a command needs: preferred, where they have the module
+    """
     package = _PACKAGES.get(module, module)
+    if needed and any(package in extras().get(extra, ()) for extra in needed.split(",")):
+        return needed
     found = [extra for extra, packages in extras().items() if package in packages]
     return min(found, key=lambda extra: len(extras()[extra]), default=None)

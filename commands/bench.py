@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.group import needs
 from tokfilter.commands.progress import command_line, progress_bar
 from tokfilter.commands.session_options import batches_from_text, engines_from, engines_option
 
@@ -57,11 +58,14 @@ def bench(
         )
     if scenario and params["against"]:
         raise click.UsageError("--against compares latency in rounds: leave --scenario out.")
+    if html is not None:
+        needs("report")
+        from tokfilter.benchmarks.report.render import (
+            render_report,  # a missing package is found before the first round
+        )
     document = _scenarios(directory, scenario, params) if scenario else _comparison(directory, params)
     write_json(output, document)
     if html is not None:
-        from tokfilter.benchmarks.report.render import render_report
-
         render_report(None, document, [], html)
     if as_json:
         import json

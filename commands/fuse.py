@@ -3,13 +3,16 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
 from tokfilter.commands.terminal import Terminal
-from tokfilter.export.fuse import FORMS, FusedSite, FuseReport, fuse_graph
+
+if TYPE_CHECKING:
+    from tokfilter.export.fuse import FusedSite, FuseReport
 
 __all__ = ["fuse", "numbers_from_sizes"]
 
@@ -19,7 +22,7 @@ __all__ = ["fuse", "numbers_from_sizes"]
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
 @click.option(
     "--to",
-    type=click.Choice(FORMS),
+    type=click.Choice(["node", "plain"]),
     default="node",
     show_default=True,
     help="The node TokenSelect for TensorRT's plugin, with a function body for other runtimes; or standard operators "
@@ -42,6 +45,8 @@ def fuse(
     """
     if strip_functions and to == "plain":
         raise click.UsageError("--strip-functions leaves out the body of the node, and --to plain writes no node.")
+    from tokfilter.export.fuse import fuse_graph
+
     report = fuse_graph(
         source, output, verify=verify, functions=not strip_functions, sizes=numbers_from_sizes(sizes), to=to
     )
@@ -62,7 +67,7 @@ def numbers_from_sizes(sizes: tuple[str, ...]) -> dict[str, int]:
     return numbers
 
 
-def _show(report: FuseReport, output: Path) -> None:
+def _show(report: "FuseReport", output: Path) -> None:
     table = Table("node", "tokens", "k", "prefix", "order", "replaces", caption=escape(f"{output}: {_summary(report)}"))
     for site in report.sites:
         cells = (site.node, site.tokens, str(site.k), str(site.prefix_tokens), site.order, _operators(site))
@@ -72,7 +77,7 @@ def _show(report: FuseReport, output: Path) -> None:
     Terminal().print(table)
 
 
-def _summary(report: FuseReport) -> str:
+def _summary(report: "FuseReport") -> str:
     compared = " and ".join(str(list(shapes.values())) for shapes in report.compared_at)
     checked = f"the same bits as before at inputs {compared}" if compared else "not compared (--no-verify)"
     return (
@@ -81,6 +86,6 @@ def _summary(report: FuseReport) -> str:
     )
 
 
-def _operators(site: FusedSite) -> str:
+def _operators(site: "FusedSite") -> str:
     counts = Counter(name for name in site.replaced if name != "Constant")
     return ", ".join(name if count == 1 else f"{count} {name}" for name, count in sorted(counts.items()))

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from tokfilter.errors import MissingDependencyError, TokfilterError
 
-__all__ = ["LazyCommand", "LazyGroup"]
+__all__ = ["LazyCommand", "LazyGroup", "needs"]
+
+_NEEDED: Final = f"{__name__}.needed"
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,23 @@ class LazyCommand:
     target: "module:attribute"
     help: one line
     checkout: whether its module is in the source checkout only, not in the wheel
+    extra: the extra, or several with commas, that it needs whatever its arguments are; see ``needs`` for the others
     """
 
     target: str
     help: str
     checkout: bool = False
+    extra: str | None = None
+
+
+def needs(extra: str) -> None:
+    """State the extra that the running command needs with its arguments: what it says where a package is missing.
+
+    Without this the smallest extra of that one package is named, and the next package may need another.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.find_root().meta[_NEEDED] = extra
 
 
 class _Failure(click.ClickException):
@@ -87,20 +101,20 @@ class LazyGroup(click.Group):
         except TokfilterError as error:
             raise _Failure(str(error), error.exit_code) from error
         except ModuleNotFoundError as error:
-            _missing_package(error)
+            entry = self.lazy.get(ctx.invoked_subcommand or "")
+            _missing_package(error, ctx.meta.get(_NEEDED) or (entry and entry.extra))
         except BrokenPipeError:
             raise  # click handles a closed standard output
         except OSError as error:
             raise _Failure(f"Operating-system error: {error}", 1) from error
 
 
-def _missing_package(error: ModuleNotFoundError) -> NoReturn:
+def _missing_package(error: ModuleNotFoundError, needed: str | None) -> NoReturn:
     from tokfilter.artifacts.extras import extra_of_module, install_hint  # its imports would slow every start
 
     name = (error.name or "").split(".")[0]
-    extra = extra_of_module(name)
-    if extra is None:
+    if name in ("", "tokfilter"):
         raise error
-    raise _Failure(
-        f"This command needs the package {name}, which is not installed: {install_hint(extra)}", 4
-    ) from error
+    extra = extra_of_module(name, needed)
+    remedy = install_hint(extra) if extra else "it comes with none of tokfilter's extras, install it with pip."
+    raise _Failure(f"This command needs the package {name}, which is not installed: {remedy}", 4) from error

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tokfilter.commands.fuse import numbers_from_sizes
-from tokfilter.export.inline import InlineReport, inline_graph
+
+if TYPE_CHECKING:
+    from tokfilter.export.inline import InlineReport
 
 __all__ = ["inline"]
 
@@ -25,11 +28,13 @@ def inline(source: Path, output: Path, verify: bool, sizes: tuple[str, ...], as_
     For OpenVINO, tract, IREE, MNN, TVM and other runtimes that look up no functions. `tokfilter export` writes such
     files by itself.
     """
+    from tokfilter.export.inline import inline_graph
+
     report = inline_graph(source, output, verify=verify, sizes=numbers_from_sizes(sizes))
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else _text(report, output))
 
 
-def _text(report: InlineReport, output: Path) -> str:
+def _text(report: "InlineReport", output: Path) -> str:
     replaced = ", ".join(f"{count} {name}" for name, count in report.replaced.items())
     compared = " and ".join(str(list(shapes.values())) for shapes in report.compared_at)
     checked = f"the same bits as before at inputs {compared}" if compared else "not compared (--no-verify)"

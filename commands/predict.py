@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.group import needs
 from tokfilter.commands.session_options import PRECISIONS
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def predict(
 
     SOURCE is a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime or OpenVINO without torch.
     """
+    needs("train" if source.is_file() else {"onnx": "runtime"}.get(runtime, runtime))
     from tokfilter.artifacts.budget import keep_from_text
     from tokfilter.runtime.predict import predict as prediction_from_source
     from tokfilter.runtime.sessions import SessionOptions

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.commands.group import needs
 from tokfilter.commands.progress import command_line, progress_bar
 from tokfilter.commands.session_options import batches_from_text, session_options, session_options_from
 
@@ -80,6 +81,8 @@ def _goal(
 
 
 def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, images: Path | None) -> dict[int, float]:
+    if accuracy is not None:
+        needs("report")
     from tokfilter.artifacts.manifest import load_manifest
     from tokfilter.runtime.labelled import drops_from_images
     from tokfilter.runtime.sessions import open_session

@@ -75,3 +75,11 @@ def test_packages_that_the_edge_bundle_installs_are_in_the_extras():
     steps = (ROOT / "export/serving/edge_bundle/steps.py").read_text(encoding="utf-8")
     named = {package for text in re.findall(r"pip install ([a-z][a-z -]*)", steps) for package in text.split()}
     assert {"cmake", "ninja", "pycuda", "tensorrt"} == named <= set().union(*extras().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "needed", "extra"),
+    [("PIL", "train", "train"), ("onnx_ir", "export,report", "export,report"), ("jinja2", "train", "report")],
+)
+def test_the_extra_of_the_whole_command_comes_first_where_it_has_the_module(name, needed, extra):
+    assert extra_of_module(name, needed) == extra
