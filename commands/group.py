@@ -102,7 +102,7 @@ class LazyGroup(click.Group):
             raise _Failure(str(error), error.exit_code) from error
         except ModuleNotFoundError as error:
             entry = self.lazy.get(ctx.invoked_subcommand or "")
-            _missing_package(error, ctx.meta.get(_NEEDED) or (entry and entry.extra))
+            _missing_package(error, ctx.meta.get(_NEEDED, entry.extra if entry else None))
         except BrokenPipeError:
             raise  # click handles a closed standard output
         except OSError as error:

@@ -124,3 +124,11 @@ def test_with_runtime_its_verbs_run(run):
     quick = ("predict", "verify", "inspect")
     results = run("runtime", {name: VERBS[name][0] for name in quick})
     assert [(name, text) for name, (code, text) in results.items() if code != 0] == []
+
+
+def test_fuse_offers_the_forms_that_it_writes():
+    from tokfilter.commands.fuse import fuse
+    from tokfilter.export.fuse import FORMS
+
+    (option,) = (option for option in fuse.params if option.name == "to")
+    assert tuple(option.type.choices) == FORMS
