@@ -10,6 +10,7 @@ from typing import Any, Final
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.page.build import write_page
+from tokfilter.benchmarks.real_size import bench_at_real_size
 from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_from_folder
 from tokfilter.benchmarks.report.render import render_report
 from tokfilter.benchmarks.study.accuracy import BUDGETS, demo_study
@@ -38,6 +39,7 @@ class Demo:
 
     seconds: wall time per stage
     accuracy, bench: the written documents
+    real_size: bench-real-size.json, of a larger model with random weights
     no_page: why page/ was not written: ONNX Runtime Web could not be had; None where it was
     """
 
@@ -46,12 +48,13 @@ class Demo:
     seconds: dict[str, float]
     accuracy: dict[str, Any]
     bench: dict[str, Any]
+    real_size: dict[str, Any]
     no_page: str | None
 
 
 def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command: str) -> Demo:
-    """Write data, model.pt, export/, accuracy.json, bench.json, report.html, report.json, page/ and
-    kept-tokens.png into ``folder``.
+    """Write data, model.pt, export/, accuracy.json, bench.json, bench-real-size.json, report.html,
+    report.json, page/ and kept-tokens.png into ``folder``.
 
     threads: of ONNX Runtime during the benchmark
     Resumes after an interruption when called with the same seed. Raises TokfilterError.
@@ -65,11 +68,14 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     bench = compare(folder / "export", _BATCHES, BUDGETS, options, QUICK, progress=progress, command=command)
     write_json(folder / "bench.json", bench)
     clock.lap("measurement")
+    real_size = bench_at_real_size(folder, threads, progress, command)
+    write_json(folder / "bench-real-size.json", real_size)
+    clock.lap("measurement at a real size")
     bundle = load_bundle(folder / "model.pt")
     samples = samples_from_folder(folder / "data" / "test", bundle.class_names, _PICTURES, seed)
     report = folder / "report.html"
     pictures = pictures_from_bundle(bundle, samples, BUDGETS)
-    render_report(accuracy, bench, pictures, report)
+    render_report(accuracy, bench, pictures, report, real_size=real_size)
     patches = bundle.golden.scores.shape[1]
     with atomic_path(folder / "kept-tokens.png") as part:
         sheet_from_pictures(pictures, [tokens_from_keep(keep, patches) for keep in _SHOWN]).save(part, format="PNG")
@@ -79,7 +85,7 @@ def run_demo(folder: Path, seed: int, threads: int, progress: Progress, command:
     clock.lap("page")
     with atomic_path(folder / "seconds.json") as part:
         part.write_text(json.dumps(clock.seconds, indent=2) + "\n", encoding="utf-8")
-    return Demo(folder, report, clock.seconds, accuracy, bench, no_page)
+    return Demo(folder, report, clock.seconds, accuracy, bench, real_size, no_page)
 
 
 def _write_page(folder: Path) -> str | None:

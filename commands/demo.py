@@ -41,6 +41,8 @@ def _print(done: "Demo") -> None:
         table.add_row(row["method"], str(row["tokens"]), f"{row['mean']:.1%}"[:-1], f"{row['macs'] / 1e9:.4f}")
     console.print(table)
     print_comparison(done.bench)
+    console.print(f"\n{done.real_size['model']['architecture']} with random weights: speed only", highlight=False)
+    print_comparison(done.real_size)
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in done.seconds.items())
     console.print(f"\n{times}", highlight=False)
     console.print(f"Report: {done.report} ; model: {done.folder / 'model.pt'} ; graphs: {done.folder / 'export'}")

@@ -1,4 +1,4 @@
-"""Pictures of kept tokens: kept patches as they are, dropped ones dark and grey; or a heat map of the scores.
+"""Pictures of kept tokens: kept patches as they are, dropped ones grey and crossed out; or a heat map of the scores.
 
 Pure functions of arrays and Pillow images; neither torch nor an engine is needed.
 """
@@ -31,10 +31,13 @@ Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float32]
 
 _LUMINANCE: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-_SLATE: Final = np.array([22, 26, 34], dtype=np.float32)
-_LINE: Final = np.array([66, 74, 90], dtype=np.float32)
-_RIM: Final = np.array([176, 186, 204], dtype=np.float32)
-_DIMMED: Final = 0.26
+_SLATE: Final = np.array([40, 46, 58], dtype=np.float32)
+_LINE: Final = np.array([140, 152, 172], dtype=np.float32)
+_RIM: Final = 0.08 * _SLATE + 0.92 * 255
+_SHADOW: Final = np.array([10, 11, 14], dtype=np.float32)
+_VEIL: Final = 0.78  # opacity of the slate over a dropped patch
+_FAINT: Final = 0.38  # opacity of grid and crosses
+"""The look of benchmarks/page/static/js/draw.js."""
 
 # Anchors of cividis, readable with every common colour vision (Nuñez, Anderton, Renslow 2018, arXiv 1712.01662).
 _HEAT: Final = np.array(
@@ -103,7 +106,8 @@ def scale_from_size(size: tuple[int, int], wanted: int = 224) -> int:
 def kept_picture(
     view: Image.Image, indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid, scale: int = 1
 ) -> Image.Image:
-    """The view with dropped patches dark, grey and with a fine grid; kept pixels are unchanged.
+    """The view with dropped patches grey and crossed out, and a bright rim around the kept ones: dimming alone would not
+    show on a dark picture. Kept pixels are unchanged.
 
     indices: [k], positions among the patches, prefix tokens not counted
     scale: each pixel becomes scale x scale pixels
@@ -113,13 +117,13 @@ def kept_picture(
     pixels = _pixels(view, grid, scale)
     height, width = pixels.shape[:2]
     kept = _per_pixel(mask, height, width)
-    grey = (pixels @ _LUMINANCE)[..., None]
-    dropped = _SLATE + _DIMMED * grey
+    dropped = _VEIL * _SLATE + (1 - _VEIL) * (pixels @ _LUMINANCE)[..., None]
     ruled = _first_lines(height, grid[0])[:, None] | _first_lines(width, grid[1])[None, :]
-    dropped[ruled] = 0.5 * (dropped[ruled] + _LINE)
-    dropped[_grown(kept, max(1, min(height, width) // 140)) & ~kept] = (
-        _RIM  # dark kept patches would look like dropped ones
-    )
+    drawn = _FAINT * np.maximum(ruled, _crosses(height, width, grid))[..., None]
+    dropped = (1 - drawn) * dropped + drawn * _LINE
+    rim = max(1, min(round(min(height, width) / 130), height // grid[0] // 6, width // grid[1] // 6))
+    dropped[_grown(kept, 2 * rim)] = _SHADOW
+    dropped[_grown(kept, rim)] = _RIM
     return _image(np.where(kept[..., None], pixels, dropped))
 
 
@@ -197,6 +201,25 @@ def _first_lines(length: int, parts: int) -> Mask:
     lines = np.zeros(length, dtype=np.bool_)
     lines[_edges(length, parts)[:-1]] = True
     return lines
+
+
+def _crosses(height: int, width: int, grid: Grid) -> Numbers:
+    """Opacity in 0..1 of a line from the lower left to the upper right corner of every patch; none on patches of a few
+    pixels. Returns [height, width]."""
+    if min(height // grid[0], width // grid[1]) < 6:
+        return np.zeros((height, width), dtype=np.float32)
+    down, right = (_within(length, parts) for length, parts in ((height, grid[0]), (width, grid[1])))
+    distance = np.abs(down[:, None] + right[None, :] - 1) * min(height / grid[0], width / grid[1]) / math.sqrt(2)
+    lines: Numbers = np.clip(1 - distance, 0, 1).astype(np.float32)
+    return lines
+
+
+def _within(length: int, parts: int) -> npt.NDArray[np.float64]:
+    """Position of each pixel's centre inside its patch, 0..1. Returns [length]."""
+    edges = _edges(length, parts)
+    sizes = np.diff(edges)
+    place: npt.NDArray[np.float64] = (np.arange(length) + 0.5 - edges[:-1].repeat(sizes)) / sizes.repeat(sizes)
+    return place
 
 
 def _grown(mask: Mask, pixels: int) -> Mask:

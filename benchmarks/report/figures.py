@@ -108,7 +108,7 @@ def _latency_plot(batch: int, rows: Sequence[Row], model: Mapping[str, Any] | No
     keeps = _column(rows, "keep")
     colour = "series-0"
     series = [
-        Series("p99", keeps, [item["p99"] for item in latencies], colour, marker="", dashed=True),
+        Series("p99", keeps, [item["p99"] for item in latencies], colour, marker="", dashed=True, bound=True),
         Series(
             "median", keeps, [item["median"] for item in latencies], colour, strong=True, band=True,
             low=[item["median"] for item in latencies], high=[item["p99"] for item in latencies],
@@ -152,7 +152,7 @@ def _speedup_plot(batches: Sequence[tuple[int, Sequence[Row]]]) -> str:
         [item for item in series if item.x],
         _KEPT,
         Axis("speed-up over the full model", lambda value: f"{value:g}×"),
-        Reference(1.0, "break-even", "left"),
+        Reference(1.0, "break-even"),
     )
 
 

@@ -24,6 +24,9 @@ def limits_from_report(report: Mapping[str, Any]) -> list[str]:
         limits += _of_speed(report["bench"])
     if report["accuracy"]:
         limits += _of_accuracy(report["accuracy"])
+    if "real_size" in report:
+        model = report["real_size"]["model"]["architecture"]
+        limits.append(f"{model} has random weights: only its speed was measured. Time does not depend on the weights.")
     if report["story"]["same_model"] is False:
         limits.append("Accuracy and speed were measured on different models, so they are not combined.")
     if report["pictures"]:

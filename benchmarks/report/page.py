@@ -14,6 +14,7 @@ from tokfilter.benchmarks.documents import evaluated_images
 from tokfilter.benchmarks.report.figures import METHODS, accuracy_plots, combined_plots, method_name, speed_plots
 from tokfilter.benchmarks.report.limits import device_from_bench, limits_from_report
 from tokfilter.benchmarks.report.numbers import Numbers, fact
+from tokfilter.benchmarks.report.plots import CUT
 from tokfilter.benchmarks.report.summary import FILTER, FULL
 from tokfilter.runtime.pictures import BudgetResult, Picture, heat_picture, kept_picture, scale_from_size
 
@@ -55,12 +56,14 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "accuracy": accuracy,
         "bench": bench,
         "summary": report["story"],
+        "real": report.get("real_size"),
         "architecture": (accuracy or bench or {"model": {"architecture": "pictures"}})["model"]["architecture"],
         "n": Numbers(report),
         "name": method_name,
         "fact": fact,
         "when": lambda created: created[:16].replace("T", " ") + " UTC",
         "plots": _plots(report),
+        "cut": CUT,
         "pictures": [_picture(picture, place) for place, picture in enumerate(pictures)],
         "device": device_from_bench(bench) if bench else "",
         "limits": limits_from_report(report),
@@ -92,6 +95,7 @@ def _sections(report: Report) -> list[tuple[str, str]]:
     sections = [
         ("accuracy", "Accuracy", report["accuracy"]),
         ("speed", "Speed", report["bench"]),
+        ("real", "At a real size", report.get("real_size")),
         ("kept", "Kept tokens", report["pictures"]),
         ("numbers", "All numbers", report["accuracy"] or report["bench"]),
         ("method", "How it was measured", report["accuracy"] or report["bench"]),

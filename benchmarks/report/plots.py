@@ -1,27 +1,41 @@
 """Line plots as inline SVG (matplotlib). Colours and font come from the page's CSS: light, dark and print.
 
-``report.svg`` adapts matplotlib's output.
+``report.svg`` adapts matplotlib's output, ``report.labels`` finds room for texts.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from tokfilter.benchmarks.report.labels import Labels, Place, shortened, spread
 from tokfilter.benchmarks.report.svg import COLOURS, svg_from_figure
 
-__all__ = ["Axis", "Reference", "Series", "line_plot", "spread"]
+__all__ = ["CUT", "Axis", "Reference", "Series", "figure_from_series", "limits_from_series", "line_plot"]
 
 SIZE: Final = (5.0, 3.6)
 """Inches of 72 units. Small, so that the text stays readable when a phone scales the plot down."""
 
 SMALL_SIZE: Final = (4.0, 3.1)
 
-_PLOT: Final = (305.0, 188.0)  # width and height of the data area, in points
+_LINE: Final = 15.0  # height of a line of text, in points
+
+_BESIDE: Final = tuple(
+    Place((3 * side, 8 * up), {1: "left", -1: "right"}[side], {1: "bottom", -1: "top"}[up])
+    for up in (-1, 1)
+    for side in (1, -1)
+)
+CUT: Final = "Arrows mark intervals that go on outside the plot"
+"""In the text for screen readers of a plot with such intervals."""
+
+_AT_TOP: Final = (Place((6, 0), "left", "top"), Place((-6, 0), "right", "top"))
+_AT_BOTTOM: Final = (Place((6, 2), "left", "bottom"), Place((-6, 2), "right", "bottom"))
 
 _RC: Final[Any] = {
     "svg.fonttype": "none", "text.parse_math": False,
@@ -42,7 +56,8 @@ class Series:
     low, high: ends of the error bars or of the band, as many numbers
     colour: name of a CSS variable in COLOURS
     marker: matplotlib's, "" for none
-    notes: a label for each point, written below it
+    bound: a limit of other values, such as a percentile: like the end of an interval, it may lie outside the plot
+    notes: a label for each point, written beside it where there is room
     """
 
     name: str
@@ -55,6 +70,7 @@ class Series:
     dashed: bool = False
     band: bool = False
     strong: bool = False
+    bound: bool = False
     notes: Sequence[str] = ()
 
 
@@ -74,11 +90,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference level: a thin horizontal line with a label above it on one side."""
+    """A reference level: a thin horizontal line with a label on it."""
 
     y: float
     label: str
-    side: str = "right"
 
 
 def line_plot(
@@ -97,15 +112,44 @@ def line_plot(
     small: smaller plot for three in a row, with text of the same size
     """
     with mpl.rc_context({**_RC, "svg.hashsalt": name}):
-        figure = Figure(figsize=SMALL_SIZE if small else SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        for item in series:
-            _draw(axes, item)
-        _frame(axes, series, x, y)
-        if reference is not None:
-            _refer(axes, reference)
-        _label(axes, series)
-        return svg_from_figure(figure, name, title)
+        figure, cut = figure_from_series(series, x, y, reference, small)
+        return svg_from_figure(figure, name, f"{title}. {CUT}." if cut else title)
+
+
+def figure_from_series(
+    series: Sequence[Series], x: Axis, y: Axis, reference: Reference | None = None, small: bool = False
+) -> tuple[Figure, bool]:
+    """The plot before it becomes SVG, and whether an interval far wider than the values was cut: an arrow shows it."""
+    series = [replace(item, name=shortened(item.name)) for item in series]
+    width, height = SMALL_SIZE if small else SIZE
+    names = sum(bool(item.name) for item in series)
+    figure = Figure(figsize=(width, max(height, (names * _LINE + 90) / 72)), layout="constrained")
+    axes = figure.add_subplot()
+    for item in series:
+        _draw(axes, item)
+    low, high = limits_from_series(series)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low), min(top, high))
+    _frame(axes, x, y)
+    if reference is not None:
+        _refer(axes, reference)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # texts are placed in this layout
+    _fit_names(axes, series, x)
+    return figure, _write(Labels(axes), series, y, reference)
+
+
+def limits_from_series(series: Sequence[Series]) -> tuple[float, float]:
+    """Largest range of the y axis: the values, and half of their range or of their size on either side.
+
+    An interval of 45 around a speed-up of 2 would press all other values onto one line.
+    """
+    values = np.array([y for item in series if not item.bound for y in item.y], dtype=float)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return -math.inf, math.inf
+    room = 0.5 * max(float(np.ptp(values)), float(np.abs(values).max())) or math.inf
+    return float(values.min()) - room, float(values.max()) + room
 
 
 def _draw(axes: Axes, item: Series) -> None:
@@ -118,40 +162,34 @@ def _draw(axes: Axes, item: Series) -> None:
             axes.vlines(item.x, item.low, item.high, color=colour, linewidth=width * 0.8, alpha=0.75, zorder=order)
     style = (0, (4, 3)) if item.dashed else "-"
     axes.plot(item.x, item.y, color=colour, linestyle=style, linewidth=width, marker=item.marker, zorder=order)
-    for note, place in _apart(item):
-        axes.annotate(
-            note, place, xytext=(3, -8), textcoords="offset points", ha="left", va="top", color=colour, fontsize=10
-        )
 
 
-def _apart(item: Series) -> list[tuple[str, tuple[float, float]]]:
-    """Notes with their positions, without those that would overlap the note before."""
-    if not item.notes:
-        return []
-    gap = 0.2 * (max(item.x) - min(item.x))
-    chosen: list[tuple[str, tuple[float, float]]] = []
-    for note, place in zip(item.notes, zip(item.x, item.y, strict=True), strict=True):
-        if not chosen or place[0] - chosen[-1][1][0] >= gap:
-            chosen.append((note, place))
-    return chosen
-
-
-def _frame(axes: Axes, series: Sequence[Series], x: Axis, y: Axis) -> None:
+def _frame(axes: Axes, x: Axis, y: Axis) -> None:
     axes.set_xlabel(x.label)
     # A horizontal y label above the axis is easier to read, and leaves more width for the data.
     axes.set_title(y.label, fontsize=12, color=COLOURS["muted"], pad=12)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x.write(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: y.write(value)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    values = sorted({float(value) for item in series for value in item.x})
-    width = (values[-1] - values[0]) or abs(values[0]) or 1.0
-    text = max(_text_width(item.name, item.strong) for item in series) + 16
-    # Labels take a part of the plot's width: room / (width + room) = text / plot.
-    per_point = width / (_PLOT[0] - text - 14)
-    axes.set_xlim(values[0] - text * per_point, values[-1] + 14 * per_point)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(values, x, 46 * per_point)))
     if y.zero:
         axes.set_ylim(bottom=0)
+
+
+def _fit_names(axes: Axes, series: Sequence[Series], x: Axis) -> None:
+    """Leave room for the names left of the lines, in a plot whose size is known."""
+    values = sorted({float(value) for item in series for value in item.x})
+    width = (values[-1] - values[0]) or abs(values[0]) or 1.0
+    text = max(_text_width(axes, item.name, item.strong) for item in series) + 20
+    # Names take a part of the plot's width: room / (width + room) = text / plot.
+    per_point = width / (_size(axes)[0] - text - 14)
+    axes.set_xlim(values[0] - text * per_point, values[-1] + 14 * per_point)
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(values, x, 46 * per_point)))
+
+
+def _size(axes: Axes) -> tuple[float, float]:
+    """Width and height of the data area, in points."""
+    width, height = axes.get_window_extent().size * 72 / axes.figure.dpi
+    return float(width), float(height)
 
 
 def _ticks(values: Sequence[float], axis: Axis, gap: float) -> list[float]:
@@ -160,7 +198,7 @@ def _ticks(values: Sequence[float], axis: Axis, gap: float) -> list[float]:
     if not axis.measured:
         ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         inside = [float(tick) for tick in ticks if low <= tick <= high]
-        return inside if len(inside) > 1 else [low, high]
+        return inside if len(inside) > 1 else sorted({low, high})
     kept = [high]
     for value in reversed(values[:-1]):
         if kept[-1] - value >= gap:
@@ -169,50 +207,74 @@ def _ticks(values: Sequence[float], axis: Axis, gap: float) -> list[float]:
 
 
 def _refer(axes: Axes, reference: Reference) -> None:
+    """The line, and room above and below it for its label."""
     axes.axhline(reference.y, color=COLOURS["ink"], linewidth=1, linestyle=(0, (1.5, 2)), zorder=2.5)
-    right = reference.side == "right"
     bottom, top = axes.get_ylim()
-    room = (top - bottom) * 20 / _PLOT[1]  # for its label, when it is the topmost of all
-    axes.set_ylim(min(bottom, reference.y - room / 2), max(top, reference.y + room))
-    axes.annotate(
-        reference.label, (0.995 if right else 0.005, reference.y), xycoords=("axes fraction", "data"), xytext=(0, 5),
-        textcoords="offset points", ha="right" if right else "left", color=COLOURS["ink"], fontsize=11,
-    )  # fmt: skip
+    room = (top - bottom) * 0.1
+    axes.set_ylim(min(bottom, reference.y - room), max(top, reference.y + room))
 
 
-def _text_width(text: str, bold: bool) -> float:
-    """Points that a name takes, roughly: the page's font is not known here."""
-    return len(text) * (7.0 if bold else 6.4)
+def _text_width(axes: Axes, text: str, bold: bool) -> float:
+    """Points that a name takes in matplotlib's font, which is wider than most fonts of a page."""
+    drawn = axes.text(0, 0, text, fontweight="bold" if bold else "normal")
+    width = float(drawn.get_window_extent().width) * 72 / axes.figure.dpi
+    drawn.remove()
+    return width
 
 
-def _label(axes: Axes, series: Sequence[Series]) -> None:
+def _write(labels: Labels, series: Sequence[Series], y: Axis, reference: Reference | None) -> bool:
+    """Names first: a plot without one of its notes can still be read. Returns whether an interval was cut."""
+    _name(labels, series)
+    for item in series:
+        labels.avoid(item.x, item.y)
+        if item.low is not None and item.high is not None and not item.band:
+            for x, low, high in zip(item.x, item.low, item.high, strict=True):
+                labels.avoid([x, x], [low, high])
+    if reference is not None:
+        _write_reference(labels, reference)
+    cut = [_mark_cut(labels, item, y) for item in series]
+    for item in series:
+        for note, place in zip(item.notes, zip(item.x, item.y, strict=True), strict=False):
+            labels.write(note, place, _BESIDE, color=COLOURS[item.colour], fontsize=10)
+    return any(cut)
+
+
+def _name(labels: Labels, series: Sequence[Series]) -> None:
     """Write each name left of its line, moved apart where lines meet."""
     named = [item for item in series if item.name]
     ends = [min(zip(item.x, item.y, strict=True)) for item in named]
-    low, high = axes.get_ylim()
-    gap = (high - low) * 16 / _PLOT[1]
+    low, high = labels.axes.get_ylim()
+    gap = (high - low) * _LINE / _size(labels.axes)[1]
     places = spread([y for _, y in ends], gap, low + gap / 2, high - gap / 2)
+    beside = Place((-11, 0), "right", "center_baseline")
     for item, (x, _), place in zip(named, ends, places, strict=True):
-        axes.annotate(
-            item.name, (x, place), xytext=(-11, 0), textcoords="offset points", ha="right", va="center_baseline",
-            color=COLOURS[item.colour], fontweight="bold" if item.strong else "normal", annotation_clip=False,
-        )  # fmt: skip
+        weight = "bold" if item.strong else "normal"
+        labels.put(item.name, (x, place), beside, color=COLOURS[item.colour], fontweight=weight)
 
 
-def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move values apart until neighbours differ by ``gap``, as little as possible, inside low..high where they fit."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    groups: list[tuple[float, list[int]]] = []  # (centre, members), merged while they overlap
-    for index in order:
-        groups.append((min(max(values[index], low), high), [index]))
-        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (len(groups[-1][1]) + len(groups[-2][1])) / 2:
-            (_, right), (_, left) = groups.pop(), groups.pop()
-            members = left + right
-            half = gap * (len(members) - 1) / 2
-            centre = sum(values[i] for i in members) / len(members)
-            groups.append((max(min(centre, high - half), low + half), members))
-    placed = [0.0] * len(values)
-    for centre, members in groups:
-        for step, index in enumerate(members):
-            placed[index] = centre + gap * (step - (len(members) - 1) / 2)
-    return placed
+def _write_reference(labels: Labels, reference: Reference) -> None:
+    left, right = labels.axes.get_xlim()
+    for x, across in ((right, "right"), (left, "left")):
+        places = (Place((0, 4), across, "bottom"), Place((0, -4), across, "top"))
+        if labels.write(reference.label, (x, reference.y), places, color=COLOURS["ink"], fontsize=11):
+            return
+
+
+def _mark_cut(labels: Labels, item: Series, y: Axis) -> bool:
+    """An arrow where an interval or a bound goes on outside the plot, with its end where there is room.
+
+    Returns whether there is one.
+    """
+    found = False
+    bottom, top = labels.axes.get_ylim()
+    lows, highs = item.low or (), item.high or ()
+    if item.bound:
+        lows = highs = item.y
+    for ends, edge, marker, places in ((highs, top, "^", _AT_TOP), (lows, bottom, "v", _AT_BOTTOM)):
+        for x, end in zip(item.x, ends, strict=False):
+            if (end > edge) if marker == "^" else (end < edge):
+                colour = COLOURS[item.colour]
+                labels.axes.plot([x], [edge], marker=marker, color=colour, markersize=7, clip_on=False, zorder=5)
+                labels.write(y.write(float(f"{end:.3g}")), (x, edge), places, color=colour, fontsize=10)
+                found = True
+    return found

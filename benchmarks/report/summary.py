@@ -6,7 +6,7 @@ They are written to report.json (key ``story``), so that every number in a sente
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["FILTER", "FULL", "combined_rows", "summary_from_documents"]
+__all__ = ["FILTER", "FULL", "combined_rows", "speed_from_rows", "summary_from_documents"]
 
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -22,7 +22,7 @@ def summary_from_documents(accuracy: Document | None, bench: Document | None, ma
     """
     combined = combined_rows(accuracy, bench)
     tested = None if accuracy is None else _tested(accuracy["rows"], {row["tokens"] for row in combined}, max_drop)
-    speed = None if bench is None else _speed(bench["rows"], tested["tokens"] if tested and combined else None)
+    speed = None if bench is None else speed_from_rows(bench["rows"], tested["tokens"] if tested and combined else None)
     return {
         "max_drop": max_drop,
         "same_model": None if accuracy is None or bench is None else _same_model(accuracy, bench),
@@ -97,7 +97,7 @@ def _losses(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _speed(rows: Sequence[Row], tokens: int | None) -> dict[str, Any] | None:
+def speed_from_rows(rows: Sequence[Row], tokens: int | None = None) -> dict[str, Any] | None:
     """Per batch size the row at ``tokens``, or at the budget nearest to half the tokens."""
     filtered = [row for row in rows if row["role"] == "filtered" and row["speedup"] is not None]
     if not filtered:

@@ -47,7 +47,7 @@ def test_any_other_failure_is_not_hidden(monkeypatch, tmp_path):
 def test_the_command_says_how_the_page_is_opened(monkeypatch, no_page, expected):
     accuracy, bench = (json.loads((TESTS / "data" / f"{name}.json").read_text()) for name in ("accuracy", "bench"))
     folder = Path("demo")
-    done = demo.Demo(folder, folder / "report.html", {"report": 1.0}, accuracy, bench, no_page)
+    done = demo.Demo(folder, folder / "report.html", {"report": 1.0}, accuracy, bench, bench, no_page)
     monkeypatch.setattr(demo, "run_demo", lambda *_: done)
     result = CliRunner().invoke(cli, ["demo"])
     assert result.exit_code == 0, result.output
