@@ -106,8 +106,9 @@ def scale_from_size(size: tuple[int, int], wanted: int = 224) -> int:
 def kept_picture(
     view: Image.Image, indices: Sequence[int] | npt.NDArray[np.integer], grid: Grid, scale: int = 1
 ) -> Image.Image:
-    """The view with dropped patches grey and crossed out, and a bright rim around the kept ones: dimming alone would not
-    show on a dark picture. Kept pixels are unchanged.
+    """The view with dropped patches grey and crossed out, and a bright rim around the kept ones.
+
+    Dimming alone would not show on a dark picture. Kept pixels are unchanged.
 
     indices: [k], positions among the patches, prefix tokens not counted
     scale: each pixel becomes scale x scale pixels

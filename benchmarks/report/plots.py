@@ -188,8 +188,8 @@ def _fit_names(axes: Axes, series: Sequence[Series], x: Axis) -> None:
 
 def _size(axes: Axes) -> tuple[float, float]:
     """Width and height of the data area, in points."""
-    width, height = axes.get_window_extent().size * 72 / axes.figure.dpi
-    return float(width), float(height)
+    box = axes.get_window_extent()
+    return float(box.width) * 72 / axes.figure.dpi, float(box.height) * 72 / axes.figure.dpi
 
 
 def _ticks(values: Sequence[float], axis: Axis, gap: float) -> list[float]:
