@@ -5,8 +5,6 @@ checks the file and the structure of its content; ``tokfilter.vit.bundle`` check
 torch is imported inside functions, so that the data classes are available without it.
 """
 
-import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tokfilter.artifacts.budget import Keep
-from tokfilter.artifacts.files import atomic_path, existing_file
+from tokfilter.artifacts.bundle_values import check_sizes, check_tensors, plain_copy, preprocessing_problem
+from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.limits import MAX_FILTER_DEPTH, MAX_SIZE
 from tokfilter.artifacts.split import Split, content_from_split, split_from_content
+from tokfilter.artifacts.torch_file import read_torch_file, save_torch_file
 from tokfilter.errors import BundleError, TokfilterError
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVATIONS",
-    "CROP_MODES",
     "FORMAT",
     "GLOBAL_FEATURES",
     "HEADS",
-    "INTERPOLATIONS",
     "VERSION",
     "Architecture",
     "Bundle",
@@ -47,9 +46,6 @@ VERSION: Final = 1
 ACTIVATIONS: Final = ("gelu", "relu", "silu")
 GLOBAL_FEATURES: Final = ("mean", "none")
 HEADS: Final = ("timm", "class+mean")
-INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES: Final = ("center", "squash", "border", "center-floor", "squash-floor")
-
 _REMEDY: Final = "`tokfilter train` writes bundles."
 
 
@@ -98,7 +94,7 @@ class FilterConfig:
     """Shape of the token filter.
 
     width: hidden width of the MLP
-    depth: hidden layers, at least 1
+    depth: hidden layers, 1 to MAX_FILTER_DEPTH (``limits.py``)
     activation: gelu, relu or silu
     global_feature: mean (over the image's patch tokens) or none
     summary: hidden width of the class token's global context (``vit/global_context.py``); 0 for none
@@ -111,13 +107,14 @@ class FilterConfig:
     summary: int = 0
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.depth < 1:
-            raise ValueError(f"a filter's width and depth must be at least 1, got {self.width} and {self.depth}")
-        if self.summary < 0:
-            raise ValueError(f"a filter's summary is a width, or 0 for none, got {self.summary}")
+        ranges = {"width": (1, MAX_SIZE), "depth": (1, MAX_FILTER_DEPTH), "summary": (0, MAX_SIZE)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"a filter's {name} is a whole number from {low} to {high}, got {value!r:.50}")
         for name, allowed in (("activation", ACTIVATIONS), ("global_feature", GLOBAL_FEATURES)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"a filter's {name} is one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise ValueError(f"a filter's {name} is one of {', '.join(allowed)}, got {getattr(self, name)!r:.50}")
 
 
 @dataclass(frozen=True)
@@ -165,27 +162,20 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises DataError when there is no such file, BundleError when it is not a bundle.
     """
-    import torch
-
     path = existing_file(path, "a bundle (model.pt)")
-    _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile or damaged file can raise any type; the remedy is the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        content = read_torch_file(path)
+    except ValueError as error:
         raise BundleError(
-            f"{path} is damaged, or holds more than tensors and plain values, which tokfilter never unpickles "
-            f"({reason[:200]}). {_REMEDY}"
+            f"{path} is not a bundle, is damaged, or holds more than tensors and plain values, which tokfilter never "
+            f"unpickles ({error}). {_REMEDY}"
         ) from error
     return bundle_from_content(content, str(path))
 
 
 def write_content(content: dict[str, Any], path: str | Path) -> None:
     """Write model.pt atomically. Raises OSError."""
-    import torch
-
-    with atomic_path(Path(path)) as part:
-        torch.save(content, part)
+    save_torch_file(content, Path(path))
 
 
 def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -198,9 +188,9 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
         "backbone": _on_cpu(bundle.backbone),
         "filter": {"config": asdict(bundle.filter_config), "weights": _on_cpu(bundle.filter)},
         "keep": bundle.keep,
-        "preprocessing": _plain(asdict(bundle.preprocessing)),
+        "preprocessing": plain_copy(asdict(bundle.preprocessing)),
         "class_names": list(bundle.class_names),
-        "training": _plain(bundle.training),
+        "training": plain_copy(bundle.training),
         "golden": {
             "images": golden.images,
             "scores": golden.scores,
@@ -221,18 +211,20 @@ def bundle_from_content(content: Any, source: str) -> Bundle:
         remedy = "Update tokfilter." if isinstance(version, int) and version > VERSION else _REMEDY
         raise BundleError(f"{source} has bundle version {version!r}; this tokfilter reads version {VERSION}. {remedy}")
     with sound_bundle(source):
+        architecture = plain_copy(content["architecture"])
         bundle = Bundle(
-            architecture=Architecture(**content["architecture"]),
+            architecture=Architecture(**architecture),
             backbone=content["backbone"],
-            filter_config=FilterConfig(**content["filter"]["config"]),
+            filter_config=FilterConfig(**plain_copy(content["filter"]["config"])),
             filter=content["filter"]["weights"],
-            keep=content["keep"],
-            preprocessing=_preprocessing(content["preprocessing"]),
-            class_names=content["class_names"],
+            keep=plain_copy(content["keep"]),
+            preprocessing=_preprocessing(plain_copy(content["preprocessing"])),
+            class_names=plain_copy(content["class_names"]),
             golden=Golden(**content["golden"]),
-            training=_plain(content["training"]),
+            training=plain_copy(content["training"]),
             split=split_from_content(content["split"]) if "split" in content else None,
         )
+        check_tensors(content)
         _check_structure(bundle)
     return bundle
 
@@ -244,53 +236,32 @@ def sound_bundle(source: str) -> Iterator[None]:
         yield
     except TokfilterError as error:
         raise BundleError(f"{source} is not a sound bundle: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BundleError(f"{source} is not a sound bundle: {type(error).__name__}: {error}. {_REMEDY}") from error
+    except Exception as error:  # timm and torch raise many types for what they cannot build
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        raise BundleError(f"{source} is not a sound bundle: {reason}. {_REMEDY}") from error
 
 
 def _check_structure(bundle: Bundle) -> None:
-    preprocessing, names, golden = bundle.preprocessing, bundle.class_names, bundle.golden
-    numbers = (*preprocessing.mean, *preprocessing.std, preprocessing.crop_pct)
-    _require(all(math.isfinite(number) for number in numbers), "its preprocessing is not finite")
-    _require(len(preprocessing.mean) == len(preprocessing.std) == 3, "its mean and std must have three channels")
-    _require(all(number > 0 for number in preprocessing.std), "its std is not positive")
+    names, golden, training = bundle.class_names, bundle.golden, bundle.training
+    _require(isinstance(bundle.architecture.name, str), "the name of its architecture is no text")
+    _require(isinstance(bundle.architecture.kwargs, dict), "its architecture's arguments have no names")
+    check_sizes(bundle.architecture.kwargs)
+    problem = preprocessing_problem(asdict(bundle.preprocessing))
+    _require(not problem, f"its preprocessing: {problem}")
     _require(isinstance(names, list) and all(isinstance(name, str) for name in names), "its class names are not texts")
+    _require(isinstance(training, dict), "its training record has no names")
+    for part in (golden.logits, golden.indices):
+        _require(isinstance(part, dict) and all(type(k) is int for k in part), "its golden tensors have no budgets")
     _require(sorted(golden.logits) == sorted(golden.indices), "its golden tensors do not belong together")
-
-
-def _check_archive(path: Path) -> None:
-    """Check the zip that torch.save writes: stored entries only (nothing to inflate), each with its checksum."""
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            raise BundleError(f"{path} is not a bundle: it is no file that torch.save wrote. {_REMEDY}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            inflated = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        raise BundleError(f"{path} is damaged ({error}). Copy it again, or: {_REMEDY}") from error
-    if inflated or damaged:
-        raise BundleError(f"{path} is damaged: its part {damaged or inflated[0]} is not as it was written. {_REMEDY}")
 
 
 def _on_cpu(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
     return {name: value.detach().cpu().contiguous() for name, value in weights.items()}
 
 
-def _plain(value: Any) -> Any:
-    """``value`` with its containers as dicts and lists. Raises BundleError for other types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise BundleError(f"a bundle holds tensors and plain values, got {type(value).__name__}: {value!r:.80}")
-
-
 def _architecture_fields(architecture: Architecture) -> dict[str, Any]:
     """Without the optional keys that have their default, so that older readers read what they can build."""
-    fields: dict[str, Any] = {"name": architecture.name, "kwargs": _plain(architecture.kwargs)}
+    fields: dict[str, Any] = {"name": architecture.name, "kwargs": plain_copy(architecture.kwargs)}
     if architecture.norm_eps is not None:
         fields["norm_eps"] = architecture.norm_eps
     if architecture.head != "timm":

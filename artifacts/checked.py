@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.artifacts.files import inside
+from tokfilter.artifacts.limits import MAX_FILE
 from tokfilter.artifacts.manifest import NAME, Entry
 from tokfilter.errors import EngineError
 
@@ -34,15 +35,11 @@ __all__ = [
     "checked_stream",
 ]
 
-LARGEST: Final = 8 << 30
-"""Bytes of a file that are held in memory: an engine of the largest ViT in fp32 has 5 GB. A sparse file may claim any
-size and costs its author nothing."""
-
 _BLOCK: Final = 1 << 20
 _PREFIX: Final = "tokfilter-"
 
 
-def checked_bytes(directory: str | Path, entry: Entry, limit: int = LARGEST) -> bytes:
+def checked_bytes(directory: str | Path, entry: Entry, limit: int = MAX_FILE) -> bytes:
     """The bytes of an entry's file, without its external weights. Raises EngineError when they differ.
 
     limit: bytes, above which the file is refused
@@ -202,7 +199,7 @@ def _sealed(directory: str | Path, entry: Entry) -> int | None:
 
     The file is read straight into the memfd, and hashed after the seals are set: what is hashed cannot change.
     """
-    _check_size(directory, entry, LARGEST)
+    _check_size(directory, entry, MAX_FILE)
     handle = _new_memfd()
     if handle is None:
         return None

@@ -4,23 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tokfilter.artifacts.checked import checked_bytes
-from tokfilter.artifacts.manifest import GOLDEN_FILE, Manifest
+from tokfilter.artifacts.compare import compare_indices
+from tokfilter.artifacts.limits import MAX_GOLDEN
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Manifest, ModelCard
+from tokfilter.artifacts.npz import arrays_from_npz
+from tokfilter.artifacts.pixels import input_shape
+from tokfilter.artifacts.zip_parts import DAMAGES
 from tokfilter.errors import DataError
 from tokfilter.kernels.reference import token_select
 
-__all__ = ["GoldenArrays", "golden_of"]
+__all__ = ["GoldenArrays", "golden_of", "indices_problem"]
 
 Array = npt.NDArray[Any]
-
-_LARGEST: Final = 256 << 20
-"""Bytes of golden.npz: 16 images of 1024 x 1024 pixels in fp32 take 200 MB; export writes 4."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,66 @@ class GoldenArrays:
 
 
 def golden_of(directory: str | Path, manifest: Manifest) -> GoldenArrays:
-    """Read golden.npz of an export directory. Raises DataError, or EngineError when its bytes have changed."""
+    """Read golden.npz of an export directory and check it against the manifest's model and within itself.
+
+    Raises DataError with the first contradiction, or EngineError when its bytes have changed.
+    """
     entries = manifest.entries("golden")
     if not entries:
         raise DataError(f"{directory} holds no {GOLDEN_FILE} to verify engines with. Export again.")
     path = Path(directory) / entries[0].path
-    content = BytesIO(checked_bytes(directory, entries[0], _LARGEST))
+    content = BytesIO(checked_bytes(directory, entries[0], MAX_GOLDEN))
     try:
-        with np.load(content, allow_pickle=False) as arrays:
-            budgets = sorted(int(name.removeprefix("logits_")) for name in arrays if name.startswith("logits_"))
-            logits = {k: arrays[f"logits_{k}"] for k in budgets}
-            return GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], logits)
-    except (ValueError, KeyError, OSError, BadZipFile) as error:
+        return _checked(arrays_from_npz(content), manifest.model)
+    except DAMAGES as error:
         raise DataError(f"{path} is damaged ({error}). Export again.") from error
+
+
+def _checked(arrays: Mapping[str, Array], card: ModelCard) -> GoldenArrays:
+    """Raises ValueError."""
+    count, patches = len(arrays["scores"]), card.num_patches
+    image = input_shape(card.input, card.input_size)
+    budgets = sorted(_budget(name) for name in arrays if name.startswith("logits_"))
+    expected: dict[str, tuple[type, tuple[int, ...]]] = {
+        "images": (np.float32 if card.input == "float" else np.uint8, (count, *image)),
+        "scores": (np.float32, (count, patches)),
+        "full": (np.float32, (count, card.classes)),
+    }
+    for k in budgets:
+        if not 1 <= k <= patches:
+            raise ValueError(f"it has logits at {k} of {patches} tokens")
+        expected[f"logits_{k}"] = np.float32, (count, card.classes)
+        expected[f"indices_{k}"] = np.int32, (count, k)
+    if not count:
+        raise ValueError("it holds no images")
+    for name, (dtype, shape) in expected.items():
+        found = arrays[name]
+        if found.shape != shape or found.dtype != dtype:
+            wanted = f"{np.dtype(dtype)} {list(shape)}"
+            raise ValueError(f"its array {name} must be {wanted}, got {found.dtype} {list(found.shape)}")
+        if not np.isfinite(found).all():
+            raise ValueError(f"its array {name} holds NaN or infinity")
+    golden = GoldenArrays(
+        arrays["images"], arrays["scores"], arrays["full"], {k: arrays[f"logits_{k}"] for k in budgets}
+    )
+    for k in budgets:
+        problem = indices_problem(arrays[f"indices_{k}"], golden.scores)
+        if problem:
+            raise ValueError(f"its array indices_{k}: {problem}")
+    return golden
+
+
+def indices_problem(indices: Array, scores: Array) -> str:
+    """Why indices [G, k] are not the kept tokens of scores [G, N]; empty where they are, up to near ties.
+
+    Shape, type, range, order, and the k highest scores.
+    """
+    expected = token_select(scores[:, :, None], scores, indices.shape[1], prefix_tokens=0)[1]
+    return "; ".join(compare_indices(indices, expected, scores).errors)
+
+
+def _budget(name: str) -> int:
+    number = name.removeprefix("logits_")
+    if not (number.isascii() and number.isdecimal() and len(number) <= 9):
+        raise ValueError(f"it has an array {name!r:.80}")
+    return int(number)

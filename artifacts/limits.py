@@ -1,8 +1,40 @@
-"""Limits on what is read from files and requests, each with its reason."""
+"""Limits on what is read from files and requests, each with its reason.
+
+A file costs its author nothing to inflate: a hole in a sparse file, a size in a header, a part that is listed twice. So
+sizes are compared with these limits, and with the bytes that are there, before memory is taken for them.
+"""
 
 from typing import Final
 
-__all__ = ["IMAGE_FORMATS", "MAX_IMAGE_PIXELS", "MAX_JPEG_SCANS"]
+__all__ = [
+    "CROP_MODES",
+    "IMAGE_FORMATS",
+    "INTERPOLATIONS",
+    "MAX_ARCHIVE_DEPTH",
+    "MAX_ARCHIVE_HEADER",
+    "MAX_COUNT",
+    "MAX_FILE",
+    "MAX_FILTER_DEPTH",
+    "MAX_GOLDEN",
+    "MAX_GRAPH_NODES",
+    "MAX_IMAGE_FILE",
+    "MAX_IMAGE_PIXELS",
+    "MAX_JPEG_SCANS",
+    "MAX_JSON",
+    "MAX_LABELS_JSON",
+    "MAX_MANIFEST",
+    "MAX_PARTS_LIST",
+    "MAX_PICKLE",
+    "MAX_PLAIN_DEPTH",
+    "MAX_PLAIN_VALUES",
+    "MAX_RECIPE",
+    "MAX_SIZE",
+    "MAX_TEXT",
+]
+
+INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES: Final = ("center", "squash", "border", "center-floor", "squash-floor")
+"""Of preprocessing, in bundles and manifests: timm's, and two that round an odd margin down as transformers does."""
 
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """Pillow's decoders that are used. Its others include EPS, which starts Ghostscript, and formats that nobody tests."""
@@ -13,5 +45,62 @@ MAX_IMAGE_PIXELS: Final = 100_000_000
 On the way to 8-bit RGB an image takes at most 9 bytes for each pixel (measured for every mode of PNG): below 1 GB.
 """
 
+MAX_IMAGE_FILE: Final = 320 << 20
+"""Bytes of an image in a tar archive, which is read whole: MAX_IMAGE_PIXELS of 8-bit RGB without compression."""
+
 MAX_JPEG_SCANS: Final = 100
 """Of a progressive JPEG file: encoders write about 10; each further one costs a pass over all coefficients."""
+
+MAX_FILE: Final = 8 << 30
+"""Bytes of a file that is held in memory: an engine of the largest ViT in fp32 has 5 GB, and so have its weights."""
+
+MAX_SIZE: Final = 1 << 20
+"""Tokens, classes, channels, pixels of a side, images of a batch: products of two stay far from overflow. The C++
+reader has the same."""
+
+MAX_COUNT: Final = (1 << 63) - 1
+"""Bytes of a file and multiply-accumulates in a manifest: what 64 bits hold."""
+
+MAX_TEXT: Final = 4000
+"""Characters of a text in a manifest: ImageNet-21k's longest class name has 200, a reason from TensorRT's log 2,000."""
+
+MAX_MANIFEST: Final = 64 << 20
+"""Bytes of manifest.json. ImageNet-21k's class names take 1 MB; the C++ reader has the same limit."""
+
+MAX_GOLDEN: Final = 256 << 20
+"""Bytes of golden.npz: 16 images of 1024 x 1024 pixels in fp32 take 200 MB; export writes 4."""
+
+MAX_JSON: Final = 32 << 20
+"""Bytes of other JSON files: the index of a model with a million tensors, and 21,841 class names, stay below."""
+
+MAX_LABELS_JSON: Final = 512 << 20
+"""Bytes of labels.json: the names of ImageNet-21k's 14 million images."""
+
+MAX_RECIPE: Final = 1 << 20
+"""Bytes of a recipe: one with every setting and its comments has 5 kB."""
+
+MAX_PARTS_LIST: Final = 16 << 20
+"""Bytes of a zip's list of parts: 200,000 parts, a tensor each. Python takes ten times as much memory for them."""
+
+MAX_PICKLE: Final = 64 << 20
+"""Bytes of the part of a torch.save file that holds everything but the tensors' values; a ViT's has 50 kB."""
+
+MAX_PLAIN_VALUES: Final = 2_000_000
+"""Numbers, texts and containers in a bundle beside its tensors. A pickle can name one list many times, and a walk
+through it meets each time all that is in it: 30 lists of two make 2^30."""
+
+MAX_PLAIN_DEPTH: Final = 32
+"""Containers within each other in a bundle's plain values: a training record has 5; recursion ends at 1,000."""
+
+MAX_FILTER_DEPTH: Final = 100
+"""Hidden layers of a token filter, which has 2: each is built before the weights are compared with them."""
+
+MAX_ARCHIVE_HEADER: Final = 1 << 20
+"""Bytes of a long name or of PAX records in a tar archive, which are read whole; a path has 4 kB."""
+
+MAX_ARCHIVE_DEPTH: Final = 2
+"""Tar archives within each other: timm reads images in an archive, and in archives of an archive."""
+
+MAX_GRAPH_NODES: Final = 1_000_000
+"""Nodes of an ONNX graph once its functions are expanded: a ViT-g has 10,000. Functions that each call another one
+twice make 2^30 nodes of 30 lines."""

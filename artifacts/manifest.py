@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, get_args
 
 from tokfilter.artifacts.files import atomic_path, existing_file, inside, sha256
+from tokfilter.artifacts.limits import MAX_MANIFEST
 from tokfilter.artifacts.manifest_checks import ClosedSets, check_manifest
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.errors import DataError
@@ -53,9 +54,6 @@ _ADDED_KEYS: Final = ("verified", "unverified", "kept_fp32")
 
 _KNOWN: Final = ClosedSets(get_args(Role), get_args(FileRuntime), get_args(Precision), INPUT_FORMS)
 """A value that is added to a Literal is known to the reader; ``manifest.schema.json`` has to name it too (a test)."""
-
-_LARGEST: Final = 64 << 20
-"""Bytes of manifest.json. ImageNet-21k's class names take 1 MB; the C++ reader has the same limit."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def load_manifest(directory: str | Path) -> Manifest:
     """Read ``directory/manifest.json``. Raises DataError when there is none or it is not one of ours."""
     path = existing_file(Path(directory) / NAME, "an export directory's manifest (written by `tokfilter export`)")
     with path.open("rb") as file:
-        return manifest_from_bytes(file.read(_LARGEST + 1), path)
+        return manifest_from_bytes(file.read(MAX_MANIFEST + 1), path)
 
 
 def manifest_from_bytes(encoded: bytes, path: Path) -> Manifest:
@@ -202,8 +200,8 @@ def manifest_from_bytes(encoded: bytes, path: Path) -> Manifest:
 
 def _content(encoded: bytes) -> Any:
     """What the file holds, NaN and Infinity refused, which JSON has not. Raises ValueError, RecursionError."""
-    if len(encoded) > _LARGEST:
-        raise ValueError(f"it must have at most {_LARGEST >> 20} MiB, as every manifest has")
+    if len(encoded) > MAX_MANIFEST:
+        raise ValueError(f"it must have at most {MAX_MANIFEST >> 20} MiB, as every manifest has")
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"it holds {name}, which JSON has not")

@@ -12,17 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tokfilter.artifacts.files import is_file_name
+from tokfilter.artifacts.limits import CROP_MODES, INTERPOLATIONS, MAX_COUNT, MAX_SIZE, MAX_TEXT
 
-__all__ = ["CROP_MODES", "INTERPOLATIONS", "ClosedSets", "check_manifest"]
+__all__ = ["ClosedSets", "check_manifest"]
 
-INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES: Final = ("center", "squash", "border", "center-floor", "squash-floor")
-
-LARGEST_SIZE: Final = 1 << 20
-"""Tokens, classes, pixels of an edge, batches: products of two stay far from overflow. The C++ reader has the same."""
-
-LARGEST_COUNT: Final = (1 << 63) - 1
-TEXT: Final = 4000  # characters; ImageNet-21k's longest class name has 200, a reason from TensorRT's log up to 2,000
 _DEPTH: Final = 16
 
 Check = Callable[[Any, str], None]
@@ -50,10 +43,10 @@ def check_manifest(content: Any, known: ClosedSets) -> None:
             "source": _record({}, {"name": _file_name, "sha256": _digest}),
             "opset": _whole(0, 1000),
             "versions": _mapping(_word, _text(200), 100),
-            "verification": _record({}, {"skipped": _text(TEXT), "checks": _sequence(_result, 100_000)}, _plain),
+            "verification": _record({}, {"skipped": _text(MAX_TEXT), "checks": _sequence(_result, 100_000)}, _plain),
             "created": _text(100),
         },
-        {"choice": _record({}, {"tokens": _whole(1, LARGEST_SIZE)}, _plain)},
+        {"choice": _record({}, {"tokens": _whole(1, MAX_SIZE)}, _plain)},
     )(content, "")
     _check_card(content["model"])
     _check_files(content["files"])
@@ -63,23 +56,23 @@ def check_manifest(content: Any, known: ClosedSets) -> None:
 
 
 def _model(known: ClosedSets) -> Check:
-    size = _sequence(_whole(1, LARGEST_SIZE), 3, least=3)
+    size = _sequence(_whole(1, MAX_SIZE), 3, least=3)
     channels = _sequence(_number(-1e6, 1e6), 3, least=3)
     return _record(
         {
             "architecture": _architecture,
             "input_size": size,
-            "patches": _whole(1, LARGEST_SIZE),
-            "prefix_tokens": _whole(0, LARGEST_SIZE),
-            "classes": _whole(1, LARGEST_SIZE),
-            "class_names": _sequence(_text(TEXT), LARGEST_SIZE),
+            "patches": _whole(1, MAX_SIZE),
+            "prefix_tokens": _whole(0, MAX_SIZE),
+            "classes": _whole(1, MAX_SIZE),
+            "class_names": _sequence(_text(MAX_TEXT), MAX_SIZE),
             "keep": _anything,  # a count up to the number of patches: _check_card
-            "macs": _mapping(_full_or_count, _whole(0, LARGEST_COUNT), 10_000),
+            "macs": _mapping(_full_or_count, _whole(0, MAX_COUNT), 10_000),
             "preprocessing": _record(
                 {"input_size": size, "mean": channels, "std": channels},
                 {
                     "interpolation": _one_of(INTERPOLATIONS),
-                    "crop_pct": _number(0.01, LARGEST_SIZE),
+                    "crop_pct": _number(0.01, MAX_SIZE),
                     "crop_mode": _one_of(CROP_MODES),
                 },
             ),
@@ -91,11 +84,11 @@ def _model(known: ClosedSets) -> Check:
 def _entry(known: ClosedSets) -> Check:
     sizes = _optional(_range)
     return _record(
-        {"path": _file_name, "role": _one_of(known.roles), "sha256": _digest, "bytes": _whole(0, LARGEST_COUNT)},
+        {"path": _file_name, "role": _one_of(known.roles), "sha256": _digest, "bytes": _whole(0, MAX_COUNT)},
         {
             "runtime": _optional(_one_of(known.runtimes)),
             "precision": _optional(_one_of(known.precisions)),
-            "budget": _optional(_whole(1, LARGEST_SIZE)),
+            "budget": _optional(_whole(1, MAX_SIZE)),
             "batch_range": sizes,
             "budget_range": sizes,
             "target": _record(
@@ -105,13 +98,13 @@ def _entry(known: ClosedSets) -> Check:
                     "version": _optional(_line),
                     "gpu": _optional(_line),
                     "compute_capabilities": _either(_word, _sequence(_word, 100)),
-                    "fp32_layers": _sequence(_text(TEXT), LARGEST_SIZE),
+                    "fp32_layers": _sequence(_text(MAX_TEXT), MAX_SIZE),
                 },
                 _plain,
             ),
             "external": _mapping(_file_name, _digest, 1000),
             "verified": _optional(_flag),
-            "unverified": _optional(_text(TEXT)),
+            "unverified": _optional(_text(MAX_TEXT)),
             "kept_fp32": _kept_fp32,
         },
     )
@@ -119,8 +112,8 @@ def _entry(known: ClosedSets) -> Check:
 
 def _kept_fp32(value: Any, place: str) -> None:
     if value != {}:
-        groups = _mapping(_text(TEXT), _sequence(_text(TEXT), LARGEST_SIZE), LARGEST_SIZE)
-        _record({"groups": groups, "minimal": _flag, "probes": _whole(0, LARGEST_COUNT)}, {})(value, place)
+        groups = _mapping(_text(MAX_TEXT), _sequence(_text(MAX_TEXT), MAX_SIZE), MAX_SIZE)
+        _record({"groups": groups, "minimal": _flag, "probes": _whole(0, MAX_COUNT)}, {})(value, place)
 
 
 def _check_card(card: Mapping[str, Any]) -> None:
@@ -257,7 +250,7 @@ def _flag(value: Any, place: str) -> None:
 
 
 def _range(value: Any, place: str) -> None:
-    _sequence(_whole(1, LARGEST_SIZE), 3, least=3)(value, place)
+    _sequence(_whole(1, MAX_SIZE), 3, least=3)(value, place)
     _expect(value == sorted(value), place, "[low, best, high], ascending", value)
 
 
@@ -268,12 +261,12 @@ def _plain(value: Any, place: str, depth: int = 0) -> None:
     """Any value of JSON, nested at most 16 deep, texts bounded."""
     _expect(depth < _DEPTH, place, f"values nested at most {_DEPTH} deep", "more")
     if isinstance(value, str):
-        _text(TEXT)(value, place)
+        _text(MAX_TEXT)(value, place)
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _plain(item, place, depth + 1)
     if isinstance(value, dict):
         for key in value:
-            _text(TEXT)(key, place)
+            _text(MAX_TEXT)(key, place)
 
 
 def _is_whole(value: Any) -> bool:
@@ -289,7 +282,7 @@ def _shown(value: Any) -> str:
     """The value as ASCII, cut short, without building the text of a large one."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
-    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+    if isinstance(value, int) and abs(value) > MAX_COUNT:
         return "a larger number"
     text = ascii(value[:80] if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."

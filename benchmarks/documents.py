@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.json_file import json_from_file
 from tokfilter.errors import DataError
 
 __all__ = ["accuracy_from_file", "document_from_file", "evaluated_images", "with_current_keys"]
@@ -39,7 +40,7 @@ def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
     name = schema.removeprefix("tokfilter/")
     path = existing_file(path, f"{name}.json")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content: dict[str, Any] = json_from_file(path)
     except ValueError as error:  # of JSON, and of text that is not UTF-8
         raise DataError(f"{path}: expected JSON ({schema}), got {error}.") from error
     found = content.get("schema") if isinstance(content, dict) else None
@@ -89,7 +90,3 @@ def with_current_keys(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renamed(row: Any, keys: Mapping[str, str]) -> Any:
     return {keys.get(key, key): value for key, value in row.items()} if isinstance(row, dict) else row
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")

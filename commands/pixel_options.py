@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tokfilter.artifacts.bundle import CROP_MODES, INTERPOLATIONS
+from tokfilter.artifacts.limits import CROP_MODES, INTERPOLATIONS
 
 if TYPE_CHECKING:
     from tokfilter.train.recipe import Recipe

@@ -45,7 +45,14 @@ from tokfilter.export.pixel_input import with_pixel_input
 from tokfilter.export.plugin_graphs import named_in, plain_forms, plugin_forms
 from tokfilter.export.precision import LOW_TYPES
 from tokfilter.export.quantize.quantizer import Quantizer, check_options
-from tokfilter.export.reference import Reference, golden_at, golden_image_set, golden_on_pixels, image_set_from_folder
+from tokfilter.export.reference import (
+    Reference,
+    check_golden,
+    golden_at,
+    golden_image_set,
+    golden_on_pixels,
+    image_set_from_folder,
+)
 from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
@@ -82,6 +89,7 @@ def export_bundle(
     check_options(options)
     options.budgets(model.num_patches)
     options.budget_profile(model.num_patches, model.keep_tokens)
+    check_golden(bundle, model)
     if options.input != "float":
         bundle = replace(bundle, golden=golden_on_pixels(bundle, model))
     source = {"name": path.name, "sha256": sha256(path)}

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokfilter.artifacts.bundle import Bundle, Golden, Preprocessing
+from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
 from tokfilter.artifacts.images import open_image
 from tokfilter.artifacts.pixels import InputForm, in_form, normalise, pixels_from_normalised
-from tokfilter.errors import DataError
+from tokfilter.errors import BundleError, DataError
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT
 
@@ -23,6 +24,7 @@ __all__ = [
     "Expected",
     "ImageSet",
     "Reference",
+    "check_golden",
     "golden_at",
     "golden_image_set",
     "golden_on_pixels",
@@ -122,6 +124,32 @@ def _selecting(model: FilteredViT, select: Any) -> Iterator[None]:
         yield
     finally:
         model.drop.select = old
+
+
+def check_golden(bundle: Bundle, model: FilteredViT) -> None:
+    """Compute a bundle's golden tensors again: a file is no reference because it says so. Raises BundleError.
+
+    Logits are compared on the images whose kept tokens are the same, as everywhere (``artifacts/compare.py``).
+    """
+    golden, fp32 = bundle.golden, TOLERANCES["fp32"]
+    again = golden_from_model(model, golden.images, sorted(golden.logits))
+    scores, found = golden.scores.numpy(), again.scores.numpy()
+    problems = [("scores", compare_logits(scores, found, replace(fp32, cosine=-1.0)).errors[:1])]
+    problems.append(("full", compare_logits(golden.full.numpy(), again.full.numpy(), fp32).errors))
+    for k, logits in golden.logits.items():
+        kept = compare_indices(golden.indices[k].numpy(), again.indices[k].numpy(), found)
+        problems.append((f"indices {k}", kept.errors))
+        same = kept.overlap == 1.0
+        if same.any():
+            errors = compare_logits(logits.numpy()[same], again.logits[k].numpy()[same], fp32).errors
+            problems.append((f"logits {k}", errors))
+    for name, errors in problems:
+        if errors:
+            raise BundleError(
+                f"the bundle's golden {name} are not what its weights give: {errors[0]}. The file was altered, or made "
+                "by another version of timm or torch. Read and save it again: "
+                "tokfilter.save_bundle(tokfilter.load_model(path), path)."
+            )
 
 
 def golden_on_pixels(bundle: Bundle, model: FilteredViT) -> Golden:

@@ -1,7 +1,7 @@
 """A folder of labels: identity in ``labels.json``, delta loss in ``shard-<first image>.safetensors``.
 
-Format: ``docs/labels.md``. Each shard is written atomically with the identity of its store and a checksum, so a killed
-run continues with the shards that are incomplete, and shards of two runs never mix.
+Format: ``docs/labels.md``. Each shard is written atomically with the sum of its store's header and of its tensors, so a
+killed run continues with the shards that are incomplete, and shards of two runs never mix.
 """
 
 import hashlib
@@ -16,13 +16,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tokfilter.artifacts.files import atomic_path
+from tokfilter.artifacts.json_file import json_from_file
+from tokfilter.artifacts.limits import MAX_LABELS_JSON, MAX_SIZE
+from tokfilter.artifacts.torch_file import full_disk_named
 from tokfilter.errors import DataError
+from tokfilter.train.checksums import content_sum, json_sum
 from tokfilter.train.dataset import ImageSource
 
 __all__ = ["SHARD_IMAGES", "LabelStore", "Labels", "Shard"]
 
 _FORMAT: Final = "tokfilter-labels"
-_VERSION: Final = 2
+_VERSION: Final = 3
+_READ: Final = (2, 3)
+"""Version 2 has sums over the values of shards only, and none of labels.json."""
 _HEADER: Final = "labels.json"
 
 SHARD_IMAGES: Final = 128
@@ -79,6 +85,7 @@ class LabelStore:
             "shard_images": self.shard_images,
             "files": list(images.files),
         }
+        header["sha256"] = _header_sum(header)
         if (self.folder / _HEADER).is_file():
             self.join(identity)
             return
@@ -115,19 +122,32 @@ class LabelStore:
     def write(self, shard: Shard) -> None:
         """Write one shard atomically."""
         tensors = {"delta": shard.delta.contiguous(), "base": shard.base.contiguous()}
-        with atomic_path(self._path(shard.start)) as part:
+        path = self._path(shard.start)
+        with atomic_path(path) as part, full_disk_named(path):
             save_file(tensors, part, self._facts(shard.start, tensors))
 
     def read(self) -> Labels:
         """All labels. Raises DataError when a shard is missing or incomplete."""
         self._header = self._header or _read_header(self.folder)
         self.shard_images = self._header["shard_images"]
-        found = [self._load(shard) for shard in self._shards()]
+        shards = self._shards()
+        self._check_names(shards)
+        found = [self._load(shard) for shard in shards]
         complete = [tensors for tensors in found if tensors is not None]
         if lacking := len(found) - len(complete):
             raise DataError(f"{self.folder} lacks {lacking} shards; run `tokfilter label` again to continue.")
         delta, base = (torch.cat([tensors[name] for tensors in complete]) for name in ("delta", "base"))
         return Labels(delta, base, self._header["identity"])
+
+    def _check_names(self, shards: list[range]) -> None:
+        """Raise DataError for shards beyond those of labels.json: it has been altered, or is another run's."""
+        known = {self._path(shard.start).name for shard in shards}
+        others = sorted({path.name for path in self.folder.glob("shard-*.safetensors")} - known)
+        if others:
+            raise DataError(
+                f"{self.folder} has {others[0]}, which is no part of the {self._header['images']} images of "
+                f"{_HEADER}. Label again into another folder (`tokfilter label`)."
+            )
 
     def _shards(self) -> list[range]:
         count = self._header["images"]
@@ -135,40 +155,69 @@ class LabelStore:
 
     def _load(self, shard: range) -> dict[str, Tensor] | None:
         """A shard's tensors, or None when it is missing, incomplete, or of another store."""
+        path = self._path(shard.start)
+        if not path.is_file():  # the open of a FIFO would wait
+            return None
         try:
-            with safe_open(self._path(shard.start), "pt") as file:
+            with safe_open(path, "pt") as file:
+                parts = {name: file.get_slice(name) for name in list(file.keys())}
+                shapes = {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+                if shapes != {"delta": ("F32", [len(shard), self._header["patches"]]), "base": ("F32", [len(shard)])}:
+                    return None
                 tensors = {name: file.get_tensor(name) for name in ("delta", "base")}
                 facts = file.metadata() or {}
         except (OSError, SafetensorError):
             return None
-        fits = tuple(tensors["delta"].shape) == (len(shard), self._header["patches"])
-        return tensors if fits and facts == self._facts(shard.start, tensors) else None
+        return tensors if facts == self._facts(shard.start, tensors) else None
 
     def _facts(self, start: int, tensors: dict[str, Tensor]) -> dict[str, str]:
-        """Metadata of a shard: digest of the store's identity, first image, checksum."""
-        identity = json.dumps(self._header["identity"], sort_keys=True)
-        return {
-            "identity": hashlib.sha256(identity.encode()).hexdigest(),
-            "start": str(start),
-            "sha256": _checksum(tensors),
-        }
+        """Metadata of a shard: the store's sum, first image, checksum."""
+        if self._header["version"] == 2:
+            identity = json.dumps(self._header["identity"], sort_keys=True)
+            return {
+                "identity": hashlib.sha256(identity.encode()).hexdigest(),
+                "start": str(start),
+                "sha256": _values_sum(tensors),
+            }
+        return {"labels": self._header["sha256"], "start": str(start), "sha256": content_sum(tensors)}
 
     def _path(self, start: int) -> Path:
         return self.folder / f"shard-{start:09d}.safetensors"
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
+    """Raises DataError: no such file, another version, values that contradict each other, altered."""
+    path = folder / _HEADER
     try:
-        header: dict[str, Any] = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-        if header["format"] != _FORMAT or header["version"] != _VERSION:
+        header: dict[str, Any] = json_from_file(path, MAX_LABELS_JSON)
+        if header["format"] != _FORMAT or header["version"] not in _READ:
             raise DataError(
-                f"{folder / _HEADER} was written by another program or in version {header['version']}; this tokfilter "
-                f"reads labels of version {_VERSION}. Label again into another folder (`tokfilter label`)."
+                f"{path} was written by another program or in version {header['version']!r:.50}; this tokfilter "
+                f"reads versions {' and '.join(map(str, _READ))}. Label again into another folder (`tokfilter label`)."
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} has no labels ({error}); `tokfilter label` writes them.") from error
+        images, files = header["images"], header["files"]
+        _require(isinstance(header["identity"], dict), "its identity has no names")
+        for name in ("images", "patches", "shard_images"):
+            _require(type(header[name]) is int and header[name] >= 1, f"its {name} is {header[name]!r:.50}")
+        _require(header["patches"] <= MAX_SIZE, f"it has {header['patches']} patches")
+        _require(isinstance(files, list) and len(files) == images, f"it does not name its {images} images")
+        _require(header["version"] == 2 or header["sha256"] == _header_sum(header), "it has been altered")
+    except OSError as error:
+        raise DataError(f"{folder} has no labels ({error.strerror}); `tokfilter label` writes them.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({str(error)[:200]}). Label again (`tokfilter label`).") from error
     return header
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
+def _header_sum(header: dict[str, Any]) -> str:
+    return json_sum(json.dumps({key: value for key, value in header.items() if key != "sha256"}, sort_keys=True))
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+def _values_sum(tensors: dict[str, Tensor]) -> str:
+    """The sum of version 2: of values alone."""
     return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()

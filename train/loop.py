@@ -16,8 +16,9 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
-from tokfilter.artifacts.files import atomic_path
+from tokfilter.artifacts.torch_file import read_torch_file, save_torch_file
 from tokfilter.errors import DataError
+from tokfilter.train.checksums import content_sum
 from tokfilter.train.data import Progress, quiet
 from tokfilter.train.dataset import Batch, TrainingData
 
@@ -141,8 +142,7 @@ def _save(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.O
         "weights": module.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with atomic_path(path) as part:
-        torch.save(content, part)
+    save_torch_file({**content, "sha256": content_sum(content)}, path)
 
 
 def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
@@ -155,20 +155,25 @@ def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.opti
             f"{path} belongs to a run with other data, settings or start weights. Run without --resume to start again, "
             "or give another run directory."
         )
-    module.load_state_dict(content["weights"])
-    optimizer.load_state_dict(content["optimizer"])
-    losses: list[float] = content["losses"]
+    expected = content.pop("sha256", None)  # older versions wrote none
+    if expected is not None and expected != content_sum(content):
+        raise DataError(f"{path} is damaged: its content has another checksum. Delete it, and run again.")
+    try:
+        module.load_state_dict(content["weights"])
+        optimizer.load_state_dict(content["optimizer"])
+        losses: list[float] = content["losses"]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not fit this run: {str(error)[:200]}. Delete it, and run again.") from error
     return losses
 
 
 def load_plain(path: Path) -> dict[str, Any]:
     """Read a dict of tensors and plain values that torch.save wrote, without unpickling. Raises DataError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds of errors for damaged and hostile files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        content = read_torch_file(path)
+    except ValueError as error:
         raise DataError(
-            f"{path} is damaged, or holds more than tensors and plain values ({reason}); tokfilter never unpickles."
+            f"{path} is damaged, or holds more than tensors and plain values ({error}); tokfilter never unpickles."
         ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a dict of named tensors, got {type(content).__name__}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.limits import MAX_RECIPE
 from tokfilter.errors import RecipeError, TokfilterError
 from tokfilter.train.recipe import BUILT_IN, Recipe, config_from_recipe
 from tokfilter.train.recipe_settings import checked_value, kind_of, kinds, unknown_setting, value_from_text
@@ -79,7 +80,13 @@ def _values_from_file(path: Path) -> dict[str, Any]:
             f"expected a TOML file or one of the built-in recipes {', '.join(BUILT_IN)}, got {str(path)!r}."
         )
     try:
-        content = tomllib.loads(existing_file(path, "a recipe").read_text(encoding="utf-8"))
+        with existing_file(path, "a recipe").open("rb") as file:
+            text = file.read(MAX_RECIPE + 1)
+        if len(text) > MAX_RECIPE:
+            raise RecipeError(f"{path} must have at most {MAX_RECIPE >> 20} MiB, as every recipe has.")
+        content = tomllib.loads(text.decode("utf-8"))
+    except RecursionError as error:
+        raise RecipeError(f"{path} is no recipe: it is nested too deep.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}. `tokfilter train --print-recipe` prints a recipe.") from error
     return dict(_flat(content))

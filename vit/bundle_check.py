@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tokfilter.artifacts.bundle import Architecture, Bundle, Golden
+from tokfilter.artifacts.golden import indices_problem
 from tokfilter.errors import BundleError
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT, weights_from_model
@@ -18,6 +19,8 @@ def check_bundle(bundle: Bundle) -> None:
     """Raise BundleError for the first contradiction in a bundle; the model is built without memory for its weights."""
     _require(isinstance(bundle.backbone, dict), "its backbone holds no tensors")
     _require(_depth(bundle.architecture) <= len(bundle.backbone), "its architecture is deeper than it has weights")
+    _require(isinstance(bundle.filter, dict), "its filter holds no tensors")
+    _require(bundle.filter_config.depth <= len(bundle.filter), "its filter is deeper than it has weights")
     with torch.device("meta"):
         backbone = create_backbone(bundle.architecture)
         skeleton = FilteredViT(backbone, keep=bundle.keep)
@@ -55,8 +58,9 @@ def _check_golden(golden: Golden, input_size: tuple[int, ...], patches: int, cla
         expected[f"indices {k}"] = torch.empty(count, k, dtype=torch.int32, device="meta")
         found[f"indices {k}"] = golden.indices[k]
     _check_tensors("golden", expected, found)
-    in_range = all(bool(((i >= 0) & (i < patches)).all()) for i in golden.indices.values())
-    _require(in_range, f"its golden indices lie outside 0..{patches - 1}")
+    for k, indices in golden.indices.items():
+        problem = indices_problem(indices.numpy(), golden.scores.numpy())
+        _require(not problem, f"its golden indices {k}: {problem}")
 
 
 def _check_tensors(what: str, expected: Mapping[str, Tensor], found: Any) -> None:

@@ -1,14 +1,14 @@
 """Facts about a model that its weights do not hold, and that a bundle records: architecture, preprocessing, classes."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
-from tokfilter.artifacts.bundle import CROP_MODES, INTERPOLATIONS, Architecture, Preprocessing
+from tokfilter.artifacts.bundle import Architecture, Preprocessing
+from tokfilter.artifacts.bundle_values import preprocessing_problem
 from tokfilter.artifacts.split import Split
 from tokfilter.errors import DataError
 
@@ -47,18 +47,7 @@ def preprocessing_from_backbone(backbone: nn.Module, **overrides: Any) -> Prepro
         {"input_size": (3, *image_size), **overrides}, model=backbone
     )
     found = Preprocessing(**{name: fields[name] for name in Preprocessing.__dataclass_fields__})
-    _check(found)
+    problem = preprocessing_problem(asdict(found))
+    if problem:
+        raise DataError(f"preprocessing: {problem}.")
     return found
-
-
-def _check(preprocessing: Preprocessing) -> None:
-    closed = {"interpolation": INTERPOLATIONS, "crop_mode": CROP_MODES}
-    for name, allowed in closed.items():
-        value = getattr(preprocessing, name)
-        if value not in allowed:
-            raise DataError(f"preprocessing: {name} must be one of {', '.join(allowed)}, got {value!r:.100}.")
-    mean, std, fraction = preprocessing.mean, preprocessing.std, preprocessing.crop_pct
-    if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
-        raise DataError(f"preprocessing: expected a mean and a positive std for three channels, got {mean} and {std}.")
-    if not 0 < fraction <= min(preprocessing.input_size[1:]):
-        raise DataError(f"preprocessing: crop_pct must lie above 0 and at most be the image's side, got {fraction}.")

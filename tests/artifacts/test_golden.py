@@ -149,3 +149,36 @@ def test_damaged_golden_file(export_directory, tmp_path):
         golden_of(cut.directory, cut.manifest)
     with pytest.raises(DataError, match="no golden.npz"):
         golden_of(cut.directory, replace(manifest, files=files[:-1]))
+
+
+def altered(arrays, name, value):
+    arrays[name] = value(arrays[name])
+
+
+ALTERED = [
+    ("indices_8", np.zeros_like, "do not rise"),
+    ("indices_8", lambda a: a[:, ::-1], "do not rise"),
+    ("indices_8", lambda a: a + 16, "outside 0..15"),
+    ("indices_8", lambda a: np.arange(8, dtype=np.int32) + 0 * a, "keeps other tokens"),
+    ("indices_8", lambda a: a.astype(np.int64), "must be int32"),
+    ("scores", lambda a: -a, "keeps other tokens"),
+    ("scores", lambda a: a[:, :-1], r"scores must be float32 \[3, 16\]"),
+    ("scores", lambda a: a * np.float32("nan"), "holds NaN or infinity"),
+    ("full", lambda a: a.T, r"full must be float32 \[3, 5\]"),
+    ("images", lambda a: a.reshape(-1), r"images must be float32 \[3, 3, 32, 32\]"),
+    ("logits_8", lambda a: a.astype(np.float64), "must be float32"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), ALTERED)
+def test_golden_arrays_are_checked(export_directory, tmp_path, name, value, words):
+    """Whoever alters golden.npz can write its sum into the manifest: the arrays must still fit each other."""
+    from tokfilter.artifacts.manifest import entry_from_file, load_manifest
+
+    with np.load(export_directory / "golden.npz") as file:
+        arrays = dict(file)
+    altered(arrays, name, value)
+    np.savez(tmp_path / "golden.npz", **arrays)
+    manifest = replace(load_manifest(export_directory), files=[entry_from_file(tmp_path, "golden.npz", "golden")])
+    with pytest.raises(DataError, match=f"golden.npz is damaged.*{words}"):
+        golden_of(tmp_path, manifest)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokfilter.artifacts import manifest_checks
+from tokfilter.artifacts import limits, manifest_checks
 from tokfilter.artifacts.files import FILE_NAME, is_file_name
 from tokfilter.artifacts.manifest import (
     NAME,
@@ -318,6 +318,6 @@ def test_closed_sets_of_the_schema():
     assert set(fields["precision"]["enum"]) == {*get_args(Precision), None}
     assert set(model["properties"]["input"]["enum"]) == set(INPUT_FORMS)
     preprocessing = model["properties"]["preprocessing"]["properties"]
-    assert tuple(preprocessing["interpolation"]["enum"]) == manifest_checks.INTERPOLATIONS == tuple(preprocess._FILTERS)
-    assert tuple(preprocessing["crop_mode"]["enum"]) == manifest_checks.CROP_MODES == get_args(preprocess.CropMode)
+    assert tuple(preprocessing["interpolation"]["enum"]) == limits.INTERPOLATIONS == tuple(preprocess._FILTERS)
+    assert tuple(preprocessing["crop_mode"]["enum"]) == limits.CROP_MODES == get_args(preprocess.CropMode)
     assert SCHEMA["$defs"]["fileName"]["pattern"] == FILE_NAME

@@ -1,9 +1,12 @@
+import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import DataError
@@ -202,6 +205,101 @@ def test_a_shard_that_is_not_whole_is_done_again(tmp_path, how):
     with pytest.raises(DataError, match="lacks 1 shards; run .tokfilter label. again"):
         store.read()
     assert filled_store(tmp_path, {"weights": "a"}).read().delta[2, 0] == 2
+
+
+def altered_shard(path, kind):
+    """Another meaning of the same bytes: only the header changes."""
+    content = path.read_bytes()
+    old, new = {
+        "type": (b'"F32"', b'"I32"'),
+        "shape": (b'"shape":[2,3]', b'"shape":[3,2]'),
+        "names": (b'"delta"', b'"delte"'),
+        "start": (b'"start":"2"', b'"start":"0"'),
+    }[kind]
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("kind", ["type", "shape", "names", "start"])
+def test_an_altered_header_of_a_shard_is_found(tmp_path, kind, version):
+    store = filled_store(tmp_path, {"weights": "a"}) if version == 3 else old_store(tmp_path)
+    altered_shard(tmp_path / "shard-000000002.safetensors", kind)
+    assert store.missing() == [range(2, 4)]
+
+
+def old_store(folder):
+    """As version 2 wrote it: sums over the values, none of labels.json."""
+    filled_store(folder, {"weights": "a"})
+    header = json.loads((folder / "labels.json").read_text())
+    del header["sha256"]
+    (folder / "labels.json").write_text(json.dumps(header | {"version": 2}))
+    identity = hashlib.sha256(json.dumps({"weights": "a"}, sort_keys=True).encode()).hexdigest()
+    for path in folder.glob("shard-*"):
+        tensors = load_file(path)
+        values = hashlib.sha256(tensors["base"].numpy().tobytes() + tensors["delta"].numpy().tobytes()).hexdigest()
+        start = str(int(path.stem.removeprefix("shard-")))
+        save_file(tensors, path, {"identity": identity, "start": start, "sha256": values})
+    store = LabelStore(folder)
+    store.join({"weights": "a"})
+    return store
+
+
+def test_labels_of_version_2_are_read_and_continued(tmp_path):
+    store = old_store(tmp_path)
+    assert store.missing() == [] and store.read().base.tolist() == [0, 1, 2, 3, 4]
+    (tmp_path / "shard-000000002.safetensors").unlink()
+    assert filled_store(tmp_path, {"weights": "a"}).read().base.tolist() == [0, 1, 2, 3, 4]
+    assert json.loads((tmp_path / "labels.json").read_text())["version"] == 2
+
+
+HEADERS = [
+    ({"images": 4}, "does not name its 4 images"),
+    ({"images": 10**12}, "does not name its 1000000000000 images"),
+    ({"files": ["0.png"] * 5}, "has been altered"),
+    ({"images": 4, "files": ["0.png"] * 4}, "has been altered"),
+    ({"shard_images": 0}, "its shard_images is 0"),
+    ({"shard_images": 3}, "has been altered"),
+    ({"patches": 10**10}, "has 10000000000 patches"),
+    ({"patches": "3"}, "its patches is '3'"),
+    ({"identity": {"weights": "b"}}, "has been altered"),
+    ({"version": 4}, "reads versions 2 and 3"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), HEADERS)
+def test_an_altered_labels_json_is_refused(tmp_path, change, words):
+    filled_store(tmp_path, {"weights": "a"})
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=words):
+        LabelStore(tmp_path).read()
+
+
+def test_old_labels_are_compared_with_their_shards(tmp_path):
+    old_store(tmp_path)
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"images": 2, "files": ["0.png", "1.png"]}))
+    with pytest.raises(DataError, match="shard-000000002.safetensors, which is no part of the 2 images"):
+        LabelStore(tmp_path).read()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"version": NaN}', "\0" * 5000, "\xff"])
+def test_what_is_no_labels_json_is_refused(tmp_path, text):
+    (tmp_path / "labels.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="labels.json is damaged"):
+        LabelStore(tmp_path).read()
+
+
+def test_a_fifo_in_place_of_labels_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "labels.json")
+    with pytest.raises(DataError, match="no regular file"):
+        LabelStore(tmp_path).read()
+    (tmp_path / "labels.json").unlink()
+    store = filled_store(tmp_path, {"weights": "a"})
+    (tmp_path / "shard-000000002.safetensors").unlink()
+    os.mkfifo(tmp_path / "shard-000000002.safetensors")
+    assert store.missing() == [range(2, 4)]
 
 
 def test_shards_of_another_run_do_not_count(tmp_path):

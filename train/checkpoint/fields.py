@@ -1,32 +1,24 @@
 """JSON files of strangers: bounded in size and depth, and their values read with a type and a range."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.json_file import json_from_file
 from tokfilter.errors import DataError
 
 __all__ = ["Fields", "read_json"]
-
-_MOST_BYTES: Final = 32 << 20
-"""The index of a model with a million tensors, and 21,841 class names, stay below."""
 
 
 def read_json(path: Path, what: str) -> "Fields":
     """The object in a JSON file. Raises DataError: no such file, too large, not JSON, nested too deeply, no object."""
     path = existing_file(path, what)
-    with path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise DataError(f"{path} has more than {_MOST_BYTES >> 20} MB, which {what} never has.")
     try:
-        value = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise DataError(f"{path} is not the JSON of {what}: {reason}.") from error
+        value = json_from_file(path)
+    except ValueError as error:
+        raise DataError(f"{path} is not the JSON of {what}: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} is not {what}: expected an object, got a {type(value).__name__}.")
     return Fields(value, str(path))

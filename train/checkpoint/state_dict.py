@@ -4,7 +4,6 @@ Read by ``torch.load(weights_only=True)`` or from safetensors; nothing is ever u
 """
 
 import argparse
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.torch_file import is_dense, read_torch_file
 from tokfilter.errors import DataError
 
 __all__ = ["StateDict", "checkpoint_weights", "state_dict_from_content", "state_dict_from_file"]
@@ -53,19 +53,17 @@ def state_dict_from_file(path: Path) -> StateDict:
     """
     path = existing_file(path, "a checkpoint")
     safe = path.suffix == ".safetensors"
-    if not safe and zipfile.is_zipfile(path) is False and _first_byte(path) != b"\x80":
-        raise DataError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save.")
     try:
         if safe:
             content: Any = load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # timm's scripts store their options beside
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = read_torch_file(path, legacy=True)
     except Exception as error:  # the readers raise many kinds of errors for damaged and hostile files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise DataError(
-            f"{path} is damaged, or holds more than tensors and plain values ({reason}). tokfilter never unpickles: "
-            "save the model's state_dict(), preferably as .safetensors."
+            f"{path} is not a checkpoint, is damaged, or holds more than tensors and plain values ({reason}). "
+            "tokfilter never unpickles: save the model's state_dict(), preferably as .safetensors."
         ) from error
     return state_dict_from_content(content, str(path))
 
@@ -86,6 +84,11 @@ def state_dict_from_content(content: Any, source: str) -> StateDict:
     tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise DataError(f"{source} has no named tensors; save the model's state_dict().")
+    if hollow := [name for name, value in tensors.items() if not is_dense(value)]:
+        raise DataError(
+            f"{source}: {hollow[0][:100]} does not hold its values: it is sparse, nested, quantised, a meta tensor or "
+            "one value repeated. Save the model's state_dict() from a CPU, in fp32."
+        )
     tensors = _unwrapped(tensors)
     prefix = _prefix(tensors, source)
     part = ".".join(steps)
@@ -129,8 +132,3 @@ def _prefix(tensors: dict[str, Tensor], source: str) -> str:
             "the state_dict() of the one to be used."
         )
     return chosen[0]
-
-
-def _first_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(1)

@@ -1,0 +1,34 @@
+"""JSON of strangers: bounded in size and depth, without the NaN and Infinity that JSON has not."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tokfilter.artifacts.limits import MAX_JSON
+from tokfilter.artifacts.zip_parts import open_regular
+
+__all__ = ["json_from_bytes", "json_from_file"]
+
+
+def json_from_file(path: Path, limit: int = MAX_JSON) -> Any:
+    """What a JSON file holds. Raises OSError; ValueError: more than ``limit`` bytes, nested too deep, no JSON."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"it must have at most {limit >> 20} MiB, got {size >> 20}")
+        if not file.peek(1)[:1].strip(b"\0"):  # a hole of a sparse file
+            raise ValueError("it is empty")
+        return json_from_bytes(file.read(size))
+
+
+def json_from_bytes(content: bytes) -> Any:
+    """What a JSON text holds. Raises ValueError."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not a number of JSON")
+
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -1,0 +1,78 @@
+"""The zip archives that torch.save and np.savez write: parts that are stored, not compressed, each with a CRC-32."""
+
+import math
+import os
+import stat
+import zipfile
+import zlib
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from tokfilter.artifacts.limits import MAX_PARTS_LIST
+
+__all__ = ["DAMAGES", "checked_archive", "open_regular"]
+
+DAMAGES: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    OverflowError,
+    OSError,
+)
+"""What ``zipfile`` raises for damaged archives."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """``path``, open to read. Raises OSError, and ValueError for what is no regular file (the open of a FIFO waits)."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("it is no regular file")
+    return os.fdopen(handle, "rb")
+
+
+def checked_archive(file: IO[bytes], largest: float = math.inf) -> zipfile.ZipFile:
+    """The archive in an open file, after a pass over all its bytes: parts stored, none listed twice, every CRC right.
+
+    largest: bytes of the file
+    Raises ValueError with the reason, or another of DAMAGES.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if size > largest:
+        raise ValueError(f"it must have at most {int(largest) >> 20} MiB, got {size >> 20}")
+    archive = zipfile.ZipFile(cast("IO[bytes]", _BoundedReads(file)))
+    parts = archive.infolist()
+    inflated = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
+    if inflated:
+        raise ValueError(f"its part {inflated[0]!r:.100} is compressed")
+    if len({part.filename for part in parts}) < len(parts) or sum(part.file_size for part in parts) > size:
+        raise ValueError("it lists the same bytes or names more than once")
+    if any(part.file_size != part.compress_size for part in parts):
+        raise ValueError("sizes in its list of parts contradict each other")
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {damaged!r:.100} is not as it was written")
+    return archive
+
+
+class _BoundedReads:
+    """A file for ``zipfile``, which reads the list of parts at once, however long it says to be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most MAX_PARTS_LIST bytes at once. Raises ValueError."""
+        content = self._file.read(MAX_PARTS_LIST + 1 if size < 0 else min(size, MAX_PARTS_LIST + 1))
+        if len(content) > MAX_PARTS_LIST:
+            raise ValueError(f"its list of parts must have at most {MAX_PARTS_LIST >> 20} MiB")
+        return content
