@@ -26,7 +26,7 @@ def limits_from_report(report: Mapping[str, Any]) -> list[str]:
         limits += _of_accuracy(report["accuracy"])
     if "real_size" in report:
         model = report["real_size"]["model"]["architecture"]
-        limits.append(f"{model} has random weights: only its speed was measured. Time does not depend on the weights.")
+        limits.append(f"The weights of {model} are random: its speed was measured, its accuracy is unknown.")
     if report["story"]["same_model"] is False:
         limits.append("Accuracy and speed were measured on different models, so they are not combined.")
     if report["pictures"]:

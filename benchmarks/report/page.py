@@ -64,6 +64,7 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "when": lambda created: created[:16].replace("T", " ") + " UTC",
         "plots": _plots(report),
         "cut": CUT,
+        "engines": _ENGINES,
         "pictures": [_picture(picture, place) for place, picture in enumerate(pictures)],
         "device": device_from_bench(bench) if bench else "",
         "limits": limits_from_report(report),
@@ -78,6 +79,12 @@ def _context(report: Report, pictures: Sequence[Picture], json_name: str) -> dic
         "warnings": _warnings(timed),
         "has_power": any(row["power"] for row in timed),
     }
+
+
+_ENGINES: Final = {
+    "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX",
+    "torch": "PyTorch",
+}  # fmt: skip
 
 
 def _plots(report: Report) -> dict[str, Markup]:

@@ -128,8 +128,10 @@ def figure_from_series(
     for item in series:
         _draw(axes, item)
     low, high = limits_from_series(series)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, low), min(top, high))
+    bottom, top = max(axes.dataLim.y0, low), min(axes.dataLim.y1, high)
+    if top > bottom:
+        margin = 0.05 * (top - bottom)
+        axes.set_ylim(bottom - margin, top + margin)
     _frame(axes, x, y)
     if reference is not None:
         _refer(axes, reference)
@@ -232,7 +234,7 @@ def _write(labels: Labels, series: Sequence[Series], y: Axis, reference: Referen
                 labels.avoid([x, x], [low, high])
     if reference is not None:
         _write_reference(labels, reference)
-    cut = [_mark_cut(labels, item, y) for item in series]
+    cut = [_mark_cut(labels, item, y) for item in series if not item.band]  # the edge of a band is a line of its own
     for item in series:
         for note, place in zip(item.notes, zip(item.x, item.y, strict=True), strict=False):
             labels.write(note, place, _BESIDE, color=COLOURS[item.colour], fontsize=10)
@@ -267,9 +269,7 @@ def _mark_cut(labels: Labels, item: Series, y: Axis) -> bool:
     """
     found = False
     bottom, top = labels.axes.get_ylim()
-    lows, highs = item.low or (), item.high or ()
-    if item.bound:
-        lows = highs = item.y
+    lows, highs = (item.y, item.y) if item.bound else (item.low or (), item.high or ())
     for ends, edge, marker, places in ((highs, top, "^", _AT_TOP), (lows, bottom, "v", _AT_BOTTOM)):
         for x, end in zip(item.x, ends, strict=False):
             if (end > edge) if marker == "^" else (end < edge):

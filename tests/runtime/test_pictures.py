@@ -61,6 +61,19 @@ def test_kept_pixels_are_unchanged_and_dropped_ones_are_not(scene):
         assert same.all() if position in indices else not same.any()
 
 
+@pytest.mark.parametrize("light", [0, 12, 45, 52, 128, 255])
+def test_dropped_patches_show_on_any_photo(light):
+    """The kept patch in the middle has a bright rim with a dark edge, and the others a cross, in grey."""
+    flat = Image.new("RGB", (96, 96), (light,) * 3)
+    drawn = np.asarray(kept_picture(flat, [4], (3, 3), scale=2)).astype(int)
+    row = drawn[96, :, 0]  # through the middle, from the left
+    assert (row[65:127] == light).all()
+    assert row[63] > 230 and row[62] < 20, "rim and its dark edge"
+    corner = drawn[:60, :60].mean(axis=-1)
+    assert corner.max() - corner.min() >= 20, "a cross that can be seen"
+    assert np.ptp(drawn[:60, :60], axis=-1).max() <= 24, "almost grey"
+
+
 def test_order_of_indices_does_not_matter():
     image, indices = view(20, 30), [5, 0, 3]
     assert kept_picture(image, indices, (2, 3)) == kept_picture(image, np.array(sorted(indices)), (2, 3))

@@ -1,6 +1,7 @@
 """Plots, numbers and colours of the report."""
 
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -11,7 +12,15 @@ from paths import ROOT
 
 from tokfilter.benchmarks.report.labels import spread
 from tokfilter.benchmarks.report.numbers import STYLES, Numbers, fact, resolve
-from tokfilter.benchmarks.report.plots import Axis, Reference, Series, line_plot
+from tokfilter.benchmarks.report.plots import (
+    CUT,
+    Axis,
+    Reference,
+    Series,
+    figure_from_series,
+    limits_from_series,
+    line_plot,
+)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=9), st.floats(0.1, 10))
@@ -88,7 +97,7 @@ def test_format_of_settings(key, value, shown):
     assert fact(key, value) == shown
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=6, unique_by=lambda point: point[0]),
     st.sampled_from([None, Reference(0.5, "level"), Reference(2.0, "above")]),
@@ -100,6 +109,72 @@ def test_any_series_can_be_drawn(points, reference):
     svg = line_plot("plot", "a title", series, *axes, reference)
     assert "a name" in svg and 'aria-label="a title"' in svg
     assert "nan" not in svg
+
+
+AXES = Axis("kept", STYLES["fraction"], measured=True), Axis("speed-up", "{:g}×".format)
+KEEPS = (0.1, 0.25, 0.5, 0.7)
+
+
+def test_an_interval_far_beyond_the_values_is_cut_and_marked():
+    usual = Series("batch 8", KEEPS, (7, 3, 2, 1.4), "series-2", (6, 2.8, 1.9, 1.3), (7.5, 3.3, 2.1, 1.5))
+    wide = Series("batch 1", KEEPS, (4, 2.5, 1.8, 1.3), "series-0", (0.7,) * 4, (45, 4, 45, 2))
+    figure, cut = figure_from_series([usual, wide], *AXES, Reference(1.0, "break-even"))
+    bottom, top = figure.axes[0].get_ylim()
+    assert cut and top < 15
+    values = [y for item in (usual, wide) for y in item.y]
+    assert max(values) - min(values) > 0.4 * (top - bottom), "the values must fill the plot"
+    arrows = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert [tuple(line.get_xydata()[0]) for line in arrows] == [(0.1, top), (0.5, top)]
+    assert [text.get_text() for text in figure.axes[0].texts].count("45×") == 2
+    svg = line_plot("plot", "a title", [usual, wide], *AXES)
+    assert CUT in svg
+
+
+def test_usual_intervals_are_drawn_whole():
+    usual = Series("batch 8", KEEPS, (7, 3, 2, 1.4), "series-2", (6, 2.8, 1.9, 1.3), (7.5, 3.3, 2.1, 1.5))
+    figure, cut = figure_from_series([usual], *AXES)
+    assert not cut and figure.axes[0].get_ylim()[1] >= 7.5
+    assert CUT not in line_plot("plot", "a title", [usual], *AXES)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8))
+def test_every_value_lies_inside_the_limits(values):
+    low, high = limits_from_series([Series("", range(len(values)), values, "ink")])
+    assert low <= min(values) and max(values) <= high
+
+
+def test_a_bound_does_not_widen_the_limits():
+    median, p99 = Series("", (0, 1), (2, 3), "ink"), Series("", (0, 1), (2, 900), "ink", bound=True)
+    assert limits_from_series([median, p99]) == limits_from_series([median]) == (0.5, 4.5)
+
+
+def boxes(figure):
+    axes = figure.axes[0]
+    texts = [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label]
+    return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(st.text("abcdefgh ij", min_size=1, max_size=60), min_size=1, max_size=12),
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=6, unique=True),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_no_two_texts_of_a_plot_overlap(names, x, small, random):
+    x = sorted(x)
+    series = [
+        Series(
+            name, x, [random.uniform(1, 8) for _ in x], "series-0", [0.5] * len(x), [random.choice((9, 45))] * len(x)
+        )
+        for name in names
+    ]
+    series[0] = replace(series[0], notes=[STYLES["fraction"](value) for value in x])
+    figure, _ = figure_from_series(series, *AXES, Reference(1.0, "break-even"), small)
+    for (one, first), (other, second) in combinations(boxes(figure), 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        along = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert across <= 1 or along <= 4, (one, other)
 
 
 def palettes():
