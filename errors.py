@@ -1,6 +1,6 @@
 """Exceptions for callers of tokfilter. Each message gives what was expected, what was found, and the remedy.
 
-Only the command line turns them into exit codes. Any other exception is a defect and keeps its traceback.
+Only the command line turns them into exit codes; it names any other exception in one sentence, as a possible defect.
 """
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tokfilter.artifacts.files import existing_file
-from tokfilter.artifacts.limits import IMAGE_FORMATS, MAX_IMAGE_PIXELS
+from tokfilter.artifacts.limits import IMAGE_FORMATS, MAX_IMAGE_FILE, MAX_IMAGE_PIXELS
 from tokfilter.errors import DataError
 
 __all__ = ["image_from_bytes", "open_image", "rgb_from_image"]
@@ -26,6 +26,8 @@ def open_image(path: str | Path) -> Image.Image:
     more than MAX_IMAGE_PIXELS (``limits.py``).
     """
     path = existing_file(path, "an image")
+    if (size := path.stat().st_size) > MAX_IMAGE_FILE:
+        raise DataError(f"{path}: an image file must have at most {MAX_IMAGE_FILE >> 20} MiB, got {size >> 20}.")
     return _decoded(path, str(path))
 
 

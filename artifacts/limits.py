@@ -15,6 +15,7 @@ __all__ = [
     "MAX_COUNT",
     "MAX_FILE",
     "MAX_FILTER_DEPTH",
+    "MAX_FOLDERS",
     "MAX_GOLDEN",
     "MAX_GRAPH_NODES",
     "MAX_IMAGE_FILE",
@@ -45,8 +46,11 @@ MAX_IMAGE_PIXELS: Final = 100_000_000
 On the way to 8-bit RGB an image takes at most 9 bytes for each pixel (measured for every mode of PNG): below 1 GB.
 """
 
-MAX_IMAGE_FILE: Final = 320 << 20
-"""Bytes of an image in a tar archive, which is read whole: MAX_IMAGE_PIXELS of 8-bit RGB without compression."""
+MAX_IMAGE_FILE: Final = 600 << 20
+"""Bytes of an image file, which is read whole from a tar archive: MAX_IMAGE_PIXELS of 16-bit RGB, uncompressed."""
+
+MAX_FOLDERS: Final = 200_000
+"""Folders of a data set: ImageNet-21k has 22,000. Symlinks without a loop can make 2^30 of 60."""
 
 MAX_JPEG_SCANS: Final = 100
 """Of a progressive JPEG file: encoders write about 10; each further one costs a pass over all coefficients."""

@@ -1,5 +1,6 @@
 """The zip archives that torch.save and np.savez write: parts that are stored, not compressed, each with a CRC-32."""
 
+import errno
 import math
 import os
 import stat
@@ -28,12 +29,12 @@ DAMAGES: Final = (
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """``path``, open to read. Raises OSError, and ValueError for what is no regular file (the open of a FIFO waits)."""
+    """``path``, open to read. Raises OSError, also for what is no regular file: the open of a FIFO would wait."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ValueError("it is no regular file")
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return os.fdopen(handle, "rb")
 
 

@@ -12,6 +12,7 @@ from tokfilter.errors import MissingDependencyError, TokfilterError
 __all__ = ["LazyCommand", "LazyGroup", "needs"]
 
 _NEEDED: Final = f"{__name__}.needed"
+_TRACEBACK: Final = f"{__name__}.traceback"
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,23 @@ class _Failure(click.ClickException):
 class LazyGroup(click.Group):
     """Imports a command's module when it is called; --help imports none.
 
-    TokfilterError becomes its message and exit code, a missing package the extra that has it (exit code 4).
+    TokfilterError becomes its message and exit code, a missing package the extra that has it (exit code 4), any other
+    exception one sentence (exit code 1). ``--traceback``, before the verb, also prints where it was raised.
     """
 
     def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy
+        self.params.append(
+            click.Option(
+                ["--traceback"],
+                is_flag=True,
+                expose_value=False,
+                envvar="TOKFILTER_TRACEBACK",
+                help="Print where an error was raised, before its message.",
+                callback=lambda ctx, _, value: ctx.meta.update({_TRACEBACK: value}),
+            )
+        )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the table."""
@@ -98,15 +110,37 @@ class LazyGroup(click.Group):
         """Run the command; errors become messages and exit codes."""
         try:
             return super().invoke(ctx)
-        except TokfilterError as error:
-            raise _Failure(str(error), error.exit_code) from error
-        except ModuleNotFoundError as error:
-            entry = self.lazy.get(ctx.invoked_subcommand or "")
-            _missing_package(error, ctx.meta.get(_NEEDED, entry.extra if entry else None))
-        except BrokenPipeError:
-            raise  # click handles a closed standard output
-        except OSError as error:
-            raise _Failure(f"Operating-system error: {error}", 1) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own; it handles a closed standard output
+        except Exception as error:
+            if ctx.meta.get(_TRACEBACK):
+                _print_traceback()
+            if isinstance(error, ModuleNotFoundError):
+                entry = self.lazy.get(ctx.invoked_subcommand or "")
+                _missing_package(error, ctx.meta.get(_NEEDED, entry.extra if entry else None))
+            raise _failure(error, ctx) from error
+
+
+def _failure(error: Exception, ctx: click.Context) -> _Failure:
+    if isinstance(error, TokfilterError):
+        return _Failure(str(error), error.exit_code)
+    if isinstance(error, OSError):
+        return _Failure(f"Operating-system error: {error}", 1)
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}{': ' if lines else ''}{lines[0][:300] if lines else ''}"
+    return _Failure(
+        f"unexpected {what}. This is a defect if your input is sound; "
+        f"`{ctx.command_path} --traceback {ctx.invoked_subcommand or 'VERB'} ...` shows where.",
+        1,
+    )
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    from tokfilter.artifacts.text import printable
+
+    click.echo(printable(traceback.format_exc()), err=True)
 
 
 def _missing_package(error: ModuleNotFoundError, needed: str | None) -> NoReturn:
@@ -114,7 +148,7 @@ def _missing_package(error: ModuleNotFoundError, needed: str | None) -> NoReturn
 
     name = (error.name or "").split(".")[0]
     if name in ("", "tokfilter"):
-        raise error
+        raise _failure(error, click.get_current_context()) from error
     extra = extra_of_module(name, needed)
     remedy = install_hint(extra) if extra else "it comes with none of tokfilter's extras, install it with pip."
     raise _Failure(f"This command needs the package {name}, which is not installed: {remedy}", 4) from error

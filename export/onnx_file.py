@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from tokfilter.artifacts.files import existing_file
 from tokfilter.errors import ExportError
+from tokfilter.export.graph_limits import check_limits
 
 __all__ = [
     "SINGLE_FILE_BYTES",
@@ -30,6 +31,9 @@ __all__ = [
 
 SINGLE_FILE_BYTES: Final = 2**31 - 2**24
 """Weights in bytes that fit into the one protobuf message beside the graph; more go to a file of their own."""
+
+_LARGEST_FILE: Final = 1 << 31
+"""Bytes of a protobuf message."""
 
 
 def save_graph(
@@ -78,6 +82,12 @@ def load_graph(path: str | Path) -> ir.Model:
         raise ExportError(
             f"{path} is an archive (a bundle?), not an ONNX graph: `tokfilter export` makes graphs of bundles."
         )
+    size = path.stat().st_size
+    if size > _LARGEST_FILE or not start.strip(b"\0"):
+        raise ExportError(
+            f"{path} is no ONNX graph that can be read: expected one protobuf message of at most 2 GiB, got "
+            f"{size} bytes."
+        )
     try:
         graph = ir.load(path)
     except Exception as error:  # protobuf, the file system and onnx-ir each raise their own kinds
@@ -86,6 +96,7 @@ def load_graph(path: str | Path) -> ir.Model:
         ) from error
     if not len(graph.graph) and not graph.graph.outputs:
         raise ExportError(f"{path} is no ONNX graph that can be read: it has neither nodes nor outputs.")
+    check_limits(graph, path.name)
     return graph
 
 

@@ -89,9 +89,38 @@ def test_errors_become_messages_and_exit_codes(monkeypatch, error, code, words):
     assert "Traceback" not in result.output
 
 
-def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: raising(ModuleNotFoundError("x", name="tokfilter.x")))
-    assert isinstance(run("doctor").exception, ModuleNotFoundError)
+ANY = [
+    (
+        ZeroDivisionError("integer modulo by zero"),
+        "unexpected ZeroDivisionError: integer modulo by zero. This is a defect",
+    ),
+    (RecursionError(), "unexpected RecursionError. This is a defect if your input is sound; `"),
+    (MemoryError("x" * 5000), f"unexpected MemoryError: {'x' * 300}. This"),
+    (RuntimeError("\x1b[2J\nmore"), r"unexpected RuntimeError: \x1b[2J. This"),
+    (
+        ModuleNotFoundError("No module named 'tokfilter.x'", name="tokfilter.x"),
+        "unexpected ModuleNotFoundError: No mod",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), ANY)
+def test_any_other_exception_becomes_one_sentence(monkeypatch, error, words):
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: raising(error))
+    result = run("doctor")
+    assert result.exit_code == 1 and words in result.output
+    assert "--traceback doctor ...` shows where." in result.output
+    assert "Traceback (most" not in result.output and result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), TokfilterError("wanted a, got b"), OSError(28, "full")])
+def test_traceback_shows_where(monkeypatch, error):
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: raising(error))
+    plain, whole = run("doctor"), run("--traceback", "doctor")
+    assert "Traceback (most recent call last)" in whole.output and "raise error" in whole.output
+    assert whole.exit_code == plain.exit_code and whole.output.endswith(plain.output)
+    asked = CliRunner().invoke(cli, ["doctor"], env={"TOKFILTER_TRACEBACK": "1"})
+    assert "Traceback" in asked.output
 
 
 def test_doctor_prints_text_and_json():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tokfilter.artifacts.images import image_from_bytes, open_image
 from tokfilter.artifacts.split import Split, key_from_file, keys_from_iterable
+from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.listing import Part, listing_from_path
@@ -75,14 +76,14 @@ class ImageList:
         if self.parts is None:
             return open_image(self.root / self.files[position])
         part = self.parts[position]
-        with (self.root / part.archive).open("rb") as archive:
+        with open_regular(self.root / part.archive) as archive:
             archive.seek(part.offset)
             return image_from_bytes(archive.read(part.size), str(self.root / self.files[position]))
 
     def key(self, position: int) -> int:
         """Key of one image's bytes. Raises OSError."""
         part = None if self.parts is None else self.parts[position]
-        with (self.root / (self.files[position] if part is None else part.archive)).open("rb") as file:
+        with open_regular(self.root / (self.files[position] if part is None else part.archive)) as file:
             file.seek(0 if part is None else part.offset)
             return key_from_file(file, None if part is None else part.size)
 

@@ -14,6 +14,7 @@ from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
 from tokfilter.artifacts.limits import IMAGE_FORMATS
 from tokfilter.errors import DataError
+from tokfilter.train.walk import check_archive, check_tree
 
 __all__ = ["Listing", "Part", "listing_from_path"]
 
@@ -55,12 +56,19 @@ def listing_from_path(root: Path) -> Listing:
     Raises DataError: no such folder, no images, a class folder without images, a damaged or compressed archive.
     """
     if root.is_file() and root.suffix.lower() == ".tar":
+        check_archive(root)
         return _from_archives(root, root.parent)
     if not root.is_dir():
         raise DataError(
             f"expected a folder with one subfolder per class or a .tar archive, but there is no folder {root}."
         )
-    return _from_archives(root, root) if any(root.glob("*.tar")) else _from_folder(root)
+    archives = sorted(root.glob("*.tar"))
+    for archive in archives:
+        check_archive(archive)
+    if archives:
+        return _from_archives(root, root)
+    check_tree(root)
+    return _from_folder(root)
 
 
 def _from_folder(root: Path) -> Listing:

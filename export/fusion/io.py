@@ -30,8 +30,8 @@ def read_foreign_graph(path: Path, verb: str = "fuse") -> ir.Model:
     verb: what is done with it, for messages. "fuse" takes no model with a TokenSelect
     Raises DataError when there is no file, ExportError when it is no model that this can be done with.
     """
-    check_graph_file(existing_file(path, verb))
-    model = load_graph(path)
+    model = load_graph(existing_file(path, verb))  # first: the checker has no limits
+    check_graph_file(path)
     opset = model.opset_imports.get("", 0)
     if opset < _OLDEST_OPSET:
         raise ExportError(

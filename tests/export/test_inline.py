@@ -108,7 +108,7 @@ def test_what_cannot_be_read_or_written(source, tmp_path):
     with pytest.raises(DataError, match="expected a file, but there is none"):
         inline_graph(tmp_path / "none.onnx", tmp_path / "out.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(ExportError, match=r"bad\.onnx is no valid ONNX model"):
+    with pytest.raises(ExportError, match=r"bad\.onnx is no ONNX graph that can be read"):
         inline_graph(tmp_path / "bad.onnx", tmp_path / "out.onnx")
     with pytest.raises(ExportError, match="-o must be the name of a file to write, got the folder"):
         inline_graph(source, tmp_path)

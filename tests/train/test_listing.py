@@ -134,7 +134,7 @@ def compressed(path):
 def test_a_damaged_or_compressed_archive_is_refused_by_name(tmp_path, harm):
     path = as_one_archive(tmp_path)
     harm(path)
-    with pytest.raises(DataError, match=r"data\.tar could not be read as tar archives .*complete and not compressed"):
+    with pytest.raises(DataError, match=r"data\.tar could not be read as a tar archive .*complete, not compressed"):
         images_from_folder(path)
 
 

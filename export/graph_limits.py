@@ -1,0 +1,79 @@
+"""Bounds of an ONNX graph of a stranger, before anything is expanded or allocated: functions and sizes of tensors."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tokfilter.artifacts.limits import MAX_GRAPH_NODES
+from tokfilter.errors import ExportError
+
+__all__ = ["check_limits"]
+
+
+def check_limits(graph: ir.Model, name: str) -> None:
+    """Raise ExportError for functions that call themselves or expand without end, and tensors without their bytes."""
+    count = _expanded(graph)
+    if count > MAX_GRAPH_NODES:
+        raise ExportError(
+            f"{name} must have at most {MAX_GRAPH_NODES} nodes once its functions are expanded, and has more."
+        )
+    for tensor in _tensors(graph):
+        held = _bytes_held(tensor)
+        if held is not None and held < tensor.nbytes:
+            raise ExportError(
+                f"{name}: tensor {tensor.name!r:.80} {list(tensor.shape)} takes {tensor.nbytes} bytes and holds "
+                f"{held}. The file is damaged: export it again."
+            )
+
+
+def _expanded(graph: ir.Model) -> int:
+    """Nodes after every call of a function is replaced by its body; larger than MAX_GRAPH_NODES means too many."""
+    counts: dict[Any, int] = {}
+    active: set[Any] = set()
+
+    def of_nodes(nodes: Iterable[ir.Node]) -> int:
+        total = 0
+        for node in nodes:
+            total += of_function(node.op_identifier()) if node.op_identifier() in graph.functions else 1
+            if total > MAX_GRAPH_NODES:
+                break
+        return total
+
+    def of_function(key: Any) -> int:
+        if key in active:
+            raise ExportError(f"function {key[0]}::{key[1]} of the graph calls itself, which ONNX does not allow.")
+        if key not in counts:
+            active.add(key)
+            counts[key] = of_nodes(ir.traversal.RecursiveGraphIterator(graph.functions[key].graph))
+            active.discard(key)
+        return counts[key]
+
+    try:
+        return of_nodes(ir.traversal.RecursiveGraphIterator(graph.graph))
+    except RecursionError as error:
+        raise ExportError("functions of the graph call each other too deeply.") from error
+
+
+def _tensors(graph: ir.Model) -> Iterable[Any]:
+    bodies = [graph.graph, *(function.graph for function in graph.functions.values())]
+    for body in bodies:
+        yield from (v.const_value for v in body.initializers.values() if v.const_value is not None)
+        for node in ir.traversal.RecursiveGraphIterator(body):
+            attributes: Mapping[str, Any] = node.attributes
+            yield from (a.value for a in attributes.values() if not a.is_ref() and a.type == ir.AttributeType.TENSOR)
+
+
+def _bytes_held(tensor: Any) -> int | None:
+    """Bytes of a tensor in its file, or an upper bound; None where there is none to compare."""
+    if isinstance(tensor, ir.ExternalTensor):
+        path = Path(tensor.path)
+        return path.stat().st_size - (tensor.offset or 0) if path.is_file() else None
+    if not isinstance(tensor, ir.TensorProtoTensor):
+        return None
+    proto = tensor.raw
+    if proto.HasField("raw_data"):
+        return len(proto.raw_data)
+    numbers = (proto.float_data, proto.int32_data, proto.int64_data, proto.double_data, proto.uint64_data)
+    return 8 * max(map(len, numbers))  # each number stands for at most 8 bytes

@@ -1,0 +1,75 @@
+"""Graphs whose functions or tensors would not fit into memory are refused when they are read."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tokfilter.errors import ExportError
+from tokfilter.export.inline import inline_graph
+from tokfilter.export.onnx_file import load_graph
+
+OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
+
+
+def function(name, *calls):
+    nodes, last = [], "x"
+    for number, call in enumerate(calls):
+        nodes.append(helper.make_node(call, [last], [f"v{number}"], domain="" if call == "Neg" else "f"))
+        last = f"v{number}"
+    nodes.append(helper.make_node("Identity", [last], ["y"]))
+    return helper.make_function("f", name, ["x"], ["y"], nodes, OPSETS)
+
+
+def written(path, node, functions=(), initializers=()):
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "g", value[:1], value[1:], initializer=list(initializers))
+    model = helper.make_model(graph, opset_imports=OPSETS, functions=list(functions), ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def doubling(levels):
+    return [function("f0", "Neg"), *(function(f"f{i}", f"f{i - 1}", f"f{i - 1}") for i in range(1, levels))]
+
+
+def test_functions_that_double_are_refused_before_they_are_expanded(tmp_path):
+    call = helper.make_node("f29", ["x"], ["y"], domain="f")
+    path = written(tmp_path / "x.onnx", call, doubling(30))
+    with pytest.raises(ExportError, match="at most 1000000 nodes once its functions are expanded"):
+        inline_graph(path, tmp_path / "y.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_functions_that_nest_as_models_do_are_read(tmp_path):
+    path = written(tmp_path / "x.onnx", helper.make_node("f4", ["x"], ["y"], domain="f"), doubling(5))
+    assert inline_graph(path, tmp_path / "y.onnx").nodes_after == 2**5 - 1 + 16
+
+
+def test_a_function_that_calls_itself_is_refused(tmp_path):
+    call, functions = helper.make_node("a", ["x"], ["y"], domain="f"), [function("a", "b"), function("b", "a")]
+    path = written(tmp_path / "x.onnx", call, functions)
+    with pytest.raises(ExportError, match="f::a of the graph calls itself"):
+        load_graph(path)
+
+
+@pytest.mark.parametrize("raw", [b"", np.float32([1, 2]).tobytes()])
+@pytest.mark.parametrize("dims", [[10**13], [10**7, 10**6]])
+def test_a_tensor_without_its_bytes_is_refused(tmp_path, dims, raw):
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims)
+    if raw:
+        tensor.raw_data = raw
+    path = written(tmp_path / "x.onnx", helper.make_node("Add", ["x", "w"], ["y"]), initializers=[tensor])
+    with pytest.raises(ExportError, match=f"takes {4 * 10**13} bytes and holds {len(raw)}"):
+        load_graph(path)
+    constant = helper.make_node("Constant", [], ["y"], value=tensor)
+    with pytest.raises(ExportError, match=f"takes {4 * 10**13} bytes and holds {len(raw)}"):
+        load_graph(written(tmp_path / "y.onnx", constant))
+
+
+def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
+    for size in (1 << 40, 1 << 30):
+        with (tmp_path / "x.onnx").open("wb") as file:
+            file.truncate(size)
+        with pytest.raises(ExportError, match="one protobuf message of at most 2 GiB"):
+            load_graph(tmp_path / "x.onnx")
