@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tokfilter.artifacts.checked import checked_bytes
 from tokfilter.artifacts.compare import compare_indices
-from tokfilter.artifacts.limits import MAX_GOLDEN
+from tokfilter.artifacts.limits import MAX_GOLDEN, MAX_INPUT
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Manifest, ModelCard
 from tokfilter.artifacts.npz import arrays_from_npz
 from tokfilter.artifacts.pixels import input_shape
@@ -42,13 +42,15 @@ class GoldenArrays:
     def tiled(self, batch: int, dtype: npt.DTypeLike = np.float32) -> Array:
         """The images repeated to a batch, in the input type of an engine: [batch, 3, H, W].
 
-        Raises DataError where one is 8-bit pixels and the other normalised floats.
+        Raises DataError where one is 8-bit pixels and the other normalised floats, and beyond MAX_INPUT bytes.
         """
         if (self.images.dtype == np.uint8) != (np.dtype(dtype) == np.uint8):
             raise DataError(
                 f"the golden images of this export are {self.images.dtype}, the engine takes {np.dtype(dtype)}: it is "
                 "of another export. Export again, or build the engine from these graphs."
             )
+        if batch * self.images[0].size * np.dtype(dtype).itemsize > MAX_INPUT:
+            raise DataError(f"a batch of images must take at most {MAX_INPUT >> 30} GiB, got {batch} images.")
         rows = np.arange(batch) % len(self.images)
         return np.ascontiguousarray(self.images[rows].astype(dtype, copy=False))
 

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_GRAPH_NODES",
     "MAX_IMAGE_FILE",
     "MAX_IMAGE_PIXELS",
+    "MAX_INPUT",
     "MAX_JPEG_SCANS",
     "MAX_JSON",
     "MAX_LABELS_JSON",
@@ -73,6 +74,9 @@ MAX_MANIFEST: Final = 64 << 20
 
 MAX_GOLDEN: Final = 256 << 20
 """Bytes of golden.npz: 16 images of 1024 x 1024 pixels in fp32 take 200 MB; export writes 4."""
+
+MAX_INPUT: Final = 4 << 30
+"""Bytes of a batch of images that a manifest or user asks for: 7,000 of 224 x 224 pixels in fp32."""
 
 MAX_JSON: Final = 32 << 20
 """Bytes of other JSON files: the index of a model with a million tensors, and 21,841 class names, stay below."""

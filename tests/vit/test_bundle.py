@@ -159,6 +159,21 @@ def nested():
         return torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)], layout=torch.strided)
 
 
+def multiplied():
+    """30 lists, each of which names the one before twice: 2^30 values for whoever walks through them."""
+    value = [0]
+    for _ in range(30):
+        value = [value, value]
+    return {"a": value}
+
+
+def nested_lists():
+    value = []
+    for _ in range(50):
+        value = [value]
+    return {"a": value}
+
+
 BAD_FIELDS = [
     (("backbone", "cls_token"), KeyError, "backbone lacks 1 tensors, first .*cls_token"),
     (("backbone", "extra"), torch.zeros(1), "backbone has 1 tensors too many, first .*extra"),
@@ -213,6 +228,9 @@ BAD_FIELDS = [
     (("golden", "images"), torch.zeros(0, 3, 32, 32), "do not belong together"),
     (("golden",), KeyError, "KeyError"),
     (("training",), KeyError, "KeyError"),
+    (("training",), multiplied(), "at most 2000000, nested at most 32 deep"),
+    (("training",), nested_lists(), "nested at most 32 deep"),
+    (("architecture", "kwargs"), multiplied(), "nested at most 32 deep"),
 ]  # fmt: skip
 
 
