@@ -7,7 +7,8 @@ from itertools import cycle
 from typing import Any, Final
 
 from tokfilter.benchmarks.report.numbers import STYLES
-from tokfilter.benchmarks.report.plots import Axis, Reference, Series, line_plot
+from tokfilter.benchmarks.report.plots import line_plot
+from tokfilter.benchmarks.report.series import Axis, Reference, Series
 from tokfilter.benchmarks.report.summary import FILTER, FULL
 
 __all__ = ["METHODS", "accuracy_plots", "combined_plots", "method_name", "speed_plots"]

@@ -4,8 +4,8 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from tokfilter.benchmarks.report.labels import Labels, Place, shortened, spread
+from tokfilter.benchmarks.report.series import Axis, Reference, Series
 from tokfilter.benchmarks.report.svg import COLOURS, svg_from_figure
 
-__all__ = ["CUT", "Axis", "Reference", "Series", "figure_from_series", "limits_from_series", "line_plot"]
+__all__ = ["CUT", "figure_from_series", "limits_from_series", "line_plot"]
 
 SIZE: Final = (5.0, 3.6)
 """Inches of 72 units. Small, so that the text stays readable when a phone scales the plot down."""
@@ -46,54 +47,6 @@ _RC: Final[Any] = {
     "grid.linewidth": 0.8, "axes.axisbelow": True, "lines.linewidth": 2, "lines.markersize": 6.5,
     "axes.titlelocation": "left", "axes.labelpad": 6, "legend.frameon": False,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line with its label.
-
-    x, y: as many numbers each; y may hold NaN for a gap
-    low, high: ends of the error bars or of the band, as many numbers
-    colour: name of a CSS variable in COLOURS
-    marker: matplotlib's, "" for none
-    bound: a limit of other values, such as a percentile: like the end of an interval, it may lie outside the plot
-    notes: a label for each point, written beside it where there is room
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: str
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-    marker: str = "o"
-    dashed: bool = False
-    band: bool = False
-    strong: bool = False
-    bound: bool = False
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Label with its unit, and format of the numbers.
-
-    measured: ticks at measured values instead of round numbers
-    zero: the axis starts at 0
-    """
-
-    label: str
-    write: Callable[[float], str]
-    measured: bool = False
-    zero: bool = False
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A reference level: a thin horizontal line with a label on it."""
-
-    y: float
-    label: str
 
 
 def line_plot(

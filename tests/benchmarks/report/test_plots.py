@@ -12,15 +12,8 @@ from paths import ROOT
 
 from tokfilter.benchmarks.report.labels import spread
 from tokfilter.benchmarks.report.numbers import STYLES, Numbers, fact, resolve
-from tokfilter.benchmarks.report.plots import (
-    CUT,
-    Axis,
-    Reference,
-    Series,
-    figure_from_series,
-    limits_from_series,
-    line_plot,
-)
+from tokfilter.benchmarks.report.plots import CUT, figure_from_series, limits_from_series, line_plot
+from tokfilter.benchmarks.report.series import Axis, Reference, Series
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=9), st.floats(0.1, 10))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import jsonschema
@@ -32,6 +33,7 @@ class Page(HTMLParser):
 
     def __init__(self, source):
         super().__init__()
+        self.source = source
         self.elements, self.numbers, self.cells, self.styles, self.text = [], [], [], [], ""
         self.open = []
         self.feed(source)
@@ -155,9 +157,15 @@ def picture(rng, truth, size=96, grid=(12, 12)):
     return Picture(view, grid, choices, truth, scores)
 
 
+@pytest.fixture(scope="module")
+def of(tmp_path_factory):
+    """Page and report.json of one of CONTENTS, drawn once."""
+    return cache(lambda name: rendered(tmp_path_factory.mktemp("report"), *CONTENTS[name]()))
+
+
 @pytest.fixture(scope="module", params=CONTENTS)
-def written(request, tmp_path_factory):
-    return rendered(tmp_path_factory.mktemp("report"), *CONTENTS[request.param]())
+def written(request, of):
+    return of(request.param)
 
 
 def test_page_loads_nothing(written):
@@ -241,17 +249,16 @@ def test_the_cost_model_is_drawn_only_where_it_fits(tmp_path):
         assert "Cost model of 18 points." in page.text and "best other engine" in page.text
 
 
-def test_text_from_documents_is_escaped(tmp_path):
-    page, _ = rendered(tmp_path, *CONTENTS["strange"]())
+def test_text_from_documents_is_escaped(of):
+    page, _ = of("strange")
     assert page.text.count(HOSTILE) > 3
-    source = (tmp_path / "report.html").read_text()
-    assert "<script" not in source
+    assert "<script" not in page.source
 
 
 def test_same_input_same_page(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        rendered(tmp_path / name, *CONTENTS["all"]())
+        rendered(tmp_path / name, *CONTENTS["one budget"]())
     first, second = ((tmp_path / name / "report.html").read_text() for name in ("a", "b"))
     moment = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
     assert re.sub(moment, "", first) == re.sub(moment, "", second)
@@ -266,12 +273,41 @@ def test_same_input_same_page(tmp_path):
         ("pictures", {"kept"}, {"accuracy", "speed"}),
     ],
 )
-def test_absent_parts_are_left_out_and_listed(tmp_path, content, shown, absent):
-    page, report = rendered(tmp_path, *CONTENTS[content]())
+def test_absent_parts_are_left_out_and_listed(of, content, shown, absent):
+    page, report = of(content)
     assert {"accuracy", "speed", "kept"} & set(page.attributes("id")) == shown
     assert {item["what"] for item in report["absent"]} == absent
     for item in report["absent"]:
         assert item["remedy"].replace("`", "") in page.text
+
+
+def test_a_real_size_has_its_speed_and_no_more(tmp_path):
+    data = render_report(None, None, pictures(), tmp_path / "report.html", real_size=document("bench"))
+    page, report = Page((tmp_path / "report.html").read_text()), json.loads(data.read_text())
+    assert list(jsonschema.Draft202012Validator(schema("report"), registry=registry()).iter_errors(report)) == []
+    for attrs, text in page.numbers:
+        assert text == STYLES[attrs["data-style"]](resolve(report, attrs["data-at"]))
+    assert [gain["batch"] for gain in report["story"]["real_size"]["gains"]] == [1, 8, 32]
+    assert "At a real size: vit_tiny_patch16_224, 50\u202f% of the tokens" in page.text
+    assert (
+        "1.73× as fast at batch 1" in page.text and "Random weights, so this is its speed and no accuracy" in page.text
+    )
+    assert "The weights of vit_tiny_patch16_224 are random" in page.text
+    assert {item["what"] for item in report["absent"]} == {"accuracy", "speed"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"speedup": {"value": 1.01, "low": 0.9, "high": 1.1}}, "No measurable speed-up at batch 1"),
+        ({"speedup": {"value": 0.8, "low": 0.7, "high": 0.9}}, "Slower, 0.80× the speed at batch 1"),
+        ({"warnings": ["unstable"]}, "Unstable measurement: measure again on an idle machine."),
+    ],
+)
+def test_a_real_size_without_a_gain_says_so(tmp_path, changes, expected):
+    rows = [row | changes if row["role"] == "filtered" else row for row in document("bench")["rows"]]
+    render_report(None, None, pictures(), tmp_path / "report.html", real_size=document("bench", rows=rows))
+    assert expected in " ".join(Page((tmp_path / "report.html").read_text()).text.split())
 
 
 def test_an_empty_report_is_refused(tmp_path):
@@ -285,8 +321,8 @@ def test_another_file_type_is_refused(tmp_path):
         render_report(None, document("bench"), [], tmp_path / "report.json")
 
 
-def test_plots_take_every_colour_from_the_page(tmp_path):
-    page, _ = rendered(tmp_path, *CONTENTS["all"]())
+def test_plots_take_every_colour_from_the_page(of):
+    page, _ = of("all")
     inside = [
         v
         for tag, attrs in page.elements
