@@ -1,15 +1,18 @@
 """Command-line options of engine builds, shared by `export` and `engine`."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.manifest import Entry
     from tokfilter.export.options import ExportOptions
 
-__all__ = ["build_options", "engine_lines", "export_options_from_params"]
+__all__ = ["build_options", "check_engine_options", "engine_lines", "export_options_from_params"]
+
+_ENGINE_OPTIONS: Final = ("batch", "budget", "workspace", "compute_capability")
 
 
 def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,6 +71,19 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def check_engine_options() -> None:
+    """Refuse options of engines where none is built: graphs take any batch and budget. Raises click.UsageError."""
+    context = click.get_current_context()
+    if context.params["trt"] or context.params["rtx"]:
+        return
+    for name in _ENGINE_OPTIONS:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is for engines, and none is built: add --trt or --rtx, or leave it out. "
+                "Graphs take any batch and any budget; --keep writes one of a fixed budget."
+            )
 
 
 def export_options_from_params(

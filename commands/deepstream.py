@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.json_output import json_option, print_json
 
 
 @click.command(epilog="Example: tokfilter deepstream out/ nvinfer/ --keep 0.5 --batch 4")
@@ -18,6 +19,7 @@ from tokfilter.artifacts.budget import KEEP_HELP
 @click.option(
     "--strip-functions", is_flag=True, help="Leave out the function body: for the plugin on TensorRT before 10.7."
 )
+@json_option
 def deepstream(
     directory: Path,
     target: Path,
@@ -27,6 +29,7 @@ def deepstream(
     threshold: float,
     plugin: Path | None,
     strip_functions: bool,
+    as_json: bool,
 ) -> None:
     """Write a classifier for DeepStream's nvinfer from an export DIRECTORY.
 
@@ -39,6 +42,10 @@ def deepstream(
     budget = None if keep is None else keep_from_text(keep)
     options = DeepStreamOptions(budget, precision, batch, threshold, plugin, strip_functions)
     written = deepstream_classifier(directory, target, options)
+    if as_json:
+        found = {"config": target / CONFIG, "tokens": written.tokens, "differences": list(written.differences)}
+        print_json("deepstream", found)
+        return
     click.echo(f"{target / CONFIG}  {written.tokens} tokens")
     for message in written.differences:
         click.echo(f"differs from the model's preprocessing: {message}", err=True)

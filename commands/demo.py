@@ -1,10 +1,12 @@
 """tokfilter demo."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tokfilter.commands.json_output import json_option, print_json
 from tokfilter.commands.progress import command_line, progress_bar
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of data and training.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Threads of ONNX Runtime.")
-def demo(output: Path, seed: int, threads: int) -> None:
+@json_option
+def demo(output: Path, seed: int, threads: int, as_json: bool) -> None:
     """Run every step on handwritten digits in photographs: training, export, benchmark, report. Minutes on a CPU.
 
     After an interruption, run it again: it resumes.
@@ -26,7 +29,10 @@ def demo(output: Path, seed: int, threads: int) -> None:
 
     with progress_bar() as progress:
         done = run_demo(output, seed, threads, progress, command_line())
-    _print(done)
+    if as_json:
+        print_json("demo", asdict(done))
+    else:
+        _print(done)
 
 
 def _print(done: "Demo") -> None:

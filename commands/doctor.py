@@ -1,9 +1,10 @@
 """tokfilter doctor."""
 
-import json
 from typing import Any
 
 import click
+
+from tokfilter.commands.json_output import print_json
 
 
 @click.command()
@@ -14,7 +15,7 @@ def doctor(as_json: bool) -> None:
 
     report = machine_report()
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json("doctor", report)
     else:
         _print(report)
 

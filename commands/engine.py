@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
+from tokfilter.commands.json_output import json_option, print_json
 
 
 @click.command()
@@ -17,7 +18,8 @@ from tokfilter.commands.build_options import build_options, engine_lines, export
     type=click.Path(path_type=Path),
     help="Plugin library.  [default: that of `tokfilter plugin build`, else the directory's]",
 )
-def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
+@json_option
+def engine(directory: Path, plugin_library: Path | None, as_json: bool, **params: Any) -> None:
     """Build engines for this machine from the graphs of an export DIRECTORY; neither torch nor model.pt is needed.
 
     Each engine is compared with torch's outputs on this GPU before it is written beside the graphs and into the
@@ -40,5 +42,8 @@ def engine(directory: Path, plugin_library: Path | None, **params: Any) -> None:
     for entry in built:
         for line in engine_lines(entry):
             click.echo(line, err=True)
+    if as_json:
+        print_json("engines", {"directory": directory, "engines": [entry.as_dict() for entry in built]})
+        return
     for entry in built:
         click.echo(f"{entry.bytes / 1e6:9.1f} MB  {directory / entry.path}")

@@ -1,5 +1,6 @@
 """tokfilter export."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,13 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.artifacts.pixels import INPUT_FORMS
-from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
+from tokfilter.commands.build_options import (
+    build_options,
+    check_engine_options,
+    engine_lines,
+    export_options_from_params,
+)
+from tokfilter.commands.json_output import print_json
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.manifest import Manifest
@@ -75,6 +82,7 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
     from tokfilter.runtime.verification import check_engine
 
     options = export_options_from_params(keeps=tuple(keeps_from_text(keep)), **params)
+    check_engine_options()
     console = Terminal(stderr=True)
     checks: list[Check] = []
     try:
@@ -89,7 +97,7 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
         for line in engine_lines(entry):
             click.echo(line, err=True)
     if as_json:
-        click.echo(manifest.text(), nl=False)
+        print_json("manifest", json.loads(manifest.text()))
     else:
         _print_files(manifest, output)
 

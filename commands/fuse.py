@@ -1,6 +1,5 @@
 """tokfilter fuse."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from tokfilter.commands.json_output import print_json
 from tokfilter.commands.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fuse(
         source, output, verify=verify, functions=not strip_functions, sizes=numbers_from_sizes(sizes), to=to
     )
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
+        print_json("fuse", report.as_dict())
     else:
         _show(report, output)
 

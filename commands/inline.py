@@ -1,12 +1,12 @@
 """tokfilter inline."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tokfilter.commands.fuse import numbers_from_sizes
+from tokfilter.commands.json_output import print_json
 
 if TYPE_CHECKING:
     from tokfilter.export.inline import InlineReport
@@ -31,7 +31,10 @@ def inline(source: Path, output: Path, verify: bool, sizes: tuple[str, ...], as_
     from tokfilter.export.inline import inline_graph
 
     report = inline_graph(source, output, verify=verify, sizes=numbers_from_sizes(sizes))
-    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else _text(report, output))
+    if as_json:
+        print_json("inline", report.as_dict())
+    else:
+        click.echo(_text(report, output))
 
 
 def _text(report: "InlineReport", output: Path) -> str:

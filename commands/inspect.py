@@ -1,10 +1,11 @@
 """tokfilter inspect."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from tokfilter.commands.json_output import print_json
 
 if TYPE_CHECKING:
     from tokfilter.commands.terminal import Terminal
@@ -20,7 +21,7 @@ def inspect(path: Path, as_json: bool) -> None:
 
     found = inspect_path(path)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json("inspection", found)
         return
     console = Terminal()
     {"bundle": _print_bundle, "graph": _print_graph, "export": _print_export}[found["kind"]](found, console)

@@ -8,9 +8,10 @@ import click
 from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
+    checked_splits,
     foreign_from_options,
+    listed_splits,
     model_options,
-    read_splits,
     recipe_from_options,
     recipe_options,
     start_from_options,
@@ -43,18 +44,22 @@ def label(
 
     Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
     """
+    from tokfilter.artifacts.files import check_target
     from tokfilter.train.distributed import context_from_torchrun
-    from tokfilter.train.pipeline import label_folder
+    from tokfilter.train.pipeline import check_label_run, label_folder
     from tokfilter.train.recipe import config_from_recipe
 
     recipe = recipe_from_options(params["recipe"], params["settings"], {"seed": params["seed"]})
     config = config_from_recipe(recipe, images=1)
+    check_target(output, folder=True)
     pixels = pixels_from_options(params, recipe)
     foreign = foreign_from_options(arch, arch_arg, model, pixels)
     names = () if foreign is None else foreign.class_names
     with context_from_torchrun() as dist_context, progress_bar() as progress:
-        splits = read_splits(data, recipe.data.holdout, progress, params["class_map"], dist_context, names)
+        splits = listed_splits(data, recipe.data.holdout, params["class_map"], dist_context, names)
         start = start_from_options(arch, arch_arg, model, splits.train.class_names, foreign, preprocessing=pixels)
+        check_label_run(start, config, output)
+        splits = checked_splits(splits, progress, dist_context)
         labels = label_folder(start, splits.train, config, output, progress, shard, dist_context)
     if dist_context.is_main:
         positive = float((labels.delta > 0).float().mean())

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tokfilter.commands.json_output import json_option, print_json
+
 if TYPE_CHECKING:
     from tokfilter.runtime.pictures import Picture
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     help="Largest loss of top-1 of the budget in the headline, in percentage points.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="report.html", show_default=True)
+@json_option
 def report(
     accuracy: Path | None,
     bench: Path | None,
@@ -37,6 +40,7 @@ def report(
     count: int,
     max_drop: float,
     output: Path,
+    as_json: bool,
 ) -> None:
     """Write a self-contained HTML page from measured documents, and a JSON file of the same name beside it."""
     from tokfilter.benchmarks.documents import accuracy_from_file, document_from_file
@@ -48,7 +52,10 @@ def report(
     measured = None if bench is None else document_from_file(bench, "tokfilter/bench")
     pictures = [] if bundle is None else _pictures(bundle, images, keep, count)
     data = render_report(tested, measured, pictures, output, max_drop / 100)
-    click.echo(f"{output}\n{data}")
+    if as_json:
+        print_json("report-files", {"page": output, "data": data})
+    else:
+        click.echo(f"{output}\n{data}")
 
 
 def _pictures(path: Path, images: Path | None, keep: tuple[str, ...], count: int) -> "list[Picture]":

@@ -9,15 +9,17 @@ from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
+    checked_splits,
     foreign_from_options,
+    listed_splits,
     model_options,
-    read_splits,
     recipe_from_options,
     recipe_options,
     start_from_options,
 )
 
 if TYPE_CHECKING:
+    from tokfilter.artifacts.bundle import Bundle
     from tokfilter.train.recipe import Recipe
 
 _STAGES = ("backbone", "label", "filter", "finetune")
@@ -46,6 +48,7 @@ _STAGES = ("backbone", "label", "filter", "finetune")
     "--run-dir", type=click.Path(path_type=Path), help="Folder for checkpoints and labels. Default: OUTPUT.work"
 )
 @click.option("--resume", is_flag=True, help="Continue from the checkpoints in the run folder.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT where it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **params: Any) -> None:
     """Train a token filter and write model.pt (a bundle).
@@ -64,31 +67,34 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
         return
     if data is None:
         raise click.UsageError("Missing argument 'DATA': a folder with one subfolder per class.")
-    training = _train(data, output, recipe, params)
+    bundle = _train(data, output, recipe, params)
     if as_json:
         import json
 
-        click.echo(json.dumps({"schema": "tokfilter/training", "version": 1, "training": training}, indent=2))
+        click.echo(json.dumps({"schema": "tokfilter/training", "version": 1, "training": bundle.training}, indent=2))
         return
     from tokfilter.commands.tables import print_accuracy
 
-    print_accuracy(training["accuracy"])
+    print_accuracy(_rows(bundle))
     click.echo(f"{output} written", err=True)
 
 
-def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -> dict[str, Any]:
-    """Write the bundle. Returns its training record."""
+def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -> "Bundle":
+    """Write the bundle and return it. Everything but the images is checked before the first is read."""
+    from tokfilter.artifacts.files import check_target
     from tokfilter.train.loop import RunDir
-    from tokfilter.train.pipeline import bundle_from_start
+    from tokfilter.train.pipeline import bundle_from_start, check_run
     from tokfilter.train.recipe import config_from_recipe
     from tokfilter.vit.bundle import save_bundle
 
+    _check_output(output, params["overwrite"] or params["resume"])
     folder = params["run_dir"] or output.with_name(output.name + ".work")
+    check_target(folder, folder=True)
     pixels = pixels_from_options(params, recipe)
     foreign = foreign_from_options(params["arch"], params["arch_arg"], params["checkpoint"], pixels)
     names = () if foreign is None else foreign.class_names
     with progress_bar() as progress:
-        splits = read_splits(data, recipe.data.holdout, progress, params["class_map"], model_names=names)
+        splits = listed_splits(data, recipe.data.holdout, params["class_map"], model_names=names)
         config = config_from_recipe(recipe, len(splits.train), stages=_lacking_stages(params))
         start = start_from_options(
             params["arch"],
@@ -101,10 +107,34 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
             preprocessing=pixels,
             foreign=foreign,
         )
+        check_run(start, config, params["labels"])
+        splits = checked_splits(splits, progress)
+        config = config_from_recipe(recipe, len(splits.train), stages=config.stages)
         run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress)
         bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])
         save_bundle(bundle, output)
-    return bundle.training
+    return bundle
+
+
+def _rows(bundle: "Bundle") -> list[dict[str, Any]]:
+    """Rows of the table: every token before fine-tuning, then each budget after it."""
+    before = [
+        {**row, "method": "full, before fine-tuning"} for row in bundle.training.get("accuracy_before_finetune", [])
+    ]
+    patches = bundle.golden.scores.shape[1]
+    after = [{**row, "method": "full" if row["tokens"] == patches else "filter"} for row in bundle.training["accuracy"]]
+    return before + after
+
+
+def _check_output(output: Path, replace: bool) -> None:
+    from tokfilter.artifacts.files import check_target
+
+    if output.is_file() and not replace:
+        raise click.UsageError(
+            f"{output} exists already: --overwrite replaces it, -o writes another file, and --resume continues an "
+            "interrupted run."
+        )
+    check_target(output)
 
 
 def _changes(params: dict[str, Any]) -> dict[str, Any]:

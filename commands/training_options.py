@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arguments_from_text",
+    "checked_splits",
     "foreign_from_options",
+    "listed_splits",
     "model_options",
-    "read_splits",
     "recipe_from_options",
     "recipe_options",
     "start_from_options",
@@ -90,21 +91,20 @@ def arguments_from_text(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def read_splits(
+def listed_splits(
     data: Path,
     holdout: float,
-    progress: "Progress",
     class_map: Path | None = None,
     dist_context: "DistContext | None" = None,
     model_names: Sequence[str] = (),
 ) -> "Splits":
-    """The images of the class map's classes that can be decoded; the others are named on standard error.
+    """The images of the class map's classes, by name: none is read. Those left out are named on standard error.
 
     model_names: classes in a checkpoint's order, which is taken where the data has the same classes
     """
     from tokfilter.train.checkpoint.class_names import same_names
     from tokfilter.train.class_map import class_map_from_file, mapped
-    from tokfilter.train.data import Splits, checked, splits_from_folder
+    from tokfilter.train.data import Splits, splits_from_folder
     from tokfilter.train.distributed import SINGLE_PROCESS
 
     dist_context = dist_context or SINGLE_PROCESS
@@ -118,7 +118,16 @@ def read_splits(
     if names != splits.train.class_names:
         once = _warn if dist_context.is_main else lambda text: None
         splits = Splits(*(mapped(part, names, once) for part in (splits.train, splits.test)))
-    return Splits(*(checked(part, progress, _warn, dist_context) for part in (splits.train, splits.test)))
+    return splits
+
+
+def checked_splits(splits: "Splits", progress: "Progress", dist_context: "DistContext | None" = None) -> "Splits":
+    """The images that can be decoded; the others are named on standard error. Raises DataError."""
+    from tokfilter.train.data import Splits, checked
+    from tokfilter.train.distributed import SINGLE_PROCESS
+
+    context = dist_context or SINGLE_PROCESS
+    return Splits(*(checked(part, progress, _warn, context) for part in (splits.train, splits.test)))
 
 
 def start_from_options(
@@ -177,12 +186,18 @@ def _start(
             "expected a start model, got none: give --arch (a timm model), or --checkpoint with a bundle (model.pt) or "
             "a folder of timm or transformers."
         )
-    own = [name for name in PIXELS if options.get("preprocessing", {}).get(name) is not None and name != "crop_pct"]
-    if own:
+    given = {name: value for name, value in options.get("preprocessing", {}).items() if value is not None}
+    crop_pct = given.pop("crop_pct", None)
+    if given:
+        option = f"--{next(name for name in PIXELS if name in given).replace('_', '-')}"
+        raise click.UsageError(f"{checkpoint} is a bundle with a preprocessing of its own: leave {option} out.")
+    start = start_from_bundle(checkpoint, class_names)
+    if crop_pct not in (None, start.preprocessing.crop_pct):
         raise click.UsageError(
-            f"{checkpoint} is a bundle with a preprocessing of its own: leave --{own[0].replace('_', '-')} out."
+            f"{checkpoint} is a bundle with a crop_pct of its own ({start.preprocessing.crop_pct:g}, got "
+            f"{crop_pct:g}): leave --crop-pct and the recipe's data.crop_pct out."
         )
-    return start_from_bundle(checkpoint, class_names)
+    return start
 
 
 def _warn(text: str) -> None:

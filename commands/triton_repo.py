@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tokfilter.commands.json_output import json_option, print_json
+
 if TYPE_CHECKING:
     from tokfilter.export.serving.triton import Repository
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--queue", default=256, show_default=True, help="Requests that may wait before more are rejected.")
 @click.option("--instances", default=1, show_default=True, help="Copies of each model on each device.")
 @click.option("--plugin", type=click.Path(path_type=Path), help="Self-registering plugin library, for plans.")
+@json_option
 def triton_repo(
     directory: Path,
     target: Path,
@@ -27,6 +30,7 @@ def triton_repo(
     queue: int,
     instances: int,
     plugin: Path | None,
+    as_json: bool,
 ) -> None:
     """Write a model repository for Triton Inference Server from an export DIRECTORY.
 
@@ -37,7 +41,13 @@ def triton_repo(
     from tokfilter.export.serving.triton_config import TritonOptions
 
     options = TritonOptions(max_batch, delay_us, queue, instances)
-    _show(triton_repository(directory, target, options, full, plugin), target)
+    written = triton_repository(directory, target, options, full, plugin)
+    if as_json:
+        models = {name: {"max_batch_size": config.max_batch_size} for name, config in written.models.items()}
+        left_out = [{"reason": reason, "paths": list(paths)} for reason, paths in written.left_out.items()]
+        print_json("triton-repo", {"folder": target, "models": models, "left_out": left_out})
+    else:
+        _show(written, target)
 
 
 def _show(repository: "Repository", target: Path) -> None:

@@ -36,16 +36,18 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
 
     The budget is written into the manifest and becomes the default of every session.
     """
+    from tokfilter.artifacts.files import check_target
     from tokfilter.runtime.comparison.rounds import BenchConfig
     from tokfilter.runtime.measure.record import write_json
     from tokfilter.runtime.tuning.tune import tune as run
 
     options = session_options_from(params)
     others = batches_from_text("--model-batches", params["model_batches"]) if params["model_batches"].strip() else []
+    config = BenchConfig(duration, 0.2, 0.1)
+    check_target(directory / "tune.json")
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
-    goal = _goal(directory, options, **{name: params[name] for name in names})
+    goal = _goal(directory, options, batch, **{name: params[name] for name in names})
     with progress_bar() as progress:
-        config = BenchConfig(duration, 0.2, 0.1)
         document = run(directory, goal, batch, options, config, progress, command_line(), others)
     write_json(directory / "tune.json", document)
     if as_json:
@@ -61,22 +63,27 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
 def _goal(
     directory: Path,
     options: "SessionOptions",
+    batch: int,
     latency_ms: float | None,
     speedup: float | None,
     max_drop: float | None,
     accuracy: Path | None,
     images: Path | None,
 ) -> "Goal":
-    from tokfilter.runtime.tuning.goals import Goal
+    from tokfilter.artifacts.manifest import load_manifest
+    from tokfilter.runtime.tuning.goals import Goal, check_value
+    from tokfilter.runtime.tuning.tune import check_batch
 
     if sum(value is not None for value in (latency_ms, speedup, max_drop)) != 1:
         raise click.UsageError("give exactly one goal: --latency-ms, --speedup or --max-drop.")
+    check_batch(load_manifest(directory), options, batch)
     if latency_ms is not None:
         return Goal("latency", latency_ms)
     if speedup is not None:
         return Goal("speedup", speedup)
     if (accuracy is None) == (images is None):
         raise click.UsageError("--max-drop requires one of --accuracy and --images.")
+    check_value("drop", (max_drop or 0.0) / 100)
     return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, accuracy, images))
 
 
@@ -84,7 +91,7 @@ def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, im
     if accuracy is not None:
         needs("report")
     from tokfilter.artifacts.manifest import load_manifest
-    from tokfilter.runtime.labelled import drops_from_images
+    from tokfilter.runtime.labelled import drops_from_images, labelled_files
     from tokfilter.runtime.sessions import open_session
     from tokfilter.runtime.tuning.tune import drops_from_accuracy, tested_budgets
 
@@ -94,6 +101,15 @@ def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, im
 
         return drops_from_accuracy(accuracy_from_file(accuracy), manifest)
     assert images is not None
+    files, skipped = labelled_files(images, manifest.model.class_names), []
+
+    def report(text: str) -> None:
+        skipped.append(text)
+        click.echo(text, err=True)
+
     with open_session(directory, "full", options) as full, open_session(directory, "filtered", options) as filtered:
         budgets = tested_budgets(manifest, filtered.budgets)
-        return drops_from_images(full, filtered, manifest.model, images, budgets)
+        drops = drops_from_images(full, filtered, manifest.model, files, budgets, report)
+    if skipped:
+        click.echo(f"{len(skipped)} of {len(files)} images were left out because they are damaged", err=True)
+    return drops

@@ -1,12 +1,12 @@
 """tokfilter verify."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.commands.json_output import print_json
 from tokfilter.commands.session_options import session_options, session_options_from
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def verify(source: Path, batch: tuple[int, ...], signed_by: Path | None, as_json
     files = [] if source.is_file() else checked_files(source).files
     found = verdicts(source, session_options_from(params), batch)
     if as_json:
-        click.echo(json.dumps([asdict(verdict) for verdict in found], indent=2))
+        verified = {"files": len(files), "signer": signer}
+        print_json("verification", {**verified, "verdicts": [asdict(verdict) for verdict in found]})
         return
     if files:
         click.echo(f"{len(files)} files match the manifest{'' if signer is None else f', signed by {signer}'}")

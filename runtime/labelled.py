@@ -1,29 +1,66 @@
 """Top-1 of an engine on labelled images, at several budgets, without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tokfilter.artifacts.images import open_image
+from tokfilter.artifacts.limits import IMAGE_FORMATS
 from tokfilter.artifacts.manifest import ModelCard
 from tokfilter.errors import DataError
-from tokfilter.runtime.preprocess import preprocess_from_card
+from tokfilter.runtime.preprocess import Preprocess, preprocess_from_card
 from tokfilter.runtime.session import Array, Session
 
-__all__ = ["drops_from_images", "labelled_files", "top1"]
+__all__ = ["drops_from_images", "labelled_files"]
 
 _BATCH = 8
 
 
 def drops_from_images(
-    full: Session, filtered: Session, card: ModelCard, folder: Path, budgets: Sequence[int]
+    full: Session,
+    filtered: Session,
+    card: ModelCard,
+    files: Sequence[tuple[Path, int]],
+    budgets: Sequence[int],
+    report: Callable[[str], None],
 ) -> dict[int, float]:
-    """Budget -> loss of top-1 against the full model on a folder with one subfolder per class. Raises DataError."""
-    files = labelled_files(folder, card.class_names)
-    reference = top1(full, card, files, [card.num_patches])[card.num_patches]
-    return {k: reference - value for k, value in top1(filtered, card, files, budgets).items()}
+    """Budget -> loss of top-1 against the full model on ``labelled_files``.
+
+    report: gets the name and reason of each image that is left out because it is damaged
+    Raises DataError where none can be decoded.
+    """
+    preprocess = preprocess_from_card(card)
+    right, correct, count = 0, dict.fromkeys(budgets, 0), 0
+    for images, labels in _batches(files, preprocess, report):
+        count += len(labels)
+        right += int((full.run(images, card.num_patches).logits.argmax(1) == labels).sum())
+        for k in budgets:
+            correct[k] += int((filtered.run(images, k).logits.argmax(1) == labels).sum())
+    if count == 0:
+        raise DataError(f"none of {len(files)} images can be decoded, first {files[0][0]}: give others.")
+    return {k: (right - value) / count for k, value in correct.items()}
+
+
+def _batches(
+    files: Sequence[tuple[Path, int]], preprocess: Preprocess, report: Callable[[str], None]
+) -> Iterator[tuple[Array, Array]]:
+    """Inputs and classes of the images that can be decoded."""
+    inputs: list[Array] = []
+    labels: list[int] = []
+    for path, label in files:
+        try:
+            inputs.append(preprocess(open_image(path)))
+        except DataError as error:
+            report(f"skipped {error}")
+            continue
+        labels.append(label)
+        if len(labels) == _BATCH:
+            yield np.stack(inputs), np.array(labels)
+            inputs, labels = [], []
+    if labels:
+        yield np.stack(inputs), np.array(labels)
 
 
 def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
@@ -38,7 +75,7 @@ def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path,
     unknown = [path.name for path in subfolders if path.name not in names]
     if unknown:
         raise DataError(f"{folder} has subfolders that are no class of this model, first {unknown[0]!r}.")
-    extensions = Image.registered_extensions()
+    extensions = {ending for ending, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS}
     files = [
         (path, names.index(subfolder.name))
         for subfolder in subfolders
@@ -50,18 +87,3 @@ def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path,
             f"no images in the subfolders of {folder}: labelled images must be files in one subfolder per class."
         )
     return files
-
-
-def top1(
-    session: Session, card: ModelCard, files: Sequence[tuple[Path, int]], budgets: Sequence[int]
-) -> dict[int, float]:
-    """Budget -> top-1 accuracy in 0..1; each image is decoded once."""
-    preprocess = preprocess_from_card(card)
-    correct = dict.fromkeys(budgets, 0)
-    for start in range(0, len(files), _BATCH):
-        part = files[start : start + _BATCH]
-        images: Array = np.stack([preprocess(open_image(path)) for path, _ in part])
-        labels = np.array([label for _, label in part])
-        for k in budgets:
-            correct[k] += int((session.run(images, k).logits.argmax(1) == labels).sum())
-    return {k: count / len(files) for k, count in correct.items()}

@@ -86,7 +86,7 @@ class LabelStore:
             "files": list(images.files),
         }
         header["sha256"] = _header_sum(header)
-        if (self.folder / _HEADER).is_file():
+        if self.exists:
             self.join(identity)
             return
         with atomic_path(self.folder / _HEADER) as part:
@@ -104,15 +104,31 @@ class LabelStore:
         for file in (*self.folder.glob(f".{_HEADER}.*.part"), *self.folder.glob(".shard-*.part")):
             file.unlink(missing_ok=True)
 
-    def check(self, identity: dict[str, Any]) -> None:
-        """Compare the identity. Raises DataError with the names that differ."""
+    @property
+    def exists(self) -> bool:
+        """Whether the folder has labels."""
+        return (self.folder / _HEADER).is_file()
+
+    def check(self, identity: dict[str, Any], count: int | None = None, partial: bool = False) -> None:
+        """Compare the identity. Raises DataError with the names that differ.
+
+        count: images of this run, for the message
+        partial: compare the given part of the identity only
+        """
         header = self._header or _read_header(self.folder)
         mine, theirs = json.loads(json.dumps(identity)), header["identity"]
-        differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        keys = mine.keys() if partial else mine.keys() | theirs.keys()
+        differing = sorted(key for key in keys if mine.get(key) != theirs.get(key))
         if differing:
+            remedy = "Label again"
+            if "images" in differing and count not in (None, header["images"]):
+                remedy = (
+                    f"They are of {header['images']} images, this run uses {count}: where the label run had a limit "
+                    f"or seed, give the same (--set labels.limit={header['images']}, --seed). Otherwise label again"
+                )
             raise DataError(
                 f"the labels in {self.folder} were made with other {', '.join(differing)} than this run's. "
-                "Label again into another folder (`tokfilter label`)."
+                f"{remedy} into another folder (`tokfilter label`)."
             )
 
     def missing(self) -> list[range]:

@@ -11,8 +11,9 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.dataset import TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
@@ -21,16 +22,18 @@ from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
 from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
-from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.model import FilteredViT
 
 __all__ = [
     "LabelConfig",
     "LabelMethod",
     "LabelPrecision",
     "autocast_from_precision",
+    "backbone_digest",
     "delta_loss",
     "identity_from",
     "label_images",
+    "settings_identity",
     "weights_digest",
 ]
 
@@ -190,15 +193,28 @@ def label_images(
 def identity_from(model: FilteredViT, dataset: TrainingData, config: LabelConfig) -> dict[str, Any]:
     """All that labels depend on: weights, images, preprocessing, mask, method."""
     return {
-        "weights": weights_digest(weights_from_model(model)[0]),
+        "weights": backbone_digest(model.backbone),
         "images": dataset.images.digest(),
-        "preprocessing": asdict(dataset.preprocessing),
+        **settings_identity(dataset.preprocessing, config),
+    }
+
+
+def settings_identity(preprocessing: Preprocessing, config: LabelConfig) -> dict[str, Any]:
+    """The part of the identity that is known without images and weights."""
+    return {
+        "preprocessing": asdict(preprocessing),
         "mask": asdict(config.mask),
         "method": config.method,
         "groups": asdict(config.groups) if config.method == "grouped" else None,
         "precision": config.precision,
         "loss": "cross-entropy on the true label",
     }
+
+
+def backbone_digest(backbone: nn.Module) -> str:
+    """Digest of a backbone's weights, without those of a token filter inside it."""
+    weights = backbone.state_dict()
+    return weights_digest({name: weights[name] for name in weights if not name.startswith("patch_drop.")})
 
 
 def weights_digest(weights: dict[str, Tensor]) -> str:

@@ -102,8 +102,8 @@ def train(
     """
     optimizer = create_optimizer_v2(module, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
     warmup = int(plan.warmup * plan.steps)
-    schedule = CosineLRScheduler(
-        optimizer, t_initial=max(1, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
+    schedule = CosineLRScheduler(  # timm warns of a cosine of one step; the first of two has the same learning rate
+        optimizer, t_initial=max(2, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
     )
     identity = hashlib.sha256(f"{name}\n{identity_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
     path = run_dir.path(name)

@@ -16,16 +16,16 @@ from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
-from tokfilter.train.labels import label_images
+from tokfilter.train.labels import backbone_digest, label_images, settings_identity
 from tokfilter.train.loop import RunDir
-from tokfilter.train.stages import labelled_positions, run_stages
+from tokfilter.train.stages import NO_LABELS, labelled_positions, run_stages
 from tokfilter.train.start import Start
 from tokfilter.vit.bundle import UNTRAINED
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
 from tokfilter.vit.scorers import TokenFilter
 
-__all__ = ["bundle_from_start", "label_folder"]
+__all__ = ["bundle_from_start", "check_label_run", "check_run", "label_folder"]
 
 
 def bundle_from_start(
@@ -43,23 +43,26 @@ def bundle_from_start(
     datasets: of the training and test images, where they are decoded already
     Raises DataError, BudgetError.
     """
-    if "backbone" not in config.stages and not start.trained:
-        raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
+    check_run(start, config, labels)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
     model = FilteredViT(start.backbone, keep=config.keep)
     model.drop.scorer = _scorer(model, start, config)
     model.to(device)
-    tokens_from_keep(config.keep, model.num_patches)
     train_dataset, tests = datasets or (
         ImageDataset(part, start.preprocessing, run_dir.progress) for part in (splits.train, splits.test)
     )
     record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": config.seed}
-    record.update(run_stages(model, train_dataset, config, run_dir, labels))
+
+    def accuracy(budgets: Sequence[Keep]) -> list[dict[str, Any]]:
+        return [asdict(row) for row in evaluate(model, tests, budgets, run_dir.progress)]
+
+    record.pop("accuracy_before_finetune", None)  # of a training that the start model comes from
+    record.update(run_stages(model, train_dataset, config, run_dir, labels, lambda: accuracy([1.0])))
     if not model.drop.scorer.trained:
         record["filter"] = UNTRAINED
         model.drop.state.warned = True  # the record has it, and the stages were the caller's choice
-    record["accuracy"] = [asdict(row) for row in evaluate(model, tests, keeps, run_dir.progress)]
+    record["accuracy"] = accuracy(keeps)
     return _bundle(model.cpu(), start, splits, config, tests, record)
 
 
@@ -71,14 +74,40 @@ def label_folder(
 
     shard_images: images per file
     """
-    if not start.trained:
-        raise DataError(f"{start.origin} has no head trained for the data's classes: train its backbone first.")
+    check_label_run(start, config, folder)
     model = FilteredViT(start.backbone).to(dist_context.device).eval()
     positions = labelled_positions(len(images), config)
     chosen = images if positions is None else images.subset(positions)
     dataset = ImageDataset(chosen, start.preprocessing, progress)
     store, run_dir = LabelStore(folder, shard_images), RunDir(progress=progress)
     return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk, dist_context)
+
+
+def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> None:
+    """What of a training can be refused before an image is read. Raises DataError, BudgetError."""
+    if "backbone" not in config.stages and not start.trained:
+        raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
+    fixed = config.finetune.fixed
+    for keep in (config.keep, *([] if fixed is None else [fixed])):
+        tokens_from_keep(keep, start.backbone.patch_embed.num_patches)
+    if "filter" not in config.stages:
+        return
+    if labels is None and "label" not in config.stages:
+        raise DataError(NO_LABELS)
+    if labels is not None:
+        store, identity = LabelStore(labels), settings_identity(start.preprocessing, config.labels)
+        if "backbone" not in config.stages:
+            identity["weights"] = backbone_digest(start.backbone)
+        store.check(identity, partial=True)
+
+
+def check_label_run(start: Start, config: TrainConfig, folder: Path) -> None:
+    """What of a label run can be refused before an image is read. Raises DataError."""
+    if not start.trained:
+        raise DataError(f"{start.origin} has no head trained for the data's classes: train its backbone first.")
+    if LabelStore(folder).exists:
+        weights = {"weights": backbone_digest(start.backbone)}
+        LabelStore(folder).check(settings_identity(start.preprocessing, config.labels) | weights, partial=True)
 
 
 def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:

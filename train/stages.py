@@ -1,9 +1,10 @@
 """The training stages of one model, in place: backbone, label, filter, finetune."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -18,15 +19,23 @@ from tokfilter.train.labels import identity_from, label_images
 from tokfilter.train.loop import RunDir, generator_from
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["labelled_dataset", "labelled_positions", "run_stages"]
+__all__ = ["NO_LABELS", "labelled_dataset", "labelled_positions", "run_stages"]
+
+NO_LABELS: Final = "the stage `filter` needs labels: add the stage `label`, or give labels made before (--labels)."
 
 
 def run_stages(
-    model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_dir: RunDir, labels: Path | None = None
+    model: FilteredViT,
+    dataset: TrainingData,
+    config: TrainConfig,
+    run_dir: RunDir,
+    labels: Path | None = None,
+    before_finetune: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` in place by the stages of ``config``. Returns settings and metrics of each stage.
 
     labels: a label store made before, in place of the stage ``label``
+    before_finetune: measures the model before the last stage; its result is recorded
     Raises DataError when the store belongs to another model or other data.
     """
     record: dict[str, Any] = {}
@@ -37,6 +46,8 @@ def run_stages(
     if "filter" in config.stages:
         record.update(_filter_stages(model, dataset, config, run_dir, labels))
     if "finetune" in config.stages:
+        if before_finetune is not None:
+            record["accuracy_before_finetune"] = before_finetune()
         _freeze_scorer(model, but_summary=True)
         teacher = _teacher(model) if config.finetune.distill > 0 else None
         metrics = train_elastic(model, dataset, config.finetune, config.seed, run_dir, teacher=teacher)
@@ -80,12 +91,10 @@ def _labels(
     """Labels from a store made before, or made now. Raises DataError."""
     if given is not None:
         store = LabelStore(given)
-        store.check(identity_from(model, dataset, config.labels))
+        store.check(identity_from(model, dataset, config.labels), len(dataset))
         return store.read()
     if "label" not in config.stages:
-        raise DataError(
-            "the stage `filter` needs labels: add the stage `label`, or give labels made before (--labels)."
-        )
+        raise DataError(NO_LABELS)
     if run_dir.folder is None:
         raise DataError("the stage `label` writes its labels to a folder, got none: give a run directory.")
     store = LabelStore(run_dir.folder / "labels")

@@ -7,7 +7,7 @@ from typing import Literal
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.statistics import Interval
 
-__all__ = ["ClockDrift", "Goal", "TunedBudget", "TuningPoint"]
+__all__ = ["ClockDrift", "Goal", "TunedBudget", "TuningPoint", "check_value"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Goal:
     drops: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.value > 0 or (self.kind == "drop" and self.value >= 0)) or self.value == float("inf"):
-            raise DataError(f"a goal of {self.kind} requires a positive number, got {self.value}.")
+        check_value(self.kind, self.value)
         if self.kind == "drop" and not self.drops:
             raise DataError("a goal of drop requires accuracies: give --accuracy accuracy.json or --images.")
 
@@ -76,6 +75,12 @@ class Goal:
     def __str__(self) -> str:
         words = {"latency": f"at most {self.value:g} ms", "speedup": f"at least {self.value:g} times as fast as full"}
         return words.get(self.kind, f"at most {100 * self.value:g} points of top-1 lost")
+
+
+def check_value(kind: str, value: float) -> None:
+    """Check a goal's value, before accuracies are measured. Raises DataError."""
+    if not (value > 0 or (kind == "drop" and value >= 0)) or value == float("inf"):
+        raise DataError(f"a goal of {kind} requires a positive number, got {value}.")
 
 
 @dataclass(frozen=True)

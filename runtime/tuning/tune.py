@@ -25,6 +25,7 @@ from tokfilter.runtime.tuning.goals import Goal, TunedBudget, TuningPoint
 from tokfilter.runtime.tuning.search import select_budget
 
 __all__ = [
+    "check_batch",
     "cost_points",
     "drops_from_accuracy",
     "few_budgets",
@@ -82,6 +83,15 @@ def tune(
     }
     save_choice(directory, _manifest_choice(document, options))
     return document
+
+
+def check_batch(manifest: Manifest, options: SessionOptions, batch: int) -> None:
+    """Check a batch size before engines are opened. Raises EngineError for a missing file, DataError for the batch."""
+    for role in ("full", "filtered"):
+        entry = find_entry(manifest, role, options.runtime, options.precision, provider=options.provider)
+        low, _, high = entry.batch_range or (batch, batch, batch)
+        if not low <= batch <= high:
+            raise DataError(f"{entry.path} takes batches of {low} to {high} images, got --batch {batch}.")
 
 
 def measured_points(

@@ -68,7 +68,7 @@ def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):
         (["--keep", "0.5,1.5"], 1, "got '1.5'"),
         (["--keep", "99"], 1, "16 patch tokens, got 99"),
         (["--batch", "8:1:2"], 1, "got 8:1:2"),
-        (["--budget", "1:8:99"], 1, "max <= 16"),
+        (["--rtx", "--budget", "1:8:99"], 1, "max <= 16"),
         (["--budget", "0:8:16"], 1, "budget range must be 1 <= min"),
         (["--opset", "11"], 1, "opset must be"),
         (["--verify-images", "/nowhere"], 1, "--verify-images must be a folder"),
@@ -199,3 +199,10 @@ def test_stripping_functions_leaves_those_of_the_graphs_for_cuda(quick, bundle_f
     graphs = [load_graph(tmp_path / "out" / name) for name in names]
     assert [len(graph.functions) for graph in graphs] == [0, 0, 1]
     assert [sum(node.op_type == "TokenSelect" for node in graph.graph) for graph in graphs] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("option", [("--batch", "1:4:8"), ("--budget", "1:4:8"), ("--workspace", "64")])
+def test_options_of_engines_without_an_engine_are_refused(bundle_file, tmp_path, option):
+    result = CliRunner().invoke(cli, ["export", str(bundle_file), "-o", str(tmp_path / "out"), *option])
+    assert result.exit_code == 2 and f"{option[0]} is for engines, and none is built" in result.output
+    assert "--keep" in result.output and not (tmp_path / "out").exists()

@@ -41,8 +41,30 @@ def bundle(data, tmp_path_factory):
 def test_train_writes_a_bundle_with_every_stages_record(bundle):
     found = load_bundle(bundle)
     assert found.keep == 0.25 and found.class_names == list("0123456789")
-    assert {"start", "data", "seed", "backbone", "label", "filter", "finetune", "accuracy"} == found.training.keys()
+    assert {
+        "start",
+        "data",
+        "seed",
+        "backbone",
+        "label",
+        "filter",
+        "finetune",
+        "accuracy",
+        "accuracy_before_finetune",
+    } == found.training.keys()
+    assert [row["tokens"] for row in found.training["accuracy_before_finetune"]] == [16]
     assert found.preprocessing.input_size == (3, 32, 32) and found.preprocessing.crop_pct == 1
+
+
+def test_the_table_names_full_rows_and_has_the_accuracy_before_fine_tuning(bundle):
+    from tokfilter.commands.train import _rows
+
+    found = load_bundle(bundle)
+    before, *after = _rows(found)
+    assert (before["method"], before["tokens"]) == ("full, before fine-tuning", 16)
+    assert [(row["method"], row["tokens"]) for row in after] == [("full", 16), ("filter", 8), ("filter", 4)]
+    found.training.pop("accuracy_before_finetune")  # without the stage, or of an earlier version
+    assert _rows(found) == after
 
 
 def test_label_then_train_with_those_labels(data, bundle, tmp_path):
@@ -278,3 +300,83 @@ def test_a_bundle_keeps_its_preprocessing(data, bundle, tmp_path):
     result = tokfilter("train", data, "--checkpoint", bundle, "-o", tmp_path / "m.pt", "--mean", "0.5")
     assert result.exit_code == 2
     assert "is a bundle with a preprocessing of its own: leave --mean out" in " ".join(result.output.split())
+
+
+@pytest.fixture
+def no_image_is_read(monkeypatch):
+    def read(*_):
+        raise AssertionError("an image was read")
+
+    for name in ("image", "key"):
+        monkeypatch.setattr(f"tokfilter.train.data.ImageList.{name}", read)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --arch"),
+        (["--arch", "resnet18"], "cannot be filtered"),
+        (["--checkpoint", "nowhere.pt"], "there is none at nowhere.pt"),
+        ([*MODEL, "--stages", "label,filter"], "add the stage `backbone`"),
+        ([*MODEL, "--stages", "backbone,filter"], "needs labels"),
+        ([*MODEL, "--keep", "2000"], "16 patch tokens, got 2000"),
+        ([*MODEL, "--set", "finetune.fixed_keep=2000"], "16 patch tokens, got 2000"),
+        ([*MODEL, "--set", "filter.width=0"], "filter.width"),
+        ([*MODEL, "--labels", "nowhere"], "nowhere has no labels"),
+        ([*MODEL, "-o", "."], "expected the name of a file"),
+        ([*MODEL, "-o", "file/model.pt"], "is a file, not a folder"),
+        ([*MODEL, "--run-dir", "file"], "expected the name of a folder"),
+        (["--checkpoint", "BUNDLE", "--crop-pct", "0.5"], "crop_pct of its own (1, got 0.5)"),
+        (["--checkpoint", "BUNDLE", "--set", "data.crop_pct=0.5"], "crop_pct of its own (1, got 0.5)"),
+        (["--checkpoint", "BUNDLE", "--mean", "0.5"], "leave --mean out"),
+    ],
+)
+def test_train_refuses_options_before_the_first_image_is_read(
+    data, bundle, tmp_path, monkeypatch, no_image_is_read, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = [bundle if value == "BUNDLE" else value for value in arguments]
+    result = tokfilter("train", data, *([] if "-o" in arguments else ["-o", "m.pt"]), *arguments)
+    assert result.exit_code in (1, 2) and words in " ".join(result.output.split()), result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_label_refuses_options_before_the_first_image_is_read(data, bundle, tmp_path, no_image_is_read):
+    def refused(*arguments):
+        result = tokfilter("label", data, *arguments)
+        assert result.exit_code in (1, 2), result.output
+        return " ".join(result.output.split())
+
+    (tmp_path / "file").write_text("")
+    assert "expected the name of a folder" in refused(bundle, "-o", tmp_path / "file")
+    assert "labels.chunk" in refused(bundle, "-o", tmp_path / "out", "--set", "labels.chunk=0")
+    assert "crop_pct of its own" in refused(bundle, "-o", tmp_path / "out", "--crop-pct", "0.5")
+    assert "there is none at" in refused(tmp_path / "none.pt", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_fewer_images_name_the_option(data, bundle, tmp_path):
+    limit = ["--set", "labels.limit=20"]
+    assert tokfilter("label", data, bundle, "-o", tmp_path / "labels", *limit).exit_code == 0
+    arguments = ["train", data, "--checkpoint", bundle, "--labels", tmp_path / "labels", "--stages", "filter", *QUICK]
+    result = tokfilter(*arguments, "-o", tmp_path / "m.pt")
+    words = " ".join(result.output.split())
+    assert result.exit_code == 1 and "They are of 20 images, this run uses 64" in words
+    assert "--set labels.limit=20" in words
+    again = tokfilter("label", data, bundle, "-o", tmp_path / "labels", *limit, "--set", "labels.mask=mean")
+    assert again.exit_code == 1 and "made with other mask" in again.output
+    assert tokfilter(*arguments, "-o", tmp_path / "m.pt", *limit).exit_code == 0
+
+
+def test_an_existing_bundle_is_not_replaced_silently(data, bundle, tmp_path):
+    output = tmp_path / "model.pt"
+    output.write_bytes(b"mine")
+    arguments = ["train", data, "-o", output, "--checkpoint", bundle, "--stages", "finetune", *QUICK]
+    result = tokfilter(*arguments)
+    assert result.exit_code == 2 and "--overwrite replaces it" in " ".join(result.output.split())
+    assert output.read_bytes() == b"mine" and not (tmp_path / "model.pt.work").exists()
+    assert tokfilter(*arguments, "--overwrite").exit_code == 0
+    written = load_bundle(output).training
+    assert tokfilter(*arguments, "--resume").exit_code == 0  # every stage is done: the same bundle again
+    assert load_bundle(output).training == written

@@ -42,5 +42,25 @@ def test_drops_from_labelled_images(export_directory, photos):
         open_session(export_directory, "full", OPTIONS) as full,
         open_session(export_directory, options=OPTIONS) as filtered,
     ):
-        drops = drops_from_images(full, filtered, card, photos, [4, 16])
+        drops = drops_from_images(full, filtered, card, labelled_files(photos, card.class_names), [4, 16], print)
     assert drops[16] == 0.0 and -1.0 <= drops[4] <= 1.0
+
+
+@pytest.mark.parametrize("damaged", [1, 9, 10])
+def test_damaged_images_are_named_and_left_out(export_directory, photos, damaged):
+    """What is measured is what the same folder without them gives."""
+    card = load_manifest(export_directory).model
+    files, reports = labelled_files(photos, card.class_names), []
+    for path, _ in files[:damaged]:
+        path.write_bytes(path.read_bytes()[:60])
+    with (
+        open_session(export_directory, "full", OPTIONS) as full,
+        open_session(export_directory, options=OPTIONS) as filtered,
+    ):
+        if damaged == len(files):
+            with pytest.raises(DataError, match="none of 10 images can be decoded, first .*0.png"):
+                drops_from_images(full, filtered, card, files, [4], reports.append)
+        else:
+            found = drops_from_images(full, filtered, card, files, [4], reports.append)
+            assert found == drops_from_images(full, filtered, card, files[damaged:], [4], print)
+    assert len(reports) == damaged and all("skipped" in text and ".png" in text for text in reports)
