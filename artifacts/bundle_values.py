@@ -22,12 +22,14 @@ def plain_copy(value: Any) -> Any:
             raise BundleError(
                 f"a bundle's plain values are at most {MAX_PLAIN_VALUES}, nested at most {MAX_PLAIN_DEPTH} deep"
             )
-        if isinstance(value, Mapping):
-            return {str(key)[:1000]: copied(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [copied(item, depth + 1) for item in value]
         if value is None or isinstance(value, str | int | float | bool):
             return value
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str | int | float) for key in value):
+                raise BundleError("keys of a bundle's plain values are texts or numbers")
+            return {str(key): copied(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copied(item, depth + 1) for item in value]
         raise BundleError(f"a bundle holds tensors and plain values, got {type(value).__name__}: {_short(value)}")
 
     return copied(value, 0)

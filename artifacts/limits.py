@@ -93,7 +93,7 @@ MAX_PARTS_LIST: Final = 16 << 20
 MAX_PICKLE: Final = 64 << 20
 """Bytes of the part of a torch.save file that holds everything but the tensors' values; a ViT's has 50 kB."""
 
-MAX_PLAIN_VALUES: Final = 2_000_000
+MAX_PLAIN_VALUES: Final = 500_000
 """Numbers, texts and containers in a bundle beside its tensors. A pickle can name one list many times, and a walk
 through it meets each time all that is in it: 30 lists of two make 2^30."""
 

@@ -228,7 +228,7 @@ BAD_FIELDS = [
     (("golden", "images"), torch.zeros(0, 3, 32, 32), "do not belong together"),
     (("golden",), KeyError, "KeyError"),
     (("training",), KeyError, "KeyError"),
-    (("training",), multiplied(), "at most 2000000, nested at most 32 deep"),
+    (("training",), multiplied(), "at most 500000, nested at most 32 deep"),
     (("training",), nested_lists(), "nested at most 32 deep"),
     (("architecture", "kwargs"), multiplied(), "nested at most 32 deep"),
 ]  # fmt: skip
