@@ -1,0 +1,100 @@
+"""Small files that ask for gigabytes: each ends in its sentence, in a process that took less than 400 MB."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tokfilter.artifacts.limits import MAX_LABELS_JSON
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from tokfilter.artifacts.images import open_image
+from tokfilter.artifacts.json_file import json_from_file
+from tokfilter.artifacts.npz import arrays_from_npz
+from tokfilter.artifacts.zip_parts import checked_archive, open_regular
+
+def npz(path):
+    with open_regular(path) as file:
+        arrays_from_npz(file)
+
+def archive(path):
+    with open_regular(path) as file:
+        checked_archive(file)
+
+readers = {".png": open_image, ".json": lambda path: json_from_file(path, 512 << 20), ".npz": npz, ".zip": archive}
+found = {}
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        readers[path.suffix](path)
+        found[path.name] = "accepted"
+    except Exception as error:
+        found[path.name] = f"{type(error).__name__}: {error}"
+status = Path("/proc/self/status")  # getrusage counts the process that started this one
+found["peak"] = int(status.read_text().split("VmHWM:")[1].split()[0]) << 10 if status.exists() else 0
+print(json.dumps(found))
+"""
+
+
+def sparse(path, start, size):
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+
+
+def png_header(side):
+    """A 16-bit RGB image of side x side by its header, without pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bombs")
+    (folder / "16bit.png").write_bytes(png_header(13_300))
+    sparse(folder / "sparse.png", b"\x89PNG\r\n\x1a\n", 1 << 40)
+    sparse(folder / "hole.json", b"", MAX_LABELS_JSON)
+    sparse(folder / "long.json", b"[", 1 << 40)
+    (folder / "deep.json").write_text("[" * 1_000_000)
+    sparse(folder / "end.zip", b"PK\x03\x04", 1 << 36)
+    with (
+        zipfile.ZipFile(folder / "deflated.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("a.npy", "w", force_zip64=True) as part,
+    ):
+        for _ in range(500):
+            part.write(bytes(1 << 20))
+    os.mkfifo(folder / "fifo.npz")
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("16bit.png", "at most 100 million pixels, got 13300 x 13300"),
+        ("sparse.png", "must have at most 600 MiB, got 1048576"),
+        ("hole.json", "it is empty"),
+        ("long.json", "at most 512 MiB, got 1048576"),
+        ("deep.json", "nested too deeply"),
+        ("end.zip", "not a zip file"),
+        ("deflated.npz", "is compressed"),
+        ("fifo.npz", "no regular file"),
+    ],
+)
+def test_each_bomb_ends_in_a_sentence(found, name, words):
+    assert words in found[name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_none_takes_memory(found):
+    assert found["peak"] < 400 << 20
