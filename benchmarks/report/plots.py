@@ -18,7 +18,7 @@ from tokfilter.benchmarks.report.labels import Labels, Place, shortened, spread
 from tokfilter.benchmarks.report.series import Axis, Reference, Series
 from tokfilter.benchmarks.report.svg import COLOURS, svg_from_figure
 
-__all__ = ["CUT", "figure_from_series", "limits_from_series", "line_plot"]
+__all__ = ["CUT", "STYLE", "figure_from_series", "limits_from_series", "line_plot"]
 
 SIZE: Final = (5.0, 3.6)
 """Inches of 72 units. Small, so that the text stays readable when a phone scales the plot down."""
@@ -38,7 +38,7 @@ CUT: Final = "Arrows mark intervals that go on outside the plot"
 _AT_TOP: Final = (Place((6, 0), "left", "top"), Place((-6, 0), "right", "top"))
 _AT_BOTTOM: Final = (Place((6, 2), "left", "bottom"), Place((-6, 2), "right", "bottom"))
 
-_RC: Final[Any] = {
+STYLE: Final[Any] = {
     "svg.fonttype": "none", "text.parse_math": False,
     "font.size": 12, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.edgecolor": COLOURS["rule"], "axes.labelcolor": COLOURS["muted"],
@@ -64,7 +64,7 @@ def line_plot(
     title: text for screen readers
     small: smaller plot for three in a row, with text of the same size
     """
-    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure, cut = figure_from_series(series, x, y, reference, small)
         return svg_from_figure(figure, name, f"{title}. {CUT}." if cut else title)
 
@@ -72,7 +72,10 @@ def line_plot(
 def figure_from_series(
     series: Sequence[Series], x: Axis, y: Axis, reference: Reference | None = None, small: bool = False
 ) -> tuple[Figure, bool]:
-    """The plot before it becomes SVG, and whether an interval far wider than the values was cut: an arrow shows it."""
+    """The plot before it becomes SVG, and whether an interval far wider than the values was cut: an arrow shows it.
+
+    To be called, and drawn, in ``matplotlib.rc_context(STYLE)``.
+    """
     series = [replace(item, name=shortened(item.name)) for item in series]
     width, height = SMALL_SIZE if small else SIZE
     names = sum(bool(item.name) for item in series)

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from itertools import combinations, pairwise
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from paths import ROOT
 
 from tokfilter.benchmarks.report.labels import spread
 from tokfilter.benchmarks.report.numbers import STYLES, Numbers, fact, resolve
-from tokfilter.benchmarks.report.plots import CUT, figure_from_series, limits_from_series, line_plot
+from tokfilter.benchmarks.report.plots import CUT, STYLE, figure_from_series, limits_from_series, line_plot
 from tokfilter.benchmarks.report.series import Axis, Reference, Series
 
 
@@ -163,8 +164,10 @@ def test_no_two_texts_of_a_plot_overlap(names, x, small, random):
         for name in names
     ]
     series[0] = replace(series[0], notes=[STYLES["fraction"](value) for value in x])
-    figure, _ = figure_from_series(series, *AXES, Reference(1.0, "break-even"), small)
-    for (one, first), (other, second) in combinations(boxes(figure), 2):
+    with mpl.rc_context(STYLE):
+        figure, _ = figure_from_series(series, *AXES, Reference(1.0, "break-even"), small)
+        found = boxes(figure)
+    for (one, first), (other, second) in combinations(found, 2):
         across = min(first.x1, second.x1) - max(first.x0, second.x0)
         along = min(first.y1, second.y1) - max(first.y0, second.y0)
         assert across <= 1 or along <= 4, (one, other)
