@@ -8,12 +8,14 @@ PYTHON310 ?= $(shell .ci/python 3.10)
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt arm64 bench install-check release clean
+.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt arm64 bench install-check lock release clean
+# LOCKED=1 installs what .ci/requirements.txt lists, and pip compares the hash of every file.
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
+	$(if $(LOCKED),$(BIN)/pip install --quiet --require-hashes --requirement .ci/requirements.txt)
+	$(BIN)/pip install --quiet $(if $(LOCKED),--no-deps --no-build-isolation,--constraint .ci/constraints.txt) --editable '.[dev]'
 	mkdir -p .typing && ln -sfn .. .typing/tokfilter
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .typing tensorrt-stubs==10.13.0.35.1
 	sed -i -E $(STUBS) .typing/tensorrt_bindings/tensorrt.pyi
@@ -88,6 +90,10 @@ bench: install
 # Is there a release of every dependency for each Python? Downloads metadata, installs nothing.
 install-check:
 	.ci/install-check
+
+# After a change of pyproject.toml or .ci/constraints.txt: needs a network, a minute.
+lock:
+	.ci/lock
 
 release: install
 	.ci/release
