@@ -45,6 +45,9 @@ PROGRAMS: Final = {
     "kernel-figures": LazyCommand(
         f"{_MICRO}.kernel_figures:main", "kernel on a CPU: registers, bytes moved, cycles", checkout=True
     ),
+    "portability": LazyCommand(
+        "tokfilter.benchmarks.portability.program:main", "runtimes that read the exported files", checkout=True
+    ),
     "readme": LazyCommand("tokfilter.benchmarks.records.readme:main", "rewrite the tables of README and docs"),
 }
 """Name -> program. A program's module is imported when it is called."""

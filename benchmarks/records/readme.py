@@ -20,6 +20,7 @@ from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_tab
 from tokfilter.benchmarks.records.int8_tables import int8_table
 from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
+from tokfilter.benchmarks.records.portability_tables import portability_table
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
 from tokfilter.benchmarks.records.tables import (
     Document,
@@ -59,6 +60,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "cpu_forms": ("cpu_forms.json", forms_table),
     "cpu_options": ("cpu_forms.json", options_table),
     "cpu_profile": ("cpu_forms.json", profile_table),
+    "portability": ("portability.json", portability_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }

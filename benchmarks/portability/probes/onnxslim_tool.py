@@ -1,0 +1,4 @@
+import onnxslim
+from protocol import convert
+
+convert(lambda model, output: onnxslim.slim(model, output))

@@ -1,0 +1,18 @@
+import tract
+from protocol import run_cases
+
+
+def prepare(model, case):
+    """tract plans a graph for the shapes that it is given."""
+    graph = tract.onnx().load(model)
+    names = [graph.input_name(i) for i in range(graph.input_count())]
+    facts = {"images": ",".join(map(str, case["shape"])) + ",f32", "slots": f"{case['tokens']},i32"}
+    for i, name in enumerate(names):
+        graph.set_input_fact(i, facts[name])
+    graph.analyse()
+    outputs = [graph.output_name(i) for i in range(graph.output_count())]
+    runnable = graph.into_model().into_runnable()
+    return lambda feeds: runnable.run([feeds[name] for name in names])[outputs.index("logits")].to_numpy()
+
+
+run_cases(prepare)
