@@ -46,20 +46,20 @@ def command_of(runtime: Runtime, folder: Path, *arguments: str | Path) -> list[s
 def _install_pip(runtime: Runtime, folder: Path) -> None:
     _run([sys.executable, "-m", "venv", str(folder)], runtime)
     pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, *(["--no-deps"] if runtime.alone else []), *runtime.packages], runtime)
     if runtime.with_torch:
-        _run([*pip, "--no-deps", *runtime.packages], runtime)
         version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         site = folder / "lib" / version / "site-packages"
         (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    else:
-        _run([*pip, *runtime.packages], runtime)
 
 
 def _install_npm(runtime: Runtime, folder: Path) -> None:
     if shutil.which("npm") is None:
         raise MissingDependencyError(f"{runtime.name} comes from npm, which is not installed: install Node.js.")
     (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
-    _run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *runtime.packages], runtime)
+    # onnxruntime-node's script would download CUDA's libraries.
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+    _run(["npm", "install", *options, *runtime.packages], runtime)
 
 
 def _run(command: list[str], runtime: Runtime) -> None:

@@ -17,6 +17,7 @@ class Runtime:
     packages: of pip or npm, with versions
     note: what the probe fixes when it reads the graph
     kind: python has a virtual environment, node a folder of npm packages
+    alone: install without dependencies: they are named here as far as the probe needs them
     with_torch: whether the environment also sees the packages of ours, torch among them
     quick: installs in seconds, and is checked in CI
     precise: whether the result is held to the tolerance of fp32; a quantised graph to a cosine of 0.99
@@ -27,6 +28,7 @@ class Runtime:
     packages: tuple[str, ...]
     note: str = ""
     kind: Kind = "python"
+    alone: bool = False
     with_torch: bool = False
     quick: bool = False
     precise: bool = True
@@ -34,7 +36,7 @@ class Runtime:
     @property
     def folder(self) -> str:
         """Name of its environment's folder."""
-        return self.name.replace(" ", "-").replace("/", "-").lower()
+        return self.name.replace(", ", "-").replace(" ", "-").lower()
 
     @property
     def is_tool(self) -> bool:
@@ -53,11 +55,22 @@ RUNTIMES: Final[tuple[Runtime, ...]] = (
     Runtime("onnxruntime-node", "node_probe.mjs", ("onnxruntime-node@1.30.0",), kind="node"),
     Runtime("onnxruntime-web", "node_probe.mjs", ("onnxruntime-web@1.30.0",), "WASM, in Node", kind="node"),
     Runtime("tract", "tract_probe.py", ("tract==0.23.9", "numpy"), _FIXED, quick=True),
-    Runtime("IREE", "iree_probe.py", ("iree-base-compiler[onnx]==3.13.0", "iree-base-runtime==3.13.0", _ONNX)),
+    Runtime(
+        "IREE",
+        "iree_probe.py",
+        ("iree-base-compiler[onnx]==3.13.0", "iree-base-runtime==3.13.0", _ONNX),
+        "its limit of the stack raised",
+    ),
     Runtime("MNN", "mnn_probe.py", ("MNN==3.6.1", "numpy")),
-    Runtime("pnnx, ncnn", "ncnn_probe.py", ("pnnx==20261020", "ncnn==1.0.20261020"), f"{_FIXED}, images one by one"),
+    Runtime(
+        "pnnx, ncnn",
+        "ncnn_probe.py",
+        ("pnnx==20261020", "ncnn==1.0.20261020", "numpy"),
+        f"{_FIXED}, images one by one",
+        alone=True,
+    ),  # pnnx asks for torch
     Runtime("TVM", "tvm_probe.py", ("apache-tvm==0.27.0.post1", _ONNX), _FIXED),
-    Runtime("onnx2torch", "onnx2torch_probe.py", ("onnx2torch==1.5.15",), with_torch=True),
+    Runtime("onnx2torch", "onnx2torch_probe.py", ("onnx2torch==1.5.15",), alone=True, with_torch=True),
     Runtime("tinygrad", "tinygrad_probe.py", ("tinygrad==0.14.0", "numpy")),
     Runtime("onnxslim", "onnxslim_tool.py", ("onnxslim==0.1.98", _ONNX)),
     Runtime("onnxsim", "onnxsim_tool.py", ("onnxsim==0.8.1", _ORT, _ONNX)),

@@ -6,6 +6,7 @@ output (where the logits go, float32, raw). Shapes are in the case, so that a ru
 """
 
 import json
+import re
 import sys
 import time
 import traceback
@@ -32,10 +33,7 @@ def run_cases(prepare: Callable[[str, Case], Run]) -> None:
             logits.tofile(case["output"])
             answer = {"case": number, "shape": list(logits.shape)}
         except BaseException as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            words = "; ".join(lines[:2]) or f"at {Path(place.filename).name}:{place.lineno}"
-            answer = {"case": number, "error": f"{type(error).__name__}: {words}"[:300]}
+            answer = {"case": number, "error": sentence(error)}
         answer["seconds"] = round(time.perf_counter() - start, 2)
         print("PROBE " + json.dumps(answer), flush=True)
 
@@ -56,7 +54,15 @@ def convert(function: Callable[[str, str], None]) -> None:
         function(model, output)
         answer: dict[str, Any] = {"file": output}
     except BaseException as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        answer = {"error": f"{type(error).__name__}: {'; '.join(lines[:2])}"[:300]}
+        answer = {"error": sentence(error)}
     answer["seconds"] = round(time.perf_counter() - start, 2)
     print("PROBE " + json.dumps(answer), flush=True)
+
+
+def sentence(error: BaseException) -> str:
+    """The error in one line: without backtrace and folders, which differ from machine to machine."""
+    text = str(error).partition("Stack backtrace")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    words = "; ".join(lines[:6]) or f"at {Path(place.filename).name}:{place.lineno}"
+    return f"{type(error).__name__}: {re.sub(r'(/[^/ ]+)+/', '', words)}"[:400]
