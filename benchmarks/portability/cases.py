@@ -57,7 +57,7 @@ def write_cases(folder: Path) -> list[Case]:
 
     torch.manual_seed(0)
     model = tokfilter.patch(timm.create_model(MODEL), keep=FIXED).eval()
-    images = torch.randn(max(BATCHES), 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    images = _clear_images(model)
     tokfilter.export_model(model, folder / "out", keep=(FIXED,))
     cases = []
     for batch in BATCHES:
@@ -68,6 +68,21 @@ def write_cases(folder: Path) -> list[Case]:
                 expected = model(images[:batch], keep=tokens).numpy()
             cases.append(Case(file, batch, tokens, elastic, path, expected))
     return cases
+
+
+def _clear_images(model: Any) -> Any:
+    """Of 32 random images those whose scores lie farthest apart around each budget.
+
+    An engine that rounds otherwise then keeps the same tokens, and the logits show whether it computes the same.
+    """
+    import torch
+
+    images = torch.randn(32, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scores = model.drop.scorer(model.embed(images)[:, model.prefix_tokens :]).sort(descending=True).values
+    budgets = [budget for budget in BUDGETS if budget < scores.shape[1]]
+    gaps = torch.stack([scores[:, budget - 1] - scores[:, budget] for budget in budgets]).min(dim=0).values
+    return images[gaps.topk(max(BATCHES)).indices]
 
 
 def cases_of_file(cases: list[Case], file: str) -> list[Case]:

@@ -16,7 +16,8 @@ def module(model, names):
     done = subprocess.run([*map(str, command), "--bizCode", "tokfilter"], capture_output=True, text=True)
     if not file.exists():
         raise RuntimeError((done.stdout + done.stderr)[-300:])
-    return MNN.nn.load_module_from_file(str(file), list(names), ["logits"])
+    manager = MNN.nn.create_runtime_manager(({"backend": "CPU", "precision": "high", "numThread": 2},))
+    return MNN.nn.load_module_from_file(str(file), list(names), ["logits"], runtime_manager=manager)
 
 
 def prepare(model, case):

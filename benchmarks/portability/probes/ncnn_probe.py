@@ -25,8 +25,12 @@ def prepare(model, case):
     if not (folder / "m.ncnn.param").exists():
         raise RuntimeError((done.stderr + done.stdout).strip()[-300:])
     network = ncnn.Net()
+    for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+        setattr(network.opt, f"use_{name}", False)
     if network.load_param(str(folder / "m.ncnn.param")) or network.load_model(str(folder / "m.ncnn.bin")):
-        raise RuntimeError("ncnn cannot load what pnnx wrote: it has layers that ncnn lacks")
+        kinds = {line.split()[0] for line in (folder / "m.ncnn.param").read_text().splitlines()[2:]}
+        foreign = sorted(kind for kind in kinds if "." in kind or "_" in kind or kind.islower())
+        raise RuntimeError(f"ncnn cannot load what pnnx wrote; it has the layers {', '.join(foreign) or kinds}")
 
     def logits(feeds):
         rows = []
