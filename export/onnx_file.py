@@ -37,13 +37,19 @@ _LARGEST_FILE: Final = 1 << 31
 
 
 def save_graph(
-    graph: ir.Model, path: Path, single_file_bytes: int = SINGLE_FILE_BYTES, hashed: bool = False
+    graph: ir.Model,
+    path: Path,
+    single_file_bytes: int = SINGLE_FILE_BYTES,
+    hashed: bool = False,
+    inner_shapes: bool = True,
 ) -> list[Path]:
     """Write ``graph`` to ``path``. Returns the files written: the graph, and its weights where they are external.
 
     hashed: put a hash of the weights into the name of their file, so that a graph is never read with other weights
+    inner_shapes: keep the shapes between nodes. Without, a runtime derives them from those of the inputs: tract takes a
+        fixed batch only where no shape names the open one
     """
-    with _untyped_weights(graph):
+    with _untyped(graph, inner_shapes):
         if weight_bytes(graph) <= single_file_bytes:
             ir.save(graph, path, format="protobuf")
             return [path]
@@ -54,16 +60,21 @@ def save_graph(
 
 
 @contextmanager
-def _untyped_weights(graph: ir.Model) -> Iterator[None]:
+def _untyped(graph: ir.Model, inner_shapes: bool) -> Iterator[None]:
     """Without types and notes of initializers: onnx-ir writes value_info for them, which ORT's quantizers refuse.
 
     The notes, names of the exporter's, are not put back.
     """
-    weights = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
-    known = [(value, value.type, value.shape) for value in weights]
-    for value in weights:
-        value.type = value.shape = value.doc_string = None
+    values = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
+    if not inner_shapes:
+        results = {id(value) for value in graph.graph.outputs}
+        values += [value for node in graph.graph for value in node.outputs if id(value) not in results]
+    for value in values:
+        value.doc_string = None
         value.metadata_props.clear()
+    known = [(value, value.type, value.shape) for value in values]
+    for value in values:
+        value.type = value.shape = None
     try:
         yield
     finally:
