@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tokfilter.artifacts.manifest import checked_path, entry_from_file, load_manifest
+from tokfilter.artifacts.checked import check_file
+from tokfilter.artifacts.manifest import entry_from_file, load_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
 from tokfilter.export.engines import PLUGIN_SUFFIX
@@ -41,7 +42,7 @@ def test_export_and_a_later_command_write_the_same_graph(bundle_file, export_dir
         assert [select_node(graph).name for graph in graphs] == ["patch_drop/TokenSelect"] * 2
         nodes = [[(n.op_type, n.name, [v.name for v in n.inputs]) for n in graph.graph] for graph in graphs]
         assert nodes[0] == nodes[1] and all(len(graph.functions) == 1 for graph in graphs)
-        checked_path(tmp_path / "both", entry)
+        check_file(tmp_path / "both", entry)
     assert add_plugin_graphs(tmp_path / "both", tmp_path, manifest.files) == [], "it has them already"
 
 
