@@ -9,7 +9,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from tokfilter.export.contrib.walk import add_node, constant, made_by
+from tokfilter.export.contrib.walk import add_node, constant
 from tokfilter.export.row_wise import is_row_wise, token_inputs
 
 __all__ = ["tokens_as_rows"]
@@ -71,12 +71,15 @@ class _Rows:
             self._leave(value, uses)
 
     def _matrix(self, value: ir.Value, reader: ir.Node) -> ir.Value:
-        """[B, N, C] as [B * N, C]."""
+        """[B, N, C] as [B * N, C], by a reshape of its own.
+
+        One reshape from the heads [B, N, H, C / H] would do, but IREE 3.13 computes that wrongly where N is open.
+        """
         assert value.shape is not None
-        merge, width = made_by(value, "Reshape"), value.shape[2]
+        width = value.shape[2]
         assert isinstance(width, int)
         like = ir.Value(type=value.type, shape=ir.Shape([self.batch * self.count, width]))
-        inputs = [value if merge is None else merge.inputs[0], self._numbers(-1, width)]
+        inputs = [value, self._numbers(-1, width)]
         return add_node(reader, "Reshape", inputs, name=f"{value.name}/rows", like=[like])[0]
 
     def _leave(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
