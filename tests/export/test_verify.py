@@ -221,7 +221,8 @@ def test_without_tensorrt_the_graphs_are_kept(quick, monkeypatch, bundle_file, t
     with pytest.raises(MissingDependencyError, match=r"package tensorrt.*The graphs are written to .*out") as caught:
         pipeline.export_bundle(bundle_file, tmp_path / "out", options)
     assert caught.value.exit_code == 4
-    assert [entry.path for entry in load_manifest(tmp_path / "out").files] == ["model.onnx", "full.onnx", "golden.npz"]
+    paths = [entry.path for entry in load_manifest(tmp_path / "out").files]
+    assert paths == ["model.onnx", "full.onnx", "model.plugin.onnx", "golden.npz"]
 
 
 def test_rtx_engines_are_listed_with_their_ranges(quick, bundle_file, tmp_path):
