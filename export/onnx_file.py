@@ -7,7 +7,7 @@ that were written elsewhere.
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,15 +41,15 @@ def save_graph(
     path: Path,
     single_file_bytes: int = SINGLE_FILE_BYTES,
     hashed: bool = False,
-    inner_shapes: bool = True,
+    open_names: bool = True,
 ) -> list[Path]:
     """Write ``graph`` to ``path``. Returns the files written: the graph, and its weights where they are external.
 
     hashed: put a hash of the weights into the name of their file, so that a graph is never read with other weights
-    inner_shapes: keep the shapes between nodes. Without, a runtime derives them from those of the inputs: tract takes a
-        fixed batch only where no shape names the open one
+    open_names: keep the names of open lengths between nodes. tract takes a fixed batch only where none names the open
+        one
     """
-    with _untyped(graph, inner_shapes):
+    with _untyped_weights(graph), _unnamed_lengths(graph) if not open_names else nullcontext():
         if weight_bytes(graph) <= single_file_bytes:
             ir.save(graph, path, format="protobuf")
             return [path]
@@ -60,26 +60,35 @@ def save_graph(
 
 
 @contextmanager
-def _untyped(graph: ir.Model, inner_shapes: bool) -> Iterator[None]:
+def _untyped_weights(graph: ir.Model) -> Iterator[None]:
     """Without types and notes of initializers: onnx-ir writes value_info for them, which ORT's quantizers refuse.
 
     The notes, names of the exporter's, are not put back.
     """
-    values = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
-    if not inner_shapes:
-        results = {id(value) for value in graph.graph.outputs}
-        values += [value for node in graph.graph for value in node.outputs if id(value) not in results]
-    for value in values:
-        value.doc_string = None
+    weights = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
+    known = [(value, value.type, value.shape) for value in weights]
+    for value in weights:
+        value.type = value.shape = value.doc_string = None
         value.metadata_props.clear()
-    known = [(value, value.type, value.shape) for value in values]
-    for value in values:
-        value.type = value.shape = None
     try:
         yield
     finally:
         for value, kind, shape in known:
             value.type, value.shape = kind, shape
+
+
+@contextmanager
+def _unnamed_lengths(graph: ir.Model) -> Iterator[None]:
+    """With open lengths unnamed in the shapes between nodes; inputs and outputs keep their names."""
+    values = [value for node in graph.graph for value in node.outputs if not value.is_graph_output()]
+    known = [(value, value.shape) for value in values if value.shape is not None]
+    for value, shape in known:
+        value.shape = ir.Shape([size if isinstance(size, int) else ir.SymbolicDim(None) for size in shape])
+    try:
+        yield
+    finally:
+        for value, shape in known:
+            value.shape = shape
 
 
 def load_graph(path: str | Path) -> ir.Model:

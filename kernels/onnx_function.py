@@ -7,14 +7,12 @@ cuda  GatherND over the batch. ONNX Runtime computes the number of images on the
       a CUDA graph cannot hold, so it is not computed here
 ====  ==============================================================================================================
 
-The operators have the same meaning in every opset from 13, so one text serves all. What runtimes refuse is avoided:
-
-* IsNaN (MNN), constants that are not tensors (``value_int`` in ONNX Runtime's ``quant_pre_process``), two tensors of
-  one name (TensorRT-RTX 1.7)
-* a last output of TopK that nothing reads: pnnx removes it, which leaves an invalid TopK
-* GatherElements: onnx's ReferenceEvaluator takes 64 rows at most, and ONNX Runtime is slow
-* GatherND over the batch, except for CUDA: onnx2torch has none, and ONNX Runtime's symbolic shape inference gets it
-  wrong, so that ``quant_pre_process`` stops
+The operators have the same meaning in every opset from 13, so one text serves all. What runtimes refuse is avoided: *
+IsNaN (MNN), Flatten (ONNX Runtime's symbolic shapes lose the width), constants that are not tensors (``value_int`` in
+ONNX Runtime's ``quant_pre_process``), two tensors of one name (TensorRT-RTX 1.7) * a last output of TopK that nothing
+reads: pnnx removes it, which leaves an invalid TopK * GatherElements: onnx's ReferenceEvaluator takes 64 rows at
+most, and ONNX Runtime is slow * GatherND over the batch, except for CUDA: onnx2torch has none, and ONNX Runtime's
+symbolic shape inference gets it wrong, so that ``quant_pre_process`` stops
 """
 
 from collections.abc import Sequence
@@ -45,6 +43,7 @@ _ATTRIBUTES: Final = {"either": ", by_position: int = 1"}
 _CONSTANTS: Final = """
   zero = Constant <value = int64[1] {0}> ()
   one = Constant <value = int64[1] {1}> ()
+  two = Constant <value = int64[1] {2}> ()
   minus_one = Constant <value = int64[1] {-1}> ()
   column = Constant <value = int64[2] {-1, 1}> ()
   zero_scalar = Constant <value = int64 {0}> ()
@@ -93,7 +92,9 @@ _ROWS: Final = {
     "flat": """
   offsets = Mul (images, length)
   first = Reshape (offsets, column)
-  flat = Flatten <axis = 2> (tokens)
+  width = Gather <axis = 0> (shape, two)
+  flat_shape = Concat <axis = 0> (minus_one, width)
+  flat = Reshape (tokens, flat_shape)
   PLACES
   selected = Gather <axis = 0> (flat, rows)""",
     "cuda": """

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tokfilter.artifacts.compare import TOLERANCES
 from tokfilter.benchmarks.portability.cases import FILES, Case, cases_of_file, write_for_probe
 from tokfilter.benchmarks.portability.environments import command_of
 from tokfilter.benchmarks.portability.runtimes import Runtime
@@ -18,6 +17,10 @@ __all__ = ["results_of_runtime"]
 
 _LIMIT_S: Final = 900
 """For one process: reading a file and all of its cases. IREE and TVM compile for minutes on two cores."""
+
+_RELATIVE: Final = 1e-3
+"""Largest difference of a logit, over the image's largest logit. MNN and ncnn approximate exp and erf; one other token
+makes more than 1e-2."""
 
 _COSINE: Final = 0.99
 """What the logits of a graph that a tool made less exact must reach."""
@@ -116,7 +119,7 @@ def _judged(runtime: Runtime, case: Case, logits: npt.NDArray[np.float32]) -> Re
     lengths = np.linalg.norm(logits, axis=1) * np.linalg.norm(case.expected, axis=1)
     cosine = float(((logits * case.expected).sum(1) / np.maximum(lengths, 1e-30)).min())
     difference = float((np.abs(logits - case.expected).max(1) / np.abs(case.expected).max(1)).max())
-    passed = difference <= TOLERANCES["fp32"].relative if runtime.precise else cosine >= _COSINE
+    passed = difference <= _RELATIVE if runtime.precise else cosine >= _COSINE
     return {"difference": difference, "cosine": round(cosine, 6), "passed": passed}
 
 

@@ -76,5 +76,5 @@ RUNTIMES: Final[tuple[Runtime, ...]] = (
     Runtime("onnxsim", "onnxsim_tool.py", ("onnxsim==0.8.1", _ORT, _ONNX)),
     Runtime("quantize_dynamic", "quantize_dynamic_tool.py", (_ORT, _ONNX), precise=False),
     Runtime("quantize_static", "quantize_static_tool.py", (_ORT, _ONNX, "sympy"), precise=False),
-    Runtime("float16 converter", "float16_tool.py", ("onnxconverter-common==1.16.0", _ONNX), precise=False),
+    Runtime("float16 converter", "float16_tool.py", (_ORT, _ONNX, "sympy"), precise=False),
 )

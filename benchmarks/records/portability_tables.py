@@ -31,7 +31,7 @@ def portability_table(document: Document) -> str:
     what = (
         f"{read} of {len(document['runtimes'])} read `model.onnx` as it is and give what torch gives at batches 1 and "
         "3 and at 49, 98 and 196 of 196 tokens. Difference: largest of a logit, over the image's largest logit; at "
-        "most 1e-4, for graphs that a tool quantised or halved a cosine of at least 0.99. "
+        "most 1e-3, for graphs that a tool quantised or halved a cosine of at least 0.99. "
         f"`{document['model']}`, random weights."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, ('torch', 'timm'))}"])

@@ -1,5 +1,5 @@
 import onnx
-from onnxconverter_common import float16
+from onnxruntime.transformers import float16
 from protocol import convert
 
 

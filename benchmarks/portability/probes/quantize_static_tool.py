@@ -28,7 +28,9 @@ def quantize(model, output):
     prepared = str(Path(output).with_suffix(".prepared.onnx"))
     quant_pre_process(model, prepared)
     images = np.fromfile(sys.argv[3], np.float32).reshape(-1, 3, 224, 224)
-    quantize_static(prepared, output, Images(prepared, images), per_channel=True)
+    quantize_static(
+        prepared, output, Images(prepared, images), per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+    )
 
 
 convert(quantize)
