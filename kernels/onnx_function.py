@@ -7,12 +7,15 @@ cuda  GatherND over the batch. ONNX Runtime computes the number of images on the
       a CUDA graph cannot hold, so it is not computed here
 ====  ==============================================================================================================
 
-The operators have the same meaning in every opset from 13, so one text serves all. What runtimes refuse is avoided: *
-IsNaN (MNN), Flatten (ONNX Runtime's symbolic shapes lose the width), constants that are not tensors (``value_int`` in
-ONNX Runtime's ``quant_pre_process``), two tensors of one name (TensorRT-RTX 1.7) * a last output of TopK that nothing
-reads: pnnx removes it, which leaves an invalid TopK * GatherElements: onnx's ReferenceEvaluator takes 64 rows at
-most, and ONNX Runtime is slow * GatherND over the batch, except for CUDA: onnx2torch has none, and ONNX Runtime's
-symbolic shape inference gets it wrong, so that ``quant_pre_process`` stops
+The operators have the same meaning in every opset from 13, so one text serves all. What runtimes refuse is avoided:
+
+* IsNaN (MNN), constants that are not tensors (``value_int`` in ONNX Runtime's ``quant_pre_process``), two tensors of
+  one name (TensorRT-RTX 1.7)
+* Flatten: ONNX Runtime's symbolic shape inference loses the width, so that ``quant_pre_process`` stops
+* a last output of TopK that nothing reads: pnnx removes it, which leaves an invalid TopK
+* GatherElements: onnx's ReferenceEvaluator takes 64 rows at most, and ONNX Runtime is slow
+* GatherND over the batch, except for CUDA: onnx2torch has none, and ONNX Runtime's symbolic shape inference gets it
+  wrong, so that ``quant_pre_process`` stops
 """
 
 from collections.abc import Sequence
