@@ -1,4 +1,7 @@
-"""As ONNX Runtime's documentation has it: pre-processing, then calibration; the linear layers are quantised."""
+"""As ONNX Runtime's documentation has it: pre-processing, then calibration at every budget.
+
+Products of matrices are quantised, but not the filter: with rounded scores other tokens are kept.
+"""
 
 import sys
 from pathlib import Path
@@ -14,11 +17,8 @@ class Images(CalibrationDataReader):
     def __init__(self, model, images):
         graph = onnx.load(model, load_external_data=False).graph
         names = [item.name for item in graph.input]
-        feeds = [{"images": image[None]} for image in images]
-        for feed in feeds:
-            if "slots" in names:
-                feed["slots"] = np.zeros(98, np.int32)
-        self.feeds = iter(feeds)
+        slots = [{"slots": np.zeros(k, np.int32)} for k in (49, 98, 196)] if "slots" in names else [{}]
+        self.feeds = iter([{"images": image[None]} | budget for image in images for budget in slots])
 
     def get_next(self):
         return next(self.feeds, None)
@@ -26,10 +26,13 @@ class Images(CalibrationDataReader):
 
 def quantize(model, output):
     prepared = str(Path(output).with_suffix(".prepared.onnx"))
-    quant_pre_process(model, prepared)
+    quant_pre_process(model, prepared, skip_optimization=True)  # keeps the names of nodes
     images = np.fromfile(sys.argv[3], np.float32).reshape(-1, 3, 224, 224)
+    graph = onnx.load(prepared, load_external_data=False).graph
+    filter_nodes = [node.name for node in graph.node if node.name.startswith("patch_drop")]
+    settings = {"nodes_to_exclude": filter_nodes, "extra_options": {"MatMulConstBOnly": True}}
     quantize_static(
-        prepared, output, Images(prepared, images), per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+        prepared, output, Images(prepared, images), per_channel=True, op_types_to_quantize=["MatMul"], **settings
     )
 
 
