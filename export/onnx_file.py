@@ -41,15 +41,15 @@ def save_graph(
     path: Path,
     single_file_bytes: int = SINGLE_FILE_BYTES,
     hashed: bool = False,
-    open_names: bool = True,
+    inner_shapes: bool = True,
 ) -> list[Path]:
     """Write ``graph`` to ``path``. Returns the files written: the graph, and its weights where they are external.
 
     hashed: put a hash of the weights into the name of their file, so that a graph is never read with other weights
-    open_names: keep the names of open lengths between nodes. tract takes a fixed batch only where none names the open
-        one
+    inner_shapes: keep the shapes between nodes. Readers derive them from those of the inputs; where they are written,
+        tract takes no fixed batch, because they name the open one
     """
-    with _untyped_weights(graph), _unnamed_lengths(graph) if not open_names else nullcontext():
+    with _untyped_weights(graph), nullcontext() if inner_shapes else _without_inner_shapes(graph):
         if weight_bytes(graph) <= single_file_bytes:
             ir.save(graph, path, format="protobuf")
             return [path]
@@ -78,17 +78,18 @@ def _untyped_weights(graph: ir.Model) -> Iterator[None]:
 
 
 @contextmanager
-def _unnamed_lengths(graph: ir.Model) -> Iterator[None]:
-    """With open lengths unnamed in the shapes between nodes; inputs and outputs keep their names."""
+def _without_inner_shapes(graph: ir.Model) -> Iterator[None]:
+    """Without types, shapes and notes of the values between nodes; the notes are not put back."""
     values = [value for node in graph.graph for value in node.outputs if not value.is_graph_output()]
-    known = [(value, value.shape) for value in values if value.shape is not None]
-    for value, shape in known:
-        value.shape = ir.Shape([size if isinstance(size, int) else ir.SymbolicDim(None) for size in shape])
+    known = [(value, value.type, value.shape) for value in values]
+    for value in values:
+        value.type = value.shape = value.doc_string = None
+        value.metadata_props.clear()
     try:
         yield
     finally:
-        for value, shape in known:
-            value.shape = shape
+        for value, kind, shape in known:
+            value.type, value.shape = kind, shape
 
 
 def load_graph(path: str | Path) -> ir.Model:

@@ -10,6 +10,7 @@ Neither torch nor onnxscript is needed here, as in ``export/functions.py``.
 from collections.abc import Iterator
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import is_select_node
@@ -40,8 +41,10 @@ def node_graph(graph: ir.Model) -> ir.Model:
 
     Graphs with no such operators are copied as they are. Raises ExportError where the operators were changed.
     """
-    restored = graph.clone()
-    for name in selections(graph):
+    restored, names = graph.clone(), selections(graph)
+    if names:
+        passes.ShapeInferencePass()(restored)  # the operators were written for the number of tokens
+    for name in names:
         before = _parts(restored.graph, name)
         old = {suffix: ir.serde.serialize_node(node).SerializeToString() for suffix, node in before.items()}
         node = _put_back(restored, name, before)

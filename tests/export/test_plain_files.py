@@ -45,17 +45,13 @@ def test_a_graph_is_standard_operators_with_names_for_all(export_directory, name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_free_stays_free_in_the_shapes_of_a_file(export_directory, name):
-    """Inputs and outputs name what is free; between nodes it has no name, which tract would hold against a number."""
+def test_shapes_are_those_of_inputs_and_outputs(export_directory, name):
+    """Between nodes they would name the open batch, which tract holds against a fixed one."""
     model = onnx.load(export_directory / name)
     free = {"model.onnx": {"batch", "kept"}}.get(name, {"batch"})
     named = {dim.dim_param for v in [*model.graph.input, *model.graph.output] for dim in v.type.tensor_type.shape.dim}
     assert named - {""} == free
-    assert model.graph.value_info
-    for value in model.graph.value_info:
-        dims = value.type.tensor_type.shape.dim
-        assert not any(dim.dim_param for dim in dims)
-        assert len(dims) < 3 or not dims[0].dim_value, value.name
+    assert not model.graph.value_info
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ import sys
 import tarfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tokfilter.artifacts.checked import check_file
@@ -14,7 +15,7 @@ from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
 from tokfilter.export.engines import PLUGIN_SUFFIX
 from tokfilter.export.functions import select_node, with_function
-from tokfilter.export.onnx_file import load_graph, save_graph
+from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.plugin_graphs import named_in
@@ -27,7 +28,7 @@ def copied(export_directory, tmp_path):
     return shutil.copytree(export_directory, tmp_path / "out")
 
 
-def test_export_and_a_later_command_write_the_same_graph(bundle_file, export_directory, tmp_path):
+def test_graphs_of_export_and_of_a_later_command_give_the_same(bundle_file, export_directory, tmp_path):
     options = ExportOptions(keeps=(0.5,), plugin_graphs=True, verify=False)
     manifest = export_bundle(bundle_file, tmp_path / "both", options)
     written = manifest.entries("filtered", "onnx-plugin")
@@ -40,8 +41,14 @@ def test_export_and_a_later_command_write_the_same_graph(bundle_file, export_dir
     for entry in written:
         graphs = [load_graph(folder / entry.path) for folder in (tmp_path / "both", tmp_path)]
         assert [select_node(graph).name for graph in graphs] == ["patch_drop/TokenSelect"] * 2
-        nodes = [[(n.op_type, n.name, [v.name for v in n.inputs]) for n in graph.graph] for graph in graphs]
-        assert nodes[0] == nodes[1] and all(len(graph.functions) == 1 for graph in graphs)
+        attributes = [{name: a.value for name, a in select_node(graph).attributes.items()} for graph in graphs]
+        assert attributes[0] == attributes[1] and all(len(graph.functions) == 1 for graph in graphs)
+        slots = {"slots": np.zeros(5, np.int32)} if entry.budget is None else {}
+        feeds = {"images": np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)} | slots
+        sessions = [cpu_session(folder / entry.path, "fp32") for folder in (tmp_path / "both", tmp_path)]
+        (logits, kept), (other_logits, other_kept) = (session.run(None, feeds) for session in sessions)
+        np.testing.assert_allclose(logits, other_logits, atol=1e-5)
+        np.testing.assert_array_equal(kept, other_kept)
         check_file(tmp_path / "both", entry)
     assert add_plugin_graphs(tmp_path / "both", tmp_path, manifest.files) == [], "it has them already"
 

@@ -253,7 +253,7 @@ def test_stripped_graphs_are_verified_before_they_are_stripped(quick, bundle_fil
     ("options", "error", "words"),
     [
         ({"opset": 17}, ExportError, "opset must be a version from 18"),
-        ({"precisions": ("fp8",)}, ExportError, "precision must be one of fp32, fp16, bf16, got fp8"),
+        ({"precisions": ("fp4",)}, ExportError, "precision must be one of fp32, fp16, bf16, int8, fp8, got fp4"),
         ({"batch_range": (0, 1, 2)}, BudgetError, "batch range must be 1 <= min"),
         ({"batch_range": (4, 2, 8)}, BudgetError, "got 4:2:8"),
         ({"budget_range": (1, 8, 17)}, BudgetError, "max <= 16, this model's patch tokens; got 1:8:17"),

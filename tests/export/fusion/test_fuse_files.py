@@ -140,7 +140,7 @@ def test_initializers_get_no_value_info_which_quantizers_refuse(described, sourc
 
 
 def test_the_output_is_a_folder(source, tmp_path):
-    with pytest.raises(ExportError, match="needs the name of a file to write, got the folder"):
+    with pytest.raises(ExportError, match="-o must be the name of a file to write, got the folder"):
         fuse_graph(source, tmp_path)
 
 
