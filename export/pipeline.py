@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +15,11 @@ import onnx_ir as ir
 
 from tokfilter import __version__
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.pixels import InputForm
-from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
+from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export.auto_fp32 import checked_graphs
 from tokfilter.export.contrib.walk import Fused
 from tokfilter.export.cpu_form import for_cpu
@@ -55,6 +53,7 @@ from tokfilter.export.reference import (
 )
 from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
+from tokfilter.export.versions import package_versions
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.model import FilteredViT
 
@@ -63,7 +62,6 @@ __all__ = ["export_bundle"]
 Progress = Callable[[str], None]
 
 _SUFFIXES: Final = {"onnx-cuda": ".cuda", "onnx-plugin": PLUGIN_SUFFIX}
-_PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 def export_bundle(
@@ -119,7 +117,7 @@ def export_bundle(
             files=[*entries, entry_from_file(folder, GOLDEN_FILE, "golden")],
             source=source,
             opset=options.opset,
-            versions=_versions(),
+            versions=package_versions(),
             verification=report,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
@@ -291,17 +289,3 @@ def _arrays(bundle: Bundle, form: InputForm) -> dict[str, Any]:
         arrays[f"logits_{k}"], arrays[f"indices_{k}"] = logits, golden.indices[k]
     images = golden_image_set(bundle, form).inputs
     return {"images": images, **{name: value.numpy() for name, value in arrays.items()}}
-
-
-def _versions() -> dict[str, str]:
-    return {"tokfilter": __version__, **{package: _version(package) for package in _PACKAGES}}
-
-
-def _version(package: str) -> str:
-    """Version of the package, or of the distribution that installs it under another name, such as onnxruntime-gpu."""
-    try:
-        return version(package)
-    except PackageNotFoundError as error:
-        for name in packages_distributions().get(package, []):
-            return version(name)
-        raise TokfilterError(f"export needs the package {package}: {install_hint('export')}") from error

@@ -80,7 +80,9 @@ def _with_tool(runtime: Runtime, environment: Path, model: Path, cases: list[Cas
         if error is not None:
             yield {"error": error}
             continue
-        feeds = {"images": np.fromfile(case.images, np.float32).reshape(case.batch, 3, 224, 224)}
+        feeds: dict[str, npt.NDArray[Any]] = {
+            "images": np.fromfile(case.images, np.float32).reshape(case.batch, 3, 224, 224)
+        }
         if case.elastic:
             feeds["slots"] = np.zeros(case.tokens, np.int32)
         try:
