@@ -30,6 +30,7 @@ def copied(export_directory, tmp_path):
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_manifest_that_points_outside_is_refused_by_every_writer(copied, tmp_path, field):
+    pytest.importorskip("onnx_ir", reason="triton-repo needs onnx and onnx-ir: pip install 'tokfilter[export]'")
     content = json.loads((copied / NAME).read_text())
     content["files"][1][field] = {EVIL: "0" * 64} if field == "external" else EVIL
     (copied / NAME).write_text(json.dumps(content))

@@ -14,7 +14,7 @@ sys.meta_path.insert(0, Blocker())
 TRAINING = ("torch", "timm", "torchvision", "safetensors", "sklearn", "onnx", "onnx_ir", "onnxscript")
 
 EVERY_MODULE = """
-import importlib, pkgutil
+import importlib, importlib.util, pkgutil
 names = []
 for room in ("artifacts", "trt", "runtime"):
     package = importlib.import_module(f"tokfilter.{room}")
@@ -22,8 +22,11 @@ for room in ("artifacts", "trt", "runtime"):
 for name in ("bench", "verify", "tune", "engine", "pack", "page", "doctor", "inspect"):
     names.append(f"tokfilter.commands.{name}")
 names += ["tokfilter", "tokfilter.cli", "tokfilter.benchmarks.page.build"]
+left_out = ["tokfilter.runtime.torch_"]
+if importlib.util.find_spec("starlette") is None:  # the extra service
+    left_out.append("tokfilter.runtime.service")
 for name in names:
-    if not name.startswith("tokfilter.runtime.torch_"):
+    if not name.startswith(tuple(left_out)):
         importlib.import_module(name)
 print(len(names))
 """

@@ -70,7 +70,10 @@ def test_an_engine_that_differs_is_not_timed(measure):
     manifest = json.loads((folder / "manifest.json").read_text())
     arrays = golden_of(folder, load_manifest(folder))
     changed = {"images": arrays.images, "scores": arrays.scores, "full": arrays.full + 1.0}
-    np.savez(folder / "golden.npz", **changed, **{f"logits_{k}": v for k, v in arrays.logits.items()})
+    budgets = {f"logits_{k}": v for k, v in arrays.logits.items()} | {
+        f"indices_{k}": v for k, v in arrays.indices.items()
+    }
+    np.savez(folder / "golden.npz", **changed, **budgets)
     for entry in manifest["files"]:
         if entry["path"] == "golden.npz":
             path = folder / "golden.npz"
