@@ -7,7 +7,7 @@ that were written elsewhere.
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,19 +37,13 @@ _LARGEST_FILE: Final = 1 << 31
 
 
 def save_graph(
-    graph: ir.Model,
-    path: Path,
-    single_file_bytes: int = SINGLE_FILE_BYTES,
-    hashed: bool = False,
-    inner_shapes: bool = True,
+    graph: ir.Model, path: Path, single_file_bytes: int = SINGLE_FILE_BYTES, hashed: bool = False
 ) -> list[Path]:
     """Write ``graph`` to ``path``. Returns the files written: the graph, and its weights where they are external.
 
     hashed: put a hash of the weights into the name of their file, so that a graph is never read with other weights
-    inner_shapes: keep the shapes between nodes. Readers derive them from those of the inputs; where they are written,
-        tract takes no fixed batch, because they name the open one
     """
-    with _untyped_weights(graph), nullcontext() if inner_shapes else _without_inner_shapes(graph):
+    with _untyped_weights(graph):
         if weight_bytes(graph) <= single_file_bytes:
             ir.save(graph, path, format="protobuf")
             return [path]
@@ -68,21 +62,6 @@ def _untyped_weights(graph: ir.Model) -> Iterator[None]:
     weights = [value for value in graph.graph.initializers.values() if not value.is_graph_input()]
     known = [(value, value.type, value.shape) for value in weights]
     for value in weights:
-        value.type = value.shape = value.doc_string = None
-        value.metadata_props.clear()
-    try:
-        yield
-    finally:
-        for value, kind, shape in known:
-            value.type, value.shape = kind, shape
-
-
-@contextmanager
-def _without_inner_shapes(graph: ir.Model) -> Iterator[None]:
-    """Without types, shapes and notes of the values between nodes; the notes are not put back."""
-    values = [value for node in graph.graph for value in node.outputs if not value.is_graph_output()]
-    known = [(value, value.type, value.shape) for value in values]
-    for value in values:
         value.type = value.shape = value.doc_string = None
         value.metadata_props.clear()
     try:

@@ -220,8 +220,7 @@ def _write_graphs(
         progress(f"writing {name}")
         graph.producer_name, graph.producer_version = "tokfilter", __version__
         graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
-        files = save_graph(graph, folder / name, inner_shapes=details["runtime"] != "onnx")
-        weights = {path.name: sha256(path) for path in files[1:]}
+        weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
         details |= {"precision": precision, "external": weights, "kept_fp32": named_in(graph, kept_fp32)}
         yield entry_from_file(folder, name, **details)
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.cli import cli
-from tokfilter.export import pipeline
+from tokfilter.export import pipeline, versions
 from tokfilter.export.onnx_file import load_graph, save_graph
 
 
@@ -42,11 +42,11 @@ def test_a_package_may_come_under_another_name(quick, bundle_file, tmp_path, mon
             raise PackageNotFoundError(package)
         return "9.9" if package == "onnxruntime-gpu" else version(package)
 
-    monkeypatch.setattr(pipeline, "version", renamed)
-    monkeypatch.setattr(pipeline, "packages_distributions", dict)
+    monkeypatch.setattr(versions, "version", renamed)
+    monkeypatch.setattr(versions, "packages_distributions", dict)
     result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
     assert result.exit_code == 1 and "export needs the package onnxruntime" in result.output
-    monkeypatch.setattr(pipeline, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    monkeypatch.setattr(versions, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
     result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify")
     assert result.exit_code == 0, result.output
     assert load_manifest(tmp_path / "out").versions["onnxruntime"] == "9.9"
@@ -55,7 +55,9 @@ def test_a_package_may_come_under_another_name(quick, bundle_file, tmp_path, mon
 def test_json_on_standard_output_is_the_manifest(quick, bundle_file, tmp_path):
     result = run("export", bundle_file, "-o", tmp_path / "out", "--no-verify", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    printed = json.loads(result.stdout)
+    assert printed.pop("schema") == "tokfilter/manifest"
+    assert printed == json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert json.loads(result.stdout)["verification"] == {"skipped": "--no-verify was given"}
 
 

@@ -55,7 +55,7 @@ def test_every_model_file_runs_at_each_budget_that_torch_computed(export_directo
 
 def test_json_holds_the_figures(export_directory):
     done = run(export_directory, "--threads", "1", "--batch", "3", "--json")
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["verdicts"]
     assert [(v["path"], v["batch"], v["tokens"]) for v in found] == [
         ("full.onnx", 3, 16),
         *(("model.onnx", 3, k) for k in (4, 8, 11)),

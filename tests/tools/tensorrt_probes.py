@@ -222,7 +222,7 @@ def our_plugins(trt: Any, given: Given) -> Any:
     module = as_tensorrt(trt)
     registry = module.get_plugin_registry()
     path = Path(given["library"])
-    failures = [failure_of(lambda: load_plugins(module, registry, {path.name: path})) for _ in range(2)]
+    failures = [failure_of(lambda: load_plugins(module, registry, {str(path): path})) for _ in range(2)]
     return {"failures": failures, "registered": plugin_is_registered(module, registry)}
 
 
