@@ -19,8 +19,8 @@ else:
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = {"artifacts", "benchmarks", "commands", "export", "kernels", "runtime", "train", "trt", "vit"}
-NOT_SHIPPED = {"benchmarks.gpu_proof", "benchmarks.micro"}
-"""Measurements on a GPU and of the kernel: they need the checkout."""
+NOT_SHIPPED = {"benchmarks.gpu_proof", "benchmarks.micro", "benchmarks.portability"}
+"""Measurements on a GPU, of the kernel and in other runtimes: they need the checkout."""
 
 
 def tracked() -> list[Path]:

@@ -59,10 +59,10 @@ HELP = {f"help {verb}": f"{verb} --help" for verb in module._VERBS}
 def run(tmp_path_factory, export_directory):
     """``run(extra, {name: command line})`` -> {name: (exit code, output)}, where only that extra is installed."""
     tmp = tmp_path_factory.mktemp("missing")
-    for name in ("a", "b"):
+    for name in ("ant", "bee"):  # classes of the model
         (tmp / "images" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp / "images" / name / "0.png")
-    places = {"tmp": tmp, "out": export_directory, "images": tmp / "images", "image": tmp / "images" / "a" / "0.png"}
+    places = {"tmp": tmp, "out": export_directory, "images": tmp / "images", "image": tmp / "images" / "ant" / "0.png"}
     places["bundle"] = tmp / "model.pt"
     places["bundle"].write_bytes(b"PK\x03\x04 not read here")
 

@@ -120,7 +120,7 @@ def test_its_cost_is_counted_where_tokens_leave():
 def test_what_cannot_be():
     with pytest.raises(UnsupportedModelError, match="added to the class token, and this VisionTransformer has none"):
         model_of(class_token=False, global_pool="avg")
-    with pytest.raises(ValueError, match="a width, or 0 for none, got -1"):
+    with pytest.raises(ValueError, match="summary is a whole number from 0 to .*, got -1"):
         FilterConfig(summary=-1)
     with pytest.raises(ValueError, match="needs the number of the model's patches"):
         TokenFilter(24, CONFIG)

@@ -115,7 +115,7 @@ def test_last_wants_a_forward_pass(model):
         ("vit_relpos_small_patch16_224", "relative position bias"),
         ("naflexvit_base_patch16_gap", "only while training"),
         ("convnext_atto", "no patch_drop slot"),
-        ("vit_tinny_patch16_224", "has no model 'vit_tinny_patch16_224'. Similar names: "),
+        ("vit_tinny_patch16_224", "has no model 'vit_tinny_patch16_224'. Did you mean vit_tiny_patch16_224 or "),
         ("hf-hub:timm/vit_tiny_patch16_224", "has no model"),
     ],
 )

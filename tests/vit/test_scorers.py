@@ -31,8 +31,8 @@ def test_shapes(depth, activation):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"width": 0}, "at least 1"),
-        ({"depth": 0}, "at least 1"),
+        ({"width": 0}, "from 1 to"),
+        ({"depth": 0}, "from 1 to"),
         ({"activation": "x"}, "gelu"),
         ({"global_feature": "x"}, "mean"),
     ],
