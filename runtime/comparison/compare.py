@@ -49,9 +49,9 @@ def compare(
         raise DataError(f"each engine is measured once, got {doubles[0]} twice.")
     specs, *others = (specs_for(directory, manifest, keeps, one) for one in engines)
     named = [{k: _named(spec, place) for k, spec in other.items()} for place, other in enumerate(others, 2)]
-    with engines_prepared(against, directory, manifest, options) as rivals:
+    with engines_prepared(against, directory, manifest, options) as prepared:
         report = progress or (lambda what, part: None)
-        measured = measure_cells(specs, sorted(set(batches)), config, report, rivals, named)
+        measured = measure_cells(specs, sorted(set(batches)), config, report, prepared, named)
     return document_from_measurements(measured, manifest, options, config, command, further)
 
 
