@@ -1,5 +1,6 @@
 """Choose a model file of an export directory by role, runtime, precision and budget."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -8,12 +9,13 @@ from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.manifest import Entry, FileRuntime, Manifest, Runtime, load_manifest
 from tokfilter.errors import DataError, EngineError
 from tokfilter.runtime.openvino_engine import PRECISIONS
-from tokfilter.runtime.session import Budgets
+from tokfilter.runtime.session import Budgets, TensorSpec
 
 __all__ = [
     "ModelFile",
     "Role",
     "budgets_from_model_file",
+    "budgets_from_tensors",
     "entry_at",
     "file_kinds",
     "file_precision",
@@ -155,6 +157,22 @@ def budgets_from_model_file(model_file: ModelFile, elastic: bool) -> Budgets:
     low, _, high = entry.budget_range or (1, card.keep, card.num_patches)
     wanted = int(model_file.manifest.choice.get("tokens", card.keep))
     return Budgets(low, high, min(max(wanted, low), high), card.num_patches)
+
+
+def budgets_from_tensors(
+    model_file: ModelFile, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: str
+) -> Budgets:
+    """As ``budgets_from_model_file``, from the inputs and outputs of the graph at ``path``.
+
+    Raises EngineError where these are not the ones of an export.
+    """
+    names = [spec.name for spec in inputs]
+    if names not in (["images"], ["images", "slots"]) or outputs[0].name != "logits":
+        raise EngineError(
+            f"{path} must have the inputs images and optionally slots, and logits as its first output; it has "
+            f"{names} and {[spec.name for spec in outputs]}. Export with tokfilter."
+        )
+    return budgets_from_model_file(model_file, elastic="slots" in names)
 
 
 def _serves(entry: Entry, tokens: int | None) -> bool:

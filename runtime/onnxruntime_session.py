@@ -14,7 +14,7 @@ from tokfilter.artifacts.extras import install_hint
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.huge_pages import advised_huge_pages
 from tokfilter.runtime.measure.cpu_features import cpu_features, sums_overflow
-from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
+from tokfilter.runtime.model_files import ModelFile, budgets_from_tensors
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession", "available_provider", "imported_onnxruntime", "preload_cuda"]
@@ -123,13 +123,7 @@ class OnnxRuntimeSession(CheckedSession):
     def _describe(self, session: Any, path: str) -> None:
         self.inputs = tuple(_spec(item) for item in session.get_inputs())
         self.outputs = tuple(_spec(item) for item in session.get_outputs())
-        names = [spec.name for spec in self.inputs]
-        if names not in (["images"], ["images", "slots"]) or self.outputs[0].name != "logits":
-            raise EngineError(
-                f"{path} must have the inputs images and optionally slots, and logits as its first output; it has "
-                f"{names} and {[spec.name for spec in self.outputs]}. Export with tokfilter."
-            )
-        self._budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
+        self._budgets = budgets_from_tensors(self.model_file, self.inputs, self.outputs, path)
 
     def _release(self) -> None:
         self._session = None

@@ -12,7 +12,7 @@ import numpy as np
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.checked import check_file, checked_bytes, checked_file
 from tokfilter.errors import EngineError
-from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
+from tokfilter.runtime.model_files import ModelFile, budgets_from_tensors
 from tokfilter.runtime.openvino_cache import ModelCache, cache_key, model_cache
 from tokfilter.runtime.openvino_engine import (
     OpenVinoOptions,
@@ -111,13 +111,7 @@ class OpenVinoSession(CheckedSession):
     def _describe(self, compiled: Any, path: str) -> None:
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
-        names = [spec.name for spec in self.inputs]
-        if names not in (["images"], ["images", "slots"]) or self.outputs[0].name != "logits":
-            raise EngineError(
-                f"{path} must have the inputs images and optionally slots, and logits as its first output; it has "
-                f"{names} and {[spec.name for spec in self.outputs]}. Export with tokfilter."
-            )
-        self._budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
+        self._budgets = budgets_from_tensors(self.model_file, self.inputs, self.outputs, path)
 
     def _release(self) -> None:
         self._requests.clear()
