@@ -50,7 +50,10 @@ class GoldenArrays:
                 "of another export. Export again, or build the engine from these graphs."
             )
         if batch * self.images[0].size * np.dtype(dtype).itemsize > MAX_INPUT:
-            raise DataError(f"a batch of images must take at most {MAX_INPUT >> 30} GiB, got {batch} images.")
+            raise DataError(
+                f"a batch of images must take at most {MAX_INPUT >> 20} MiB, got {batch} images of "
+                f"{self.images[0].size * np.dtype(dtype).itemsize} bytes."
+            )
         rows = np.arange(batch) % len(self.images)
         return np.ascontiguousarray(self.images[rows].astype(dtype, copy=False))
 

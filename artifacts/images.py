@@ -13,10 +13,15 @@ from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.limits import IMAGE_FORMATS, MAX_IMAGE_FILE, MAX_IMAGE_PIXELS
 from tokfilter.errors import DataError
 
-__all__ = ["image_from_bytes", "open_image", "rgb_from_image"]
+__all__ = ["image_extensions", "image_from_bytes", "open_image", "rgb_from_image"]
 
 _WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _STRIP_PIXELS: Final = 200_000
+
+
+def image_extensions() -> set[str]:
+    """Extensions of the names of image files in IMAGE_FORMATS, with the dot, in lower case."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS}
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -12,6 +12,7 @@ __all__ = [
     "INTERPOLATIONS",
     "MAX_ARCHIVE_DEPTH",
     "MAX_ARCHIVE_HEADER",
+    "MAX_BATCH",
     "MAX_COUNT",
     "MAX_FILE",
     "MAX_FILTER_DEPTH",
@@ -19,6 +20,7 @@ __all__ = [
     "MAX_GOLDEN",
     "MAX_GRAPH_NODES",
     "MAX_IMAGE_FILE",
+    "MAX_IMAGE_LIST",
     "MAX_IMAGE_PIXELS",
     "MAX_INPUT",
     "MAX_JPEG_SCANS",
@@ -27,11 +29,13 @@ __all__ = [
     "MAX_MANIFEST",
     "MAX_PARTS_LIST",
     "MAX_PICKLE",
+    "MAX_PICKLE_STEPS",
     "MAX_PLAIN_DEPTH",
     "MAX_PLAIN_VALUES",
     "MAX_RECIPE",
     "MAX_SIZE",
     "MAX_TEXT",
+    "MAX_TUPLE",
 ]
 
 INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -63,6 +67,9 @@ MAX_SIZE: Final = 1 << 20
 """Tokens, classes, channels, pixels of a side, images of a batch: products of two stay far from overflow. The C++
 reader has the same."""
 
+MAX_BATCH: Final = 1 << 16
+"""Images of a batch that a command or an engine is asked for: 65,536 of 224 x 224 pixels take 39 GB in fp32."""
+
 MAX_COUNT: Final = (1 << 63) - 1
 """Bytes of a file and multiply-accumulates in a manifest: what 64 bits hold."""
 
@@ -75,8 +82,12 @@ MAX_MANIFEST: Final = 64 << 20
 MAX_GOLDEN: Final = 256 << 20
 """Bytes of golden.npz: 16 images of 1024 x 1024 pixels in fp32 take 200 MB; export writes 4."""
 
-MAX_INPUT: Final = 4 << 30
-"""Bytes of a batch of images that a manifest or user asks for: 7,000 of 224 x 224 pixels in fp32."""
+MAX_INPUT: Final = 1 << 30
+"""Bytes of a batch of images that is made of the golden ones, at the size that a manifest or user asks for: 1,783 of
+224 x 224 pixels in fp32."""
+
+MAX_IMAGE_LIST: Final = 64 << 20
+"""Bytes of a list of image files: a million paths of 64 characters."""
 
 MAX_JSON: Final = 32 << 20
 """Bytes of other JSON files: the index of a model with a million tensors, and 21,841 class names, stay below."""
@@ -92,6 +103,13 @@ MAX_PARTS_LIST: Final = 16 << 20
 
 MAX_PICKLE: Final = 64 << 20
 """Bytes of the part of a torch.save file that holds everything but the tensors' values; a ViT's has 50 kB."""
+
+MAX_PICKLE_STEPS: Final = 4_000_000
+"""Instructions of a pickle: MAX_PLAIN_VALUES and 100,000 tensors stay below. torch too reads each by Python code."""
+
+MAX_TUPLE: Final = 10_000
+"""Values in a tuple of a pickle and in the tuples within it. A tuple that is a key of a dict is hashed: a walk through
+it meets each tuple as often as it is named, so 30 tuples of two make 2^30."""
 
 MAX_PLAIN_VALUES: Final = 500_000
 """Numbers, texts and containers in a bundle beside its tensors. A pickle can name one list many times, and a walk

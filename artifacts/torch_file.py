@@ -12,14 +12,15 @@ from typing import IO, Any, Final
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.limits import MAX_FILE, MAX_PICKLE
+from tokfilter.artifacts.pickle_check import check_pickles
 from tokfilter.artifacts.zip_parts import DAMAGES, checked_archive, open_regular
 
 __all__ = ["full_disk_named", "is_dense", "read_torch_file", "save_torch_file", "tensors_of"]
 
 _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80"
-_BYTEARRAYS: Final = (b"builtins\nbytearray\n", b"__builtin__\nbytearray\n")
-"""torch calls it with any number: bytearray(10**12) takes that memory. No tensor needs it."""
+_LEGACY_PICKLES: Final = 5
+"""Of a file before torch 1.6: magic number, protocol, system, the content, keys of the storages; then their bytes."""
 
 
 def read_torch_file(path: Path, legacy: bool = False) -> Any:
@@ -41,7 +42,7 @@ def read_torch_file(path: Path, legacy: bool = False) -> Any:
                 raise ValueError(f"it must have at most {MAX_FILE >> 20} MiB")
             else:
                 file.seek(0)
-                _check_pickle(file.read(MAX_PICKLE))
+                check_pickles(file.read(MAX_PICKLE), _LEGACY_PICKLES)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can raise any type; the remedy is the same
@@ -57,14 +58,9 @@ def _check_parts(file: IO[bytes]) -> None:
                 continue
             if part.file_size > MAX_PICKLE:
                 raise ValueError(f"its part {part.filename!r:.100} must have at most {MAX_PICKLE >> 20} MiB")
-            _check_pickle(archive.read(part))
+            check_pickles(archive.read(part))
     except DAMAGES as error:
         raise ValueError(f"damaged: {error}") from error
-
-
-def _check_pickle(content: bytes) -> None:
-    if any(name in content for name in _BYTEARRAYS):
-        raise ValueError("it asks for bytes that it does not hold")
 
 
 def save_torch_file(content: Any, path: Path) -> None:

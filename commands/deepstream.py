@@ -6,6 +6,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.json_output import json_option, print_json
+from tokfilter.commands.session_options import BATCH
 
 
 @click.command(epilog="Example: tokfilter deepstream out/ nvinfer/ --keep 0.5 --batch 4")
@@ -13,7 +14,7 @@ from tokfilter.commands.json_output import json_option, print_json
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
-@click.option("--batch", default=1, show_default=True, help="Frames per batch.")
+@click.option("--batch", type=BATCH, default=1, show_default=True, help="Frames per batch.")
 @click.option("--threshold", default=0.0, show_default=True, help="Classes below this probability are not reported.")
 @click.option("--plugin", type=click.Path(path_type=Path), help="The self-registering plugin library (fused kernel).")
 @click.option(

@@ -7,6 +7,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.progress import command_line, progress_bar
+from tokfilter.commands.session_options import BATCH
 
 if TYPE_CHECKING:
     from tokfilter.benchmarks.evaluated_part import Choice
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Images that the model was not trained on, or all.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True, help="Images per batch.")
+@click.option("--batch", type=BATCH, default=128, show_default=True, help="Images per batch.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def evaluate(

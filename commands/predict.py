@@ -1,6 +1,9 @@
 """tokfilter predict."""
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +14,28 @@ from tokfilter.commands.group import needs
 from tokfilter.commands.session_options import PRECISIONS
 
 if TYPE_CHECKING:
+    from tokfilter.artifacts.budget import Keep
     from tokfilter.artifacts.manifest import Runtime
-    from tokfilter.runtime.predict import Prediction
+    from tokfilter.runtime.image_list import NamedImage
+    from tokfilter.runtime.sessions import SessionOptions
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a picture of the kept tokens (PNG).")
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write a picture of the kept tokens (PNG); for several images a folder with one of each.",
+)
 @click.option(
     "--scores", is_flag=True, help="Colour the picture by the tokens' scores instead. SOURCE must be a bundle."
 )
 @click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
+@click.option(
+    "--top", type=click.IntRange(min=1), help="Number of classes to show.  [default: 5; 1 for several images]"
+)
 @click.option(
     "--runtime",
     type=click.Choice(["onnx", "openvino"]),
@@ -38,93 +50,101 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of an export directory's model.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead; for several images one object in each line.")
 def predict(
     source: Path,
-    image: Path,
+    images: tuple[Path, ...],
     output: Path | None,
     scores: bool,
     keep: str | None,
-    top: int,
+    top: int | None,
     as_json: bool,
     runtime: "Runtime",
     precision: str,
 ) -> None:
-    """Classify IMAGE and show the kept tokens.
+    """Classify IMAGES and show the kept tokens.
 
     SOURCE is a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime or OpenVINO without torch.
+    IMAGES are files, folders (with all that is within), and .txt files with one path in each line. Of several images,
+    those that cannot be read are skipped, and the exit code is 1.
     """
     needs("train" if source.is_file() else {"onnx": "runtime"}.get(runtime, runtime))
     from tokfilter.artifacts.budget import keep_from_text
-    from tokfilter.runtime.predict import predict as prediction_from_source
+    from tokfilter.artifacts.files import check_target
+    from tokfilter.runtime.image_list import LIST_SUFFIX, images_from_paths
+    from tokfilter.runtime.predict import check_scores
     from tokfilter.runtime.sessions import SessionOptions
 
     if source.is_file() and (runtime, precision) != ("onnx", "fp32"):
         raise click.UsageError(
             "--runtime and --precision choose the engine of an export directory; torch runs a bundle."
         )
-    options = SessionOptions(runtime, precision)
-    prediction = prediction_from_source(source, image, None if keep is None else keep_from_text(keep), options)
+    if scores:
+        check_scores(source)
+    budget = None if keep is None else keep_from_text(keep)
+    single = len(images) == 1 and not images[0].is_dir() and images[0].suffix.lower() != LIST_SUFFIX
     if output is not None:
-        _write_picture(prediction, output, scores)
-    if as_json:
-        click.echo(_json(prediction, source, image, output, top))
+        check_target(output, folder=not single)
+    named = images_from_paths(images)
+    model = _Model(source, budget, SessionOptions(runtime, precision))
+    if single:
+        _one(model, images[0], output, scores, top or 5, as_json)
     else:
-        _print(prediction, output, top)
+        _several(model, named, output, scores, top or 1, as_json)
 
 
-def _write_picture(prediction: "Prediction", output: Path, scores: bool) -> None:
-    from tokfilter.artifacts.files import atomic_path
-    from tokfilter.runtime.predict import picture_from_prediction
-
-    picture = picture_from_prediction(prediction, scores)
-    with atomic_path(output) as part:
-        picture.save(part, format="PNG")
+@dataclass(frozen=True)
+class _Model:
+    source: Path
+    keep: "Keep | None"
+    options: "SessionOptions"
 
 
-def _json(prediction: "Prediction", source: Path, image: Path, output: Path | None, top: int) -> str:
-    guesses = [{"class": g.name, "index": g.index, "probability": g.probability} for g in prediction.top(top)]
-    content = {
-        "schema": "tokfilter/prediction",
-        "version": 1,
-        "source": str(source),
-        "image": str(image),
-        "picture": None if output is None else str(output),
-        "top": guesses,
-        "tokens": prediction.tokens,
-        "grid": list(prediction.grid),
-        "indices": None if prediction.indices is None else prediction.indices.tolist(),
-    }
-    return json.dumps(content, indent=2)
+def _one(model: _Model, image: Path, output: Path | None, scores: bool, top: int, as_json: bool) -> None:
+    from tokfilter.commands.prediction_output import document_of, print_one, write_picture
+    from tokfilter.runtime.predict import predict as prediction_from_source
 
-
-def _print(prediction: "Prediction", output: Path | None, top: int) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from tokfilter.commands.terminal import Terminal
-
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for place, guess in enumerate(prediction.top(top)):
-        style = "bold" if place == 0 else ""
-        table.add_row(
-            escape(guess.name), f"{100 * guess.probability:.1f} %", "━" * round(30 * guess.probability), style=style
-        )
-    console = Terminal()
-    console.print(table)
-    rows, columns = prediction.grid
-    console.print(f"\n{prediction.tokens} of {rows * columns} patch tokens kept", style="dim")
-    if prediction.indices is not None and 2 * columns <= console.width:
-        console.print(_map(prediction))
+    prediction = prediction_from_source(model.source, image, model.keep, model.options)
     if output is not None:
-        console.print(f"picture: {output}", soft_wrap=True, markup=False)
+        write_picture(prediction, output, scores)
+    if as_json:
+        click.echo(json.dumps(document_of(prediction, model.source, image, output, top), indent=2))
+    else:
+        print_one(prediction, output, top)
 
 
-def _map(prediction: "Prediction") -> str:
-    """The grid of patches as text; kept ones are filled."""
-    from tokfilter.runtime.pictures import kept_mask
+def _several(
+    model: _Model, images: "Sequence[NamedImage]", output: Path | None, scores: bool, top: int, as_json: bool
+) -> None:
+    """A line for each image as soon as it is classified. Raises DataError at the end where some could not be read."""
+    from tokfilter.artifacts.images import open_image
+    from tokfilter.artifacts.text import printable
+    from tokfilter.commands.prediction_output import document_of, print_line, write_picture
+    from tokfilter.commands.progress import progress_bar
+    from tokfilter.commands.terminal import Terminal
+    from tokfilter.errors import DataError
+    from tokfilter.runtime.image_list import picture_names
+    from tokfilter.runtime.predict import predictor
 
-    assert prediction.indices is not None
-    return "\n".join(
-        "".join("██" if kept else "··" for kept in row) for row in kept_mask(prediction.indices, prediction.grid)
-    )
+    console, skipped = Terminal(), 0
+    # On a terminal the lines themselves show the progress.
+    reporting = nullcontext(lambda what, fraction: None) if console.is_terminal else progress_bar()
+    with predictor(model.source, model.keep, model.options) as classify, reporting as progress:
+        for done, (image, name) in enumerate(zip(images, picture_names(images), strict=True)):
+            progress("classifying", done / len(images))
+            try:
+                pixels = open_image(image.path)
+            except (DataError, OSError) as error:
+                skipped += 1
+                click.echo(printable(f"skipped {error}"), err=True)
+                continue
+            prediction = classify(pixels)
+            picture = None if output is None else output / name
+            if picture is not None:
+                write_picture(prediction, picture, scores)
+            if as_json:
+                click.echo(json.dumps(document_of(prediction, model.source, image.path, picture, top)))
+            else:
+                print_line(console, prediction, image.path, top)
+    if skipped:
+        raise DataError(f"{skipped} of {len(images)} images could not be read and were skipped.")

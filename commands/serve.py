@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokfilter.commands.session_options import session_options, session_options_from
+from tokfilter.commands.session_options import BATCH, session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.service.limits import Limits
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8080, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), help="Largest batch.  [default: the engine's, or 8]")
+@click.option("--batch", type=BATCH, help="Largest batch.  [default: the engine's, or 8]")
 @click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Most requests in flight.")
 @click.option(
     "--wait-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Wait for a fuller batch."

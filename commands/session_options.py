@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokfilter.artifacts.limits import MAX_BATCH
+
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
 
@@ -14,6 +16,7 @@ else:
     _ListType = click.ParamType
 
 __all__ = [
+    "BATCH",
     "PRECISIONS",
     "batches_from_text",
     "engines_from",
@@ -21,6 +24,9 @@ __all__ = [
     "session_options",
     "session_options_from",
 ]
+
+BATCH = click.IntRange(1, MAX_BATCH)
+"""Images of a batch."""
 
 _RUNTIMES = ("onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16", "fp8")
@@ -144,7 +150,7 @@ def batches_from_text(option: str, text: str) -> list[int]:
     try:
         batches = [int(part) for part in text.split(",")]
     except ValueError:
-        raise DataError(f"{option} requires whole numbers separated by commas, got {text!r}.") from None
-    if min(batches) < 1:
-        raise DataError(f"{option} requires sizes of 1 or more, got {text!r}.")
+        raise DataError(f"{option} requires whole numbers separated by commas, got {text!r:.100}.") from None
+    if not 1 <= min(batches) <= max(batches) <= MAX_BATCH:
+        raise DataError(f"{option} requires sizes from 1 to {MAX_BATCH}, got {text!r:.100}.")
     return batches

@@ -7,7 +7,7 @@ import click
 
 from tokfilter.commands.group import needs
 from tokfilter.commands.progress import command_line, progress_bar
-from tokfilter.commands.session_options import batches_from_text, session_options, session_options_from
+from tokfilter.commands.session_options import BATCH, batches_from_text, session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.sessions import SessionOptions
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--max-drop", type=float, help="Goal: at most so many points of top-1 lost.")
 @click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
 @click.option("--images", type=click.Path(path_type=Path), help="Labelled images, one subfolder per class.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per batch.")
+@click.option("--batch", type=BATCH, default=1, show_default=True, help="Images per batch.")
 @click.option(
     "--model-batches",
     default="1,8",

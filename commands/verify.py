@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.commands.json_output import print_json
-from tokfilter.commands.session_options import session_options, session_options_from
+from tokfilter.commands.session_options import BATCH, session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.verification import Verdict
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--batch", type=click.IntRange(min=1), multiple=True, help="Batch size; may be repeated.")
+@click.option("--batch", type=BATCH, multiple=True, help="Batch size; may be repeated.")
 @click.option(
     "--signed-by",
     type=click.Path(path_type=Path),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.limits import MAX_BATCH
 from tokfilter.artifacts.manifest import Precision, Range
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
 from tokfilter.errors import BudgetError, ExportError
@@ -101,6 +102,8 @@ class ExportOptions:
         if not 0 <= self.max_drop <= 100:  # true for NaN too
             raise ExportError(f"max_drop must be a number of points of top-1 from 0 to 100, got {self.max_drop}.")
         _check_range("batch", self.batch_range)
+        if self.batch_range[2] > MAX_BATCH:
+            raise BudgetError(f"a batch range must end at {MAX_BATCH} images or before, got {self.batch_range[2]}.")
         if self.budget_range is not None:
             _check_range("budget", self.budget_range)
 
@@ -126,8 +129,8 @@ class ExportOptions:
 
 def range_from_text(text: str) -> Range:
     """Read ``min:opt:max``; one number is all three. Raises BudgetError."""
-    if not re.fullmatch(r"\d+(:\d+:\d+)?", text.strip()):
-        raise BudgetError(f"a range must be min:opt:max or one number, got {text!r}.")
+    if not re.fullmatch(r"[0-9]{1,18}(:[0-9]{1,18}:[0-9]{1,18})?", text.strip()):
+        raise BudgetError(f"a range must be min:opt:max or one number, got {text!r:.100}.")
     numbers = [int(part) for part in text.split(":")]
     low, best, high = numbers if len(numbers) == 3 else numbers * 3
     return low, best, high

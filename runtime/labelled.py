@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from tokfilter.artifacts.images import open_image
-from tokfilter.artifacts.limits import IMAGE_FORMATS
+from tokfilter.artifacts.images import image_extensions, open_image
 from tokfilter.artifacts.manifest import ModelCard
 from tokfilter.errors import DataError
 from tokfilter.runtime.preprocess import Preprocess, preprocess_from_card
@@ -75,7 +73,7 @@ def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path,
     unknown = [path.name for path in subfolders if path.name not in names]
     if unknown:
         raise DataError(f"{folder} has subfolders that are no class of this model, first {unknown[0]!r}.")
-    extensions = {ending for ending, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS}
+    extensions = image_extensions()
     files = [
         (path, names.index(subfolder.name))
         for subfolder in subfolders

@@ -1,10 +1,11 @@
-"""Classify one image, with a bundle in torch or an export directory in an engine, and draw its kept tokens."""
+"""Classify images, with a bundle in torch or an export directory in an engine, and draw its kept tokens."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +27,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Guess",
     "Prediction",
+    "check_scores",
     "class_name",
     "grid_from_card",
     "picture_from_prediction",
     "predict",
     "prediction_from_model",
     "prediction_from_session",
+    "predictor",
     "probabilities_from_logits",
 ]
 
 Floats = npt.NDArray[Any]
+_NO_SCORES: Final = "a picture of scores needs a bundle (model.pt): an exported model does not return its scores."
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,27 @@ def predict(
     options: engine of an export directory; default: ONNX Runtime on the CPU in fp32
     Raises DataError, BundleError, BudgetError, EngineError.
     """
-    source = Path(source)
     picture = image if isinstance(image, Image.Image) else open_image(image)
-    return _from_export(source, picture, keep, options) if source.is_dir() else _from_bundle(source, picture, keep)
+    with predictor(source, keep, options) as classify:
+        return classify(picture)
 
 
-def _from_bundle(path: Path, image: Image.Image, keep: Keep | None) -> Prediction:
+@contextmanager
+def predictor(
+    source: str | Path, keep: Keep | None = None, options: "SessionOptions | None" = None
+) -> Iterator[Callable[[Image.Image], Prediction]]:
+    """Yield a function that classifies RGB images; source, keep, options and errors as of ``predict``."""
+    source = Path(source)
+    if source.is_dir():
+        with _opened_export(source, keep, options) as classify:
+            yield classify
+        return
     from tokfilter.vit.bundle import load_model
 
-    return prediction_from_model(load_model(path), image, keep)
+    model = load_model(source)
+    if keep is not None:
+        tokens_from_keep(keep, model.num_patches)
+    yield lambda image: prediction_from_model(model, image, keep)
 
 
 def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep | None = None) -> Prediction:
@@ -121,16 +137,18 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
     return Prediction(view, model.grid, probabilities_from_logits(logits), names, tokens, indices, scores)
 
 
-def _from_export(
-    directory: Path, image: Image.Image, keep: Keep | None, options: "SessionOptions | None"
-) -> Prediction:
+@contextmanager
+def _opened_export(
+    directory: Path, keep: Keep | None, options: "SessionOptions | None"
+) -> Iterator[Callable[[Image.Image], Prediction]]:
     from tokfilter.runtime.sessions import open_session
 
     card = load_manifest(directory).model
     tokens = None if keep is None else tokens_from_keep(keep, card.num_patches)
     role: Role = "full" if tokens == card.num_patches else "filtered"
     with open_session(directory, role, options, tokens) as session:
-        return prediction_from_session(session, card, image, tokens)
+        session.budgets.tokens(tokens)
+        yield lambda image: prediction_from_session(session, card, image, tokens)
 
 
 def prediction_from_session(
@@ -146,6 +164,12 @@ def prediction_from_session(
     return Prediction(view, grid_from_card(card), probabilities, card.class_names, tokens, indices)
 
 
+def check_scores(source: Path) -> None:
+    """Raise DataError where ``source`` returns no scores of the tokens, so that no picture of them can be drawn."""
+    if source.is_dir():
+        raise DataError(_NO_SCORES)
+
+
 def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Image:
     """The view with its kept tokens, or with the heat map of its scores. Raises DataError when there are none."""
     scale = scale_from_size(found.view.size, 448)
@@ -153,7 +177,7 @@ def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Im
         indices = range(found.tokens) if found.indices is None else found.indices
         return kept_picture(found.view, indices, found.grid, scale)
     if found.scores is None:
-        raise DataError("a picture of scores needs a bundle (model.pt): an exported model does not return its scores.")
+        raise DataError(_NO_SCORES)
     return heat_picture(found.view, found.scores, found.grid, scale)
 
 

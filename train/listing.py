@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
-from tokfilter.artifacts.limits import IMAGE_FORMATS
+from tokfilter.artifacts.images import image_extensions
 from tokfilter.errors import DataError
 from tokfilter.train.walk import check_archive, check_tree
 
@@ -72,7 +71,7 @@ def listing_from_path(root: Path) -> Listing:
 
 
 def _from_folder(root: Path) -> Listing:
-    found, index = find_images_and_targets(str(root), types=_readable())
+    found, index = find_images_and_targets(str(root), types=image_extensions())
     if not found:
         raise DataError(f"{root} has no images: expected one subfolder per class with JPEG, PNG, WebP... files.")
     files = tuple(Path(file).relative_to(root).as_posix() for file, _ in found)
@@ -87,7 +86,7 @@ def _from_folder(root: Path) -> Listing:
 def _from_archives(path: Path, root: Path) -> Listing:
     try:
         # With a cache, timm writes its list as a pickle beside the archives, and unpickles one that it finds there.
-        samples, targets, index, _ = extract_tarinfos(str(path), cache_tarinfo=False, extensions=_readable())
+        samples, targets, index, _ = extract_tarinfos(str(path), cache_tarinfo=False, extensions=image_extensions())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
             f"{path} could not be read as tar archives ({error}). They must be complete and not compressed."
@@ -106,8 +105,3 @@ def _from_archives(path: Path, root: Path) -> Listing:
 
 def _order(index: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(index, key=index.__getitem__))
-
-
-def _readable() -> set[str]:
-    """File name extensions of the formats that are read."""
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS}

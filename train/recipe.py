@@ -80,7 +80,7 @@ class StageSettings:
     """Length and learning rate of a stage."""
 
     epochs: float = field(default=10.0, metadata=_about("passes over the training images", "(0, inf)"))
-    batch: int = field(default=64, metadata=_about("images per step", "[1, inf)"))
+    batch: int = field(default=64, metadata=_about("images per step", "[1, 65536]"))
     lr: float = field(default=1e-3, metadata=_about("learning rate of AdamW", "(0, inf)"))
     weight_decay: float = field(default=0.05, metadata=_about("of AdamW; norms and biases do not decay", "[0, inf)"))
     warmup: float = field(

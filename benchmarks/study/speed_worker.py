@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from tokfilter.artifacts.compare import TOLERANCES, compare_logits
+from tokfilter.artifacts.npz import arrays_from_npz
+from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.benchmarks.study.baseline_models import FixedBudget, Row, model_of
 from tokfilter.errors import VerificationError
 from tokfilter.vit.bundle import load_bundle
@@ -68,8 +70,9 @@ def open_row(entry: PreparedRow) -> float:
 
     Returns the largest difference over the largest golden logit. Raises VerificationError.
     """
-    with np.load(entry.golden, allow_pickle=False) as arrays:
-        images, expected = arrays["images"], arrays["logits"]
+    with open_regular(entry.golden) as file:
+        arrays = arrays_from_npz(file)
+    images, expected = arrays["images"], arrays["logits"]
     call = _torch_call(entry, images) if Worker.runtime == "torch" else _onnxruntime_call(entry, images)
     compared = compare_logits(np.asarray(call()), expected, TOLERANCES["fp32"])
     if compared.errors:

@@ -18,7 +18,9 @@ import numpy as np
 
 from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.golden import GoldenArrays
-from tokfilter.artifacts.manifest import Entry, load_manifest
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, load_manifest
+from tokfilter.artifacts.npz import arrays_from_npz
+from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import TokfilterError
 from tokfilter.runtime.measure.memory import device_bytes, host_peak_bytes
 from tokfilter.runtime.model_files import ModelFile, model_file_at
@@ -145,8 +147,9 @@ def _open(request: dict[str, Any]) -> _Engine:
 
 def _open_naive(directory: Path, graphs: Path, name: str, options: SessionOptions) -> _Engine:
     manifest, graph = load_manifest(directory), graphs / "model.onnx"
-    with np.load(graphs / "golden.npz", allow_pickle=False) as arrays:
-        golden = GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], {})
+    with open_regular(graphs / GOLDEN_FILE) as file:
+        arrays = arrays_from_npz(file)
+    golden = GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], {})
     entry = Entry(name, "full", sha256(graph), graph.stat().st_size, runtime="onnx", precision=options.precision)
     patches = manifest.model.num_patches
     session = NaiveOnnxSession(graph, patches, options.provider, options.device, options.threads)

@@ -187,5 +187,5 @@ def test_golden_arrays_are_checked(export_directory, tmp_path, name, value, word
 def test_a_batch_of_any_size_is_refused():
     golden = GoldenArrays(np.zeros((1, 3, 2, 2), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 2)), {})
     assert golden.tiled(3).shape == (3, 3, 2, 2)
-    with pytest.raises(DataError, match="at most 4 GiB, got 10000000000 images"):
+    with pytest.raises(DataError, match="at most 1024 MiB, got 10000000000 images"):
         golden.tiled(10**10)

@@ -48,6 +48,12 @@ def test_bench_prints_a_table_and_writes_json(copied):
     assert [row["tokens"] for row in document["rows"]] == [16, 8, 16, 8]
 
 
+@pytest.mark.parametrize("batch", ["0", "65537", "1,1e3", "9" * 5000, ""])
+def test_batches_beyond_the_limits_are_refused(export_directory, batch):
+    done = run("bench", export_directory, "--batch", batch)
+    assert done.exit_code == 1 and "--batch requires" in done.output
+
+
 def test_bench_prints_json(copied, tmp_path):
     done = run("bench", copied, "--batch", "1", "--keep", "8", "--json", "-o", tmp_path / "b.json", *QUICK)
     assert done.exit_code == 0, done.output

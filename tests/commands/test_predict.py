@@ -211,3 +211,66 @@ def test_openvino_and_onnx_runtime_agree(exported, photo, tmp_path, monkeypatch)
 def test_an_engine_for_a_bundle_is_refused(bundle_file, photo):
     done = run(bundle_file, photo, "--runtime", "openvino")
     assert done.exit_code == 2 and "torch runs a bundle" in done.output
+
+
+@pytest.fixture
+def photos(tmp_path, photo):
+    """Three images in two folders, one of them damaged, and files that are no images."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name, colour in (("b.png", "red"), ("more/a.jpg", "green")):
+        Image.new("RGB", (40, 50), colour).save(folder / name)
+    (folder / "a.png").write_bytes(photo.read_bytes()[:200])
+    (folder / "notes.md").write_text("no image")
+    return folder
+
+
+def test_a_folder_gives_a_line_for_each_image_and_skips_damaged_ones(source, photos, tmp_path):
+    result = run(source, photos, "-o", tmp_path / "kept", "--keep", "0.5")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [str(photos / "b.png"), str(photos / "more" / "a.jpg")]
+    assert all(line.split()[-1] in CLASSES and " % " in line for line in lines)
+    assert "skipped" in result.stderr and "a.png could not be read" in result.stderr
+    assert "1 of 3 images could not be read" in result.stderr
+    written = sorted(path.relative_to(tmp_path / "kept").as_posix() for path in (tmp_path / "kept").rglob("*.png"))
+    assert written == ["b.png.png", "more/a.jpg.png"]
+
+
+def with_lines(path, *lines):
+    path.write_text("\n".join(map(str, lines)))
+    return path
+
+
+def test_several_images_as_json_are_one_object_in_each_line(source, photos, photo, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{photos / 'b.png'}\n\n{photo}\n")
+    assert "2 of 3 images" in run(source, with_lines(tmp_path / "bad.txt", "x" * 300, "none.png", photo)).stderr
+    result = run(source, tmp_path / "list.txt", photo, "--json", "--top", "2")
+    assert result.exit_code == 0, result.output
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [entry["image"] for entry in found] == [str(photos / "b.png"), str(photo), str(photo)]
+    assert all(entry["schema"] == "tokfilter/prediction" and len(entry["top"]) == 2 for entry in found)
+    alone = json.loads(run(source, photo, "--json", "--top", "2").stdout)
+    assert found[1] == found[2] == alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep", "1.5"], "keep must be"),
+        (["-o", "FILE"], "expected the name of a folder"),
+        (["none.png"], "there is none at"),
+        (["--top", "0"], "--top"),
+    ],
+)
+def test_options_are_checked_before_an_image_is_read(exported, photos, photo, monkeypatch, arguments, words):
+    monkeypatch.setattr("tokfilter.artifacts.images.open_image", lambda path: pytest.fail("an image was read"))
+    result = run(exported, photos, *(argument.replace("FILE", str(photo)) for argument in arguments))
+    assert result.exit_code in (1, 2) and words in result.output
+
+
+def test_scores_are_refused_before_an_image_is_read(exported, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokfilter.artifacts.images.open_image", lambda path: pytest.fail("an image was read"))
+    result = run(exported, photos, "--scores", "-o", tmp_path / "kept")
+    assert result.exit_code == 1 and "does not return its scores" in result.output
+    assert not (tmp_path / "kept").exists()

@@ -256,6 +256,7 @@ def test_stripped_graphs_are_verified_before_they_are_stripped(quick, bundle_fil
         ({"precisions": ("fp4",)}, ExportError, "precision must be one of fp32, fp16, bf16, int8, fp8, got fp4"),
         ({"batch_range": (0, 1, 2)}, BudgetError, "batch range must be 1 <= min"),
         ({"batch_range": (4, 2, 8)}, BudgetError, "got 4:2:8"),
+        ({"batch_range": (1, 8, 10**10)}, BudgetError, "must end at 65536 images or before, got 10000000000"),
         ({"budget_range": (1, 8, 17)}, BudgetError, "max <= 16, this model's patch tokens; got 1:8:17"),
         ({"keeps": (17,)}, BudgetError, "between 1 and this model's 16 patch tokens, got 17"),
         ({"keeps": (1.5,)}, BudgetError, "got 1.5"),
@@ -268,7 +269,7 @@ def test_wrong_wishes_are_refused_before_any_work(bundle_file, tmp_path, options
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["", "1:2", "a:b:c", "-1", "1:2:3:4", "1.5"])
+@pytest.mark.parametrize("text", ["", "1:2", "a:b:c", "-1", "1:2:3:4", "1.5", "9" * 5000, "1:2:\u0663"])
 def test_ranges_as_typed(text):
     assert range_from_text("1:8:64") == (1, 8, 64)
     assert range_from_text("4") == (4, 4, 4)

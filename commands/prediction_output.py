@@ -1,0 +1,74 @@
+"""What `tokfilter predict` prints and writes for an image."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokfilter.commands.terminal import Terminal
+
+if TYPE_CHECKING:
+    from tokfilter.runtime.predict import Prediction
+
+__all__ = ["document_of", "print_line", "print_one", "write_picture"]
+
+
+def write_picture(prediction: "Prediction", path: Path, scores: bool) -> None:
+    """Write the picture of the kept tokens, or of the scores, as PNG. Raises DataError, OSError."""
+    from tokfilter.artifacts.files import atomic_path
+    from tokfilter.runtime.predict import picture_from_prediction
+
+    picture = picture_from_prediction(prediction, scores)
+    with atomic_path(path) as part:
+        picture.save(part, format="PNG")
+
+
+def document_of(prediction: "Prediction", source: Path, image: Path, picture: Path | None, top: int) -> dict[str, Any]:
+    """The prediction with schema and version, for JSON."""
+    guesses = [{"class": g.name, "index": g.index, "probability": g.probability} for g in prediction.top(top)]
+    return {
+        "schema": "tokfilter/prediction",
+        "version": 1,
+        "source": str(source),
+        "image": str(image),
+        "picture": None if picture is None else str(picture),
+        "top": guesses,
+        "tokens": prediction.tokens,
+        "grid": list(prediction.grid),
+        "indices": None if prediction.indices is None else prediction.indices.tolist(),
+    }
+
+
+def print_line(console: Terminal, prediction: "Prediction", image: Path, top: int) -> None:
+    """One line: the image, then the most probable classes."""
+    guesses = "  ".join(f"{100 * guess.probability:5.1f} % {guess.name}" for guess in prediction.top(top))
+    console.print(f"{image}  {guesses}", soft_wrap=True, markup=False)
+
+
+def print_one(prediction: "Prediction", picture: Path | None, top: int) -> None:
+    """Classes with bars, and a map of the kept tokens."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for place, guess in enumerate(prediction.top(top)):
+        style = "bold" if place == 0 else ""
+        table.add_row(
+            escape(guess.name), f"{100 * guess.probability:.1f} %", "━" * round(30 * guess.probability), style=style
+        )
+    console = Terminal()
+    console.print(table)
+    rows, columns = prediction.grid
+    console.print(f"\n{prediction.tokens} of {rows * columns} patch tokens kept", style="dim")
+    if prediction.indices is not None and 2 * columns <= console.width:
+        console.print(_map(prediction))
+    if picture is not None:
+        console.print(f"picture: {picture}", soft_wrap=True, markup=False)
+
+
+def _map(prediction: "Prediction") -> str:
+    """The grid of patches as text; kept ones are filled."""
+    from tokfilter.runtime.pictures import kept_mask
+
+    assert prediction.indices is not None
+    return "\n".join(
+        "".join("██" if kept else "··" for kept in row) for row in kept_mask(prediction.indices, prediction.grid)
+    )
