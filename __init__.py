@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokfilter.vit.bundle import load_bundle as load_bundle
     from tokfilter.vit.bundle import load_model as load_model
     from tokfilter.vit.bundle import save_bundle as save_bundle
+    from tokfilter.vit.mask_models import add_mask_head as add_mask_head
     from tokfilter.vit.model import FilteredViT as FilteredViT
     from tokfilter.vit.patch import patch as patch
     from tokfilter.vit.scorers import TokenFilter as TokenFilter
@@ -28,6 +29,7 @@ _PUBLIC = {
     "FilteredViT": ("tokfilter.vit.model", "train"),
     "TokenFilter": ("tokfilter.vit.scorers", "train"),
     "TokfilterError": ("tokfilter.errors", ""),
+    "add_mask_head": ("tokfilter.vit.mask_models", "train"),
     "bench": ("tokfilter.runtime.comparison.bench", "runtime"),
     "export_model": ("tokfilter.export.model", "export"),
     "fit": ("tokfilter.train.fit", "train"),
@@ -45,6 +47,7 @@ __all__ = [
     "FilteredViT",
     "TokenFilter",
     "TokfilterError",
+    "add_mask_head",
     "bench",
     "export_model",
     "fit",

@@ -15,6 +15,7 @@ from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle_values import check_sizes, check_tensors, plain_copy, preprocessing_problem
 from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.limits import MAX_FILTER_DEPTH, MAX_SIZE
+from tokfilter.artifacts.mask_config import MaskHeadConfig, mask_config_from_fields
 from tokfilter.artifacts.split import Split, content_from_split, split_from_content
 from tokfilter.artifacts.torch_file import read_torch_file, save_torch_file
 from tokfilter.errors import BundleError, TokfilterError
@@ -123,8 +124,8 @@ class Golden:
 
     images: [G, 3, H, W], normalised
     scores: [G, N]
-    full: [G, classes], logits with every token
-    logits: budget k -> [G, classes]
+    full: [G, classes], logits with every token; of a model with a mask head [G, M, H', W']
+    logits: budget k -> as ``full``
     indices: budget k -> [G, k] int32
     """
 
@@ -143,6 +144,7 @@ class Bundle:
     keep: default budget
     training: plain values: data, label settings, seeds, metrics
     split: which images it was trained on; None where that is not known
+    mask_config, mask_head: shape and state dict of the mask head; None and empty for a classifier
     """
 
     architecture: Architecture
@@ -155,6 +157,8 @@ class Bundle:
     golden: Golden
     training: dict[str, Any] = field(default_factory=dict)
     split: Split | None = None
+    mask_config: MaskHeadConfig | None = None
+    mask_head: "dict[str, Tensor]" = field(default_factory=dict)
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -199,6 +203,7 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
             "indices": dict(golden.indices),
         },
         **({} if bundle.split is None else {"split": content_from_split(bundle.split)}),
+        **_mask_fields(bundle),
     }
 
 
@@ -223,6 +228,7 @@ def bundle_from_content(content: Any, source: str) -> Bundle:
             golden=Golden(**content["golden"]),
             training=plain_copy(content["training"]),
             split=split_from_content(content["split"]) if "split" in content else None,
+            **_mask_head(content.get("mask_head")),
         )
         check_tensors(content)
         _check_structure(bundle)
@@ -267,6 +273,20 @@ def _architecture_fields(architecture: Architecture) -> dict[str, Any]:
     if architecture.head != "timm":
         fields["head"] = architecture.head
     return fields
+
+
+def _mask_fields(bundle: Bundle) -> dict[str, Any]:
+    """The key ``mask_head``; a classifier has none."""
+    if bundle.mask_config is None:
+        return {}
+    return {"mask_head": {"config": bundle.mask_config.fields(), "weights": _on_cpu(bundle.mask_head)}}
+
+
+def _mask_head(content: Any) -> dict[str, Any]:
+    if content is None:
+        return {}
+    config = mask_config_from_fields(plain_copy(content["config"]))
+    return {"mask_config": config, "mask_head": content["weights"]}
 
 
 def _preprocessing(fields: dict[str, Any]) -> Preprocessing:

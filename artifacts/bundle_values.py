@@ -70,6 +70,7 @@ def check_sizes(kwargs: Mapping[str, Any]) -> None:
 def check_tensors(content: Mapping[str, Any]) -> None:
     """Each tensor holds its own values: a stride of 0 makes a matrix of any size from one number."""
     parts = [content["backbone"], content["filter"]["weights"], content["golden"]]
+    parts += [content["mask_head"]["weights"]] if "mask_head" in content else []
     tensors = [tensor for part in parts for tensor in tensors_of(part)]
     _require(
         all(map(is_dense, tensors)), "it holds tensors that are not dense: sparse, nested, meta or repeated values"

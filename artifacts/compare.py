@@ -21,6 +21,7 @@ __all__ = [
     "Tolerance",
     "compare_indices",
     "compare_logits",
+    "cosine_of_rows",
 ]
 
 Floats = NDArray[np.float32]
@@ -152,7 +153,7 @@ def compare_logits(found: NDArray[Any], expected: NDArray[Any], tolerance: Toler
     difference = np.abs(found.astype(np.float64) - expected)
     scale = np.maximum(np.abs(expected).max(axis=1), np.finfo(np.float32).tiny)
     relative = np.where(np.isfinite(difference).all(axis=1), difference.max(axis=1) / scale, np.inf)
-    cosine = _cosine(found.astype(np.float64), expected.astype(np.float64))
+    cosine = cosine_of_rows(found.astype(np.float64), expected.astype(np.float64))
     agrees = found.argmax(axis=1) == expected.argmax(axis=1)
     errors: list[str] = []
     if relative.max() > tolerance.relative:
@@ -179,7 +180,8 @@ def _flips(found: Floats, expected: NDArray[Any], agrees: NDArray[np.bool_], mar
     return [f"another class comes first on {len(wrong)} of {len(agrees)} images"] if len(wrong) else []
 
 
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def cosine_of_rows(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosine between rows of a and b, [B, n]; 1 where both are zero."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both_zero = (np.abs(a).max(axis=1) == 0) & (np.abs(b).max(axis=1) == 0)
     with np.errstate(invalid="ignore", divide="ignore"):

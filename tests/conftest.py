@@ -107,6 +107,18 @@ def bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def mask_bundle_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the small model with three masks of 16 x 16 pixels."""
+    from small_models import small_mask_model
+
+    from tokfilter.vit.bundle import save_bundle
+
+    path = tmp_path_factory.mktemp("masks") / "model.pt"
+    save_bundle(small_mask_model(), path, class_names=["sky", "sea", "sand"])
+    return path
+
+
 @pytest.fixture
 def ten_classes() -> "Architecture":
     from small_models import TEN_CLASSES
@@ -142,6 +154,16 @@ def export_directory(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 
     directory = tmp_path_factory.mktemp("export") / "out"
     write_export(request.getfixturevalue("bundle_file"), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def mask_export_directory(tmp_path_factory: pytest.TempPathFactory, mask_bundle_file: Path) -> Path:
+    """Its export, with a graph for 8 tokens. For reading: copy it before you change it."""
+    from small_models import write_export
+
+    directory = tmp_path_factory.mktemp("mask-export") / "out"
+    write_export(mask_bundle_file, directory)
     return directory
 
 

@@ -28,7 +28,7 @@ def test_the_examples_of_the_page_run_in_order(tmp_path, monkeypatch, capsys, on
     monkeypatch.chdir(tmp_path)
     namespace = {}
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     for block in blocks:
         line = PAGE.count("\n", 0, block.start()) + 1
         exec(compile("\n" * line + block[1], "docs/api.md", "exec"), namespace)

@@ -91,9 +91,10 @@ def logits_of_variants(
 
 
 def _without(model: FilteredViT, images: Tensor, tokens: Tensor, image: Tensor, places: Tensor) -> Tensor:
-    """Logits without some tokens. image: [V], places: [V, size]. Returns [V, classes]."""
+    """Logits without some tokens. image: [V], places: [V, size]. Returns as ``FilteredViT.forward``."""
     kept = torch.ones(len(places), model.num_patches, dtype=torch.bool, device=tokens.device).scatter(1, places, False)
     positions = kept.nonzero()[:, 1].view(len(places), -1)
     prefix = torch.arange(model.prefix_tokens, device=tokens.device).expand(len(places), -1)
     rows = torch.cat([prefix, positions + model.prefix_tokens], dim=1)
-    return model.classify_tokens(tokens[image[:, None], rows], images, positions.to(torch.int32))
+    embedded = None if model.mask_head is None else tokens[image]
+    return model.classify_tokens(tokens[image[:, None], rows], images, positions.to(torch.int32), embedded)

@@ -24,6 +24,7 @@ from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle_check import check_bundle
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.info import ModelInfo
+from tokfilter.vit.mask_models import new_mask_head
 from tokfilter.vit.model import FilteredViT, check_patched, weights_from_model
 from tokfilter.vit.scorers import TokenFilter
 
@@ -82,6 +83,9 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
     scorer.load_state_dict(bundle.filter)
     scorer.trained = bundle.training.get("filter") != UNTRAINED
     model.drop.scorer = scorer
+    if bundle.mask_config is not None:
+        model.mask_head = new_mask_head(model, bundle.mask_config)
+        model.mask_head.load_state_dict(bundle.mask_head)
     model.info = ModelInfo(
         bundle.architecture,
         bundle.preprocessing,
@@ -127,6 +131,7 @@ def bundle_from_model(
     training["filter"] = training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED
     backbone, weights = weights_from_model(model)
     names = info.class_names if class_names is None else class_names
+    head = model.mask_head
     return Bundle(
         architecture=info.architecture,
         backbone=backbone,
@@ -138,6 +143,8 @@ def bundle_from_model(
         golden=golden_from_model(model, images, sorted({*_GOLDEN_KEEPS, model.keep}, key=str)),
         training=training | ({"golden": note} if note else {}),
         split=info.split,
+        mask_config=None if head is None else head.config,
+        mask_head={} if head is None else head.state_dict(),
     )
 
 

@@ -10,6 +10,7 @@ from tokfilter.artifacts.bundle import Architecture, Bundle, Golden
 from tokfilter.artifacts.golden import indices_problem
 from tokfilter.errors import BundleError
 from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.mask_models import new_mask_head
 from tokfilter.vit.model import FilteredViT, weights_from_model
 
 __all__ = ["check_bundle"]
@@ -25,16 +26,21 @@ def check_bundle(bundle: Bundle) -> None:
         backbone = create_backbone(bundle.architecture)
         skeleton = FilteredViT(backbone, keep=bundle.keep)
         skeleton.drop.scorer = skeleton.new_filter(bundle.filter_config)
+        if bundle.mask_config is not None:
+            skeleton.mask_head = new_mask_head(skeleton, bundle.mask_config)
     backbone_weights, filter_weights = weights_from_model(skeleton)
     _check_tensors("backbone", backbone_weights, bundle.backbone)
     _check_tensors("filter", filter_weights, bundle.filter)
 
     size, expected = bundle.preprocessing.input_size, (3, *skeleton.backbone.patch_embed.img_size)
     _require(size == expected, f"its preprocessing makes {size} images, its model takes {expected}")
-    classes = skeleton.backbone.num_classes or skeleton.backbone.num_features
-    names = len(bundle.class_names)
-    _require(names in (0, classes), f"it names {names} classes and its model has {classes}")
-    _check_golden(bundle.golden, size, skeleton.num_patches, classes)
+    output: tuple[int, ...] = (skeleton.backbone.num_classes or skeleton.backbone.num_features,)
+    if skeleton.mask_head is not None and bundle.mask_config is not None:
+        _check_tensors("mask head", skeleton.mask_head.state_dict(), bundle.mask_head)
+        output = bundle.mask_config.shape
+    what, names = "classes" if len(output) == 1 else "masks", len(bundle.class_names)
+    _require(names in (0, output[0]), f"it names {names} classes and its model has {output[0]} {what}")
+    _check_golden(bundle.golden, size, skeleton.num_patches, output)
 
 
 def _depth(architecture: Architecture) -> int:
@@ -42,7 +48,7 @@ def _depth(architecture: Architecture) -> int:
     return depth if isinstance(depth, int) else 0
 
 
-def _check_golden(golden: Golden, input_size: tuple[int, ...], patches: int, classes: int) -> None:
+def _check_golden(golden: Golden, input_size: tuple[int, ...], patches: int, output: tuple[int, ...]) -> None:
     count = golden.images.shape[0]
     budgets = sorted(golden.logits)
     _require(count >= 1 and budgets == sorted(golden.indices), "its golden tensors do not belong together")
@@ -50,7 +56,7 @@ def _check_golden(golden: Golden, input_size: tuple[int, ...], patches: int, cla
     expected = {
         "images": torch.empty(count, *input_size, device="meta"),
         "scores": torch.empty(count, patches, device="meta"),
-        "full": torch.empty(count, classes, device="meta"),
+        "full": torch.empty(count, *output, device="meta"),
     }
     found = {name: getattr(golden, name) for name in expected}
     for k in budgets:

@@ -30,7 +30,7 @@ def macs(model: FilteredViT, keep: Keep = 1.0) -> int:
             FlopCounterMode(display=False) as counter,
             torch.no_grad(),
         ):
-            model.backbone(torch.empty(1, 3, height, width))
+            model.predicted(torch.empty(1, 3, height, width))
     finally:
         model.train(was_training)
         for weight in trained:

@@ -11,6 +11,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.errors import BudgetError, UnsupportedModelError
 from tokfilter.vit.backbone import check_filterable
+from tokfilter.vit.dense.mask_head import MaskHead
 from tokfilter.vit.info import ModelInfo
 from tokfilter.vit.scorers import TokenFilter
 from tokfilter.vit.slot import PatchSlot, Selection, TokenDrop, TokenDropWithIndices
@@ -28,6 +29,7 @@ class FilteredViT(nn.Module):
 
     Any module that maps patch tokens [B, N, C] to scores [B, N] can be the scorer; the trained one is ``TokenFilter``.
     One forward pass at a time: ``last`` belongs to the latest. Raises UnsupportedModelError, BudgetError.
+    mask_head: makes masks of the tokens in place of class logits (``tokfilter.add_mask_head``); None for a classifier
     """
 
     backbone: Any  # timm's classes share an interface, not a base class
@@ -41,6 +43,7 @@ class FilteredViT(nn.Module):
         self.num_patches: int = self.backbone.patch_embed.num_patches
         self.channels: int = self.backbone.embed_dim
         self.info: ModelInfo | None = None
+        self.mask_head: MaskHead | None = None
         self.keep = keep
         slot = TokenDropWithIndices if isinstance(backbone, Eva) else TokenDrop
         self.backbone.patch_drop = slot(scorer or TokenFilter(self.channels), self.prefix_tokens)
@@ -97,11 +100,23 @@ class FilteredViT(nn.Module):
         """Classify images with the default budget, or with ``keep``; 1.0 is the full model, without filter work.
 
         images: [B, 3, H, W], normalised
-        Returns logits [B, classes]. Raises BudgetError. Warns once when tokens are dropped by an untrained filter.
+        Returns logits [B, classes], with a mask head [B, M, H', W']. Raises BudgetError. Warns once when tokens are
+        dropped by an untrained filter.
         """
         self._set_budget(keep, stacklevel=5)  # torch's two frames of __call__ lie between
-        logits: Tensor = self.backbone(images)
-        return logits
+        return self.predicted(images)
+
+    def predicted(self, images: Tensor) -> Tensor:
+        """As ``forward``, at the budget that ``drop.state`` has."""
+        if self.mask_head is None:
+            logits: Tensor = self.backbone(images)
+            return logits
+        tokens: Tensor = self.backbone.forward_features(images)
+        last = self.last
+        masks: Tensor = self.mask_head(
+            tokens[:, self.prefix_tokens :], last.indices, last.tokens[:, self.prefix_tokens :]
+        )
+        return masks
 
     def forward_features(self, images: Tensor, keep: Keep | None = None) -> Tensor:
         """Tokens after the last block and norm, as timm's ``forward_features``.
@@ -125,21 +140,23 @@ class FilteredViT(nn.Module):
         tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva returns (tokens, rotation)
         return tokens
 
-    def classify_tokens(self, tokens: Tensor, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def classify_tokens(
+        self, tokens: Tensor, images: Tensor, positions: Tensor | None = None, embedded: Tensor | None = None
+    ) -> Tensor:
         """Run the model from the slot on with given tokens, so that many variants of one image share its embedding.
 
         tokens: [V, P+M, C], any batch and any number of tokens
         images: [B, 3, H, W]; only the first is embedded, because timm's forward needs one
-        positions: [V, M] int32, where the tokens stood; rotary models need it when M < N
-        Returns logits [V, classes].
+        positions: [V, M] int32, where the tokens stood; rotary models and mask heads need it when M < N
+        embedded: [V, P+N, C], with a mask head when M < N: the tokens before any was dropped
+        Returns logits as ``forward``.
         """
         state = self.drop.state
-        state.given = tokens, positions
+        state.given = Selection(embedded if embedded is not None else tokens, indices=positions), tokens
         try:
-            logits: Tensor = self.backbone(images[:1])
+            return self.predicted(images[:1])
         finally:
             state.given = None
-        return logits
 
     def extra_repr(self) -> str:
         """Budget, for ``print(model)``."""

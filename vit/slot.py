@@ -41,13 +41,13 @@ class CallState:
     A plain object instead of module attributes: torch.export allows it to change while it traces. Copies and pickles
     of a model start with a new one, because tensors of a graph can be neither copied nor pickled.
     keep: budget
-    given: tokens of any batch and length, and their positions: returned instead of a selection
+    given: what becomes ``last``, and tokens of any batch and length that are returned instead of a selection
     last: selection of the last forward pass
     warned: whether the warning about an untrained filter was given
     """
 
     keep: Keep = 1.0
-    given: tuple[Tensor, Tensor | None] | None = None
+    given: tuple[Selection, Tensor] | None = None
     last: Selection | None = None
     warned: bool = False
 
@@ -72,9 +72,10 @@ class PatchSlot(nn.Module):
     def reduce(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """tokens: [B, P+N, C]. Returns [B, P+k, C] and the kept positions [B, k], None for every token."""
         state = self.state
-        state.last = Selection(tokens)
         if state.given is not None:
-            return state.given
+            state.last, selected = state.given
+            return selected, state.last.indices
+        state.last = Selection(tokens)
         patches = tokens.shape[1] - self.prefix_tokens
         k = tokens_from_keep(state.keep, patches)
         if k == patches:

@@ -12,7 +12,9 @@ from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Prepr
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.golden import golden_from_model
+from tokfilter.vit.mask_models import add_mask_head
 from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.patch import patch
 from tokfilter.vit.scorers import TokenFilter
 
 SMALL = Architecture(
@@ -30,6 +32,16 @@ def small_model(seed: int = 0, architecture: Architecture = SMALL) -> FilteredVi
     backbone = create_backbone(architecture)
     model = FilteredViT(backbone, keep=0.5)
     model.drop.scorer = TokenFilter(model.channels, FilterConfig(width=8))
+    return model.eval()
+
+
+def small_mask_model(seed: int = 0, fill: str = "embedding") -> FilteredViT:
+    """The small model with three masks of 16 x 16 pixels."""
+    torch.manual_seed(seed)
+    model = patch(create_backbone(SMALL))
+    model.drop.scorer = TokenFilter(model.channels, FilterConfig(width=8))
+    model.scorer.trained = True
+    add_mask_head(model, 3, size=16, width=8, fill=fill)
     return model.eval()
 
 
