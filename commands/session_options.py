@@ -122,7 +122,7 @@ def session_options_from(params: Mapping[str, Any]) -> "SessionOptions":
 
     given = {f.name: params[f.name] for f in fields(SessionOptions) if f.name in params}
     if given["bundle"] is not None:
-        if given["runtime"] != "torch" and not params.get("against"):
+        if given["runtime"] != "torch" and not params.get("against") and not params.get("images"):
             raise click.UsageError("--bundle is model.pt for PyTorch: add --runtime torch.")
         given["bundle"] = str(given["bundle"])
     return SessionOptions(**given | {"torch_compile": given["torch_compile"] or False})

@@ -10,6 +10,9 @@ from tokfilter.commands.progress import command_line, progress_bar
 from tokfilter.commands.session_options import BATCH, batches_from_text, session_options, session_options_from
 
 if TYPE_CHECKING:
+    from tokfilter.artifacts.manifest import Manifest
+    from tokfilter.artifacts.split import Split
+    from tokfilter.runtime.comparison.rounds import Progress
     from tokfilter.runtime.sessions import SessionOptions
     from tokfilter.runtime.tuning.goals import Goal
 
@@ -20,7 +23,11 @@ if TYPE_CHECKING:
 @click.option("--speedup", type=float, help="Goal: at least so many times as fast as the full model.")
 @click.option("--max-drop", type=float, help="Goal: at most so many points of top-1 lost.")
 @click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
-@click.option("--images", type=click.Path(path_type=Path), help="Labelled images, one subfolder per class.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Labelled images, one subfolder per class; those that the bundle (--bundle) was trained on are left out.",
+)
 @click.option("--batch", type=BATCH, default=1, show_default=True, help="Images per batch.")
 @click.option(
     "--model-batches",
@@ -46,8 +53,8 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
     config = BenchConfig(duration, 0.2, 0.1)
     check_target(directory / "tune.json")
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
-    goal = _goal(directory, options, batch, **{name: params[name] for name in names})
     with progress_bar() as progress:
+        goal = _goal(directory, options, batch, progress, **{name: params[name] for name in names})
         document = run(directory, goal, batch, options, config, progress, command_line(), others)
     write_json(directory / "tune.json", document)
     if as_json:
@@ -64,6 +71,7 @@ def _goal(
     directory: Path,
     options: "SessionOptions",
     batch: int,
+    progress: "Progress",
     latency_ms: float | None,
     speedup: float | None,
     max_drop: float | None,
@@ -84,24 +92,37 @@ def _goal(
     if (accuracy is None) == (images is None):
         raise click.UsageError("--max-drop requires one of --accuracy and --images.")
     check_value("drop", (max_drop or 0.0) / 100)
-    return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, accuracy, images))
+    return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, progress, accuracy, images))
 
 
-def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, images: Path | None) -> dict[int, float]:
+def _drops(
+    directory: Path, options: "SessionOptions", progress: "Progress", accuracy: Path | None, images: Path | None
+) -> dict[int, float]:
     if accuracy is not None:
         needs("report")
-    from tokfilter.artifacts.manifest import load_manifest
-    from tokfilter.runtime.labelled import drops_from_images, labelled_files
-    from tokfilter.runtime.sessions import open_session
-    from tokfilter.runtime.tuning.tune import drops_from_accuracy, tested_budgets
-
-    manifest = load_manifest(directory)
-    if accuracy is not None:
+        from tokfilter.artifacts.manifest import load_manifest
         from tokfilter.benchmarks.documents import accuracy_from_file
+        from tokfilter.runtime.tuning.tune import drops_from_accuracy
 
-        return drops_from_accuracy(accuracy_from_file(accuracy), manifest)
+        return drops_from_accuracy(accuracy_from_file(accuracy), load_manifest(directory))
     assert images is not None
-    files, skipped = labelled_files(images, manifest.model.class_names), []
+    return _measured_drops(directory, options, progress, images)
+
+
+def _measured_drops(directory: Path, options: "SessionOptions", progress: "Progress", images: Path) -> dict[int, float]:
+    """Loss of top-1 on images that the model was not trained on, where that is known."""
+    from tokfilter.artifacts.manifest import load_manifest
+    from tokfilter.runtime.labelled import drops_from_images, labelled_files, untrained_files
+    from tokfilter.runtime.sessions import open_session
+    from tokfilter.runtime.tuning.tune import tested_budgets
+
+    manifest, skipped = load_manifest(directory), list[str]()
+    files = labelled_files(images, manifest.model.class_names)
+    split = _split(directory, manifest, options.bundle)
+    if isinstance(split, str):
+        click.echo(f"warning: {split}: all {len(files)} images are used, and some may be training images.", err=True)
+    else:
+        files = untrained_files(files, split, _warn, progress)
 
     def report(text: str) -> None:
         skipped.append(text)
@@ -109,7 +130,36 @@ def _drops(directory: Path, options: "SessionOptions", accuracy: Path | None, im
 
     with open_session(directory, "full", options) as full, open_session(directory, "filtered", options) as filtered:
         budgets = tested_budgets(manifest, filtered.budgets)
-        drops = drops_from_images(full, filtered, manifest.model, files, budgets, report)
+        drops = drops_from_images(full, filtered, manifest.model, files, budgets, report, progress)
     if skipped:
         click.echo(f"{len(skipped)} of {len(files)} images were left out because they are damaged", err=True)
     return drops
+
+
+def _split(directory: Path, manifest: "Manifest", bundle: str | None) -> "Split | str":
+    """Which images the exported model was trained on; else why that is not known.
+
+    bundle: as the user gave it; else the one beside the export is taken
+    Raises DataError, EngineError and BundleError for a bundle that the user gave and that is not that of this export.
+    """
+    from tokfilter.errors import DataError, EngineError
+    from tokfilter.runtime.model_files import check_bundle, find_bundle
+
+    try:
+        path = find_bundle(directory, manifest, bundle)
+        check_bundle(path, manifest)
+    except (DataError, EngineError):
+        if bundle is not None:
+            raise
+        return "the bundle that was exported is not beside the export; give it as --bundle model.pt"
+    try:
+        from tokfilter.vit.bundle import load_bundle
+
+        found = load_bundle(path).split
+    except ModuleNotFoundError as error:
+        return f"{path} tells which images it was trained on, and the package {error.name} that reads it is missing"
+    return f"{path} does not record which images it was trained on" if found is None else found
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)

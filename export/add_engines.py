@@ -16,6 +16,7 @@ from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, load_manifest, save_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
+from tokfilter.export.directory import engines_folder
 from tokfilter.export.engine_gate import EngineCheck
 from tokfilter.export.engines import TIMING_CACHE, engines_from_graphs, no_graph
 from tokfilter.export.options import ExportOptions
@@ -36,7 +37,7 @@ def add_engines(
 
     ``check`` compares each with the golden tensors before it moves into the directory. The plugin is the one that
     ``options`` names, that `tokfilter plugin build` left here, or that the directory holds.
-    When something fails, the directory stays as it was.
+    When something fails, the directory stays as it was; what a killed build left in it is removed by the next one.
     Raises DataError, BudgetError, ExportError, MissingDependencyError, EngineError, VerificationError.
     """
     directory = Path(directory)
@@ -45,12 +46,7 @@ def add_engines(
     graphs = _graphs(manifest, options)
     if options.verify:
         golden_of(directory, manifest)  # read before anything is built: that takes minutes
-    # On the same file system as the graphs, so that each finished file is moved in one step.
-    with (
-        tempfile.TemporaryDirectory(prefix=".engines-", dir=directory) as name,
-        tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch,
-    ):
-        staging = Path(name)
+    with engines_folder(directory) as staging, tempfile.TemporaryDirectory(prefix="tokfilter-") as scratch:
         if options.plugin and options.plugin_library is None:
             options = replace(options, plugin_library=_plugin(directory, manifest, Path(scratch)))
         _copy_graphs(directory, [*graphs, *manifest.entries("golden")], staging)

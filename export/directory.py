@@ -8,19 +8,22 @@ is moved aside and the new one into its place. A kill between the two renames le
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tokfilter.artifacts.files import is_alive, sync_folder
+from tokfilter.artifacts.files import is_alive, sweep_parts, sync_folder
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.artifacts.signature import SIGNATURE
 from tokfilter.errors import ExportError
 
-__all__ = ["FolderKind", "new_directory", "replaced_folder"]
+__all__ = ["FolderKind", "engines_folder", "new_directory", "replaced_folder"]
+
+_ENGINES: Final = "engines"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,18 @@ class FolderKind:
 def new_directory(target: Path) -> AbstractContextManager[Path]:
     """``replaced_folder`` for an export directory."""
     return replaced_folder(target, _EXPORTS)
+
+
+@contextmanager
+def engines_folder(directory: Path) -> Iterator[Path]:
+    """Yield a folder in an export directory to build engines in; it is removed at the end.
+
+    It is on the file system of the graphs, so that each finished file is moved in one step. Those of killed builds are
+    removed first. Raises OSError.
+    """
+    sweep_parts(directory / _ENGINES)
+    with tempfile.TemporaryDirectory(prefix=f".{_ENGINES}.{os.getpid()}.", suffix=".part", dir=directory) as name:
+        yield Path(name)
 
 
 @contextmanager
@@ -119,7 +134,8 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 def _clean_up_killed(target: Path) -> None:
-    """Remove the folders of killed exports, and move back an old export that one of them had moved aside."""
+    """Remove the folders of killed exports and builds, and move back an old export that had been moved aside."""
+    sweep_parts(target / _ENGINES)
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(part|old)")
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)

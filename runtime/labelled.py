@@ -7,11 +7,13 @@ import numpy as np
 
 from tokfilter.artifacts.images import image_extensions, open_image
 from tokfilter.artifacts.manifest import ModelCard
+from tokfilter.artifacts.split import Split, key_from_file
+from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 from tokfilter.runtime.preprocess import Preprocess, preprocess_from_card
 from tokfilter.runtime.session import Array, Session
 
-__all__ = ["drops_from_images", "labelled_files"]
+__all__ = ["drops_from_images", "labelled_files", "untrained_files"]
 
 _BATCH = 8
 
@@ -23,6 +25,7 @@ def drops_from_images(
     files: Sequence[tuple[Path, int]],
     budgets: Sequence[int],
     report: Callable[[str], None],
+    progress: Callable[[str, float], None] = lambda what, fraction: None,
 ) -> dict[int, float]:
     """Budget -> loss of top-1 against the full model on ``labelled_files``.
 
@@ -33,6 +36,7 @@ def drops_from_images(
     right, correct, count = 0, dict.fromkeys(budgets, 0), 0
     for images, labels in _batches(files, preprocess, report):
         count += len(labels)
+        progress(f"top-1 of {len(files)} images at {len(budgets)} budgets", count / len(files))
         right += int((full.run(images, card.num_patches).logits.argmax(1) == labels).sum())
         for k in budgets:
             correct[k] += int((filtered.run(images, k).logits.argmax(1) == labels).sum())
@@ -85,3 +89,33 @@ def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path,
             f"no images in the subfolders of {folder}: labelled images must be files in one subfolder per class."
         )
     return files
+
+
+def untrained_files(
+    files: Sequence[tuple[Path, int]],
+    split: Split,
+    report: Callable[[str], None],
+    progress: Callable[[str, float], None] = lambda what, fraction: None,
+) -> list[tuple[Path, int]]:
+    """The images that the model was not trained on, by the content of their files.
+
+    A file that cannot be read stays: it is reported where it is decoded.
+    report: gets how many are left out
+    Raises DataError where none is left.
+    """
+    keys = []
+    for done, (path, _) in enumerate(files):
+        progress("comparing with the training images", done / len(files))
+        try:
+            with open_regular(path) as file:
+                keys.append(key_from_file(file))
+        except OSError:
+            keys.append(0)
+    chosen = [files[position] for position in split.testable(keys)]
+    if not chosen:
+        raise DataError(
+            f"the model was trained on all {len(files)} images: its loss of accuracy on them says little. Give others."
+        )
+    if len(chosen) < len(files):
+        report(f"note: {len(chosen)} of {len(files)} images are used; the model was trained on the others.")
+    return chosen

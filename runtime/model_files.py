@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tokfilter.artifacts.files import existing_file
+from tokfilter.artifacts.files import existing_file, sha256
 from tokfilter.artifacts.manifest import Entry, FileRuntime, Manifest, Runtime, load_manifest
 from tokfilter.errors import DataError, EngineError
 from tokfilter.runtime.openvino_engine import PRECISIONS
@@ -16,6 +16,7 @@ __all__ = [
     "Role",
     "budgets_from_model_file",
     "budgets_from_tensors",
+    "check_bundle",
     "entry_at",
     "file_kinds",
     "file_precision",
@@ -90,6 +91,16 @@ def find_bundle(directory: str | Path, manifest: Manifest, bundle: str | Path | 
         f"PyTorch runs the bundle that was exported, and {name or 'model.pt'!r} is neither in {directory} nor beside "
         "it. Give it as --bundle model.pt."
     )
+
+
+def check_bundle(path: Path, manifest: Manifest) -> str:
+    """SHA-256 of model.pt. Raises EngineError where it is another one than the export was made from."""
+    digest = sha256(path)
+    if digest != manifest.source.get("sha256"):
+        raise EngineError(
+            f"{path} is not the bundle of this export: its checksum differs. Export it again, or use that bundle."
+        )
+    return digest
 
 
 def find_entry(

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.artifacts.files import sha256
+from tokfilter.artifacts.files import existing_file, sha256
 from tokfilter.artifacts.golden import GoldenArrays
 from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard
-from tokfilter.errors import EngineError
-from tokfilter.runtime.model_files import ModelFile, Role
+from tokfilter.runtime.model_files import ModelFile, Role, check_bundle
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.info import preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT, check_patched
@@ -26,11 +25,8 @@ def opened_bundle(
     manifest: of the export whose bundle it must be; None for a bundle alone
     Raises EngineError for another export's bundle, DataError, BundleError.
     """
-    digest = sha256(path) if path.is_file() else ""
-    if manifest is not None and digest and digest != manifest.source.get("sha256"):
-        raise EngineError(
-            f"{path} is not the bundle of this export: its checksum differs. Export it again, or use that bundle."
-        )
+    existing_file(path, "a bundle (model.pt)")
+    digest = sha256(path) if manifest is None else check_bundle(path, manifest)
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
     entry = Entry(f"{path.name} ({role})", role, digest, path.stat().st_size, runtime="torch", precision=precision)

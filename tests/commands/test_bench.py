@@ -166,6 +166,54 @@ def test_tune_by_labelled_images(copied, tmp_path):
     done = run("tune", copied, *goal, "--threads", "1", "--duration", "0.02", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["settings"]["goal"] == "at most 100 points of top-1 lost"
+    assert "the bundle that was exported is not beside the export" in done.stderr
+    assert "all 2 images are used, and some may be training images" in done.stderr
+
+
+@NEEDS_TORCH
+@pytest.mark.parametrize("given", [True, False])
+def test_tune_leaves_out_the_images_that_the_bundle_was_trained_on(tmp_path, given):
+    from dataclasses import replace
+
+    import numpy as np
+    from PIL import Image
+    from small_models import small_bundle, write_export
+
+    from tokfilter.artifacts.split import Split, key_from_file, keys_from_iterable
+    from tokfilter.vit.bundle import save_bundle
+
+    photos, keys = tmp_path / "photos", []
+    for number in range(6):
+        file = photos / ("ant" if number % 2 else "bee") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (200, 30, 20 * number)).save(file)
+        with file.open("rb") as opened:
+            keys.append(key_from_file(opened))
+    bundle = tmp_path / "model.pt"
+    split = Split(keys_from_iterable(keys[:4]), np.array([], np.int64))
+    save_bundle(replace(small_bundle(), split=split), bundle)
+    write_export(bundle, tmp_path / "out")
+    if given:
+        bundle = bundle.rename(tmp_path / "elsewhere.pt")
+    where = ("--bundle", bundle) if given else ()
+    goal = ("--max-drop", "100", "--images", photos, "--threads", "1", "--duration", "0.02")
+    done = run("tune", tmp_path / "out", *goal, *where)
+    assert done.exit_code == 0, done.output
+    assert "note: 2 of 6 images are used; the model was trained on the others" in done.stderr
+    for number in (4, 5):
+        (photos / ("ant" if number % 2 else "bee") / f"{number}.png").unlink()
+    done = run("tune", tmp_path / "out", *goal, *where)
+    assert done.exit_code == 1 and "the model was trained on all 4 images" in done.output
+
+
+def test_another_bundle_is_refused(copied, tmp_path):
+    (tmp_path / "photos" / "ant").mkdir(parents=True)
+    from PIL import Image
+
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "ant" / "a.png")
+    (tmp_path / "other.pt").write_bytes(b"another")
+    done = run("tune", copied, "--max-drop", "1", "--images", tmp_path / "photos", "--bundle", tmp_path / "other.pt")
+    assert done.exit_code == 1 and "is not the bundle of this export" in done.output
 
 
 @pytest.mark.parametrize(

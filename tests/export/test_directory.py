@@ -13,7 +13,7 @@ import pytest
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import Manifest, ModelCard, entry_from_file, load_manifest
 from tokfilter.errors import ExportError
-from tokfilter.export.directory import new_directory
+from tokfilter.export.directory import engines_folder, new_directory
 
 PREPROCESSING = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
 CARD = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, PREPROCESSING)
@@ -188,3 +188,30 @@ def test_a_full_disk_leaves_the_old_export(tmp_path):
     assert "failed: File too large. The old export is unchanged" in child.stdout
     assert content(tmp_path / "out") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from tokfilter.export.directory import engines_folder
+with engines_folder(Path(sys.argv[1])) as folder:
+    (folder / "model.plan").write_text("half of an engine")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("then", ["build", "export"])
+def test_what_a_killed_build_of_engines_left_is_removed_by_the_next_run(tmp_path, then):
+    target = tmp_path / "out"
+    write_export(target, "old")
+    child = subprocess.run([sys.executable, "-c", KILLED_BUILD, str(target)], check=False)
+    assert child.returncode == -signal.SIGKILL
+    (left,) = target.glob(".engines.*")
+    assert (left / "model.plan").is_file()
+    if then == "export":
+        write_export(target, "new")
+    else:
+        with engines_folder(target) as folder:
+            assert folder.is_dir() and folder.parent == target and not left.exists()
+    assert not list(target.glob(".engines.*"))
+    assert content(target) == ("new" if then == "export" else "old")

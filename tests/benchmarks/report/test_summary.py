@@ -184,6 +184,8 @@ def test_device_is_the_one_that_ran_the_model():
     assert device_from_bench(bench) == bench["machine"]["cpu"]
     for change in ({"engine": "tensorrt", "provider": None}, {"provider": "cuda"}):
         assert device_from_bench({**bench, "settings": {**bench["settings"], **change}}) == "Orin"
+    for change in ({"engine": "openvino", "provider": None}, {"engine": "torch", "provider": "cpu"}):
+        assert device_from_bench({**bench, "settings": {**bench["settings"], **change}}) == bench["machine"]["cpu"]
 
 
 def test_a_single_seed_is_a_limit():
