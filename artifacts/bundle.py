@@ -16,6 +16,7 @@ from tokfilter.artifacts.bundle_values import check_sizes, check_tensors, plain_
 from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.limits import MAX_FILTER_DEPTH, MAX_SIZE
 from tokfilter.artifacts.mask_config import MaskHeadConfig, mask_config_from_fields
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.artifacts.split import Split, content_from_split, split_from_content
 from tokfilter.artifacts.torch_file import read_torch_file, save_torch_file
 from tokfilter.errors import BundleError, TokfilterError
@@ -140,11 +141,12 @@ class Golden:
 class Bundle:
     """A filtered model, the data needed to use it, and the record of its training.
 
-    backbone, filter: state dicts
+    backbone, filter: state dicts; ``filter`` has the weights of the reducer, where that is another one
     keep: default budget
     training: plain values: data, label settings, seeds, metrics
     split: which images it was trained on; None where that is not known
     mask_config, mask_head: shape and state dict of the mask head; None and empty for a classifier
+    reducer: how the model gets rid of tokens; the key is left out for the filter
     """
 
     architecture: Architecture
@@ -159,6 +161,7 @@ class Bundle:
     split: Split | None = None
     mask_config: MaskHeadConfig | None = None
     mask_head: "dict[str, Tensor]" = field(default_factory=dict)
+    reducer: ReducerConfig = field(default_factory=ReducerConfig)
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -204,6 +207,7 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
         },
         **({} if bundle.split is None else {"split": content_from_split(bundle.split)}),
         **_mask_fields(bundle),
+        **({} if bundle.reducer.name == "filter" else {"reducer": bundle.reducer.as_dict()}),
     }
 
 
@@ -229,6 +233,7 @@ def bundle_from_content(content: Any, source: str) -> Bundle:
             training=plain_copy(content["training"]),
             split=split_from_content(content["split"]) if "split" in content else None,
             **_mask_head(content.get("mask_head")),
+            reducer=ReducerConfig(**plain_copy(content["reducer"])) if "reducer" in content else ReducerConfig(),
         )
         check_tensors(content)
         _check_structure(bundle)

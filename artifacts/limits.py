@@ -34,6 +34,7 @@ __all__ = [
     "MAX_PLAIN_VALUES",
     "MAX_RECIPE",
     "MAX_SIZE",
+    "MAX_STAGES",
     "MAX_TEXT",
     "MAX_TUPLE",
 ]
@@ -120,6 +121,9 @@ MAX_PLAIN_DEPTH: Final = 32
 
 MAX_FILTER_DEPTH: Final = 100
 """Hidden layers of a token filter, which has 2: each is built before the weights are compared with them."""
+
+MAX_STAGES: Final = 1000
+"""Blocks in which a reducer acts; published ones act in 3 to 12."""
 
 MAX_ARCHIVE_HEADER: Final = 1 << 20
 """Bytes of a long name or of PAX records in a tar archive, which are read whole; a path has 4 kB."""

@@ -110,8 +110,7 @@ class Reference:
         for part in torch.split(images, _BATCH):
             logits.append(model(part, model.num_patches if budget is None else budget))
             last = model.last
-            patches = last.tokens[:, model.prefix_tokens :]
-            scores.append(model.scorer(patches) if last.scores is None else last.scores)
+            scores.append(model.scores(part) if last.scores is None else last.scores)
             everything = torch.arange(model.num_patches, dtype=torch.int32).expand(len(part), -1)
             indices.append(everything if last.indices is None else last.indices)
         kept = None if budget is None else torch.cat(indices).numpy()

@@ -129,7 +129,7 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
         images = torch.from_numpy(transform.input_from_view(view))[None].to(next(model.parameters()))
         logits = model(images, keep)[0].float().cpu().numpy()
         kept = model.last.indices
-        scores = model.scorer(model.last.tokens[:, model.prefix_tokens :])[0].float().cpu().numpy()
+        scores = model.scores(images)[0].float().cpu().numpy()
     model.train(was_training)
     tokens = model.num_patches if kept is None else kept.shape[1]
     indices = None if kept is None else kept[0].cpu().numpy()

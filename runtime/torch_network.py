@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokfilter.errors import EngineError
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.reducers.filter import PatchSlot
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["MODES", "TYPES", "Forward", "Network", "compiled_network", "mode_from_option"]
@@ -46,10 +47,11 @@ class Network(nn.Module):
         super().__init__()
         self.dtype = TYPES[precision]
         self.model = model.eval().requires_grad_(False).to(self.dtype)
-        scorer = model.scorer.float()
-        scorer.register_forward_pre_hook(_in_fp32)
-        if isinstance(scorer, TokenFilter) and scorer.summary is not None:
-            scorer.summary.to(self.dtype)  # it adds to the tokens
+        if isinstance(model.drop, PatchSlot):
+            scorer = model.scorer.float()
+            scorer.register_forward_pre_hook(_in_fp32)
+            if isinstance(scorer, TokenFilter) and scorer.summary is not None:
+                scorer.summary.to(self.dtype)  # it adds to the tokens
         part: Any
         for part in model.modules():
             if isinstance(getattr(part, "fused_attn", None), bool):

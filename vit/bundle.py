@@ -13,6 +13,7 @@ from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import (
     Architecture,
     Bundle,
+    FilterConfig,
     bundle_from_content,
     content_from_bundle,
     read_bundle,
@@ -26,6 +27,7 @@ from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.info import ModelInfo
 from tokfilter.vit.mask_models import new_mask_head
 from tokfilter.vit.model import FilteredViT, check_patched, weights_from_model
+from tokfilter.vit.reducers.filter import PatchSlot
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["UNTRAINED", "bundle_from_model", "load_bundle", "load_model", "model_from_bundle", "save_bundle"]
@@ -78,11 +80,13 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
     """The bundle's model, in evaluation mode."""
     backbone = create_backbone(bundle.architecture)
     backbone.load_state_dict(bundle.backbone)
-    model = FilteredViT(backbone, keep=bundle.keep)
-    scorer = model.new_filter(bundle.filter_config)
-    scorer.load_state_dict(bundle.filter)
-    scorer.trained = bundle.training.get("filter") != UNTRAINED
-    model.drop.scorer = scorer
+    model = FilteredViT(backbone, keep=bundle.keep, reducer=bundle.reducer)
+    if bundle.reducer.name == "filter":
+        model.drop.scorer = scorer = model.new_filter(bundle.filter_config)
+        scorer.load_state_dict(bundle.filter)
+        scorer.trained = bundle.training.get("filter") != UNTRAINED
+    else:
+        model.drop.load_state_dict(bundle.filter)
     if bundle.mask_config is not None:
         model.mask_head = new_mask_head(model, bundle.mask_config)
         model.mask_head.load_state_dict(bundle.mask_head)
@@ -112,11 +116,13 @@ def bundle_from_model(
     Raises UnsupportedModelError for what is not such a model, DataError for unfit examples.
     """
     check_patched(model)
-    info, scorer = model.info, model.scorer
-    if info is None or not isinstance(scorer, TokenFilter):
+    info, reducer = model.info, model.drop
+    scorer = reducer.scorer if isinstance(reducer, PatchSlot) else None
+    if info is None or not isinstance(scorer, TokenFilter | None):
         raise UnsupportedModelError(
-            f"a bundle holds a timm model with a TokenFilter, this model has a {type(scorer).__name__} and "
-            f"{'no' if info is None else 'its'} record of timm's arguments. Make it with tokfilter.patch(model)."
+            f"a bundle holds a timm model with a TokenFilter or another reducer, this model has a "
+            f"{type(scorer or reducer).__name__} and {'no' if info is None else 'its'} record of timm's arguments. "
+            "Make it with tokfilter.patch(model)."
         )
     if architecture is not None:
         info = replace(info, architecture=Architecture(architecture[0], dict(architecture[1])))
@@ -128,14 +134,15 @@ def bundle_from_model(
     model = _on_cpu(model)
     images, note = _examples(model, info, examples)
     training = {key: value for key, value in info.training.items() if key != "golden" and value != UNTRAINED}
-    training["filter"] = training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED
+    if scorer is not None:
+        training["filter"] = training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED
     backbone, weights = weights_from_model(model)
     names = info.class_names if class_names is None else class_names
     head = model.mask_head
     return Bundle(
         architecture=info.architecture,
         backbone=backbone,
-        filter_config=scorer.config,
+        filter_config=FilterConfig() if scorer is None else scorer.config,
         filter=weights,
         keep=model.keep,
         preprocessing=info.preprocessing,
@@ -145,6 +152,7 @@ def bundle_from_model(
         split=info.split,
         mask_config=None if head is None else head.config,
         mask_head={} if head is None else head.state_dict(),
+        reducer=reducer.config,
     )
 
 

@@ -21,11 +21,14 @@ def check_bundle(bundle: Bundle) -> None:
     _require(isinstance(bundle.backbone, dict), "its backbone holds no tensors")
     _require(_depth(bundle.architecture) <= len(bundle.backbone), "its architecture is deeper than it has weights")
     _require(isinstance(bundle.filter, dict), "its filter holds no tensors")
-    _require(bundle.filter_config.depth <= len(bundle.filter), "its filter is deeper than it has weights")
+    filtered = bundle.reducer.name == "filter"
+    depth = bundle.filter_config.depth
+    _require(not filtered or depth <= len(bundle.filter), "its filter is deeper than it has weights")
     with torch.device("meta"):
         backbone = create_backbone(bundle.architecture)
-        skeleton = FilteredViT(backbone, keep=bundle.keep)
-        skeleton.drop.scorer = skeleton.new_filter(bundle.filter_config)
+        skeleton = FilteredViT(backbone, keep=bundle.keep, reducer=bundle.reducer)
+        if bundle.reducer.name == "filter":
+            skeleton.drop.scorer = skeleton.new_filter(bundle.filter_config)
         if bundle.mask_config is not None:
             skeleton.mask_head = new_mask_head(skeleton, bundle.mask_config)
     backbone_weights, filter_weights = weights_from_model(skeleton)

@@ -21,12 +21,12 @@ def golden_from_model(model: FilteredViT, images: Tensor, keeps: Sequence[Keep])
     was_training = model.training
     model.eval()
     full = model(images, 1.0)
-    scores = model.scorer(model.last.tokens[:, model.prefix_tokens :])
     logits: dict[int, Tensor] = {}
     indices: dict[int, Tensor] = {}
     for k in sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} - {model.num_patches}):
         logits[k] = model(images, k).clone()
         assert model.last.indices is not None
         indices[k] = model.last.indices.clone()
+    scores = model.scores(images)
     model.train(was_training)
     return Golden(images.clone(), scores.clone(), full.clone(), logits, indices)

@@ -47,6 +47,11 @@ def add_mask_head(
 
 def new_mask_head(model: FilteredViT, config: MaskHeadConfig) -> MaskHead:
     """A head that fits this model, with new weights. Raises UnsupportedModelError."""
+    if model.drop.name != "filter":
+        raise UnsupportedModelError(
+            f"a mask head puts kept tokens back to their places, and {model.drop.name} reduces tokens inside blocks: "
+            "patch the model with reducer='filter'."
+        )
     embedding = model.backbone.patch_embed
     image, patch = embedding.img_size, embedding.patch_size
     if any(side != count * step for side, count, step in zip(image, model.grid, patch, strict=True)):

@@ -1,20 +1,22 @@
-"""A timm Vision Transformer whose unimportant patch tokens are dropped once, before the first attention block."""
+"""A timm Vision Transformer that drops or merges patch tokens: once before the first block, or inside blocks."""
 
 import warnings
 from typing import Any, Final
 
 import torch
-from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import BudgetError, UnsupportedModelError
-from tokfilter.vit.backbone import check_filterable
 from tokfilter.vit.dense.mask_head import MaskHead
 from tokfilter.vit.info import ModelInfo
+from tokfilter.vit.reducers.base import Reducer, Selection
+from tokfilter.vit.reducers.filter import PatchSlot
+from tokfilter.vit.reducers.in_block import timm_name
+from tokfilter.vit.reducers.registry import install_reducer
 from tokfilter.vit.scorers import TokenFilter
-from tokfilter.vit.slot import PatchSlot, Selection, TokenDrop, TokenDropWithIndices
 
 __all__ = ["FilteredViT", "check_patched", "weights_from_model"]
 
@@ -25,18 +27,25 @@ _UNTRAINED: Final = (
 
 
 class FilteredViT(nn.Module):
-    """A timm Vision Transformer with a token scorer in its ``patch_drop`` slot, and a budget.
+    """A timm Vision Transformer with a token reducer in its ``patch_drop`` slot, and a budget.
 
-    Any module that maps patch tokens [B, N, C] to scores [B, N] can be the scorer; the trained one is ``TokenFilter``.
+    The reducer is a token filter, unless ``reducer`` names another (``vit/reducers/``). Any module that maps patch
+    tokens [B, N, C] to scores [B, N] can be the filter's scorer; the trained one is ``TokenFilter``.
     One forward pass at a time: ``last`` belongs to the latest. Raises UnsupportedModelError, BudgetError.
     mask_head: makes masks of the tokens in place of class logits (``tokfilter.add_mask_head``); None for a classifier
     """
 
     backbone: Any  # timm's classes share an interface, not a base class
 
-    def __init__(self, backbone: nn.Module, scorer: nn.Module | None = None, keep: Keep = 0.5) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        scorer: nn.Module | None = None,
+        keep: Keep = 0.5,
+        reducer: ReducerConfig | None = None,
+    ) -> None:
         super().__init__()
-        check_filterable(backbone)
+        install_reducer(backbone, reducer or ReducerConfig(), scorer)
         self.backbone = backbone
         self.prefix_tokens: int = self.backbone.num_prefix_tokens
         self.grid: tuple[int, int] = self.backbone.patch_embed.grid_size
@@ -45,8 +54,6 @@ class FilteredViT(nn.Module):
         self.info: ModelInfo | None = None
         self.mask_head: MaskHead | None = None
         self.keep = keep
-        slot = TokenDropWithIndices if isinstance(backbone, Eva) else TokenDrop
-        self.backbone.patch_drop = slot(scorer or TokenFilter(self.channels), self.prefix_tokens)
 
     @property
     def keep(self) -> Keep:
@@ -55,7 +62,7 @@ class FilteredViT(nn.Module):
 
     @keep.setter
     def keep(self, value: Keep) -> None:
-        tokens_from_keep(value, self.num_patches)
+        self.drop.tokens(value)
         self._keep = value
 
     @property
@@ -70,14 +77,19 @@ class FilteredViT(nn.Module):
         self.keep = value
 
     @property
-    def drop(self) -> PatchSlot:
-        """The module in the backbone's slot."""
-        drop: PatchSlot = self.backbone.patch_drop
+    def drop(self) -> Reducer:
+        """The reducer, which is the module in the backbone's slot."""
+        drop: Reducer = self.backbone.patch_drop
         return drop
 
     @property
     def scorer(self) -> nn.Module:
-        """The module that scores patch tokens."""
+        """The module that scores patch tokens for the filter. Raises UnsupportedModelError for another reducer."""
+        if not isinstance(self.drop, PatchSlot):
+            raise UnsupportedModelError(
+                f"this model has no token filter: its reducer is {self.drop.name}. Filters are trained in a model of "
+                "tokfilter.patch(model) with reducer='filter'."
+            )
         return self.drop.scorer
 
     @property
@@ -140,6 +152,19 @@ class FilteredViT(nn.Module):
         tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva returns (tokens, rotation)
         return tokens
 
+    def scores(self, images: Tensor) -> Tensor:
+        """What the first stage of the reducer ranks the patch tokens by; the same at every budget.
+
+        images: [B, 3, H, W], normalised
+        Returns [B, N].
+        """
+        self.drop.state.keep = self.drop.smallest
+        self.backbone(images)
+        last = self.last
+        if last.scores is None:  # a model of one patch token
+            return last.tokens.new_zeros(len(images), self.num_patches)
+        return last.scores
+
     def classify_tokens(
         self, tokens: Tensor, images: Tensor, positions: Tensor | None = None, embedded: Tensor | None = None
     ) -> Tensor:
@@ -163,11 +188,12 @@ class FilteredViT(nn.Module):
         return f"keep={self.keep} ({self.keep_tokens} of {self.num_patches} patch tokens)"
 
     def _set_budget(self, keep: Keep | None, stacklevel: int) -> None:
-        state, scorer = self.drop.state, self.scorer
+        state = self.drop.state
         state.keep = self.keep if keep is None else keep
+        self.drop.tokens(state.keep)
         if torch.compiler.is_dynamo_compiling():  # a warning would break the compiled graph in two
             return
-        if state.warned or not isinstance(scorer, TokenFilter) or scorer.trained:
+        if state.warned or self.drop.trained:
             return
         if tokens_from_keep(state.keep, self.num_patches) < self.num_patches:
             state.warned = True
@@ -188,6 +214,7 @@ def check_patched(model: object) -> None:
 
 
 def weights_from_model(model: FilteredViT) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State dicts of the backbone and of the filter, with the names of timm and of ``TokenFilter``."""
+    """State dicts of the backbone and of the reducer, with the names of timm and of ``TokenFilter`` or the reducer."""
     whole = model.backbone.state_dict()
-    return {name: whole[name] for name in whole if not name.startswith("patch_drop.")}, model.scorer.state_dict()
+    backbone = {timm_name(name): whole[name] for name in whole if not name.startswith("patch_drop.")}
+    return backbone, (model.scorer if isinstance(model.drop, PatchSlot) else model.drop).state_dict()

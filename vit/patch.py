@@ -1,4 +1,4 @@
-"""``tokfilter.patch``: a timm model with a token filter in its ``patch_drop`` slot."""
+"""``tokfilter.patch``: a timm model with a token filter, or another reducer, in its ``patch_drop`` slot."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,14 @@ from torch import nn
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import Architecture
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import UnsupportedModelError
 from tokfilter.vit.architecture import architecture_from_backbone, architecture_problem
 from tokfilter.vit.backbone import check_filterable, is_filterable
 from tokfilter.vit.info import ModelInfo, preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.reducers.base import Reducer
 from tokfilter.vit.scorers import TokenFilter
-from tokfilter.vit.slot import PatchSlot
 
 __all__ = ["patch"]
 
@@ -24,8 +25,9 @@ def patch(
     filter: nn.Module | None = None,
     *,
     architecture: tuple[str, Mapping[str, Any]] | Architecture | None = None,
+    reducer: str | ReducerConfig = "filter",
 ) -> FilteredViT:
-    """Put a token filter before the first attention block of a timm model.
+    """Put a token filter before the first attention block of a timm model, or another reducer into its blocks.
 
     The weights are used as they are, not copied: ``copy.deepcopy(model)`` first, if the original is still needed.
 
@@ -33,18 +35,34 @@ def patch(
     keep: default budget, a ratio (float) or a count of tokens (int)
     filter: scores patch tokens [B, N, C] -> [B, N]; default: an untrained ``TokenFilter``, see ``tokfilter.fit``
     architecture: name and arguments of ``timm.create_model``, needed for saving where they cannot be recovered
+    reducer: name of a reducer (docs/reducers.md), or its name and settings
     Raises UnsupportedModelError with the reason, BudgetError.
     """
+    config = _reducer_config(reducer)
     _check_not_wrapped(model)
     check_filterable(model)
     found, problem = _architecture(model, architecture)
     training = model.training
     info = ModelInfo(found, preprocessing_from_backbone(model), problem=problem)
-    scorer = TokenFilter(model.embed_dim) if filter is None else filter  # type: ignore[arg-type]
-    _check_filter(scorer, model)
-    patched = FilteredViT(model, scorer.to(next(model.parameters())), keep)
+    if filter is not None:
+        if config.name != "filter":
+            raise UnsupportedModelError(f"filter= is the scorer of reducer='filter', got it with {config.name!r}.")
+        _check_filter(filter, model)
+    like = next(model.parameters())
+    patched = FilteredViT(model, filter, keep, config)
+    patched.drop.to(like)
     patched.info = info
     return patched.train(training)
+
+
+def _reducer_config(reducer: str | ReducerConfig) -> ReducerConfig:
+    """Raises UnsupportedModelError for what is no reducer."""
+    if isinstance(reducer, ReducerConfig):
+        return reducer
+    try:
+        return ReducerConfig(reducer)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedModelError(f"{error}.") from error
 
 
 def _check_not_wrapped(model: object) -> None:
@@ -53,7 +71,7 @@ def _check_not_wrapped(model: object) -> None:
         raise UnsupportedModelError(
             f"patch expects a model, got {type(model).__name__} {model!r:.60}: create it with timm.create_model."
         )
-    if any(isinstance(part, FilteredViT | PatchSlot) for part in model.modules()):
+    if any(isinstance(part, FilteredViT | Reducer) for part in model.modules()):
         raise UnsupportedModelError("this model is patched already: set its budget with model.keep = 0.5.")
     if is_filterable(model):
         return

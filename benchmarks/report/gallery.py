@@ -33,7 +33,7 @@ def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Seque
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} | {model.num_patches}, reverse=True)
     columns = [_choices(model, images, k, bundle.class_names) for k in budgets]
     with torch.inference_mode():
-        scores = model.scorer(model.embed(images)[:, model.prefix_tokens :]).numpy()
+        scores = model.scores(images).numpy()
     return [
         Picture(view, model.grid, choices, truth, score)
         for view, (_, truth), choices, score in zip(dataset, samples, zip(*columns, strict=True), scores, strict=True)

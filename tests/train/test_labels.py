@@ -15,7 +15,7 @@ from tokfilter.train.labels import LabelConfig, delta_loss, weights_digest
 from tokfilter.train.masking import MaskConfig, position_tokens
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.slot import TokenDropWithIndices
+from tokfilter.vit.reducers.filter import TokenDropWithIndices
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
 FAMILIES = {

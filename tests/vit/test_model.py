@@ -6,7 +6,7 @@ from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import BudgetError, UnsupportedModelError
 from tokfilter.vit.backbone import check_filterable, create_backbone
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.slot import TokenDropWithIndices
+from tokfilter.vit.reducers.filter import TokenDropWithIndices
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, "img_size": 64}
 FAMILIES = {

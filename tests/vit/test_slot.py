@@ -9,7 +9,7 @@ import timm
 import torch
 
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.slot import TokenDrop, TokenDropWithIndices
+from tokfilter.vit.reducers.filter import TokenDrop, TokenDropWithIndices
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
 NAMES = {"vit_tiny_patch16_224": TokenDrop, "eva02_tiny_patch14_224": TokenDropWithIndices}
