@@ -38,6 +38,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	git ls-files '*.cu' '*.cuh' '*.h' '*.hpp' '*.cpp' '*.c' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	.ci/audit
 
 format: install
 	$(BIN)/ruff check --fix .

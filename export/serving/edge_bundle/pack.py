@@ -21,6 +21,9 @@ from tokfilter.export.serving.edge_bundle.wheel import wheel_bytes, wheel_name
 __all__ = ["EdgeBundle", "pack"]
 
 _SUMS: Final = "SHA256SUMS"
+_REQUIREMENTS: Final = Path(__file__).parent / "requirements"
+"""Packages of the steps with their hashes, by `make lock`."""
+
 _ELF: Final = b"\x7fELF"
 
 
@@ -106,6 +109,7 @@ def _own_files(manifest: Manifest) -> dict[str, Content]:
     package = own_package()
     wheel = wheel_name(package)
     own: dict[str, Content] = {f"src/{name}": path for name, path in native_sources().items()}
+    own |= {f"requirements/{path.name}": path for path in sorted(_REQUIREMENTS.glob("*.txt"))}
     return own | {
         f"out/{MANIFEST}": manifest.text().encode(),
         wheel: wheel_bytes(package),

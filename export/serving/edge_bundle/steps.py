@@ -11,6 +11,7 @@ from tokfilter.artifacts.pixels import input_shape
 __all__ = ["Step", "edge_steps", "plugin_of", "trtexec_line"]
 
 _TOKFILTER: Final = ".venv/bin/tokfilter"
+_PIP_LOCKED: Final = ".venv/bin/pip install --require-hashes"
 _ON_CPU: Final = ("fp32", "fp16")
 _ON_GPU: Final = ("fp16", "bf16", "fp32")
 """Precisions in the order of preference; no CPU kernels take bf16."""
@@ -36,7 +37,7 @@ def edge_steps(manifest: Manifest, wheel: str) -> list[Step]:
     if precision := _precision(manifest, _ON_CPU):
         steps.append(_cpu(precision))
     if "fp32" in _precisions(manifest):
-        steps.append(_openvino(wheel))
+        steps.append(_openvino())
     return [*steps, _tensorrt(_precision(manifest, _ON_GPU), plugin_of(manifest))]
 
 
@@ -58,10 +59,13 @@ def _install(wheel: str) -> Step:
     return Step(
         "install",
         "Install",
-        "Python 3.10 or later, no torch. JetPack 6 has Python 3.10, JetPack 7 has 3.12.",
+        "Python 3.10 or later, no torch. JetPack 6 has Python 3.10, JetPack 7 has 3.12. `requirements/` has versions "
+        "that work together and the hashes of their files, which pip compares. Where this machine has none of those "
+        f"files, `.venv/bin/pip install './{wheel}[runtime]'` takes what fits.",
         (
             "python3 -m venv .venv",
-            f".venv/bin/pip install './{wheel}[runtime]'",
+            f"{_PIP_LOCKED} --only-binary :all: -r requirements/runtime.txt",
+            f".venv/bin/pip install --no-deps './{wheel}'",
             f"{_TOKFILTER} doctor",
         ),
     )
@@ -80,7 +84,7 @@ def _cpu(precision: str) -> Step:
     )
 
 
-def _openvino(wheel: str) -> Step:
+def _openvino() -> Step:
     return Step(
         "openvino",
         "Verify and measure on the CPU with OpenVINO",
@@ -88,7 +92,7 @@ def _openvino(wheel: str) -> Step:
         "`--precision bf16` computes the same fp32 files in it. Every engine is measured in turn, each with its own "
         "full model and with the first engine.",
         (
-            f".venv/bin/pip install './{wheel}[runtime,openvino]'",
+            f"{_PIP_LOCKED} --only-binary :all: -r requirements/openvino.txt",
             f"{_TOKFILTER} verify out --runtime openvino",
             f"{_TOKFILTER} bench out --runtime onnx,openvino --batch 1,8 --keep 1.0,0.7,0.5 -o engines.json",
         ),
@@ -101,7 +105,6 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
         if plugin
         else "The plugin is compiled by nvcc and g++; pip installs CMake."
     )
-    build = (".venv/bin/pip install cmake ninja", f"{_TOKFILTER} plugin build --architectures native")
     return Step(
         "tensorrt",
         "Build, verify and measure TensorRT engines",
@@ -111,8 +114,8 @@ def _tensorrt(precision: str, plugin: str | None) -> Step:
         "`sudo nvpmodel -m 0 && sudo jetson_clocks`.",
         (
             "python3 -m venv --system-site-packages .venv",
-            "PATH=/usr/local/cuda/bin:$PATH .venv/bin/pip install pycuda",
-            *(() if plugin else build),
+            f"PATH=/usr/local/cuda/bin:$PATH {_PIP_LOCKED} -r requirements/tensorrt.txt",
+            *(() if plugin else (f"{_TOKFILTER} plugin build --architectures native",)),
             f"{_TOKFILTER} engine out --trt{precision} --batch 1:1:8",
             f"{_TOKFILTER} verify out --runtime tensorrt{precision}",
             f"{_TOKFILTER} bench out --runtime tensorrt{precision} --cuda-graph --batch 1,8 -o tensorrt.json",
