@@ -30,8 +30,8 @@ class GoldenArrays:
 
     images: [G, 3, H, W], normalised; 8-bit pixels where the model takes those, in its form
     scores: [G, N]
-    full: [G, classes]
-    logits: budget k -> [G, classes]
+    full: [G, classes], masks [G, M, H', W'] of a model that gives those
+    logits: budget k -> as ``full``
     """
 
     images: Array
@@ -86,12 +86,12 @@ def _checked(arrays: Mapping[str, Array], card: ModelCard) -> GoldenArrays:
     expected: dict[str, tuple[type, tuple[int, ...]]] = {
         "images": (np.float32 if card.input == "float" else np.uint8, (count, *image)),
         "scores": (np.float32, (count, patches)),
-        "full": (np.float32, (count, card.classes)),
+        "full": (np.float32, (count, *card.output_shape)),
     }
     for k in budgets:
         if not 1 <= k <= patches:
             raise ValueError(f"it has logits at {k} of {patches} tokens")
-        expected[f"logits_{k}"] = np.float32, (count, card.classes)
+        expected[f"logits_{k}"] = np.float32, (count, *card.output_shape)
         expected[f"indices_{k}"] = np.int32, (count, k)
     if not count:
         raise ValueError("it holds no images")

@@ -24,6 +24,7 @@ __all__ = [
     "Entry",
     "FileRuntime",
     "Manifest",
+    "MaskOutput",
     "ModelCard",
     "Precision",
     "entry_from_file",
@@ -44,15 +45,20 @@ Runtime = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]
 FileRuntime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch", "onnx-plugin", "onnx-cuda", "onnx-tensorrt8"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Range = tuple[int, int, int]
+Output = Literal["masks"]
+"""First outputs other than the logits of classes."""
 
 _CARD_KEYS: Final = {"num_patches": "patches"}
 """Fields of ModelCard whose key in manifest.json is another one (version 1 of the format)."""
 
 _FIELDS: Final = {key: name for name, key in _CARD_KEYS.items()}
 
+_UNSET: Final = (("input", "float"), ("output", None))
+"""Keys of a card that are left out with these values."""
+
 _ADDED_KEYS: Final = ("verified", "unverified", "kept_fp32")
 
-_KNOWN: Final = ClosedSets(get_args(Role), get_args(FileRuntime), get_args(Precision), INPUT_FORMS)
+_KNOWN: Final = ClosedSets(get_args(Role), get_args(FileRuntime), get_args(Precision), INPUT_FORMS, get_args(Output))
 """A value that is added to a Literal is known to the reader; ``manifest.schema.json`` has to name it too (a test)."""
 
 
@@ -99,6 +105,21 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class MaskOutput:
+    """The first output of a model that gives masks in place of class logits.
+
+    name: of the output, [B, M, H', W'], logits
+    shape: (M, H', W')
+    """
+
+    name: Output
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))  # JSON has lists
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Properties of the model that a runtime needs.
 
@@ -106,7 +127,9 @@ class ModelCard:
     keep: default budget in tokens
     macs: multiply-accumulates per image; key "full", or the budget as text
     preprocessing: as in the bundle
+    classes: classes, or masks where there is an ``output``
     input: how the graphs and engines take images; the key is left out where it is "float"
+    output: what the graphs and engines return first; None and left out for logits [B, classes]
     """
 
     architecture: str
@@ -119,11 +142,30 @@ class ModelCard:
     macs: dict[str, int]
     preprocessing: dict[str, Any]
     input: InputForm = "float"
+    output: MaskOutput | None = None
+
+    @property
+    def output_name(self) -> str:
+        """Name of the first output."""
+        return "logits" if self.output is None else self.output.name
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the first output for one image."""
+        return (self.classes,) if self.output is None else self.output.shape
+
+    def require_classifier(self, what: str) -> None:
+        """Raise DataError where the model gives masks. ``what``: the subject of the message, such as "the service"."""
+        if self.output is not None:
+            raise DataError(
+                f"{what} takes models that classify, and this one gives masks {list(self.output.shape)}: run it with "
+                "tokfilter.open_session or `tokfilter predict`."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The card with the keys of manifest.json."""
         card = {_CARD_KEYS.get(name, name): value for name, value in asdict(self).items()}
-        return {name: value for name, value in card.items() if (name, value) != ("input", "float")}
+        return {name: value for name, value in card.items() if (name, value) not in _UNSET}
 
 
 @dataclass(frozen=True)
@@ -192,7 +234,7 @@ def manifest_from_bytes(encoded: bytes, path: Path) -> Manifest:
     card = {_FIELDS.get(key, key): value for key, value in content["model"].items()}
     others = {key: value for key, value in content.items() if key not in ("format", "version", "model", "files")}
     return Manifest(
-        model=ModelCard(**{**card, "input_size": tuple(card["input_size"])}),
+        model=ModelCard(**{**card, "input_size": tuple(card["input_size"]), "output": _output(card.get("output"))}),
         files=[_entry(item) for item in content["files"]],
         **others,
     )
@@ -218,6 +260,10 @@ def save_manifest(directory: str | Path, manifest: Manifest) -> None:
 def _entry(item: dict[str, Any]) -> Entry:
     ranges = {name: _range(item.get(name)) for name in ("batch_range", "budget_range")}
     return Entry(**{**item, **ranges})
+
+
+def _output(item: dict[str, Any] | None) -> MaskOutput | None:
+    return None if item is None else MaskOutput(**item)
 
 
 def _range(value: Sequence[int] | None) -> Range | None:

@@ -30,6 +30,7 @@ class ClosedSets:
     runtimes: tuple[str, ...]
     precisions: tuple[str, ...]
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 def check_manifest(content: Any, known: ClosedSets) -> None:
@@ -77,7 +78,7 @@ def _model(known: ClosedSets) -> Check:
                 },
             ),
         },
-        {"input": _one_of(known.inputs)},
+        {"input": _one_of(known.inputs), "output": _record({"name": _one_of(known.outputs), "shape": size}, {})},
     )
 
 
@@ -128,6 +129,12 @@ def _check_card(card: Mapping[str, Any]) -> None:
         raise ValueError(
             f"model.input_size must be [3, height, width], the same in preprocessing, got {size} and "
             f"{fields['input_size']}"
+        )
+    masks, mask_high, mask_wide = card.get("output", {}).get("shape", (classes, 1, 1))
+    if masks != classes or mask_high > high or mask_wide > wide:
+        raise ValueError(
+            f"model.output.shape must be [{classes} masks, height, width], at most as large as the image, got "
+            f"{[masks, mask_high, mask_wide]}"
         )
     if min(abs(value) for value in fields["std"]) < 1e-6:
         raise ValueError(f"model.preprocessing.std must not be 0, got {fields['std']}")

@@ -9,6 +9,8 @@ fixed     images -> logits, indices     one fixed budget (about 5 % faster in ON
 full      images -> logits              every token, no filter: the baseline of a filtered graph
 ========  ============================  ==================================================================
 
+A model with a mask head gives ``masks`` [B, M, H', W'] in place of ``logits``.
+
 Tokens are selected by one node, ``tokfilter::TokenSelect``, with a model-local function of the same name, which a
 runtime without the plugin inlines. Tracing takes seconds and rewriting milliseconds, so the fixed and full forms are
 made from the slots form; ``verify`` compares each of them with torch.
@@ -19,7 +21,7 @@ import onnx_ir as ir
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node, with_function, without_functions
 from tokfilter.export.options import DEFAULT_OPSET
-from tokfilter.export.simplify import simplify
+from tokfilter.export.simplify import simplify, without_dead_code
 from tokfilter.export.trace import KEPT, traced_from_model
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.vit.model import FilteredViT
@@ -74,6 +76,8 @@ def full_graph_from_slots(slots_graph: ir.Model, num_patches: int) -> ir.Model:
     assert tokens is not None
     del full.graph.outputs[1]
     _block_input(full.graph, selected).replace_all_uses_with(tokens)
+    _take_every_place(full.graph)
+    without_dead_code(full)
     _keep_all_rows(indices)
     full.graph.inputs[:] = [value for value in full.graph.inputs if value.name != "slots"]
     _bind(full.graph, {KEPT: num_patches})
@@ -85,6 +89,15 @@ def _block_input(graph: ir.Graph, selected: ir.Value) -> ir.Value:
     """Input of the first block: the selected tokens, or the output of ``vit/global_context.py`` for them."""
     ends = (node.outputs[0] for node in graph if node.name and node.name.endswith("scorer.summary/Concat"))
     return next(ends, selected)
+
+
+def _take_every_place(graph: ir.Graph) -> None:
+    """Bypass the fill of a mask head (``vit/dense``): every place of the grid has its own scores."""
+    for node in [node for node in graph if (node.name or "").startswith("mask_head.fill/")]:
+        kept = {"ScatterElements": 2, "GatherElements": 0}.get(node.op_type)
+        scores = None if kept is None else node.inputs[kept]
+        if scores is not None:
+            node.outputs[0].replace_all_uses_with(scores)
 
 
 def _keep_all_rows(indices: ir.Value) -> None:

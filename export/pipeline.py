@@ -16,7 +16,7 @@ import onnx_ir as ir
 from tokfilter import __version__
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.files import sha256
-from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, MaskOutput, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.pixels import InputForm
 from tokfilter.errors import EngineError, MissingDependencyError
@@ -84,7 +84,7 @@ def export_bundle(
     path = Path(bundle_path)
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
-    check_options(options)
+    check_options(options, masks=bundle.mask_config is not None)
     options.budgets(model.num_patches)
     options.budget_profile(model.num_patches, model.keep_tokens)
     check_golden(bundle, model)
@@ -173,6 +173,7 @@ def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportO
         macs=_macs(traced, model, options),
         preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
         input=options.input,
+        output=None if bundle.mask_config is None else MaskOutput("masks", bundle.mask_config.shape),
     )
 
 

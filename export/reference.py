@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokfilter.artifacts.bundle import Bundle, Golden, Preprocessing
 from tokfilter.artifacts.compare import TOLERANCES, compare_indices, compare_logits
+from tokfilter.artifacts.compare_masks import compare_outputs
 from tokfilter.artifacts.images import open_image
 from tokfilter.artifacts.pixels import InputForm, in_form, normalise, pixels_from_normalised
 from tokfilter.errors import BundleError, DataError
@@ -56,7 +57,7 @@ class ImageSet:
 class Expected:
     """Outputs of torch for an image set at one budget.
 
-    logits: [M, classes]
+    logits: [M, classes], or masks [M, masks, H', W']
     scores: [M, N]
     indices: [M, k] int32; None with every token
     """
@@ -90,7 +91,7 @@ class Reference:
 
     @torch.inference_mode()
     def logits_on(self, images: Tensor, indices: Array) -> Array:
-        """Logits [B, classes] of images [B, 3, H, W] with exactly the patch tokens ``indices`` [B, k] kept."""
+        """Logits [B, classes], or masks, of images [B, 3, H, W] with exactly the tokens ``indices`` [B, k] kept."""
         kept = torch.from_numpy(np.ascontiguousarray(indices))
 
         def select(tokens: Tensor, _scores: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
@@ -137,13 +138,13 @@ def check_golden(bundle: Bundle, model: FilteredViT) -> None:
         again = golden_from_model(model, golden.images, sorted(golden.logits))
     scores, found = golden.scores.numpy(), again.scores.numpy()
     problems = [("scores", compare_logits(scores, found, replace(fp32, cosine=-1.0)).errors[:1])]
-    problems.append(("full", compare_logits(golden.full.numpy(), again.full.numpy(), fp32).errors))
+    problems.append(("full", compare_outputs(golden.full.numpy(), again.full.numpy(), fp32).errors))
     for k, logits in golden.logits.items():
         kept = compare_indices(golden.indices[k].numpy(), again.indices[k].numpy(), found)
         problems.append((f"indices {k}", kept.errors))
         same = kept.overlap == 1.0
         if same.any():
-            errors = compare_logits(logits.numpy()[same], again.logits[k].numpy()[same], fp32).errors
+            errors = compare_outputs(logits.numpy()[same], again.logits[k].numpy()[same], fp32).errors
             problems.append((f"logits {k}", errors))
     for name, errors in problems:
         if errors:

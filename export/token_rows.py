@@ -31,17 +31,20 @@ def tokens_as_rows(graph: ir.Graph, untouched: Collection[ir.Node] = ()) -> int:
             if isinstance(shape[2], int):
                 groups.setdefault(str(shape[:2]), []).append(node)
     changed = [nodes for nodes in groups.values() if any(node.op_type == "MatMul" for node in nodes)]
-    for nodes in changed:
-        _Rows(graph, nodes).rewrite()
+    for number, nodes in enumerate(changed):
+        _Rows(graph, nodes, f"lengths.{number}" if number else "lengths").rewrite()
     graph.sort()
     return sum(map(len, changed))
 
 
 class _Rows:
-    """The row-wise nodes of one number of images and tokens, in the order of the graph."""
+    """The row-wise nodes of one number of images and tokens, in the order of the graph.
 
-    def __init__(self, graph: ir.Graph, nodes: list[ir.Node]) -> None:
-        self.graph, self.nodes = graph, nodes
+    name: first part of the names of nodes that compute their shape
+    """
+
+    def __init__(self, graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
+        self.graph, self.nodes, self.name = graph, nodes, name
         self.inside = {node.outputs[0] for node in nodes}
         first = token_inputs(nodes[0])[0]
         assert first.shape is not None
@@ -111,10 +114,12 @@ class _Rows:
             ]
             if not self.shapes:
                 bounds = {"start": 0, "end": 2}
-                (self.lengths,) = add_node(first, "Shape", [self.tokens], bounds, name="lengths/Shape", like=like[:1])
+                (self.lengths,) = add_node(
+                    first, "Shape", [self.tokens], bounds, name=f"{self.name}/Shape", like=like[:1]
+                )
             inputs = [self.lengths, self._numbers(*rest)]
             (self.shapes[rest],) = add_node(
-                first, "Concat", inputs, {"axis": 0}, name=f"lengths_{name}/Concat", like=like[1:]
+                first, "Concat", inputs, {"axis": 0}, name=f"{self.name}_{name}/Concat", like=like[1:]
             )
         return self.shapes[rest]
 

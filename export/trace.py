@@ -29,7 +29,7 @@ BATCH, KEPT = "batch", "kept"
 
 
 class _Slots(nn.Module):
-    """images [B, 3, H, W] and slots [k] to logits and indices."""
+    """images [B, 3, H, W] and slots [k] to logits, or masks, and indices."""
 
     def __init__(self, model: FilteredViT) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Slots(nn.Module):
 
 
 def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """A graph from images and slots to logits and indices; its TokenSelect node has no function body yet.
+    """A graph from images and slots to logits, or masks, and indices; its TokenSelect node has no function body yet.
 
     Raises ExportError.
     """
@@ -75,7 +75,8 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
     with _plain_attention(module), _quiet(), torch.no_grad():
         try:
             exported = torch.export.export(module, (images, slots), dynamic_shapes=dims)
-            program = _onnx_program(exported, (images, slots), dims, opset)
+            output = "logits" if model.mask_head is None else "masks"
+            program = _onnx_program(exported, (images, slots), dims, opset, output)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(
                 f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
@@ -86,7 +87,11 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
 
 
 def _onnx_program(
-    exported: torch.export.ExportedProgram, inputs: tuple[Tensor, ...], dims: tuple[dict[int, Any], ...], opset: int
+    exported: torch.export.ExportedProgram,
+    inputs: tuple[Tensor, ...],
+    dims: tuple[dict[int, Any], ...],
+    opset: int,
+    output: str,
 ) -> torch.onnx.ONNXProgram:
     """Translate without decompositions first, which works for nearly every ViT; they trace everything again."""
     decompose = exported.run_decompositions
@@ -101,7 +106,7 @@ def _onnx_program(
                 opset_version=opset,
                 dynamic_shapes=dims,
                 input_names=["images", "slots"],
-                output_names=["logits", "indices"],
+                output_names=[output, "indices"],
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError:

@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices, compare_logits
+from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices
+from tokfilter.artifacts.compare_masks import compare_outputs
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
 from tokfilter.export.fp32_search import FP32_REMEDY
@@ -38,7 +39,7 @@ class Check:
     image_set: "golden", or the user's folder
     budget: patch tokens kept; None with every token
     max_abs, mean_abs, relative, cosine: of the logits, torch run on the tokens that the graph kept
-    top1: fraction of images with the same top-1 class
+    top1: fraction of images with the same top-1 class; of pixels with the same first mask
     overlap: fraction of kept tokens in common with torch's
     near_ties: number of kept tokens that differ in a near tie
     worst_image, worst_token: where the largest difference is
@@ -96,7 +97,7 @@ def check_graph(
         session = _session_without_plugin(path, entry)
     else:
         session = cpu_session(path, entry.precision, for_cuda)
-    errors = _signature_errors(session, entry)
+    errors = _signature_errors(session, entry, "logits" if reference.model.mask_head is None else "masks")
     if errors:
         return [_refused(entry, errors)]
     elastic = entry.role != "full" and entry.budget is None
@@ -166,9 +167,9 @@ def _session_without_plugin(path: Path, entry: Entry) -> Any:
         return cpu_session(copy, entry.precision)
 
 
-def _signature_errors(session: Any, entry: Entry) -> tuple[str, ...]:
+def _signature_errors(session: Any, entry: Entry, output: str) -> tuple[str, ...]:
     inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
-    outputs = ["logits"] if entry.role == "full" else ["logits", "indices"]
+    outputs = [output] if entry.role == "full" else [output, "indices"]
     found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if found != (inputs, outputs):
         return (f"its inputs and outputs are {found[0]} and {found[1]}, expected {inputs} and {outputs}",)
@@ -191,7 +192,7 @@ def _check(
     expected = _rows(reference.expected(image_set, budget), rows)
     logits, found = _run(session, image_set.inputs[rows], batch, None if entry.budget is not None else budget)
     indices, expected_logits = _compare_indices(reference, images, found, expected)
-    compared = compare_logits(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
+    compared = compare_outputs(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
     row, token = (compared.worst, None) if indices is None or indices.worst is None else indices.worst
     return Check(
         path=entry.path,

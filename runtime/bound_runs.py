@@ -145,7 +145,7 @@ class BoundRuns:
         cuda.synchronize(stream)
         h2d, compute, d2h = (cuda.milliseconds(a, b) for a, b in pairwise(self._events))
         copies = {name: host.copy() for name, host in results.items()}
-        return Result(copies["logits"], copies.get("indices"), Timing(h2d, compute, d2h, enqueue))
+        return Result(copies[self.outputs[0].name], copies.get("indices"), Timing(h2d, compute, d2h, enqueue))
 
     def _shape(self, batch: int, k: int) -> _Shape:
         """Memory, binding and graph for a batch at k tokens, made at their first use."""
@@ -197,13 +197,14 @@ class BoundRuns:
 
         ONNX Runtime has no call that tells, and where it does not capture it just runs the graph each time.
         """
-        size = shape.shapes["logits"]
-        mark = self._host("logits", size, np.dtype(np.float32))
+        name = self.outputs[0].name
+        size = shape.shapes[name]
+        mark = self._host(name, size, np.dtype(np.float32))
         mark.fill(_UNWRITTEN)
         other = self.cuda.allocate(mark.nbytes)
         try:
             self.cuda.to_device(other, mark, self.stream)
-            self._call(self._binding(shape.addresses | {"logits": other}, shape.shapes), shape.options)
+            self._call(self._binding(shape.addresses | {name: other}, shape.shapes), shape.options)
             self.cuda.to_host(mark, other, self.stream)
             self.cuda.synchronize(self.stream)
             return bool(np.isnan(mark).all())

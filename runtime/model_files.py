@@ -177,10 +177,10 @@ def budgets_from_tensors(
 
     Raises EngineError where these are not the ones of an export.
     """
-    names = [spec.name for spec in inputs]
-    if names not in (["images"], ["images", "slots"]) or outputs[0].name != "logits":
+    names, first = [spec.name for spec in inputs], model_file.manifest.model.output_name
+    if names not in (["images"], ["images", "slots"]) or outputs[0].name != first:
         raise EngineError(
-            f"{path} must have the inputs images and optionally slots, and logits as its first output; it has "
+            f"{path} must have the inputs images and optionally slots, and {first} as its first output; it has "
             f"{names} and {[spec.name for spec in outputs]}. Export with tokfilter."
         )
     return budgets_from_model_file(model_file, elastic="slots" in names)

@@ -27,7 +27,7 @@ from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec,
 __all__ = ["OpenVinoSession"]
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "u8": np.uint8}
-_FREE = {"images": "batch", "slots": "kept", "logits": "batch", "indices": "batch"}
+_FREE = {"images": "batch", "slots": "kept", "logits": "batch", "masks": "batch", "indices": "batch"}
 """Name of an input or output -> name of its first dimension, where that is free."""
 
 

@@ -98,7 +98,7 @@ class Compute:
 class Result:
     """The outputs of one call.
 
-    logits: [B, classes]
+    logits: [B, classes]; of a model that gives masks [B, M, H', W'], the same as ``masks``
     indices: [B, k] int32, kept positions among the patches; None from a full model
     timing: of the stages on a GPU; None on a CPU
     """
@@ -106,6 +106,15 @@ class Result:
     logits: Array
     indices: Array | None = None
     timing: Timing | None = None
+
+    @property
+    def masks(self) -> Array:
+        """Masks [B, M, H', W'], as logits. Raises DataError where the model classifies."""
+        if self.logits.ndim != 4:
+            raise DataError(
+                f"this model gives logits {_shape_text(self.logits.shape)} and no masks: read result.logits."
+            )
+        return self.logits
 
 
 class Session(Protocol):

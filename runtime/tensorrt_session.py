@@ -116,9 +116,10 @@ class TensorRTSession(CheckedSession):
             specs[is_input].append(TensorSpec(name, shape, dtype))
         self.inputs, self.outputs = tuple(specs[True]), tuple(specs[False])
         names = [spec.name for spec in self.inputs]
-        if "images" not in names or "logits" not in [spec.name for spec in self.outputs]:
+        first = self.model_file.manifest.model.output_name
+        if "images" not in names or first not in [spec.name for spec in self.outputs]:
             raise EngineError(
-                f"a plan must have an input images and an output logits; this one has {names}. Export again."
+                f"a plan must have an input images and an output {first}; this one has {names}. Export again."
             )
         budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
         ranges = [p.budget for p in self._profiles if p.budget is not None]
@@ -143,7 +144,7 @@ class TensorRTSession(CheckedSession):
             prepared = self._prepare(images.shape[0], k)
             timing = self._transfer_and_compute(self._cuda, prepared, images)
         results = {name: self._buffers[name].view(shape).copy() for name, shape in prepared.outputs.items()}
-        return Result(results["logits"], results.get("indices"), timing)
+        return Result(results[self.model_file.manifest.model.output_name], results.get("indices"), timing)
 
     def _transfer_and_compute(self, cuda: Cuda, prepared: _Prepared, images: Array) -> Timing:
         stream, events, buffers = self._stream, self._events, self._buffers

@@ -91,7 +91,7 @@ class TorchSession(CheckedSession):
     def _describe(self, model: FilteredViT) -> None:
         card, patches = self.model_file.manifest.model, model.num_patches
         self.inputs = (TensorSpec("images", ("batch", *card.input_size), np.dtype(np.float32)),)
-        outputs = [TensorSpec("logits", ("batch", card.classes), np.dtype(np.float32))]
+        outputs = [TensorSpec(card.output_name, ("batch", *card.output_shape), np.dtype(np.float32))]
         if self.role == "filtered":
             outputs.append(TensorSpec("indices", ("batch", "k"), np.dtype(np.int32)))
             wanted = int(self.model_file.manifest.choice.get("tokens", model.keep_tokens))

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 
 from tokfilter.artifacts.checked import check_file
-from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices, compare_logits
+from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices
+from tokfilter.artifacts.compare_masks import compare_outputs
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, load_manifest
 from tokfilter.errors import MissingDependencyError, VerificationError
@@ -30,7 +31,7 @@ class Verdict:
     compared: "logits and indices", "logits" or "indices" (where torch computed no logits at this budget)
     largest_difference: of a logit, over the largest golden logit of the image; None where no logits were compared
     tolerance: for that difference
-    same_top1: fraction of the compared images with the same top-1 class
+    same_top1: fraction of the compared images with the same top-1 class; of pixels with the same first mask
     same_indices: fraction of the kept tokens that the golden tensors keep too
     """
 
@@ -176,7 +177,7 @@ def verify(
         difference = float("inf")
         errors.append("logits hold NaN or infinity")
     elif expected is not None and same.any():
-        compared = compare_logits(logits[same], expected[rows][same], tolerance)
+        compared = compare_outputs(logits[same], expected[rows][same], tolerance)
         difference, top1, cosine = compared.relative, compared.top1, compared.cosine
         errors += compared.errors
     elif expected is not None:
@@ -198,7 +199,7 @@ def verify(
 
 
 def _run(session: Session, images: Array, batch: int, k: int) -> tuple[Array, Array | None]:
-    """Logits [M, classes] in fp32 and indices [M, k] of images [M, 3, H, W]; the last batch is filled up."""
+    """Logits [M, classes], or masks, in fp32 and indices [M, k] of images [M, 3, H, W]; the last batch is filled up."""
     count = -(-len(images) // batch)
     padded = images[np.arange(count * batch) % len(images)]
     results = [session.run(padded[i * batch : (i + 1) * batch], k) for i in range(count)]

@@ -59,6 +59,7 @@ def write_page(
     """
     directory, target = Path(directory), Path(target)
     manifest = load_manifest(directory)
+    manifest.model.require_classifier("the page")
     transform, grid = preprocess_from_card(manifest.model), grid_from_card(manifest.model)
     models = {role: _entry(directory, manifest, role, precision) for role in _MODELS}
     with replaced_folder(target, _PAGES) as folder:

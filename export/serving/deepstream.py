@@ -105,6 +105,7 @@ def deepstream_classifier(
     """
     source, options = Path(source), options or DeepStreamOptions()
     manifest = load_manifest(source)
+    manifest.model.require_classifier("DeepStream's classifier")
     card = manifest.model
     tokens = card.keep if options.keep is None else tokens_from_keep(options.keep, card.num_patches)
     entry = _entry(manifest, tokens, options.precision)

@@ -63,6 +63,7 @@ def triton_repository(
     """
     source, target = Path(source), Path(target)
     manifest, options = load_manifest(source), options or TritonOptions()
+    manifest.model.require_classifier("a Triton repository")
     chosen, left_out = _selected_entries(manifest, full)
     if not chosen:
         raise ExportError(

@@ -80,6 +80,7 @@ def engine_from_directory(directory: Path, options: SessionOptions, largest: int
     try:
         thread = opened.enter_context(ThreadPoolExecutor(1, "engine"))
         chosen = find_model_file(directory, "filtered", options.runtime, options.precision, provider=options.provider)
+        chosen.manifest.model.require_classifier("the service")
         session = session_from_model_file(chosen, options)
         thread.submit(session.__enter__).result()
         opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())

@@ -16,6 +16,7 @@ from tokfilter.artifacts.manifest import (
     NAME,
     FileRuntime,
     Manifest,
+    Output,
     Precision,
     Role,
     load_manifest,
@@ -48,6 +49,7 @@ GOOD = {
             "crop_mode": "center",
         },
         "input": "uint8",
+        "output": {"name": "masks", "shape": [2, 8, 16]},
     },
     "files": [
         {
@@ -282,7 +284,9 @@ def test_what_would_not_be_read_is_not_written(folder):
 def agrees_with_schema(content):
     """The schema refuses nothing that the checks accept; checks between fields are not in it."""
     jsonschema = pytest.importorskip("jsonschema")
-    known = manifest_checks.ClosedSets(get_args(Role), get_args(FileRuntime), get_args(Precision), INPUT_FORMS)
+    known = manifest_checks.ClosedSets(
+        get_args(Role), get_args(FileRuntime), get_args(Precision), INPUT_FORMS, get_args(Output)
+    )
     try:
         manifest_checks.check_manifest(content, known)
         accepted = True
@@ -317,6 +321,7 @@ def test_closed_sets_of_the_schema():
     assert set(fields["runtime"]["enum"]) == {*get_args(FileRuntime), None}
     assert set(fields["precision"]["enum"]) == {*get_args(Precision), None}
     assert set(model["properties"]["input"]["enum"]) == set(INPUT_FORMS)
+    assert set(model["properties"]["output"]["properties"]["name"]["enum"]) == set(get_args(Output))
     preprocessing = model["properties"]["preprocessing"]["properties"]
     assert tuple(preprocessing["interpolation"]["enum"]) == limits.INTERPOLATIONS == tuple(preprocess._FILTERS)
     assert tuple(preprocessing["crop_mode"]["enum"]) == limits.CROP_MODES == get_args(preprocess.CropMode)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.artifacts.mask_config import FILLS
@@ -62,7 +63,7 @@ class NearestFill(Fill):
 
     def forward(self, scores: Tensor, positions: Tensor, embedded: Tensor, score: Score) -> Tensor:
         """As ``Fill.forward``: a kept token is the nearest to its own place."""
-        nearest = self.get_buffer("squared")[positions.long()].argmin(dim=1)
+        nearest = F.embedding(positions.long(), self.get_buffer("squared")).argmin(dim=1)
         return scores.gather(1, nearest.unsqueeze(-1).expand(-1, -1, scores.shape[2]))
 
 
@@ -95,8 +96,9 @@ class DroppedMeanFill(EmbeddingFill):
 
     def background(self, scores: Tensor, positions: Tensor, embedded: Tensor, score: Score) -> Tensor:
         """As ``Fill.background``."""
-        ones = torch.ones_like(embedded[:, :, :1])
-        dropped = ones.scatter(1, positions.long().unsqueeze(-1), torch.zeros_like(ones[:, : positions.shape[1]]))
+        places = positions.long().unsqueeze(-1)
+        kept = torch.zeros_like(places, dtype=embedded.dtype)
+        dropped = torch.ones_like(embedded[:, :, :1]).scatter(1, places, kept)
         mean = (embedded * dropped).sum(dim=1, keepdim=True) / dropped.sum(dim=1, keepdim=True).clamp_min(1)
         return super().background(scores, positions, mean, score).expand(-1, embedded.shape[1], -1)
 
