@@ -52,6 +52,11 @@ def new_mask_head(model: FilteredViT, config: MaskHeadConfig) -> MaskHead:
             f"a mask head puts kept tokens back to their places, and {model.drop.name} reduces tokens inside blocks: "
             "patch the model with reducer='filter'."
         )
+    if model.drop.adds_tokens:
+        raise UnsupportedModelError(
+            f"masks need the position of every token, and the reducer {model.drop.name} adds tokens that have none. "
+            "Choose the filter, or EViT with fuse=False."
+        )
     embedding = model.backbone.patch_embed
     image, patch = embedding.img_size, embedding.patch_size
     if any(side != count * step for side, count, step in zip(image, model.grid, patch, strict=True)):

@@ -126,7 +126,7 @@ class FilteredViT(nn.Module):
         tokens: Tensor = self.backbone.forward_features(images)
         last = self.last
         masks: Tensor = self.mask_head(
-            tokens[:, self.prefix_tokens :], last.indices, last.tokens[:, self.prefix_tokens :]
+            tokens[:, self.prefix_tokens :], last.places, last.tokens[:, self.prefix_tokens :]
         )
         return masks
 

@@ -43,6 +43,18 @@ class Selection:
     indices: Tensor | None = None
     later: list[Tensor] = field(default_factory=list)
 
+    @property
+    def places(self) -> Tensor | None:
+        """Positions [B, k] of the patch tokens behind the last block; None when every token was kept.
+
+        For reducers that only drop tokens (``Reducer.adds_tokens``).
+        """
+        places = self.indices
+        for rows in self.later:
+            assert places is not None
+            places = places.gather(1, rows.long())
+        return places
+
 
 @dataclass
 class CallState:
@@ -115,6 +127,11 @@ class Reducer(nn.Module, ABC):
     def trained(self) -> bool:
         """Whether what it learns was trained; True where it learns nothing."""
         return True
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether patch tokens behind the last block have no position among the patches."""
+        return False
 
     @property
     def smallest(self) -> int:

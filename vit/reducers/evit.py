@@ -35,6 +35,11 @@ class EViT(InBlockReducer):
         return {**super().settings(), "fuse": self.fuse}
 
     @property
+    def adds_tokens(self) -> bool:
+        """See Reducer."""
+        return self.fuse
+
+    @property
     def largest(self) -> int:
         """With every token there is nothing to fuse."""
         return self.num_patches - self.fuse

@@ -5,6 +5,7 @@ from small_models import small_mask_model
 
 import tokfilter
 from tokfilter.artifacts.mask_config import FILLS, MaskHeadConfig, mask_config_from_fields
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import UnsupportedModelError
 from tokfilter.vit.dense.fill import fill_from_name
 from tokfilter.vit.dense.mask_head import MaskHead, masks_from_scores, masks_from_upsampled_features
@@ -140,6 +141,24 @@ def test_an_image_that_patches_do_not_cover_is_refused():
     backbone = timm.create_model("vit_tiny_patch16_224", img_size=30, patch_size=8, embed_dim=24, depth=1, num_heads=2)
     with pytest.raises(UnsupportedModelError, match="30 x 30 pixels are no whole number of patches of 8 x 8"):
         tokfilter.add_mask_head(tokfilter.patch(backbone), 3)
+
+
+def test_a_reducer_in_blocks_that_drops_tokens_gives_their_places_and_one_that_adds_tokens_is_refused():
+    def evit(fuse):
+        backbone = timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3, num_classes=0
+        )
+        return tokfilter.patch(backbone, reducer=ReducerConfig("evit", {"stages": [1, 3], "fuse": fuse})).eval()
+
+    model = tokfilter.add_mask_head(evit(fuse=False), 2)
+    assert model(random(2, 3, 32, 32), 0.5).shape == (2, 2, 8, 8)
+    features = model.backbone.forward_features(random(2, 3, 32, 32))
+    places = model.last.places
+    assert places.shape == (2, features.shape[1] - 1)
+    assert (places.diff() > 0).all()
+    assert set(places[0].tolist()) < set(model.last.indices[0].tolist())
+    with pytest.raises(UnsupportedModelError, match="reducer evit adds tokens that have none"):
+        tokfilter.add_mask_head(evit(fuse=True), 2)
 
 
 def test_an_unpatched_model_is_refused():
