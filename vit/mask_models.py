@@ -47,11 +47,6 @@ def add_mask_head(
 
 def new_mask_head(model: FilteredViT, config: MaskHeadConfig) -> MaskHead:
     """A head that fits this model, with new weights. Raises UnsupportedModelError."""
-    if model.drop.name != "filter":
-        raise UnsupportedModelError(
-            f"a mask head puts kept tokens back to their places, and {model.drop.name} reduces tokens inside blocks: "
-            "patch the model with reducer='filter'."
-        )
     if model.drop.adds_tokens:
         raise UnsupportedModelError(
             f"masks need the position of every token, and the reducer {model.drop.name} adds tokens that have none. "
