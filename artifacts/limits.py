@@ -13,6 +13,8 @@ __all__ = [
     "MAX_ARCHIVE_DEPTH",
     "MAX_ARCHIVE_HEADER",
     "MAX_BATCH",
+    "MAX_CHECKPOINT_VALUES",
+    "MAX_CLASS_MAP",
     "MAX_COUNT",
     "MAX_FILE",
     "MAX_FILTER_DEPTH",
@@ -96,6 +98,9 @@ MAX_JSON: Final = 32 << 20
 MAX_LABELS_JSON: Final = 512 << 20
 """Bytes of labels.json: the names of ImageNet-21k's 14 million images."""
 
+MAX_CLASS_MAP: Final = 16 << 20
+"""Bytes of a class map: ImageNet-21k's names take 1 MB."""
+
 MAX_RECIPE: Final = 1 << 20
 """Bytes of a recipe: one with every setting and its comments has 5 kB."""
 
@@ -118,6 +123,9 @@ through it meets each time all that is in it: 30 lists of two make 2^30."""
 
 MAX_PLAIN_DEPTH: Final = 32
 """Containers within each other in a bundle's plain values: a training record has 5; recursion ends at 1,000."""
+
+MAX_CHECKPOINT_VALUES: Final = 4_000_000
+"""Tensors and plain values of a training's checkpoint: a loss for each step, and three tensors for each weight."""
 
 MAX_FILTER_DEPTH: Final = 100
 """Hidden layers of a token filter, which has 2: each is built before the weights are compared with them."""

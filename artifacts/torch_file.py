@@ -99,5 +99,7 @@ def is_dense(tensor: Any) -> bool:
 
     if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
+    if tensor.is_conj() or tensor.is_neg():  # views that are computed when they are read
+        return False
     stored: int = tensor.untyped_storage().nbytes()
     return bool(tensor.numel() * tensor.element_size() <= stored)

@@ -25,8 +25,9 @@ from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.errors import VerificationError
 from tokfilter.export.cpu_form import STEPS, for_cpu
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
-from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
+from tokfilter.export.graph_stats import lengths_of, macs
 from tokfilter.export.onnx_file import save_graph
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
@@ -136,7 +137,7 @@ def measure(
     traced = slots_graph_from_model(model)
     half = model.keep_tokens
     forms = {"full": full_graph_from_slots(traced, model.num_patches), "half": fixed_graph_from_slots(traced, half)}
-    shaped = {role: with_shapes(form.clone()) for role, form in forms.items()}
+    shaped = {role: infer_shapes(form.clone()) for role, form in forms.items()}
     counts = {role: macs(form, lengths_of(form)) for role, form in shaped.items()}
     size = (3, *model.backbone.patch_embed.img_size)
     taken: dict[str, Any] = {"forms": [], "options": [], "profiles": []}

@@ -13,12 +13,15 @@ __all__ = ["check_limits"]
 
 
 def check_limits(graph: ir.Model, name: str) -> None:
-    """Raise ExportError for functions that call themselves or expand without end, and tensors without their bytes."""
+    """Raise ExportError: functions that call themselves or expand without end, inputs of nodes that nothing gives, and
+    tensors without their bytes.
+    """
     count = _expanded(graph)
     if count > MAX_GRAPH_NODES:
         raise ExportError(
             f"{name} must have at most {MAX_GRAPH_NODES} nodes once its functions are expanded, and has more."
         )
+    _check_order(graph, name)
     for tensor in _tensors(graph):
         held = _bytes_held(tensor)
         if held is not None and held < tensor.nbytes:
@@ -26,6 +29,42 @@ def check_limits(graph: ir.Model, name: str) -> None:
                 f"{name}: tensor {tensor.name!r:.80} {list(tensor.shape)} takes {tensor.nbytes} bytes and holds "
                 f"{held}. The file is damaged: export it again."
             )
+
+
+def _check_order(graph: ir.Model, name: str) -> None:
+    """Each input of a node comes before it: from the graph's inputs and weights, or from a node above.
+
+    onnx-ir makes up a value for a name that nothing gives, and fails when such a graph is copied.
+    """
+
+    def check(body: ir.Graph, outer: frozenset[ir.Value]) -> None:
+        known = {*outer, *body.inputs, *body.initializers.values()}
+        for node in body:
+            missing = [value for value in node.inputs if value is not None and value not in known]
+            if missing:
+                raise ExportError(
+                    f"{name} is no valid ONNX graph: node {node.name!r:.80} ({node.op_type!r:.40}) takes "
+                    f"{missing[0].name!r:.80}, which no input, weight or node above it gives."
+                )
+            for inner in _subgraphs(node):
+                check(inner, frozenset(known))
+            known.update(node.outputs)
+        lost = [value for value in body.outputs if value not in known]
+        if lost:
+            raise ExportError(f"{name} is no valid ONNX graph: nothing gives its output {lost[0].name!r:.80}.")
+
+    for body in (graph.graph, *(function.graph for function in graph.functions.values())):
+        check(body, frozenset())
+
+
+def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def _expanded(graph: ir.Model) -> int:

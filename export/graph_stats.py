@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import is_select_node
@@ -23,7 +22,6 @@ __all__ = [
     "operators",
     "parameters",
     "token_select_nodes",
-    "with_shapes",
 ]
 
 
@@ -52,12 +50,6 @@ class Attention:
     node: str
     queries: int | None
     keys: int | None
-
-
-def with_shapes(graph: ir.Model) -> ir.Model:
-    """``graph`` itself with the shapes that can be inferred."""
-    passes.ShapeInferencePass()(graph)
-    return graph
 
 
 def lengths_of(graph: ir.Model, budget: int | None = None) -> dict[str, int]:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
-from tokfilter.errors import ExportError
 from tokfilter.export import graph_stats
 from tokfilter.export.onnx_file import load_graph
+from tokfilter.export.shapes import infer_shapes
 
 __all__ = ["graph_description"]
 
@@ -18,10 +18,7 @@ _PREFIX: Final = "tokfilter."
 def graph_description(path: Path) -> dict[str, Any]:
     """Signature, operators, sizes and token selections of an ONNX graph. Raises DataError, ExportError."""
     graph = load_graph(path)
-    try:
-        graph_stats.with_shapes(graph)
-    except Exception as error:  # onnx raises its own kinds of errors
-        raise ExportError(f"{path} is no valid ONNX graph: its shapes contradict each other ({error}).") from error
+    infer_shapes(graph)
     metadata = {
         name.removeprefix(_PREFIX): text for name, text in graph.metadata_props.items() if name.startswith(_PREFIX)
     }

@@ -25,6 +25,7 @@ __all__ = [
     "cpu_session",
     "emulated_session",
     "load_graph",
+    "reason_of",
     "save_graph",
     "weight_bytes",
 ]
@@ -153,9 +154,17 @@ def _session(path: Path, entries: Mapping[str, str] | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what stops it is raised
     # Spinning threads would slow torch, which computes the reference in the same process.
     entries = {"session.intra_op.allow_spinning": "0", **(entries or {})}
     for name, value in entries.items():
         options.add_session_config_entry(name, value)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a class for each of its status codes, and no common one
+        raise ExportError(f"ONNX Runtime does not take {path.name}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of another library's error, in at most 300 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -34,7 +34,7 @@ from tokfilter.export.graph import (
     slots_graph_from_model,
     without_functions,
 )
-from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
+from tokfilter.export.graph_stats import lengths_of, macs
 from tokfilter.export.means import means_as_sums
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
@@ -51,6 +51,7 @@ from tokfilter.export.reference import (
     golden_on_pixels,
     image_set_from_folder,
 )
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.export.versions import package_versions
@@ -181,7 +182,7 @@ def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[
     """Counted in the graphs: torch gives the same numbers and takes a second for each budget."""
     # Three budgets determine every other one: the count is a parabola in k (runtime/measure/statistics.py, macs_at).
     quarters = {max(1, model.num_patches * i // 4) for i in (1, 2, 3)}
-    slots, full = with_shapes(traced.clone()), with_shapes(full_graph_from_slots(traced, model.num_patches))
+    slots, full = infer_shapes(traced.clone()), infer_shapes(full_graph_from_slots(traced, model.num_patches))
     counts = {"full": macs(full, lengths_of(full))}
     for k in sorted({model.keep_tokens, *options.budgets(model.num_patches), *quarters}):
         counts[str(k)] = macs(slots, lengths_of(slots, k))

@@ -10,10 +10,10 @@ Neither torch nor onnxscript is needed here, as in ``export/functions.py``.
 from collections.abc import Iterator
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import is_select_node
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 
@@ -43,7 +43,7 @@ def node_graph(graph: ir.Model) -> ir.Model:
     """
     restored, names = graph.clone(), selections(graph)
     if names:
-        passes.ShapeInferencePass()(restored)  # the operators were written for the number of tokens
+        infer_shapes(restored)  # the operators were written for the number of tokens
     for name in names:
         before = _parts(restored.graph, name)
         old = {suffix: ir.serde.serialize_node(node).SerializeToString() for suffix, node in before.items()}

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.trt.operators import Operator, ParserVersion, refusals
 
@@ -77,7 +77,7 @@ def fp32_nodes(
     Where native ops sort positions above 2048, which fp16 rounds, those are named in any case.
     """
     graph = graph.clone()
-    passes.ShapeInferencePass()(graph)
+    infer_shapes(graph)
     before = set(_up_to_choice(graph.graph)) if up_to_choice else set(_sorted_positions(graph.graph))
     return tuple(
         str(node.name)

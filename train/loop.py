@@ -156,8 +156,13 @@ def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.opti
             "or give another run directory."
         )
     expected = content.pop("sha256", None)  # older versions wrote none
-    if expected is not None and expected != content_sum(content):
-        raise DataError(f"{path} is damaged: its content has another checksum. Delete it, and run again.")
+    if expected is not None:
+        try:
+            found = content_sum(content)
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}. Delete it, and run again.") from error
+        if expected != found:
+            raise DataError(f"{path} is damaged: its content has another checksum. Delete it, and run again.")
     try:
         module.load_state_dict(content["weights"])
         optimizer.load_state_dict(content["optimizer"])

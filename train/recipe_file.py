@@ -42,7 +42,7 @@ def changed_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     recipe = replace(recipe, **top, **{name: replace(getattr(recipe, name), **keys) for name, keys in tables.items()})
     try:
         config_from_recipe(recipe, images=1)
-    except TokfilterError as error:
+    except (TokfilterError, ValueError) as error:
         raise RecipeError(f"settings of the recipe exclude each other: {error}") from error
     return recipe
 
@@ -87,7 +87,7 @@ def _values_from_file(path: Path) -> dict[str, Any]:
         content = tomllib.loads(text.decode("utf-8"))
     except RecursionError as error:
         raise RecipeError(f"{path} is no recipe: it is nested too deep.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
         raise RecipeError(f"{path} is not TOML: {error}. `tokfilter train --print-recipe` prints a recipe.") from error
     return dict(_flat(content))
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tokfilter.artifacts.compare import TOLERANCES, compare_logits
-from tokfilter.errors import VerificationError
-from tokfilter.export.onnx_file import cpu_session
+from tokfilter.errors import ExportError, VerificationError
+from tokfilter.export.onnx_file import cpu_session, reason_of
 
 __all__ = ["batched_slots_graph", "classifier_graph", "outputs_of", "require_same"]
 
@@ -76,10 +76,13 @@ def _input(graph: ir.Model, name: str) -> ir.Value:
 
 
 def outputs_of(path: Path, precision: str | None, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs of a graph in ONNX Runtime on the CPU, by name."""
+    """Outputs of a graph in ONNX Runtime on the CPU, by name. Raises ExportError where it does not run."""
     session = cpu_session(path, precision)
     names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+    try:
+        return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+    except Exception as error:  # as in cpu_session
+        raise ExportError(f"ONNX Runtime does not run {path.name}: {reason_of(error)}") from error
 
 
 def require_same(path: Path, found: Array, expected: Array, precision: str | None) -> None:

@@ -10,9 +10,9 @@ from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.errors import ExportError, VerificationError
 from tokfilter.export import pipeline
 from tokfilter.export.graph import slots_graph_from_model
-from tokfilter.export.graph_stats import with_shapes
 from tokfilter.export.onnx_file import load_graph
 from tokfilter.export.options import ExportOptions
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.vit.bundle import model_from_bundle, save_bundle
 
 NARROW = {
@@ -67,7 +67,7 @@ def test_exactly_the_layers_that_need_fp32_are_found_and_kept(narrow, tmp_path, 
         assert set(entry.kept_fp32["groups"]) == needed
         assert entry.kept_fp32["minimal"] and entry.kept_fp32["probes"] == len(builds) <= 13
         kept = {name for nodes in entry.kept_fp32["groups"].values() for name in nodes}
-        graph = with_shapes(load_graph(tmp_path / "out" / entry.path)).graph
+        graph = infer_shapes(load_graph(tmp_path / "out" / entry.path)).graph
         types = {node.name: node.outputs[0].dtype for node in graph}
         assert {types[name] for name in kept if name in types} == {ir.DataType.FLOAT}
         assert ir.DataType.FLOAT16 in types.values(), "the others are fp16 still"

@@ -10,8 +10,9 @@ import torch
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.export.cpu_form import STEPS, for_cpu
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
-from tokfilter.export.graph_stats import attentions, lengths_of, macs, with_shapes
+from tokfilter.export.graph_stats import attentions, lengths_of, macs
 from tokfilter.export.onnx_file import cpu_session, save_graph
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
@@ -81,7 +82,7 @@ def test_operators_of_a_vit(traced_graph):
 def test_the_multiply_accumulates_are_those_of_the_rows_that_are_left(traced_graph):
     """One row of the last block's projection and MLP (9 C^2) instead of all; every attention reads all tokens."""
     for k, form in ((5, traced_graph), (5, fixed_graph_from_slots(traced_graph, 5))):
-        traced, graph = with_shapes(form.clone()), with_shapes(for_cpu(form))
+        traced, graph = infer_shapes(form.clone()), infer_shapes(for_cpu(form))
         saved = macs(traced, lengths_of(traced, k)) - macs(graph, lengths_of(graph, k))
         assert saved == k * 9 * WIDTH * WIDTH
         assert [(found.queries, found.keys) for found in attentions(graph, lengths_of(graph, k))] == [(6, 6)] * DEPTH

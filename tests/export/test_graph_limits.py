@@ -7,7 +7,8 @@ from onnx import TensorProto, helper
 
 from tokfilter.errors import ExportError
 from tokfilter.export.inline import inline_graph
-from tokfilter.export.onnx_file import load_graph
+from tokfilter.export.onnx_file import cpu_session, load_graph
+from tokfilter.export.shapes import infer_shapes
 
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
 
@@ -73,3 +74,40 @@ def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
             file.truncate(size)
         with pytest.raises(ExportError, match="one protobuf message of at most 2 GiB"):
             load_graph(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (helper.make_node("Neg", ["z"], ["y"]), "takes 'z', which no input, weight or node above it gives"),
+        (helper.make_node("Neg", ["y"], ["y"]), "takes 'y', which no input"),
+        (helper.make_node("Neg", ["x"], ["z"]), "nothing gives its output 'y'"),
+    ],
+)
+def test_a_graph_with_loose_ends_is_refused(tmp_path, node, words):
+    with pytest.raises(ExportError, match=words):
+        load_graph(written(tmp_path / "x.onnx", node))
+
+
+def test_a_branch_may_take_what_stands_above_it_and_nothing_else(tmp_path):
+    value = helper.make_tensor_value_info("z", TensorProto.FLOAT, [2])
+    for name, accepted in (("x", True), ("later", False)):
+        branch = helper.make_graph([helper.make_node("Neg", [name], ["z"])], "b", [], [value])
+        condition = onnx.TensorProto(name="c", data_type=TensorProto.BOOL, raw_data=b"\1")
+        choice = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+        path = written(tmp_path / "x.onnx", choice, initializers=[condition])
+        if accepted:
+            assert len(load_graph(path).graph) == 1
+        else:
+            with pytest.raises(ExportError, match="takes 'later'"):
+                load_graph(path)
+
+
+def test_shapes_that_contradict_each_other_end_in_a_sentence_and_no_log(tmp_path, caplog):
+    weight = onnx.numpy_helper.from_array(np.ones((3, 5), np.float32), "w")
+    path = written(tmp_path / "x.onnx", helper.make_node("MatMul", ["x", "w"], ["y"]), initializers=[weight])
+    with pytest.raises(ExportError, match=r"its shapes contradict each other: .*Incompatible dimensions"):
+        infer_shapes(load_graph(path))
+    assert not caplog.records
+    with pytest.raises(ExportError, match=r"ONNX Runtime does not take x.onnx: .*Incompatible dimensions"):
+        cpu_session(path, "fp32")

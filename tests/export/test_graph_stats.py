@@ -6,7 +6,8 @@ import torch
 from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.study.block_costs import costs_from_backbone
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
-from tokfilter.export.graph_stats import lengths_of, macs, with_shapes
+from tokfilter.export.graph_stats import lengths_of, macs
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.macs import macs as macs_of_model
 from tokfilter.vit.model import FilteredViT
@@ -29,11 +30,11 @@ def test_graph_and_torch_count_the_same(name):
     model = FilteredViT(create_backbone(Architecture(architecture, kwargs))).eval()
     slots = slots_graph_from_model(model)
     n = model.num_patches
-    full = with_shapes(full_graph_from_slots(slots, n))
+    full = infer_shapes(full_graph_from_slots(slots, n))
     assert macs(full, lengths_of(full)) == macs_of_model(model, n)
-    fixed = with_shapes(fixed_graph_from_slots(slots, n // 3))
+    fixed = infer_shapes(fixed_graph_from_slots(slots, n // 3))
     assert macs(fixed, lengths_of(fixed)) == macs_of_model(model, n // 3)
-    with_shapes(slots)
+    infer_shapes(slots)
     for k in (1, 7, n // 2, n - 1):
         assert macs(slots, lengths_of(slots, k)) == macs_of_model(model, k)
 

@@ -52,6 +52,33 @@ def test_an_altered_checkpoint_is_refused(path, alter):
         _resumed(path, "me", *parts())
 
 
+def nested(content):
+    content["optimizer"]["state"][0]["exp_avg"] = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(1)])
+
+
+def on_no_device(content):
+    content["weights"]["weight"] = torch.empty(2, 3, device="meta")
+
+
+def repeated(content):
+    content["weights"]["weight"] = torch.zeros(1).expand(10**12)
+
+
+def doubled(content):
+    for _ in range(30):
+        content["losses"] = [content["losses"], content["losses"]]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("alter", [nested, on_no_device, repeated, doubled])
+def test_a_checkpoint_without_values_of_its_own_is_refused(path, alter):
+    content = torch.load(path, weights_only=True)
+    alter(content)
+    torch.save(content, path)
+    with pytest.raises(DataError, match="is damaged: it (holds tensors that are not dense|must hold at most 4000000)"):
+        _resumed(path, "me", *parts())
+
+
 def test_a_checkpoint_of_an_earlier_version_is_read(path):
     content = torch.load(path, weights_only=True)
     del content["sha256"]

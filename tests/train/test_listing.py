@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tokfilter.artifacts.bundle import Preprocessing
+from tokfilter.artifacts.limits import MAX_CLASS_MAP
 from tokfilter.errors import DataError
 from tokfilter.train.class_map import class_map_from_file, mapped
 from tokfilter.train.data import checked, images_from_folder, splits_from_folder
@@ -203,6 +204,7 @@ def test_a_class_map_is_what_timm_reads(tmp_path):
         ("map.txt", "", "line 1 is empty"),
         ("map.txt", "ant\n\nbee", "line 2 is empty"),
         ("map.txt", "ant\nbee\nant", "has class names twice: ant"),
+        ("map.txt", "x" * (MAX_CLASS_MAP + 1), "must have at most 16 MiB"),
     ],
 )
 def test_class_maps_that_are_none_are_refused(tmp_path, name, text, words):

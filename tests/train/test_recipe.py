@@ -170,6 +170,8 @@ def test_a_budget_that_could_mean_two_things_is_refused(value, words):
         ("labels = 3", "labels is a table"),
         ("[labels.mask]\npoint = 'after'", "no setting 'labels.mask.point'"),
         ("keep = ", "is not TOML"),
+        ("[filter]\ndepth = 1000000", "a filter's depth is a whole number from 1 to 100, got 1000000"),
+        ("seed = " + "9" * 5000, "is not TOML"),
         ("keep = 0.5\nkeep = 0.5", "is not TOML"),
     ],
 )
