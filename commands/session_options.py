@@ -71,6 +71,11 @@ def _with_options(
             "--model-cache/--no-model-cache", default=True, help="Keep compiled models in the user's cache (OpenVINO)."
         ),
         click.option(
+            "--fixed-shapes",
+            is_flag=True,
+            help="Compile for each batch and budget: faster, the first call of each slower (OpenVINO).",
+        ),
+        click.option(
             "--hint",
             type=click.Choice(["latency", "throughput"]),
             default="latency",

@@ -1,4 +1,4 @@
-"""The form of an fp32 graph that engines on a CPU run fastest: the same weights and results, other operators.
+"""The form of an fp32 or int8 graph that engines on a CPU run fastest: the same weights and results, other operators.
 
 ==============================  ==========================================================================
 class token early               after the last attention only the row that the head reads is computed
@@ -6,9 +6,10 @@ separate projections            three products for q, k, v in place of one that 
 tokens as rows                  [B * N, C] between attentions: product and bias become one Gemm
 ==============================  ==========================================================================
 
-Everything up to the scores stays as it was traced, so the same tokens are kept. ``python -m tokfilter.benchmarks
-cpu-forms`` measures each step (docs/cpu-forms.md). Graphs for GPUs (fp16, bf16, TensorRT, ``--cuda``) keep the traced
-form: their fused attention starts from one large product.
+int8 graphs take the first step only: with the others ONNX Runtime runs products in fp32, or more slowly. Everything up
+to the scores stays as it was traced, so the same tokens are kept. ``python -m tokfilter.benchmarks cpu-forms`` measures
+each step (docs/cpu-forms.md). Graphs for GPUs (fp16, bf16, TensorRT, ``--cuda``) keep the traced form: their fused
+attention starts from one large product.
 """
 
 from collections.abc import Callable
@@ -25,14 +26,17 @@ from tokfilter.export.simplify import without_dead_code
 from tokfilter.export.token_rows import tokens_as_rows
 from tokfilter.kernels.op import NAME
 
-__all__ = ["STEPS", "for_cpu"]
+__all__ = ["STEPS", "STEPS_OF", "for_cpu"]
 
 STEPS: Final = ("class-token-early", "separate-projections", "tokens-as-rows")
 """The steps, in the order in which they are applied."""
 
+STEPS_OF: Final[dict[str, tuple[str, ...]]] = {"fp32": STEPS, "int8": STEPS[:1]}
+"""Precision of a graph -> the steps that make it faster. Other precisions are for GPUs and keep the traced form."""
+
 
 def for_cpu(form: ir.Model, steps: tuple[str, ...] = STEPS) -> ir.Model:
-    """A copy of an fp32 graph (slots, fixed or full, with its TokenSelect node) for engines on a CPU.
+    """A copy of an fp32 or int8 graph (slots, fixed or full, with its TokenSelect node) for engines on a CPU.
 
     steps: those to take; each is exact but for rounding
     """

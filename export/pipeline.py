@@ -22,7 +22,7 @@ from tokfilter.artifacts.pixels import InputForm
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export.auto_fp32 import checked_graphs
 from tokfilter.export.contrib.walk import Fused
-from tokfilter.export.cpu_form import for_cpu
+from tokfilter.export.cpu_form import STEPS_OF, for_cpu
 from tokfilter.export.directory import new_directory
 from tokfilter.export.engine_gate import EngineCheck
 from tokfilter.export.engines import PLUGIN_SUFFIX, TIMING_CACHE, engines_from_graphs
@@ -208,7 +208,7 @@ def _write_graphs(
 
     with_node = list(_forms(on_input(quantizer.graph(traced, precision, kept)), card.num_patches, options))
     with_node = [(name, means_as_sums(graph), details) for name, graph, details in with_node]
-    forms: list[Iterable[Form]] = [plain_forms(_cpu_forms(with_node) if precision == "fp32" else with_node)]
+    forms: list[Iterable[Form]] = [plain_forms(_cpu_forms(with_node, STEPS_OF.get(precision, ())))]
     if options.with_plugin_graphs:
         forms.append(plugin_forms(with_node))
     if precision == "fp32":
@@ -234,9 +234,9 @@ def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[Fo
     yield "full", full_graph_from_slots(slots, patches), {"role": "full", "runtime": "onnx"}
 
 
-def _cpu_forms(forms: Iterable[Form]) -> Iterator[Form]:
-    """The forms for engines on a CPU."""
-    return ((name, for_cpu(graph), details) for name, graph, details in forms)
+def _cpu_forms(forms: Iterable[Form], steps: tuple[str, ...]) -> Iterator[Form]:
+    """The forms for engines on a CPU; as they are where there are no steps."""
+    return ((name, for_cpu(graph, steps) if steps else graph, details) for name, graph, details in forms)
 
 
 def _cuda_forms(slots: tuple[ir.Model, list[Fused]], patches: int, options: ExportOptions) -> Iterator[Form]:

@@ -4,12 +4,13 @@ from typing import Final
 
 import onnx_ir as ir
 
-from tokfilter.export.contrib.walk import constant
+from tokfilter.export.contrib.walk import constant, made_by
 
 __all__ = ["is_row_wise", "token_inputs"]
 
 _UNARY: Final = ("Erf", "Gelu", "HardSigmoid", "Identity", "Relu", "Sigmoid", "Softplus", "Tanh")
 _BINARY: Final = ("Add", "Div", "Mul", "Pow", "Sub")
+_QUANTIZERS: Final = ("DequantizeLinear", "QuantizeLinear")
 _NORMS: Final = ("LayerNormalization", "RMSNormalization")
 
 
@@ -21,7 +22,9 @@ def is_row_wise(node: ir.Node) -> bool:
     if not tokens or (node.op_type not in _BINARY and tokens[0] is not node.inputs[0]):
         return False
     if node.op_type == "MatMul":
-        return len(tokens) == 1 and _rank(others[0]) == 2
+        return len(tokens) == 1 and (_rank(others[0]) == 2 or _is_dequantized_matrix(others[0]))
+    if node.op_type in _QUANTIZERS:
+        return len(tokens) == 1 and all(_rank(value) == 0 for value in others)
     if node.op_type in _NORMS:
         return len(tokens) == 1 and node.attributes.get_int("axis", -1) in (-1, 2) and all(map(_is_per_channel, others))
     if node.op_type in _BINARY:
@@ -42,6 +45,12 @@ def _is_per_channel(value: ir.Value) -> bool:
     """A constant of one number, or of one for each channel."""
     rank = _rank(value)
     return rank is not None and rank <= 1
+
+
+def _is_dequantized_matrix(value: ir.Value) -> bool:
+    """A weight in 8 bits after DequantizeLinear."""
+    node = made_by(value, "DequantizeLinear")
+    return node is not None and node.inputs[0] is not None and _rank(node.inputs[0]) == 2
 
 
 def _rank(value: ir.Value) -> int | None:

@@ -48,12 +48,14 @@ class OpenVinoOptions:
     hint: one request at a time as fast as possible, or as many images per second as possible
     streams: requests that run at the same time; None leaves the number to the hint
     threads: of all streams together; None leaves the number to OpenVINO
+    fixed_shapes: compile again for each batch and budget that is run, with every length known
     """
 
     precision: str = "fp32"
     hint: Hint = "latency"
     streams: int | None = None
     threads: int | None = None
+    fixed_shapes: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

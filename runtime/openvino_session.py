@@ -1,9 +1,10 @@
 """Sessions on OpenVINO, on the CPU: fp32, bf16, fp16 and int8, any batch and any budget per call."""
 
 import io
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -24,7 +25,13 @@ from tokfilter.runtime.openvino_engine import (
 )
 from tokfilter.runtime.session import Array, CheckedSession, Result, TensorSpec, check_images
 
-__all__ = ["OpenVinoSession"]
+__all__ = ["MOST_SHAPES", "OpenVinoSession"]
+
+MOST_SHAPES = 8
+"""Compiled models of fixed shapes in memory, each with the weights; the least recently used go first."""
+
+Shape = tuple[int, int]
+"""Images of a batch, kept tokens."""
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "u8": np.uint8}
 _FREE = {"images": "batch", "slots": "kept", "logits": "batch", "masks": "batch", "indices": "batch"}
@@ -35,7 +42,7 @@ _FREE = {"images": "batch", "slots": "kept", "logits": "batch", "masks": "batch"
 class OpenVinoSession(CheckedSession):
     """One graph in OpenVINO. Safe for several threads: each call takes an infer request of its own from a pool.
 
-    options: precision, hint, streams, threads
+    options: precision, hint, streams, threads, fixed_shapes
     cache: whether compiled models are kept in the user's cache folder (``runtime.openvino_cache``)
     cache_use: "read", "written", or why the cache was not used; empty before ``with``
     """
@@ -45,8 +52,10 @@ class OpenVinoSession(CheckedSession):
     cache: bool = True
     cache_use: str = field(default="", init=False)
     _openvino: Any = field(default=None, init=False, repr=False)
+    _core: Any = field(default=None, init=False, repr=False)
     _compiled: Any = field(default=None, init=False, repr=False)
-    _requests: deque[Any] = field(default_factory=deque, init=False, repr=False)
+    _requests: "OrderedDict[Shape | None, _Requests]" = field(default_factory=OrderedDict, init=False, repr=False)
+    _lock: Any = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.thread_safe = True
@@ -55,38 +64,49 @@ class OpenVinoSession(CheckedSession):
         self._openvino = imported_openvino()
         core = self._openvino.Core()
         check_capability(core, self.options.precision)
-        path = str(self.model_file.directory / self.model_file.entry.path)
-        compiled = self._load(core, path)
-        check_compiled(compiled, self.options.precision, path)
-        self._describe(compiled, path)
-        self._compiled = compiled
+        compiled = self._loaded(core)
+        self._describe(compiled, self._path)
+        self._core, self._compiled = core, compiled
+        self._requests[None] = _Requests(compiled)
         return self._release
 
-    def _load(self, core: Any, path: str) -> Any:
+    @property
+    def _path(self) -> str:
+        return str(self.model_file.directory / self.model_file.entry.path)
+
+    def _loaded(self, core: Any, shape: Shape | None = None) -> Any:
+        """The compiled model, which computes in the type asked for. shape: None leaves batch and budget free."""
+        compiled = self._load(core, shape)
+        check_compiled(compiled, self.options.precision, self._path)
+        return compiled
+
+    def _load(self, core: Any, shape: Shape | None) -> Any:
         """The compiled model, from the cache where it has one."""
         properties, cache = compile_properties(self.options), model_cache(self.cache)
         entry, version = self.model_file.entry, str(self._openvino.__version__)
-        key = cache_key(entry.sha256, properties, version, str(core.get_property("CPU", "FULL_DEVICE_NAME")))
+        named = properties if shape is None else {**properties, "shape": shape}
+        key = cache_key(entry.sha256, named, version, str(core.get_property("CPU", "FULL_DEVICE_NAME")))
         found = self._imported(core, cache, key, properties)
         if found is not None:
             check_file(self.model_file.directory, entry)  # a changed file is refused, whatever the cache holds
             self.cache_use = "read"
             return found
         try:
-            compiled = self._compile(core, properties)
+            compiled = self._compile(core, properties, shape)
         except EngineError:
             raise
         except Exception as error:  # OpenVINO raises RuntimeError and others; each means that this file does not load
-            raise graph_error(path, error) from error
+            raise graph_error(self._path, error) from error
         self.cache_use = self._kept(compiled, cache, key)
         return compiled
 
-    def _compile(self, core: Any, properties: dict[str, Any]) -> Any:
+    def _compile(self, core: Any, properties: dict[str, Any], shape: Shape | None) -> Any:
         directory, entry = self.model_file.directory, self.model_file.entry
         if not entry.external:
-            return core.compile_model(core.read_model(checked_bytes(directory, entry)), "CPU", properties)
+            model = core.read_model(checked_bytes(directory, entry))
+            return core.compile_model(_with_shape(model, shape), "CPU", properties)
         with checked_file(directory, entry) as graph:  # external weights are found beside the graph
-            return core.compile_model(core.read_model(str(graph)), "CPU", properties)
+            return core.compile_model(_with_shape(core.read_model(str(graph)), shape), "CPU", properties)
 
     def _imported(self, core: Any, cache: ModelCache, key: str, properties: dict[str, Any]) -> Any:
         blob = cache.read(key)
@@ -115,7 +135,7 @@ class OpenVinoSession(CheckedSession):
 
     def _release(self) -> None:
         self._requests.clear()
-        self._compiled = None
+        self._core = self._compiled = None
 
     def _feeds(self, images: Array, k: int) -> dict[str, Array]:
         feeds: dict[str, Array] = {"images": np.ascontiguousarray(images)}
@@ -124,19 +144,28 @@ class OpenVinoSession(CheckedSession):
         return feeds
 
     def _execute(self, images: Array, k: int) -> Result:
-        compiled = self._compiled
-        if compiled is None:
-            raise EngineError("this session is closed: use it inside its `with` block, or open another.")
-        try:
-            request = self._requests.pop()
-        except IndexError:  # more calls at the same time than before
-            request = compiled.create_infer_request()
+        requests = self._requests_for((len(images), k))
+        request = requests.take()
         try:
             outputs = request.infer(self._feeds(images, k), share_inputs=True)
         except Exception as error:  # see _load; this request is not used again
             raise EngineError(f"OpenVINO failed at {k} tokens: {_first_line(error)}") from error
-        self._requests.append(request)
+        requests.free.append(request)
         return _result([outputs[i] for i in range(len(self.outputs))])
+
+    def _requests_for(self, shape: Shape) -> "_Requests":
+        """The requests of a batch and budget: of the one model for all, or of the model that is compiled for these."""
+        with self._lock:
+            if self._compiled is None:
+                raise EngineError("this session is closed: use it inside its `with` block, or open another.")
+            if not self.options.fixed_shapes:
+                return self._requests[None]
+            if shape not in self._requests:
+                self._requests[shape] = _Requests(self._loaded(self._core, shape))
+                if len(self._requests) > MOST_SHAPES + 1:  # the first is that of free shapes
+                    del self._requests[next(key for key in self._requests if key is not None)]
+            self._requests.move_to_end(shape)
+            return self._requests[shape]
 
     def run_queue(
         self,
@@ -145,6 +174,8 @@ class OpenVinoSession(CheckedSession):
         done: Callable[[int, Result, float], None] | None = None,
     ) -> int:
         """Run batches through OpenVINO's AsyncInferQueue: as many at the same time as there are streams.
+
+        The model of free shapes runs them, whatever ``fixed_shapes`` is.
 
         batches: images as for ``run``; an iterator is read as requests become free
         done: called with the batch's position, its result and its seconds, from a thread of OpenVINO, in any order
@@ -181,6 +212,32 @@ class OpenVinoSession(CheckedSession):
         for failure in failures:
             raise failure
         return count
+
+
+@dataclass
+class _Requests:
+    """A compiled model and those of its infer requests that run nothing at present."""
+
+    compiled: Any
+    free: deque[Any] = field(default_factory=deque)
+
+    def take(self) -> Any:
+        try:
+            return self.free.pop()
+        except IndexError:  # more calls at the same time than before
+            return self.compiled.create_infer_request()
+
+
+def _with_shape(model: Any, shape: Shape | None) -> Any:
+    """``model`` itself, its batch and the length of ``slots`` fixed."""
+    if shape is not None:
+        lengths = dict(zip(("images", "slots"), shape, strict=True))
+        shapes = {}
+        for port in model.inputs:
+            name = str(port.get_any_name())
+            shapes[name] = [lengths[name], *list(port.get_partial_shape())[1:]]
+        model.reshape(shapes)
+    return model
 
 
 def _spec(port: Any) -> TensorSpec:

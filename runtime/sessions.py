@@ -39,6 +39,7 @@ class SessionOptions:
     torch_compile: PyTorch only, see ``TorchSession``
     hint: OpenVINO only, latency or throughput
     streams: OpenVINO only, requests that run at the same time; None leaves the number to the hint
+    fixed_shapes: OpenVINO only, compile for each batch and budget that is run: faster, the first call of each slower
     model_cache: OpenVINO only, keep compiled models in the user's cache folder
     bundle: PyTorch only, model.pt of an export directory; None looks for it in the directory and beside it
     """
@@ -56,6 +57,7 @@ class SessionOptions:
     bundle: str | None = None
     hint: Hint = "latency"
     streams: int | None = None
+    fixed_shapes: bool = False
     model_cache: bool = True
 
 
@@ -118,7 +120,9 @@ def _openvino_session(chosen: ModelFile, options: SessionOptions) -> OpenVinoSes
         raise EngineError(
             "OpenVINO runs on the CPU here: leave out --provider and --cuda-graph, or choose --runtime onnx for a GPU."
         )
-    chosen_options = OpenVinoOptions(options.precision, options.hint, options.streams, options.threads)
+    chosen_options = OpenVinoOptions(
+        options.precision, options.hint, options.streams, options.threads, options.fixed_shapes
+    )
     return OpenVinoSession(chosen, chosen_options, options.model_cache)
 
 

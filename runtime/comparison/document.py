@@ -144,6 +144,7 @@ def _engine_settings(options: SessionOptions) -> dict[str, Any]:
         "spinning": options.spinning if onnx else None,
         "huge_pages": options.huge_pages if onnx else None,
         "hint": options.hint if options.runtime == "openvino" else None,
+        "fixed_shapes": options.fixed_shapes if options.runtime == "openvino" else None,
     }
 
 

@@ -449,3 +449,50 @@ def test_without_a_writable_folder_the_cache_is_off_and_says_so(directory, golde
         assert opened.run(golden.images).logits.shape == (3, 5)
     with session(directory) as opened:
         assert opened.cache_use == "off: it was not asked for"
+
+
+def test_fixed_shapes_give_the_same_at_every_batch_and_budget(directory, golden):
+    with session(directory, fixed_shapes=True) as opened:
+        for batch, keep in [(1, 4), (3, 11), (1, 4), (2, 16)]:
+            found = opened.run(golden.tiled(batch), keep)
+            rows = np.arange(batch) % len(golden.images)
+            np.testing.assert_array_equal(found.indices, golden.expected_indices(keep)[rows])
+            if keep in golden.logits:
+                np.testing.assert_allclose(found.logits, golden.logits[keep][rows], atol=1e-4)
+        assert list(opened._requests) == [None, (3, 11), (1, 4), (2, 16)]
+        compiled = opened._requests[1, 4].compiled
+        assert [list(port.get_shape()) for port in compiled.inputs] == [[1, 3, 32, 32], [4]]
+        assert opened.inputs[0].shape[0] == "batch"
+    with pytest.raises(EngineError, match="this session is closed"):
+        opened._execute(golden.images[:1], 4)
+
+
+@pytest.mark.parametrize(("role", "tokens"), [("full", None), ("filtered", 8)])
+def test_fixed_shapes_of_graphs_without_slots(directory, golden, role, tokens):
+    with session(directory, role, tokens, fixed_shapes=True) as opened:
+        expected = golden.full if role == "full" else golden.logits[8]
+        np.testing.assert_allclose(opened.run(golden.images).logits, expected, atol=1e-4)
+
+
+def test_few_models_of_fixed_shapes_stay_in_memory(directory, golden, monkeypatch):
+    monkeypatch.setattr(openvino_session, "MOST_SHAPES", 2)
+    with session(directory, fixed_shapes=True) as opened:
+        for keep in (4, 8, 4, 11):
+            opened.run(golden.images[:1], keep)
+        assert list(opened._requests) == [None, (1, 4), (1, 11)]
+
+
+def test_models_of_fixed_shapes_are_kept_in_the_cache(directory, golden):
+    uses = []
+    for keep in (4, 4, 8):
+        with session(directory, fixed_shapes=True, model_cache=True) as opened:
+            opened.run(golden.images[:1], keep)
+            uses.append(opened.cache_use)
+    assert uses == ["written", "read", "written"]
+
+
+def test_fixed_shapes_serve_several_threads(directory, golden):
+    with session(directory, fixed_shapes=True) as opened, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda keep: opened.run(golden.images, keep).indices, [4, 11, 4, 11, 4, 11]))
+    for keep, indices in zip([4, 11] * 3, found, strict=True):
+        np.testing.assert_array_equal(indices, golden.expected_indices(keep))

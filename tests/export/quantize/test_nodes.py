@@ -8,6 +8,7 @@ from onnx.reference import ReferenceEvaluator
 from quantize_images import in_opset
 
 from tokfilter.errors import ExportError
+from tokfilter.export.cpu_form import STEPS_OF, for_cpu
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots
 from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.quantize.nodes import Linear, linears_of, quantized_graph
@@ -136,3 +137,15 @@ def test_a_graph_without_such_layers_is_refused(traced_graph):
         node.name = (node.name or "").replace("blocks.", "stages.")
     with pytest.raises(ExportError, match=r"need Linear layers inside the blocks of a ViT"):
         linears_of(graph)
+
+
+def test_the_form_for_cpus_computes_the_head_on_one_row_with_the_same_results(traced_graph, largest, tmp_path):
+    graph = quantized_graph(traced_graph, "int8", largest)
+    for form in (graph, fixed_graph_from_slots(graph, 8), full_graph_from_slots(graph, 16)):
+        fast = for_cpu(form, STEPS_OF["int8"])
+        assert len(nodes(fast, "DequantizeLinear")) == len(nodes(form, "DequantizeLinear"))
+        rows = {node.name: list(node.outputs[0].shape)[1] for node in nodes(fast, "MatMul") if "mlp" in node.name}
+        assert rows.pop("blocks.1.mlp.fc2/MatMul") == rows.pop("blocks.1.mlp.fc1/MatMul") == 1
+        assert 1 not in rows.values()
+        for expected, found in zip(run(form, tmp_path, "int8"), run(fast, tmp_path, "int8"), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
