@@ -7,6 +7,7 @@ import click
 
 from tokfilter.commands.build_options import build_options, engine_lines, export_options_from_params
 from tokfilter.commands.json_output import json_option, print_json
+from tokfilter.commands.progress import step_status
 
 
 @click.command()
@@ -25,10 +26,7 @@ def engine(directory: Path, plugin_library: Path | None, as_json: bool, **params
     Each engine is compared with torch's outputs on this GPU before it is written beside the graphs and into the
     manifest; where one differs, the directory stays as it was. Exit code 3 then.
     """
-    from rich.markup import escape
-
     from tokfilter.artifacts.files import existing_file
-    from tokfilter.commands.terminal import Terminal
     from tokfilter.export.add_engines import add_engines
     from tokfilter.runtime.verification import check_engine
 
@@ -37,8 +35,8 @@ def engine(directory: Path, plugin_library: Path | None, as_json: bool, **params
     if plugin_library is not None:
         plugin_library = existing_file(plugin_library, "--plugin")
     options = export_options_from_params(plugin_library=plugin_library, **params)
-    with Terminal(stderr=True).status("reading the export") as status:
-        built = add_engines(directory, options, lambda step: status.update(escape(step)), check_engine)
+    with step_status("reading the export") as step:
+        built = add_engines(directory, options, step, check_engine)
     for entry in built:
         for line in engine_lines(entry):
             click.echo(line, err=True)

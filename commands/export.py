@@ -15,6 +15,7 @@ from tokfilter.commands.build_options import (
     export_options_from_params,
 )
 from tokfilter.commands.json_output import print_json
+from tokfilter.commands.progress import step_status
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.manifest import Manifest
@@ -74,22 +75,16 @@ def export(bundle: Path, output: Path, as_json: bool, keep: tuple[str, ...], **p
     int8 or fp8 loses more top-1 than --max-drop, the layers that cost most stay fp32; exit code 3 where that does not
     help.
     """
-    from rich.markup import escape
-
     from tokfilter.artifacts.budget import keeps_from_text
-    from tokfilter.commands.terminal import Terminal
     from tokfilter.export.pipeline import export_bundle
     from tokfilter.runtime.verification import check_engine
 
     options = export_options_from_params(keeps=tuple(keeps_from_text(keep)), **params)
     check_engine_options()
-    console = Terminal(stderr=True)
     checks: list[Check] = []
     try:
-        with console.status("reading the bundle") as status:
-            manifest = export_bundle(
-                bundle, output, options, lambda step: status.update(escape(step)), checks.append, check_engine
-            )
+        with step_status("reading the bundle") as step:
+            manifest = export_bundle(bundle, output, options, step, checks.append, check_engine)
     finally:
         if checks and not as_json:
             _print_checks(checks)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokfilter.commands.json_output import print_json
+from tokfilter.commands.progress import step_status
 from tokfilter.commands.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def fuse(
         raise click.UsageError("--strip-functions leaves out the body of the node, and --to plain writes no node.")
     from tokfilter.export.fuse import fuse_graph
 
-    report = fuse_graph(
-        source, output, verify=verify, functions=not strip_functions, sizes=numbers_from_sizes(sizes), to=to
-    )
+    numbers = numbers_from_sizes(sizes)
+    with step_status("looking for top-k and gather, and comparing the graphs"):
+        report = fuse_graph(source, output, verify=verify, functions=not strip_functions, sizes=numbers, to=to)
     if as_json:
         print_json("fuse", report.as_dict())
     else:
@@ -61,8 +62,8 @@ def numbers_from_sizes(sizes: tuple[str, ...]) -> dict[str, int]:
     numbers = {}
     for size in sizes:
         name, _, number = size.rpartition("=")
-        if not name or not number.isdecimal() or int(number) < 1:
-            raise click.BadParameter(f"expected NAME=N with N >= 1, got {size!r}.", param_hint="--size")
+        if not name or not (number.isdecimal() and len(number) < 10) or int(number) < 1:
+            raise click.BadParameter(f"expected NAME=N with N >= 1, got {size!r:.100}.", param_hint="--size")
         numbers[name] = int(number)
     return numbers
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tokfilter.commands.json_output import json_option, print_json
+from tokfilter.commands.progress import step_status
 
 
 @click.group()
@@ -30,7 +31,8 @@ def build(
     from tokfilter.kernels.build import build_plugin
 
     click.echo("compiling, one to two minutes ...", err=True)
-    built = build_plugin(output, tensorrt, architectures, fetch=fetch_headers)
+    with step_status("compiling"):
+        built = build_plugin(output, tensorrt, architectures, fetch=fetch_headers)
     if as_json:
         print_json("plugin", asdict(built))
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.commands.json_output import print_json
+from tokfilter.commands.progress import step_status
 from tokfilter.commands.session_options import BATCH, session_options, session_options_from
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def verify(source: Path, batch: tuple[int, ...], signed_by: Path | None, as_json
     files = [] if source.is_file() else checked_files(source).files
     found = verdicts(source, session_options_from(params), batch)
     if as_json:
-        verified = {"files": len(files), "signer": signer}
-        print_json("verification", {**verified, "verdicts": [asdict(verdict) for verdict in found]})
+        with step_status(f"running the models of {source}"):
+            compared = [asdict(verdict) for verdict in found]
+        print_json("verification", {"files": len(files), "signer": signer, "verdicts": compared})
         return
     if files:
         click.echo(f"{len(files)} files match the manifest{'' if signer is None else f', signed by {signer}'}")
