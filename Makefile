@@ -8,7 +8,7 @@ PYTHON310 ?= $(shell .ci/python 3.10)
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt arm64 bench install-check lock release clean
+.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt arm64 campaign bench install-check lock release clean
 # LOCKED=1 installs what .ci/requirements.txt lists, and pip compares the hash of every file.
 install: $(INSTALLED)
 
@@ -71,6 +71,14 @@ tensorrt: install
 # arm64 as far as an emulator goes, without root: .ci/arm64 says what it needs. STEPS="bundle" takes a part; docs/arm64.md.
 arm64: install
 	.ci/arm64 $(STEPS)
+
+# Hostile input for every reader, kills, hostile load: an hour on two cores, the same inputs for the same seed. docs/reliability.md;
+# one input again: ARGS="--only bundle --case 7". It measures processor time, so other work may run beside it.
+MINUTES ?= 60
+SEED ?= 0
+campaign: install
+	nice $(BIN)/python tests/campaign --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+	$(BENCH) readme
 
 # Hours on two cores. Writes benchmarks/results, and from it the tables of README and docs.
 bench: install

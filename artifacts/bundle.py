@@ -213,12 +213,14 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def bundle_from_content(content: Any, source: str) -> Bundle:
     """The bundle in the content of ``source``, its structure checked. Raises BundleError."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    named = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(named, str) or named != FORMAT:  # a tensor compares value by value
         raise BundleError(f"{source} is not a bundle: it lacks format {FORMAT!r}. {_REMEDY}")
     version = content.get("version")
-    if version != VERSION:
+    if not isinstance(version, int) or version != VERSION:
         remedy = "Update tokfilter." if isinstance(version, int) and version > VERSION else _REMEDY
-        raise BundleError(f"{source} has bundle version {version!r}; this tokfilter reads version {VERSION}. {remedy}")
+        found = f"{version!r:.50}"
+        raise BundleError(f"{source} has bundle version {found}; this tokfilter reads version {VERSION}. {remedy}")
     with sound_bundle(source):
         architecture = plain_copy(content["architecture"])
         bundle = Bundle(

@@ -150,7 +150,7 @@ def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.opti
     if not path.is_file():
         return []
     content = load_plain(path)
-    if content.get("identity") != identity:
+    if str(content.get("identity")) != identity:
         raise DataError(
             f"{path} belongs to a run with other data, settings or start weights. Run without --resume to start again, "
             "or give another run directory."
@@ -161,7 +161,7 @@ def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.opti
             found = content_sum(content)
         except ValueError as error:
             raise DataError(f"{path} is damaged: {error}. Delete it, and run again.") from error
-        if expected != found:
+        if str(expected) != found:
             raise DataError(f"{path} is damaged: its content has another checksum. Delete it, and run again.")
     try:
         module.load_state_dict(content["weights"])

@@ -13,6 +13,7 @@ import click
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.documents import with_current_keys
+from tokfilter.benchmarks.records.campaign_tables import campaign_table, kills_table, load_table
 from tokfilter.benchmarks.records.cpu_form_tables import forms_table, options_table, profile_table
 from tokfilter.benchmarks.records.cpu_tables import cpu_engines_table, cpu_figures_table
 from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
@@ -61,12 +62,16 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "cpu_options": ("cpu_forms.json", options_table),
     "cpu_profile": ("cpu_forms.json", profile_table),
     "portability": ("portability.json", portability_table),
+    "campaign": ("campaign.json", campaign_table),
+    "campaign_kills": ("campaign.json", kills_table),
+    "campaign_load": ("campaign.json", load_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }
 """Name of a table -> (file in results, function that writes the table)."""
 
 _UNMEASURED: Final = {
+    "campaign.json": "Not measured yet: `make campaign`.",
     "cpu_engines.json": "Not measured yet: `python -m tokfilter.benchmarks cpu-engines`.",
     "cpu_forms.json": "Not measured yet on an idle machine: `python -m tokfilter.benchmarks cpu-forms`.",
     "cuda_zoo.json": "Not measured yet: `python -m tokfilter.benchmarks cuda-zoo`.",

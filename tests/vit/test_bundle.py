@@ -133,10 +133,18 @@ def test_files_that_are_something_else(tmp_path):
         load_bundle(tmp_path / "legacy.pt")
     refused({"model": {}}, tmp_path, "lacks format")
     refused([1, 2], tmp_path, "lacks format")
+    refused({"format": torch.ones(9)}, tmp_path, "lacks format")
 
 
 @pytest.mark.parametrize(
-    ("version", "words"), [(2, "Update tokfilter"), (0, "reads version 1"), ("1", "reads version 1"), (None, "None")]
+    ("version", "words"),
+    [
+        (2, "Update tokfilter"),
+        (0, "reads version 1"),
+        ("1", "reads version 1"),
+        (None, "None"),
+        (torch.ones(9), "tensor"),
+    ],
 )
 def test_other_versions(content, tmp_path, version, words):
     content["version"] = version

@@ -1,0 +1,172 @@
+"""The campaign: hostile input for every reader, kills, hostile load. ``make campaign``; docs/reliability.md."""
+
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import click
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tools")]
+
+from hostile import requests  # noqa: E402
+from hostile.document import Figures, Findings, document  # noqa: E402
+from hostile.fuzz import Fuzzer  # noqa: E402
+from hostile.kills import WRITERS, Killer  # noqa: E402
+from hostile.material import write_material  # noqa: E402
+from hostile.readers import BY_NAME, READERS  # noqa: E402
+from hostile.server import Server  # noqa: E402
+
+from tokfilter.benchmarks.options import output_option  # noqa: E402
+from tokfilter.benchmarks.records.paths import RESULTS, ROOT  # noqa: E402
+from tokfilter.benchmarks.service.abuse import document_from_abuse  # noqa: E402
+from tokfilter.benchmarks.service.process import serving  # noqa: E402
+from tokfilter.runtime.measure.record import header, write_json  # noqa: E402
+
+SHARES = {"readers": 0.72, "requests": 0.08, "kills": 0.15, "service": 0.05}
+"""Of the time. The service's part takes two minutes, whatever its share is."""
+WORK = ROOT / "build" / "campaign"
+
+
+@click.command()
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=60.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--inputs", type=click.IntRange(min=1), help="Most inputs for the readers.")
+@click.option("--part", multiple=True, type=click.Choice(list(SHARES)), help="These parts only.")
+@click.option("--only", type=click.Choice(list(BY_NAME)), help="This class only; with --case one input of it.")
+@click.option("--case", type=click.IntRange(min=0), help="Make this input again, and keep its files.")
+@output_option(RESULTS / "campaign.json")
+def main(minutes, seed, inputs, part, only, case, output):
+    """Try mutated files, requests, kills and hostile load for MINUTES; write one JSON document."""
+    warnings.simplefilter("ignore")
+    material = WORK / "material"
+    if not (material / "done").exists():
+        shutil.rmtree(material, ignore_errors=True)
+        click.echo("writing the files to start from (two minutes)", err=True)
+        write_material(material)
+    server, begin = Server(), time.monotonic()
+    try:
+        if case is not None:
+            _again(server, material, BY_NAME[only or READERS[0].name], case, seed)
+            return
+        run = Run(server, material, seed, minutes, part or tuple(SHARES), only)
+        run.all(inputs)
+    finally:
+        server.close()
+        shutil.rmtree(WORK / "requests", ignore_errors=True)
+    command = f"python tests/campaign --minutes {minutes:g} --seed {seed}"
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    spent = (time.monotonic() - begin) / 60
+    found = document(
+        seed, spent, run.classes, run.killer.results.values(), run.service, run.findings, server.baseline, revision
+    )
+    write_json(output, {**header("campaign", command), **found})
+    click.echo(f"{found['inputs']} inputs, {found['findings']['count']} with a fault; wrote {output}", err=True)
+
+
+class Run:
+    """Parts of a campaign and their figures."""
+
+    def __init__(self, server, material, seed, minutes, parts, only):
+        self.server, self.material, self.seed, self.parts = server, material, seed, parts
+        self.readers = [BY_NAME[only]] if only else list(READERS)
+        share = sum(SHARES[name] for name in parts)
+        self.seconds = {name: 60 * minutes * SHARES[name] / share for name in parts}
+        self.figures = {reader.name: Figures(reader.name) for reader in self.readers}
+        self.figures[requests.NAME] = Figures(requests.NAME)
+        self.killer = Killer(server, material, WORK / "kills", seed)
+        self.findings, self.service = Findings(), {}
+
+    @property
+    def classes(self):
+        return [one for one in self.figures.values() if one.inputs]
+
+    def all(self, inputs):
+        """Every part that was asked for."""
+        if "readers" in self.parts:
+            self._readers(inputs)
+        if "requests" in self.parts:
+            self._requests()
+        if "kills" in self.parts:
+            self._kills()
+        if "service" in self.parts:
+            abuse = document_from_abuse(self.material / "out", pairs=2, window=5, seconds=60)
+            self.service = abuse["goals"]
+
+    def _readers(self, inputs):
+        fuzzer = Fuzzer(self.server, self.material, WORK / "readers", self.seed)
+        deadline, tried = time.monotonic() + self.seconds["readers"], 0
+        turn = 0
+        while time.monotonic() < deadline and (inputs is None or tried < inputs):
+            for reader in self.readers:
+                for _ in range(max(1, round(reader.weight / 2))):
+                    number = self.figures[reader.name].inputs
+                    case, done, judged, taken = fuzzer.run(reader, number)
+                    self.figures[reader.name].add(done, judged, taken, self.server.baseline)
+                    self._note(reader.name, number, case.argv, case.what, done, judged)
+                    tried += 1
+            turn += 1
+            _say(f"turn {turn}: {tried} inputs, {self.findings.count} with a fault")
+        shutil.rmtree(WORK / "readers", ignore_errors=True)
+
+    def _requests(self):
+        pictures = [
+            path.read_bytes()
+            for path in sorted((self.material / "images").iterdir())
+            if path.suffix in (".jpg", ".png")
+        ]
+        figures, deadline = self.figures[requests.NAME], time.monotonic() + self.seconds["requests"]
+        with serving(self.material / "out", "--threads", 1) as running:
+            service = requests.Service(running)
+            while time.monotonic() < deadline and running.process.poll() is None:
+                number = figures.inputs
+                content, what = requests.made_request(pictures, self.seed, number)
+                done, judged = service.ask(content)
+                figures.add(done, judged, "different", _Nothing(service.first_peak))
+                self._note(requests.NAME, number, ("serve", "out"), what, done, judged)
+            running.stop()
+        _say(f"{figures.inputs} requests, {self.findings.count} findings so far")
+
+    def _kills(self):
+        deadline, number = time.monotonic() + self.seconds["kills"], 0
+        while time.monotonic() < deadline:
+            for writer in WRITERS:
+                self.killer.run(writer, number)
+            number += 1
+            faults = [text for one in self.killer.results.values() for text in one.faults]
+            _say(f"{number} kills of each command, {len(faults)} faults {faults[-1:]}")
+        shutil.rmtree(WORK / "kills", ignore_errors=True)
+
+    def _note(self, name, number, argv, what, done, judged):
+        self.findings.add(name, number, argv, what, done, judged)
+        if judged.faults:
+            _say(f"{name} {number}: {', '.join(judged.faults)}: {argv[0]}: {what!r:.150}\n{judged.tail[-400:]}")
+
+
+class _Nothing:
+    """A baseline of a service: its memory when it was ready."""
+
+    def __init__(self, peak):
+        self.peak, self.cpu_s = peak, 0.0
+
+
+def _again(server, material, reader, number, seed):
+    fuzzer = Fuzzer(server, material, WORK / "one", seed)
+    case, done, judged, taken = fuzzer.run(reader, number)
+    click.echo(
+        f"{case.what!r}\ntokfilter {' '.join(case.argv)}\n{done}\n{judged.faults} {taken}\n{judged.tail}\n"
+        f"in {WORK / 'one'}"
+    )
+
+
+def _say(text):
+    click.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Runs commands in forks of one process that has imported everything: an input costs its reading, not the imports.
+
+The parent imports, starts no thread and forks; each child is limited (RLIMIT_AS, RLIMIT_FSIZE, RLIMIT_CPU, no core),
+has its own folder for HOME, TMPDIR and caches, and runs ``tokfilter.cli`` as the installed command does. Baseline of
+memory and processor time: a child that runs nothing.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULES = [
+    "timm",
+    "torch",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "PIL.Image",
+    "safetensors.torch",
+    "matplotlib.figure",
+    "jinja2",
+    "jsonschema",
+    "scipy.stats",
+    "rich.table",
+    "tritonclient.grpc.model_config_pb2",
+    "tokfilter.benchmarks.report.render",
+    "tokfilter.benchmarks.report.gallery",
+]
+"""ONNX Runtime and OpenVINO are not among them: their imports start threads, which a fork would not have."""
+ROOMS = ("artifacts", "vit", "trt", "train", "export", "runtime", "commands")
+"""Every module of these is imported too, so that a run is of one state of the code."""
+CPU_S = 10.0
+"""Processor time beyond the baseline above which a command hangs."""
+WALL_S = 60.0
+"""Wall time after which a command is killed: it waits for something, or this machine is six times overloaded."""
+ADDRESS_SPACE = 6 << 30
+FILE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended.
+
+    code: exit code, negative for a signal
+    cpu_s, wall_s, peak: seconds, seconds, bytes of the child, with the baseline
+    timed_out: whether it was killed after its wall time
+    """
+
+    code: int
+    cpu_s: float
+    wall_s: float
+    peak: int
+    timed_out: bool
+
+
+class Server:
+    """The process that forks. ``action`` names a function of ``hostile.actions`` that the child calls with ``argv``."""
+
+    def __init__(self, modules=MODULES):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._answer()
+        self.baseline = self.run("nothing", [], Path("/"), Path("/"), os.devnull)
+
+    def run(self, action, argv, home, cwd, log, wall_s=WALL_S, kill_after=None):
+        """Run an action in a child. kill_after: seconds until it gets SIGKILL."""
+        asked = {"action": action, "argv": [*map(str, argv)], "home": str(home), "cwd": str(cwd), "log": str(log)}
+        print(json.dumps({**asked, "wall_s": wall_s, "kill_after": kill_after}), file=self._process.stdin, flush=True)
+        return Done(**self._answer())
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the forking process has ended: see its error above")
+        return json.loads(line)
+
+    def close(self):
+        with self._process:  # closes its pipes, and waits
+            pass
+
+
+def _serve(modules):
+    for module in modules:
+        importlib.import_module(module)
+    if modules:
+        _import_rooms()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import hostile.actions  # noqa: F401
+
+    tasks = len(list(Path("/proc/self/task").iterdir()))
+    if tasks > 1:
+        raise SystemExit(f"an import has started {tasks - 1} threads: a fork would not have them")
+    answers = os.fdopen(os.dup(1), "w")
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_forked(json.loads(line))), file=answers, flush=True)
+
+
+def _import_rooms():
+    import tokfilter
+
+    root = Path(tokfilter.__file__).parent
+    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        try:
+            importlib.import_module(f"tokfilter.{name}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("tokfilter"):
+                raise
+
+
+def _forked(asked):
+    begin = time.monotonic()
+    pid = os.fork()
+    if not pid:
+        _child(asked)
+    deadline = begin + (asked["kill_after"] if asked["kill_after"] is not None else asked["wall_s"])
+    killed = False
+    while True:
+        found, status, used = os.wait4(pid, os.WNOHANG)
+        if found:
+            break
+        if not killed and time.monotonic() > deadline:
+            killed = True
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)  # what it has started
+    code = os.waitstatus_to_exitcode(status)
+    wall, cpu = time.monotonic() - begin, used.ru_utime + used.ru_stime
+    timed_out = killed and asked["kill_after"] is None
+    return {"code": code, "cpu_s": cpu, "wall_s": wall, "peak": used.ru_maxrss * 1024, "timed_out": timed_out}
+
+
+def _child(asked):
+    code = 70
+    try:
+        os.setsid()
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        limit = int(CPU_S + 20)
+        for kind, value in (
+            (resource.RLIMIT_AS, ADDRESS_SPACE + _address_space()),
+            (resource.RLIMIT_FSIZE, FILE_BYTES),
+            (resource.RLIMIT_CPU, limit),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            resource.setrlimit(kind, (value, value))
+        home = asked["home"]
+        os.environ.update(HOME=home, TMPDIR=f"{home}/tmp", XDG_CACHE_HOME=f"{home}/cache", COLUMNS="200")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{home}/cache/inductor"
+        os.chdir(asked["cwd"])
+        import tempfile
+
+        import hostile.actions
+
+        tempfile.tempdir = None
+        code = getattr(hostile.actions, asked["action"])(asked["argv"])
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code or 0)
+
+
+def _address_space():
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1:])
