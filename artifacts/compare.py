@@ -22,6 +22,7 @@ __all__ = [
     "compare_indices",
     "compare_logits",
     "cosine_of_rows",
+    "score_rounding",
 ]
 
 Floats = NDArray[np.float32]
@@ -62,7 +63,7 @@ fuse and round what comes before the scores; the lower precisions leave room for
 """
 
 SCORE_GAP: Final = 2e-5
-"""Scores nearer than this times max(1, largest score) are a near tie. Every precision computes its scores in fp32."""
+"""Scores nearer than this times max(1, largest score) are a near tie. Every precision computes a filter's in fp32."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class LogitComparison:
 
 
 def compare_indices(
-    found: NDArray[Any], expected: Indices, scores: Floats, least_common: float = 1.0
+    found: NDArray[Any], expected: Indices, scores: Floats, least_common: float = 1.0, rounding: float = 0.0
 ) -> IndexComparison:
     """Compare kept positions.
 
     found, expected: [B, k]
     scores: [B, N], the reference's
     least_common: ``Tolerance.common``; 1.0 accepts near ties only
+    rounding: relative error of scores that were computed in lower precision, inside the blocks (``score_rounding``)
     """
     batch, k = expected.shape
     malformed = _malformed(found, expected, scores.shape[1])
@@ -123,7 +125,8 @@ def compare_indices(
             continue
         overlap[row] = 1 - len(extra) / k
         gap = float(scores[row, missing].max() - scores[row, extra].min())
-        allowed = SCORE_GAP * max(1.0, float(np.abs(scores[row]).max()))
+        largest = float(np.abs(scores[row]).max())
+        allowed = max(SCORE_GAP * max(1.0, largest), rounding * largest)
         if gap > allowed:
             common[row] = overlap[row]
             errors.append(f"keeps other tokens whose scores are {gap:.2g} apart (near ties end at {allowed:.2g})")
@@ -133,6 +136,14 @@ def compare_indices(
             widest, worst = gap, (row, int(missing[scores[row, missing].argmax()]))
     passed = common.mean() >= least_common
     return IndexComparison(overlap, ties, widest, worst, () if passed else tuple(errors[:1]))
+
+
+def score_rounding(precision: str, reducer: str) -> float:
+    """Relative error of a reducer's scores in a graph or engine of a precision.
+
+    The filter's scores are fp32 in every precision; others come from the attention of a block, in that precision.
+    """
+    return 0.0 if reducer == "filter" or precision == "fp32" else TOLERANCES[precision].relative
 
 
 def _malformed(found: NDArray[Any], expected: Indices, num_patches: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from tokfilter.artifacts.files import atomic_path, existing_file, inside, sha256
 from tokfilter.artifacts.limits import MAX_MANIFEST
 from tokfilter.artifacts.manifest_checks import ClosedSets, check_manifest
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import DataError
 
 __all__ = [
@@ -53,7 +54,7 @@ _CARD_KEYS: Final = {"num_patches": "patches"}
 
 _FIELDS: Final = {key: name for name, key in _CARD_KEYS.items()}
 
-_UNSET: Final = (("input", "float"), ("output", None))
+_UNSET: Final = (("input", "float"), ("output", None), ("reducer", ReducerConfig().as_dict()))
 """Keys of a card that are left out with these values."""
 
 _ADDED_KEYS: Final = ("verified", "unverified", "kept_fp32")
@@ -130,6 +131,7 @@ class ModelCard:
     classes: classes, or masks where there is an ``output``
     input: how the graphs and engines take images; the key is left out where it is "float"
     output: what the graphs and engines return first; None and left out for logits [B, classes]
+    reducer: name and settings (``artifacts/reducer.py``); the key is left out for the filter
     """
 
     architecture: str
@@ -143,6 +145,7 @@ class ModelCard:
     preprocessing: dict[str, Any]
     input: InputForm = "float"
     output: MaskOutput | None = None
+    reducer: dict[str, Any] = field(default_factory=lambda: ReducerConfig().as_dict())
 
     @property
     def output_name(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from tokfilter.artifacts.files import is_file_name
 from tokfilter.artifacts.limits import CROP_MODES, INTERPOLATIONS, MAX_COUNT, MAX_SIZE, MAX_TEXT
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 
 __all__ = ["ClosedSets", "check_manifest"]
 
@@ -78,7 +79,11 @@ def _model(known: ClosedSets) -> Check:
                 },
             ),
         },
-        {"input": _one_of(known.inputs), "output": _record({"name": _one_of(known.outputs), "shape": size}, {})},
+        {
+            "input": _one_of(known.inputs),
+            "output": _record({"name": _one_of(known.outputs), "shape": size}, {}),
+            "reducer": _reducer,
+        },
     )
 
 
@@ -245,6 +250,14 @@ _architecture = _pattern(ARCHITECTURE, "a name of letters, digits and _ . : / @ 
 _digest = _pattern("[0-9a-f]{64}", "64 hexadecimal digits")
 _line = _pattern("[^\x00-\x1f\x7f-\x9f]{0,200}", "one line of at most 200 characters")
 _full_or_count = _pattern("full|[1-9][0-9]{0,6}", '"full" or a count')
+
+
+def _reducer(value: Any, place: str) -> None:
+    _record({"name": _one_of(tuple(REDUCERS)), "settings": _plain}, {})(value, place)
+    try:
+        ReducerConfig(value["name"], value["settings"])
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _file_name(value: Any, place: str) -> None:

@@ -7,9 +7,9 @@ tokens as rows                  [B * N, C] between attentions: product and bias 
 ==============================  ==========================================================================
 
 int8 graphs take the first step only: with the others ONNX Runtime runs products in fp32, or more slowly. Everything up
-to the scores stays as it was traced, so the same tokens are kept. ``python -m tokfilter.benchmarks cpu-forms`` measures
-each step (docs/cpu-forms.md). Graphs for GPUs (fp16, bf16, TensorRT, ``--cuda``) keep the traced form: their fused
-attention starts from one large product.
+to the scores of a filter before the blocks stays as it was traced, so the same tokens are kept. ``python -m
+tokfilter.benchmarks cpu-forms`` measures each step (docs/cpu-forms.md). Graphs for GPUs (fp16, bf16, TensorRT,
+``--cuda``) keep the traced form: their fused attention starts from one large product.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,10 @@ import onnx_ir.passes.common as passes
 
 from tokfilter.export.class_token_rows import take_class_token_early
 from tokfilter.export.contrib.whole_slices import drop_whole_slices
-from tokfilter.export.precision import ancestors
+from tokfilter.export.precision import scoring_nodes
 from tokfilter.export.separate_projections import separate_projections
 from tokfilter.export.simplify import without_dead_code
 from tokfilter.export.token_rows import tokens_as_rows
-from tokfilter.kernels.op import NAME
 
 __all__ = ["STEPS", "STEPS_OF", "for_cpu"]
 
@@ -44,7 +43,7 @@ def for_cpu(form: ir.Model, steps: tuple[str, ...] = STEPS) -> ir.Model:
     passes.ShapeInferencePass()(graph)
     drop_whole_slices(graph.graph)
     without_dead_code(graph)
-    scoring = {above for node in graph.graph if node.op_type == NAME for above in ancestors(node)}
+    scoring = scoring_nodes(graph)
     apply: dict[str, Callable[[], int]] = {
         "class-token-early": lambda: take_class_token_early(graph.graph),
         "separate-projections": lambda: separate_projections(graph.graph),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tokfilter.artifacts.manifest import Entry, Manifest, entry_from_file
+from tokfilter.artifacts.manifest import Entry, Manifest, Range, entry_from_file
 from tokfilter.errors import EngineError, ExportError, MissingDependencyError
 from tokfilter.export.engine_gate import EngineCheck, EngineGate
 from tokfilter.export.options import ExportOptions, Precision
@@ -86,8 +86,8 @@ def _plugin(options: ExportOptions) -> Path | None:
 def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: Path | None) -> Iterator[Entry]:
     folder, options, card = gate.folder, gate.options, gate.manifest.model
     module = tensorrt_module(kind)
-    budget = options.budget_profile(card.num_patches, card.keep)
     for graph, precision in _sources(module, graphs, options):
+        budget = options.budget_profile(card.num_patches, card.keep, graph.budget_range)
         name = _plan_name(kind, graph, precision)
         options_of_build = BuildOptions(
             batch=options.batch_range,
@@ -104,7 +104,11 @@ def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: 
             _check_budget(module, graph.budget or budget[2])
 
         def build(
-            fp32: Sequence[str], graph: Entry = graph, name: str = name, build: BuildOptions = options_of_build
+            fp32: Sequence[str],
+            graph: Entry = graph,
+            name: str = name,
+            build: BuildOptions = options_of_build,
+            budget: Range = budget,
         ) -> Entry:
             gate.progress(f"building {name}")
             with graph_to_build(module, folder / graph.path, build, fp32) as (source, layers):

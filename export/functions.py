@@ -11,7 +11,7 @@ from tokfilter.errors import ExportError
 from tokfilter.kernels.onnx_function import token_select_function
 from tokfilter.kernels.op import DOMAIN, NAME
 
-__all__ = ["is_select_node", "select_node", "with_function", "without_functions"]
+__all__ = ["is_select_node", "select_node", "select_nodes", "with_function", "without_functions"]
 
 
 def is_select_node(node: ir.Node) -> bool:
@@ -21,10 +21,15 @@ def is_select_node(node: ir.Node) -> bool:
 
 def select_node(graph: ir.Model) -> ir.Node:
     """The graph's TokenSelect node. Raises ExportError unless there is exactly one."""
-    nodes = [node for node in graph.graph if is_select_node(node)]
+    nodes = select_nodes(graph)
     if len(nodes) != 1:
         raise ExportError(f"expected a graph with one {DOMAIN}::{NAME} node, got {len(nodes)}.")
     return nodes[0]
+
+
+def select_nodes(graph: ir.Model) -> list[ir.Node]:
+    """The graph's TokenSelect nodes, one for each stage of its reducer, in order."""
+    return [node for node in graph.graph if is_select_node(node)]
 
 
 def with_function(graph: ir.Model, rows: str = "flat") -> ir.Model:

@@ -13,21 +13,24 @@ A model with a mask head gives ``masks`` [B, M, H', W'] in place of ``logits``.
 
 Tokens are selected by one node, ``tokfilter::TokenSelect``, with a model-local function of the same name, which a
 runtime without the plugin inlines. Tracing takes seconds and rewriting milliseconds, so the fixed and full forms are
-made from the slots form; ``verify`` compares each of them with torch.
+made from the slots form; ``verify`` compares each of them with torch. A model that reduces inside its blocks has
+one node for each stage, the further output ``later_indices``, and is traced again for the full form.
 """
 
 import onnx_ir as ir
 
 from tokfilter.errors import ExportError
-from tokfilter.export.functions import select_node, with_function, without_functions
+from tokfilter.export.functions import select_node, select_nodes, with_function, without_functions
+from tokfilter.export.later_slots import kept_dim, kept_lengths, patches_of
 from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.simplify import simplify, without_dead_code
-from tokfilter.export.trace import KEPT, traced_from_model
+from tokfilter.export.trace import full_trace_from_model, traced_from_model
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.vit.model import FilteredViT
 
 __all__ = [
     "fixed_graph_from_slots",
+    "full_graph_from_model",
     "full_graph_from_slots",
     "select_node",
     "slots_graph_from_model",
@@ -44,17 +47,20 @@ def slots_graph_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir
 def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     """The same model with a fixed budget: no ``slots`` input, k an attribute of the node, shapes known."""
     fixed = without_functions(slots_graph.clone())
-    node = select_node(fixed)
-    node.attributes["k"] = ir.AttrInt64("k", k)
-    node.resize_inputs(2)
+    nodes = select_nodes(fixed)
+    lengths = kept_lengths(k, patches_of(fixed) or k, len(nodes))
+    for stage, node in enumerate(nodes):
+        node.attributes["k"] = ir.AttrInt64("k", lengths[kept_dim(stage)])
+        node.resize_inputs(2)
     (slots,) = (value for value in fixed.graph.inputs if value.name == "slots")
     _make_length_constant(fixed.graph, slots, k)
+    without_dead_code(fixed)
     if slots.uses():
         raise ExportError(
             f"the slots of {NAME} are used by {len(slots.uses())} other nodes; the budget cannot be fixed."
         )
     fixed.graph.inputs.remove(slots)
-    _bind(fixed.graph, {KEPT: k})
+    _bind(fixed.graph, lengths)
     return with_function(simplify(fixed))
 
 
@@ -68,8 +74,18 @@ def _make_length_constant(graph: ir.Graph, slots: ir.Value, k: int) -> None:
         graph.remove(node, safe=True)
 
 
+def full_graph_from_model(model: FilteredViT, slots_graph: ir.Model, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """The same weights with every token, as fp32: rewritten from the slots form, or traced. Raises ExportError."""
+    if model.drop.name == "filter":
+        return full_graph_from_slots(slots_graph, model.num_patches)
+    return full_trace_from_model(model, opset)
+
+
 def full_graph_from_slots(slots_graph: ir.Model, num_patches: int) -> ir.Model:
-    """The same weights with every token. Raises ExportError for an unknown use of kept indices."""
+    """The same weights with every token, of a model with a filter.
+
+    Raises ExportError for an unknown use of kept indices.
+    """
     full = without_functions(slots_graph.clone())
     node = select_node(full)
     tokens, (selected, indices) = node.inputs[0], node.outputs
@@ -80,7 +96,7 @@ def full_graph_from_slots(slots_graph: ir.Model, num_patches: int) -> ir.Model:
     without_dead_code(full)
     _keep_all_rows(indices)
     full.graph.inputs[:] = [value for value in full.graph.inputs if value.name != "slots"]
-    _bind(full.graph, {KEPT: num_patches})
+    _bind(full.graph, {kept_dim(0): num_patches})
     full.opset_imports.pop(DOMAIN)
     return simplify(full)
 

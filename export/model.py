@@ -15,7 +15,6 @@ from tokfilter.export.options import DEFAULT_BATCH, DEFAULT_MAX_DROP, ExportOpti
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.model import FilteredViT, check_patched
-from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["export_model"]
 
@@ -69,8 +68,7 @@ def export_model(
         check_images=None if check_images is None else Path(check_images),
         max_drop=max_drop,
     )
-    scorer = model.scorer
-    if isinstance(scorer, TokenFilter) and not scorer.trained:
+    if not model.drop.trained:
         model.drop.state.warned = True
         warnings.warn(
             "exporting a model whose token filter is untrained: its speed is that of a trained one, but the dropped "

@@ -116,12 +116,17 @@ class ExportOptions:
         """The fixed budgets in tokens, without repeats. Raises BudgetError."""
         return sorted({tokens_from_keep(keep, patches) for keep in self.keeps})
 
-    def budget_profile(self, patches: int, default: int) -> Range:
-        """The budget range of engines. Raises BudgetError when it does not lie within 1..patches."""
-        profile = self.budget_range or (1, default, patches)
-        if profile[2] > patches:
+    def budget_profile(self, patches: int, default: int, limits: Range | None = None) -> Range:
+        """The budget range of engines. ``limits``: what the graph takes, where that is not 1..patches.
+
+        Raises BudgetError when it does not lie within these.
+        """
+        low, middle, high = limits or (1, default, patches)
+        profile = self.budget_range or (low, middle, high)
+        if not low <= profile[0] <= profile[2] <= high:
+            what = "this model's patch tokens" if limits is None else "the budgets of this model's reducer"
             raise BudgetError(
-                f"a budget range must be 1 <= min <= opt <= max <= {patches}, this model's patch tokens; got "
+                f"a budget range must be {low} <= min <= opt <= max <= {high}, {what}; got "
                 f"{':'.join(map(str, profile))}."
             )
         return profile

@@ -1,9 +1,8 @@
 """`tokfilter export`: write a directory of graphs, engines, golden tensors and a manifest from a bundle."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
@@ -16,11 +15,12 @@ import onnx_ir as ir
 from tokfilter import __version__
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.files import sha256
-from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, MaskOutput, ModelCard, entry_from_file
+from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.pixels import InputForm
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.export.auto_fp32 import checked_graphs
+from tokfilter.export.card import card_from_bundle, metadata_from_card
 from tokfilter.export.contrib.walk import Fused
 from tokfilter.export.cpu_form import STEPS_OF, for_cpu
 from tokfilter.export.directory import new_directory
@@ -30,11 +30,11 @@ from tokfilter.export.forms import Form
 from tokfilter.export.fp32_search import nodes_of
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
+    full_graph_from_model,
     full_graph_from_slots,
     slots_graph_from_model,
     without_functions,
 )
-from tokfilter.export.graph_stats import lengths_of, macs
 from tokfilter.export.means import means_as_sums
 from tokfilter.export.onnx_file import load_graph, save_graph
 from tokfilter.export.onnxruntime_cuda import cuda_graph_from_form, fusions_as_dict, slots_graph_for_cuda
@@ -43,6 +43,7 @@ from tokfilter.export.pixel_input import with_pixel_input
 from tokfilter.export.plugin_graphs import named_in, plain_forms, plugin_forms
 from tokfilter.export.precision import LOW_TYPES
 from tokfilter.export.quantize.quantizer import Quantizer, check_options
+from tokfilter.export.reducer_options import check_reducer_options, limits_of
 from tokfilter.export.reference import (
     Reference,
     check_golden,
@@ -51,7 +52,6 @@ from tokfilter.export.reference import (
     golden_on_pixels,
     image_set_from_folder,
 )
-from tokfilter.export.shapes import infer_shapes
 from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.export.versions import package_versions
@@ -86,8 +86,7 @@ def export_bundle(
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
     check_options(options, masks=bundle.mask_config is not None)
-    options.budgets(model.num_patches)
-    options.budget_profile(model.num_patches, model.keep_tokens)
+    check_reducer_options(model, options)
     check_golden(bundle, model)
     if options.input != "float":
         bundle = replace(bundle, golden=golden_on_pixels(bundle, model))
@@ -95,8 +94,10 @@ def export_bundle(
     with new_directory(Path(directory)) as folder, Quantizer(bundle, model, options, progress) as quantizer:
         progress("tracing the model")
         traced = slots_graph_from_model(model, options.opset)
-        card = _card(bundle, model, traced, options)
-        write = partial(_write_graphs, folder, traced, quantizer, card, source, options, progress)
+        full = full_graph_from_model(model, traced, options.opset)
+        card = card_from_bundle(bundle, model, traced, full, options)
+        graphs_of = _GraphsOf(traced, full, model)
+        write = partial(_write_graphs, folder, graphs_of, quantizer, card, source, options, progress)
         check = _checker(folder, bundle, model, options, progress)
         entries: list[Entry] = []
         checks: list[Check] = []
@@ -162,36 +163,34 @@ def _stripped(folder: Path, entry: Entry) -> Entry:
     return replace(entry, sha256=sha256(path), bytes=path.stat().st_size)
 
 
-def _card(bundle: Bundle, model: FilteredViT, traced: ir.Model, options: ExportOptions) -> ModelCard:
-    return ModelCard(
-        architecture=bundle.architecture.name,
-        input_size=bundle.preprocessing.input_size,
-        num_patches=model.num_patches,
-        prefix_tokens=model.prefix_tokens,
-        classes=bundle.golden.full.shape[1],
-        class_names=bundle.class_names,
-        keep=model.keep_tokens,
-        macs=_macs(traced, model, options),
-        preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
-        input=options.input,
-        output=None if bundle.mask_config is None else MaskOutput("masks", bundle.mask_config.shape),
-    )
+@dataclass(frozen=True)
+class _GraphsOf:
+    """The traced forms of a model, in fp32.
 
+    full: with every token
+    """
 
-def _macs(traced: ir.Model, model: FilteredViT, options: ExportOptions) -> dict[str, int]:
-    """Counted in the graphs: torch gives the same numbers and takes a second for each budget."""
-    # Three budgets determine every other one: the count is a parabola in k (runtime/measure/statistics.py, macs_at).
-    quarters = {max(1, model.num_patches * i // 4) for i in (1, 2, 3)}
-    slots, full = infer_shapes(traced.clone()), infer_shapes(full_graph_from_slots(traced, model.num_patches))
-    counts = {"full": macs(full, lengths_of(full))}
-    for k in sorted({model.keep_tokens, *options.budgets(model.num_patches), *quarters}):
-        counts[str(k)] = macs(slots, lengths_of(slots, k))
-    return {name: count for name, count in counts.items() if count is not None}
+    slots: ir.Model
+    full: ir.Model
+    model: FilteredViT
+
+    def forms(self, make: Callable[[ir.Model], ir.Model], options: ExportOptions) -> Iterator[Form]:
+        """All forms in one precision and input form, into which ``make`` turns a traced one."""
+        reducer, patches = self.model.drop, self.model.num_patches
+        slots = make(self.slots)
+        details: dict[str, Any] = {"role": "filtered", "runtime": "onnx"}
+        limits = limits_of(self.model)
+        yield "model", slots, details if limits is None else details | {"budget_range": limits}
+        for k in options.budgets(patches):
+            yield f"model.k{k}", fixed_graph_from_slots(slots, k), details | {"budget": k}
+        # The full form of a filter shares its types and weights with the slots form.
+        full = full_graph_from_slots(slots, patches) if reducer.name == "filter" else make(self.full)
+        yield "full", full, {"role": "full", "runtime": "onnx"}
 
 
 def _write_graphs(
     folder: Path,
-    traced: ir.Model,
+    graphs_of: _GraphsOf,
     quantizer: Quantizer,
     card: ModelCard,
     source: dict[str, str],
@@ -203,10 +202,10 @@ def _write_graphs(
     kept = nodes_of(kept_fp32)
     mean, std = card.preprocessing["mean"], card.preprocessing["std"]
 
-    def on_input(slots: ir.Model) -> ir.Model:
-        return with_pixel_input(slots, card.input, mean, std)
+    def on_input(graph: ir.Model) -> ir.Model:
+        return with_pixel_input(graph, card.input, mean, std)
 
-    with_node = list(_forms(on_input(quantizer.graph(traced, precision, kept)), card.num_patches, options))
+    with_node = list(graphs_of.forms(lambda traced: on_input(quantizer.graph(traced, precision, kept)), options))
     with_node = [(name, means_as_sums(graph), details) for name, graph, details in with_node]
     forms: list[Iterable[Form]] = [plain_forms(_cpu_forms(with_node, STEPS_OF.get(precision, ())))]
     if options.with_plugin_graphs:
@@ -214,24 +213,17 @@ def _write_graphs(
     if precision == "fp32":
         forms.append(forms_for_tensorrt8(with_node, options.tensorrt8))
     if options.cuda:
-        slots, fused = slots_graph_for_cuda(traced, precision, kept)
-        forms.append(_cuda_forms((on_input(slots), fused), card.num_patches, options))
+        slots, fused = slots_graph_for_cuda(graphs_of.slots, precision, kept)
+        forms.append(_cuda_forms(graphs_of.forms(lambda _: on_input(slots), options), fused))
     for name, graph, details in chain(*forms):
         name += "" if precision == "fp32" else f".{precision}"
         name += f"{_SUFFIXES.get(details['runtime'], '')}.onnx"
         progress(f"writing {name}")
         graph.producer_name, graph.producer_version = "tokfilter", __version__
-        graph.metadata_props.update(_metadata(card, source, precision, details.get("budget")))
+        graph.metadata_props.update(metadata_from_card(card, source, precision, details.get("budget")))
         weights = {path.name: sha256(path) for path in save_graph(graph, folder / name)[1:]}
         details |= {"precision": precision, "external": weights, "kept_fp32": named_in(graph, kept_fp32)}
         yield entry_from_file(folder, name, **details)
-
-
-def _forms(slots: ir.Model, patches: int, options: ExportOptions) -> Iterator[Form]:
-    yield "model", slots, {"role": "filtered", "runtime": "onnx"}
-    for k in options.budgets(patches):
-        yield f"model.k{k}", fixed_graph_from_slots(slots, k), {"role": "filtered", "runtime": "onnx", "budget": k}
-    yield "full", full_graph_from_slots(slots, patches), {"role": "full", "runtime": "onnx"}
 
 
 def _cpu_forms(forms: Iterable[Form], steps: tuple[str, ...]) -> Iterator[Form]:
@@ -239,28 +231,11 @@ def _cpu_forms(forms: Iterable[Form], steps: tuple[str, ...]) -> Iterator[Form]:
     return ((name, for_cpu(graph, steps) if steps else graph, details) for name, graph, details in forms)
 
 
-def _cuda_forms(slots: tuple[ir.Model, list[Fused]], patches: int, options: ExportOptions) -> Iterator[Form]:
-    """The forms fused for ONNX Runtime's CUDA provider."""
-    for name, form, details in _forms(slots[0], patches, options):
+def _cuda_forms(forms: Iterable[Form], before: list[Fused]) -> Iterator[Form]:
+    """The forms fused for ONNX Runtime's CUDA provider; ``before`` was fused in all of them already."""
+    for name, form, details in forms:
         graph, fused = cuda_graph_from_form(form)
-        yield name, graph, details | {"runtime": "onnx-cuda", "target": fusions_as_dict([*slots[1], *fused])}
-
-
-def _metadata(card: ModelCard, source: dict[str, str], precision: Precision, budget: int | None) -> dict[str, str]:
-    """Metadata to use the graph without the manifest, as texts under ``tokfilter.*``."""
-    values = {
-        "version": __version__,
-        "bundle_sha256": source["sha256"],
-        "architecture": card.architecture,
-        "patches": card.num_patches,
-        "prefix_tokens": card.prefix_tokens,
-        "keep": budget or card.keep,
-        "precision": precision,
-        "input": card.input,
-        "preprocessing": card.preprocessing,
-        "class_names": card.class_names,
-    }
-    return {f"tokfilter.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+        yield name, graph, details | {"runtime": "onnx-cuda", "target": fusions_as_dict([*before, *fused])}
 
 
 def _checker(
@@ -273,7 +248,8 @@ def _checker(
     reference.trust(bundle, golden)
     folders = [options.verify_images] if options.verify_images else []
     others = [image_set_from_folder(path, bundle.preprocessing, options.input) for path in folders]
-    budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches)
+    limits = model.drop.smallest, model.drop.largest
+    budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches, limits)
 
     def check(entries: list[Entry]) -> Iterator[Check]:
         for entry in entries:

@@ -2,8 +2,9 @@
 
 These stay fp32:
 
-* everything up to the scores. An error there changes **which** tokens are kept; in fp32 every precision keeps the same
-  ones. The patch embedding and the filter are 1 to 3 % of the MACs.
+* everything up to the scores of a filter before the blocks. An error there changes **which** tokens are kept; in fp32
+  every precision keeps the same ones. The patch embedding and the filter are 1 to 3 % of the MACs. Scores from inside
+  the blocks have the precision of the blocks.
 * layer norms and sums over tokens: their squares and sums exceed fp16's range and bf16's digits.
 * the inputs and outputs of the graph.
 * the nodes that a caller names: those that overflow or lose too many digits (``fp32_search`` finds them).
@@ -26,10 +27,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
-from tokfilter.export.functions import select_node
+from tokfilter.export.functions import select_nodes
 from tokfilter.kernels.op import NAME
 
-__all__ = ["LOW_TYPES", "ancestors", "cast_precision", "retype", "with_fp32_nodes"]
+__all__ = ["LOW_TYPES", "ancestors", "cast_precision", "retype", "scoring_nodes", "with_fp32_nodes"]
 
 LOW_TYPES: Final = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
@@ -59,7 +60,7 @@ def cast_precision(slots_graph: ir.Model, precision: str, fp32: Collection[str] 
     if precision == "fp32":
         return graph
     passes.ShapeInferencePass()(graph)
-    _CastPass(graph.graph, precision).apply(ancestors(select_node(graph)) | _named(graph, fp32))
+    _CastPass(graph.graph, precision).apply(scoring_nodes(graph) | _named(graph, fp32))
     passes.RemoveUnusedNodesPass()(graph)
     return graph
 
@@ -191,6 +192,12 @@ def ancestors(node: ir.Node) -> set[ir.Node]:
                 found.add(producer)
                 waiting.append(producer)
     return found
+
+
+def scoring_nodes(graph: ir.Model) -> set[ir.Node]:
+    """The nodes up to the scores of a filter before the blocks; none where scores come from an attention."""
+    found = {above for node in select_nodes(graph) for above in ancestors(node)}
+    return set() if any(node.op_type == "Softmax" for node in found) else found
 
 
 def retype(value: ir.Value, kind: ir.DataType) -> None:

@@ -1,7 +1,7 @@
 """Expected outputs: a bundle's model in torch on its golden images and on the user's."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,11 +60,13 @@ class Expected:
     logits: [M, classes], or masks [M, masks, H', W']
     scores: [M, N]
     indices: [M, k] int32; None with every token
+    later: [M, k_2 + k_3 ...] int32, rows that the stages after the first kept; None where there are none
     """
 
     logits: Array
     scores: Array
     indices: Array | None
+    later: Array | None = None
 
 
 @dataclass
@@ -82,25 +84,34 @@ class Reference:
         return self._known[key]
 
     def trust(self, bundle: Bundle, image_set: ImageSet) -> None:
-        """Use the bundle's golden outputs for ``image_set``."""
+        """Use the bundle's golden outputs for ``image_set``, where they hold what every stage kept."""
         golden = bundle.golden
+        if self.model.drop.stage_count > 1:
+            return
         self._known[image_set.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
         for k, logits in golden.logits.items():
             indices = golden.indices[k].numpy()
             self._known[image_set.name, k] = Expected(logits.numpy(), golden.scores.numpy(), indices)
 
     @torch.inference_mode()
-    def logits_on(self, images: Tensor, indices: Array) -> Array:
-        """Logits [B, classes], or masks, of images [B, 3, H, W] with exactly the tokens ``indices`` [B, k] kept."""
-        kept = torch.from_numpy(np.ascontiguousarray(indices))
+    def logits_on(self, images: Tensor, kept: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """Logits [B, classes], or masks, of images [B, 3, H, W] with exactly the tokens kept that another runtime kept.
 
-        def select(tokens: Tensor, _scores: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
-            rows = (kept.long() + prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[2])
-            return torch.cat([tokens[:, :prefix_tokens], tokens.gather(1, rows)], dim=1), kept
+        kept: [B, k_s] for each stage
+        Also returns the scores [B, n] of each stage.
+        """
+        stages = [torch.from_numpy(np.ascontiguousarray(rows)) for rows in kept]
+        scores: list[Array] = []
+
+        def select(tokens: Tensor, found: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
+            chosen = stages[len(scores)]
+            scores.append(found.numpy())
+            rows = (chosen.long() + prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[2])
+            return torch.cat([tokens[:, :prefix_tokens], tokens.gather(1, rows)], dim=1), chosen
 
         with _selecting(self.model, select):
-            logits: Tensor = self.model(images, kept.shape[1])
-        return logits.numpy()
+            logits: Tensor = self.model(images, stages[0].shape[1])
+        return logits.numpy(), scores
 
     @torch.inference_mode()
     def _computed(self, images: Tensor, budget: int | None) -> Expected:
@@ -108,14 +119,17 @@ class Reference:
         logits: list[Tensor] = []
         scores: list[Tensor] = []
         indices: list[Tensor] = []
+        later: list[Tensor] = []
         for part in torch.split(images, _BATCH):
             logits.append(model(part, model.num_patches if budget is None else budget))
             last = model.last
             scores.append(model.scores(part) if last.scores is None else last.scores)
             everything = torch.arange(model.num_patches, dtype=torch.int32).expand(len(part), -1)
             indices.append(everything if last.indices is None else last.indices)
+            later += [torch.cat(last.later, dim=1)] if last.later else []
         kept = None if budget is None else torch.cat(indices).numpy()
-        return Expected(torch.cat(logits).numpy(), torch.cat(scores).numpy(), kept)
+        rows = torch.cat(later).numpy() if later else None
+        return Expected(torch.cat(logits).numpy(), torch.cat(scores).numpy(), kept, rows)
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class _Rows:
         if isinstance(self.count, int):
             return self._numbers(-1, self.count, *rest)
         if rest not in self.shapes:
-            first, name = self.nodes[0], "_".join(map(str, rest))
+            first, name = self.nodes[0], f"{self.name}_{'_'.join(map(str, rest))}"
             like = [
                 ir.Value(type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([size])) for size in (2, 2 + len(rest))
             ]

@@ -1,7 +1,8 @@
-"""Trace a filtered model with torch's exporter; the budget is the length of an input.
+"""Trace a reduced model with torch's exporter; the budget is the length of an input.
 
-Token selection is traced as one symbolic node, which torch.onnx writes into the graph with its attributes. The model is
-restored afterwards, also after an error.
+Each selection of tokens is traced as one symbolic node, which torch.onnx writes into the graph with its attributes. The
+model is restored afterwards, also after an error. A model with several stages is traced with one input of slots for
+each, whose lengths are free dimensions of their own; the graph then derives all but the first (``later_slots.py``).
 """
 
 import logging
@@ -15,36 +16,36 @@ import torch
 from torch import Tensor, nn
 
 from tokfilter.errors import ExportError
+from tokfilter.export.later_slots import derive_later_slots, kept_dim, slots_name
 from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.simplify import simplify
 from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.trt.versions import IR_VERSION, MAX_OPSET
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["BATCH", "DEFAULT_OPSET", "KEPT", "traced_from_model"]
+__all__ = ["BATCH", "DEFAULT_OPSET", "full_trace_from_model", "traced_from_model"]
 
-
-BATCH, KEPT = "batch", "kept"
-"""Names of the two free dimensions."""
+BATCH = "batch"
+"""Name of the free dimension of images."""
 
 
 class _Slots(nn.Module):
-    """images [B, 3, H, W] and slots [k] to logits, or masks, and indices."""
+    """images [B, 3, H, W] and slots [k_s] of each stage to logits or masks, indices and, with several stages, later
+    indices."""
 
     def __init__(self, model: FilteredViT) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, slots: list[Tensor]) -> tuple[Tensor, ...]:
         chosen: list[Tensor] = []
 
-        def select(tokens: Tensor, scores: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
+        def select(tokens: Tensor, scores: Tensor, kept: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
             batch, _, channels = tokens.shape
-            kept = slots.shape[0]
             attributes: dict[str, Any] = {"k": 0, "prefix_tokens": prefix_tokens, "order": "position"}
             selected, indices = torch.onnx.ops.symbolic_multi_out(
                 f"{DOMAIN}::{NAME}",
-                (tokens, scores, slots),
+                (tokens, scores, slots[len(chosen)]),
                 attrs=attributes | {"plugin_namespace": DOMAIN, "plugin_version": VERSION},
                 dtypes=(tokens.dtype, torch.int32),
                 shapes=((batch, prefix_tokens + kept, channels), (batch, kept)),
@@ -53,45 +54,84 @@ class _Slots(nn.Module):
             chosen.append(indices)
             return selected, indices
 
-        with _replaced(self.model.drop, "select", select):
-            logits = self.model(images, max(1, self.model.num_patches // 2))
-        return logits, chosen[0]
+        reducer = self.model.drop
+        with _replaced(reducer, "select", select), _replaced(reducer.state, "slots", slots):
+            logits = self.model.predicted(images)
+        first, *later = chosen
+        return (logits, first, torch.cat(later, dim=1)) if later else (logits, first)
+
+
+class _Full(nn.Module):
+    """images [B, 3, H, W] to logits, with every token."""
+
+    def __init__(self, model: FilteredViT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, _: list[Tensor]) -> tuple[Tensor, ...]:
+        self.model.drop.state.keep = 1.0
+        return (self.model.predicted(images),)
 
 
 def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """A graph from images and slots to logits, or masks, and indices; its TokenSelect node has no function body yet.
+    """A graph from images and slots to logits, or masks, and indices; its TokenSelect nodes have no function body yet.
 
-    Raises ExportError.
+    With several stages it also has the output ``later_indices``, [B, k_2 + k_3 ...]. Raises ExportError.
     """
     if model.num_patches < 2:
         raise ExportError(f"a filtered graph needs a model of 2 patch tokens or more, got {model.num_patches}.")
-    if not DEFAULT_OPSET <= opset <= MAX_OPSET:
-        raise ExportError(f"opset must be a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {opset}.")
-    images = torch.zeros(2, 3, *model.backbone.patch_embed.img_size)
-    # Half the tokens plus one: no other dimension of the model is likely to have this length.
-    slots = torch.zeros(model.num_patches // 2 + 1, dtype=torch.int32)
-    dims = ({0: torch.export.Dim(BATCH)}, {0: torch.export.Dim(KEPT, max=model.num_patches)})
-    module = _Slots(model).eval()
-    with _plain_attention(module), _quiet(), torch.no_grad():
-        try:
-            exported = torch.export.export(module, (images, slots), dynamic_shapes=dims)
-            output = "logits" if model.mask_head is None else "masks"
-            program = _onnx_program(exported, (images, slots), dims, opset, output)
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(
-                f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
-            ) from error
-    graph = simplify(program.model)
+    stages = model.drop.stage_count
+    # Half the tokens and more: no other dimension of the model is likely to have these lengths.
+    slots = [torch.zeros(model.num_patches // 2 + 1 + stage, dtype=torch.int32) for stage in range(stages)]
+    outputs = [_first_output(model), "indices", "later_indices"][: 2 if stages == 1 else 3]
+    graph = _graph_from_module(_Slots(model), model, slots, outputs, opset)
+    derive_later_slots(graph.graph, model.num_patches, stages)
+    return _finished(graph)
+
+
+def full_trace_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
+    """A graph from images to logits with every token, of a model that reduces inside its blocks. Raises ExportError."""
+    return _finished(_graph_from_module(_Full(model), model, [], [_first_output(model)], opset))
+
+
+def _first_output(model: FilteredViT) -> str:
+    return "logits" if model.mask_head is None else "masks"
+
+
+def _finished(graph: ir.Model) -> ir.Model:
+    graph = simplify(graph)
     graph.ir_version = IR_VERSION
     return graph
 
 
+def _graph_from_module(
+    module: nn.Module, model: FilteredViT, slots: list[Tensor], outputs: list[str], opset: int
+) -> ir.Model:
+    """What torch's exporter makes of a module. Raises ExportError."""
+    if not DEFAULT_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"opset must be a version from {DEFAULT_OPSET} to {MAX_OPSET}, got {opset}.")
+    images = torch.zeros(2, 3, *model.backbone.patch_embed.img_size)
+    free = [{0: torch.export.Dim(kept_dim(stage), max=model.num_patches)} for stage in range(len(slots))]
+    dims = ({0: torch.export.Dim(BATCH)}, free)
+    names = ["images", *map(slots_name, range(len(slots)))], outputs
+    module.eval()
+    with _plain_attention(module), _quiet(), torch.no_grad():
+        try:
+            exported = torch.export.export(module, (images, slots), dynamic_shapes=dims)
+            program = _onnx_program(exported, (images, slots), dims, names, opset)
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(
+                f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
+            ) from error
+    return program.model
+
+
 def _onnx_program(
     exported: torch.export.ExportedProgram,
-    inputs: tuple[Tensor, ...],
-    dims: tuple[dict[int, Any], ...],
+    inputs: tuple[Any, ...],
+    dims: tuple[Any, ...],
+    names: tuple[list[str], list[str]],
     opset: int,
-    output: str,
 ) -> torch.onnx.ONNXProgram:
     """Translate without decompositions first, which works for nearly every ViT; they trace everything again."""
     decompose = exported.run_decompositions
@@ -105,8 +145,8 @@ def _onnx_program(
                 optimize=False,  # its rewriter takes longer than the trace; ``simplify`` is enough
                 opset_version=opset,
                 dynamic_shapes=dims,
-                input_names=["images", "slots"],
-                output_names=[output, "indices"],
+                input_names=names[0],
+                output_names=names[1],
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError:

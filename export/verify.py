@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices
+from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices, score_rounding
 from tokfilter.artifacts.compare_masks import compare_outputs
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
@@ -22,6 +22,8 @@ from tokfilter.export.fp32_search import FP32_REMEDY
 from tokfilter.export.functions import with_function
 from tokfilter.export.onnx_file import cpu_session, emulated_session, load_graph, save_graph
 from tokfilter.export.reference import Array, Expected, ImageSet, Reference
+from tokfilter.kernels.reference import token_select
+from tokfilter.vit.model import FilteredViT
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
 
@@ -70,12 +72,18 @@ class Check:
         return not self.errors
 
 
-def budgets_to_check(golden: Iterable[int], default: int, patches: int) -> list[int]:
-    """At least five budgets where the model has them: the ends, the default, the golden ones, quarters between."""
-    budgets = {1, default, patches, *golden}
+def budgets_to_check(
+    golden: Iterable[int], default: int, patches: int, limits: tuple[int, int] | None = None
+) -> list[int]:
+    """At least five budgets where the model has them: the ends, the default, the golden ones, quarters between.
+
+    limits: smallest and largest budget; None: 1 and ``patches``
+    """
+    low, high = limits or (1, patches)
+    budgets = {k for k in (low, default, high, *golden) if low <= k <= high}
     for quarter in (0.5, 0.25, 0.75, 0.125, 0.875):
         if len(budgets) < 5:
-            budgets.add(max(1, math.floor(patches * quarter)))
+            budgets.add(min(max(low, math.floor(patches * quarter)), high))
     return sorted(budgets)
 
 
@@ -97,7 +105,7 @@ def check_graph(
         session = _session_without_plugin(path, entry)
     else:
         session = cpu_session(path, entry.precision, for_cuda)
-    errors = _signature_errors(session, entry, "logits" if reference.model.mask_head is None else "masks")
+    errors = _signature_errors(session, entry, reference.model)
     if errors:
         return [_refused(entry, errors)]
     elastic = entry.role != "full" and entry.budget is None
@@ -167,9 +175,10 @@ def _session_without_plugin(path: Path, entry: Entry) -> Any:
         return cpu_session(copy, entry.precision)
 
 
-def _signature_errors(session: Any, entry: Entry, output: str) -> tuple[str, ...]:
+def _signature_errors(session: Any, entry: Entry, model: FilteredViT) -> tuple[str, ...]:
     inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
-    outputs = [output] if entry.role == "full" else [output, "indices"]
+    names = ["logits" if model.mask_head is None else "masks", "indices", "later_indices"]
+    outputs = names[: 1 if entry.role == "full" else min(model.drop.stage_count, 2) + 1]
     found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if found != (inputs, outputs):
         return (f"its inputs and outputs are {found[0]} and {found[1]}, expected {inputs} and {outputs}",)
@@ -191,7 +200,8 @@ def _check(
     images = image_set.images[rows]
     expected = _rows(reference.expected(image_set, budget), rows)
     logits, found = _run(session, image_set.inputs[rows], batch, None if entry.budget is not None else budget)
-    indices, expected_logits = _compare_indices(reference, images, found, expected)
+    rounding = score_rounding(entry.precision or "fp32", reference.model.drop.name)
+    indices, expected_logits = _compare_indices(reference, images, found, expected, rounding)
     compared = compare_outputs(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
     row, token = (compared.worst, None) if indices is None or indices.worst is None else indices.worst
     return Check(
@@ -215,26 +225,46 @@ def _check(
 
 
 def _compare_indices(
-    reference: Reference, images: Any, found: Any, expected: Expected
+    reference: Reference, images: Any, found: Sequence[Any], expected: Expected, rounding: float
 ) -> tuple[IndexComparison | None, NDArray[np.float32]]:
-    """Kept tokens compared with torch's, and the expected logits: torch's on the tokens that the graph kept."""
+    """Kept tokens compared with torch's, and the expected logits: torch's on the tokens that the graph kept.
+
+    found: ``indices`` and ``later_indices``
+    """
     if expected.indices is None:
         return None, expected.logits
-    compared = compare_indices(found, expected.indices, expected.scores)
-    changed = np.flatnonzero(compared.overlap < 1)
+    compared = compare_indices(found[0], expected.indices, expected.scores, rounding=rounding)
+    differs = compared.overlap < 1
+    if expected.later is not None:
+        if found[1].shape != expected.later.shape or found[1].dtype != np.int32:
+            error = f"later_indices are {found[1].dtype} {list(found[1].shape)}, expected {list(expected.later.shape)}"
+            return replace(compared, errors=(error,)), expected.logits
+        differs |= (found[1] != expected.later).any(axis=1)
+    changed = np.flatnonzero(differs)
     if not len(changed) or compared.errors:
         return compared, expected.logits
+    counts = reference.model.drop.counts(expected.indices.shape[1])
+    later = np.split(found[1][changed], np.cumsum(counts[1:])[:-1], axis=1) if len(counts) > 1 else []
     logits = expected.logits.copy()
-    logits[changed] = reference.logits_on(images[changed], found[changed])
-    return compared, logits
+    logits[changed], scores = reference.logits_on(images[changed], [found[0][changed], *later])
+    pairs = zip(later, scores[1:], strict=True)
+    errors = [error for rows, ranked in pairs for error in _of_stage(rows, ranked, rounding)]
+    return replace(compared, errors=tuple(errors[:1])), logits
+
+
+def _of_stage(rows: Any, scores: Array, rounding: float) -> tuple[str, ...]:
+    """Why rows [B, k] are not those of the highest scores [B, n] of a stage; empty where they are, up to near ties."""
+    expected = token_select(scores[:, :, None], scores, rows.shape[1], prefix_tokens=0)[1]
+    return compare_indices(rows, expected, scores, rounding=rounding).errors
 
 
 def _rows(expected: Expected, rows: Any) -> Expected:
-    indices = None if expected.indices is None else expected.indices[rows]
-    return Expected(expected.logits[rows], expected.scores[rows], indices)
+    indices, later = (None if kept is None else kept[rows] for kept in (expected.indices, expected.later))
+    return Expected(expected.logits[rows], expected.scores[rows], indices, later)
 
 
-def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Array, Any]:
+def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Array, list[Array]]:
+    """Logits, and what else the graph gives: indices, later indices."""
     outputs: list[list[Array]] = []
     names = {item.name for item in session.get_inputs()}
     for start in range(0, len(images), batch):
@@ -242,5 +272,5 @@ def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Ar
         if "slots" in names:
             feed["slots"] = np.zeros(slots or 0, dtype=np.int32)
         outputs.append(session.run(None, feed))
-    joined = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
-    return joined[0], joined[1] if len(joined) > 1 else None
+    logits, *others = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+    return logits, others

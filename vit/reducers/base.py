@@ -21,6 +21,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import BudgetError
 from tokfilter.kernels.torch_op import token_select
+from tokfilter.vit.reducers.counts import stage_counts
 
 __all__ = ["BlockTokens", "CallState", "Reducer", "Select", "Selection"]
 
@@ -63,7 +64,7 @@ class CallState:
     A plain object instead of module attributes: torch.export allows it to change while it traces. Copies and pickles
     of a model start with a new one, because tensors of a graph can be neither copied nor pickled.
     keep: budget
-    slots: [k], whose length is the budget instead of ``keep`` while a graph is traced
+    slots: [k_s] for each stage, whose lengths are the counts while a graph is traced, instead of those of ``keep``
     given: what becomes ``last``, and tokens of any batch and length that are returned instead of a selection
     k: budget of this pass in tokens; None where every token stays
     last: selection of the last forward pass
@@ -71,7 +72,7 @@ class CallState:
     """
 
     keep: Keep = 1.0
-    slots: Tensor | None = None
+    slots: list[Tensor] | None = None
     given: tuple[Selection, Tensor] | None = None
     k: int | None = None
     last: Selection | None = None
@@ -134,6 +135,11 @@ class Reducer(nn.Module, ABC):
         return False
 
     @property
+    def stage_count(self) -> int:
+        """How often tokens are chosen in a pass."""
+        return 1
+
+    @property
     def smallest(self) -> int:
         """The smallest budget."""
         return 1
@@ -168,10 +174,22 @@ class Reducer(nn.Module, ABC):
         state.last = Selection(tokens)
         patches = tokens.shape[1] - self.prefix_tokens
         if state.slots is not None:
-            state.k = state.slots.shape[0]
+            state.k = state.slots[0].shape[0]
         elif (k := tokens_from_keep(state.keep, patches)) < patches:
             state.k = k
         return state.k
+
+    def counts(self, k: int) -> list[int]:
+        """Patch tokens that each stage keeps at a budget of k."""
+        return stage_counts(k, self.num_patches, self.stage_count)
+
+    def kept(self, stage: int) -> int:
+        """Patch tokens that a stage keeps in this pass; stages count from 0."""
+        state = self.state
+        if state.slots is not None:
+            return state.slots[stage].shape[0]
+        assert state.k is not None and state.last is not None
+        return stage_counts(state.k, state.last.tokens.shape[1] - self.prefix_tokens, stage + 1)[stage]
 
     def chosen(self, tokens: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Keep the k patch tokens of the highest scores, in their order, and record them.

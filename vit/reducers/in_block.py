@@ -135,11 +135,10 @@ class InBlockReducer(Reducer):
         """See Reducer."""
         return {"stages": list(self.stages)}
 
-    def kept(self, stage: int) -> int:
-        """Patch tokens that a stage keeps in this pass."""
-        state = self.state
-        assert state.k is not None and state.last is not None
-        return stage_counts(state.k, state.last.tokens.shape[1] - self.prefix_tokens, stage + 1)[stage]
+    @property
+    def stage_count(self) -> int:
+        """See Reducer."""
+        return len(self.stages)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Start a pass: nothing is reduced before the blocks. tokens: [B, P+N, C]. Returns them."""
