@@ -1,0 +1,85 @@
+"""Models that reduce inside their blocks as graphs: one for every budget, fixed ones, and the full one."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import tokfilter
+from tokfilter.artifacts.manifest import entry_from_file, load_manifest
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
+from tokfilter.errors import BudgetError, ExportError
+from tokfilter.export.cpu_form import for_cpu
+from tokfilter.export.graph import slots_graph_from_model
+from tokfilter.export.graph_stats import attentions, lengths_of, macs, with_shapes
+from tokfilter.export.onnx_file import save_graph
+from tokfilter.export.options import ExportOptions
+from tokfilter.export.pipeline import export_bundle
+from tokfilter.export.reference import ImageSet, Reference
+from tokfilter.export.selection import plain_graph
+from tokfilter.export.verify import check_graph
+from tokfilter.vit.bundle import save_bundle
+from tokfilter.vit.macs import macs as macs_in_torch
+
+SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
+FAMILIES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2")
+IN_BLOCK = sorted(set(REDUCERS) - {"filter"})
+
+
+def model_of(reducer, family="vit_tiny_patch16_224", **changes):
+    torch.manual_seed(0)
+    config = ReducerConfig(reducer, {"stages": (1, 2, 3)})
+    return tokfilter.patch(timm.create_model(family, **{**SHAPE, **changes}).eval(), 0.7, reducer=config)
+
+
+@pytest.mark.parametrize("reducer", IN_BLOCK)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_graph_gives_torchs_outputs_at_every_budget(reducer, family, tmp_path):
+    model = model_of(reducer, family)
+    traced = slots_graph_from_model(model)
+    low, high = model.drop.smallest, model.drop.largest
+    budgets = sorted({low, low + 1, (low + high) // 2, high - 1, high})
+    save_graph(plain_graph(for_cpu(traced)), tmp_path / "model.onnx")
+    entry = entry_from_file(tmp_path, "model.onnx", "filtered", runtime="onnx", precision="fp32")
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    image_set = ImageSet("golden", ("a", "b", "c"), images, images.numpy())
+    checks = check_graph(tmp_path, entry, Reference(model), image_set, [], budgets)
+    assert [check.errors for check in checks] == [()] * 10 and {check.batch for check in checks} == {1, 3}
+    with_shapes(traced)
+    for k in (low, high):
+        lengths = lengths_of(traced, k)
+        assert macs(traced, lengths) == macs_in_torch(model, k)
+        found = [one.queries for one in attentions(traced, lengths) if one.queries == one.keys]
+        assert found == [row.attention for row in model.drop.blocks(k, 3)]
+
+
+@pytest.mark.parametrize("reducer", IN_BLOCK)
+def test_an_export_is_verified_in_two_precisions(reducer, tmp_path):
+    save_bundle(model_of(reducer), tmp_path / "model.pt")
+    export_bundle(tmp_path / "model.pt", tmp_path / "out", ExportOptions(keeps=(0.5,), precisions=("fp32", "fp16")))
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.model.reducer["name"] == reducer
+    assert all(check["passed"] for check in manifest.verification["checks"])
+    budgets = {check["budget"] for check in manifest.verification["checks"] if check["path"] == "model.onnx"}
+    assert len(budgets) >= 5
+    with tokfilter.open_session(tmp_path / "out") as session:
+        assert session.run(np.zeros((2, 3, 32, 32), np.float32), 4).indices.shape == (2, 4)
+    with tokfilter.open_session(tmp_path / "out", "full") as session:
+        assert session.run(np.zeros((2, 3, 32, 32), np.float32)).indices is None
+
+
+def test_what_only_the_filter_has_is_refused(tmp_path):
+    save_bundle(model_of("evit"), tmp_path / "model.pt")
+    for options, error, message in (
+        ({"keeps": (1.0,)}, BudgetError, "budgets of 1 to 15 of this model's 16 patch tokens, got 16"),
+        (
+            {"budget_range": (1, 8, 16)},
+            BudgetError,
+            "1 <= min <= opt <= max <= 15, the budgets of this model's reducer",
+        ),
+        ({"cuda": True}, ExportError, "--cuda is made for the token filter, and this model reduces tokens by evit"),
+        ({"tensorrt8": ("8.6",)}, ExportError, "graphs for TensorRT 8 have one selection of tokens, evit has several"),
+    ):
+        with pytest.raises(error, match=message):
+            export_bundle(tmp_path / "model.pt", tmp_path / "out", ExportOptions(**options))
+    assert not (tmp_path / "out").exists()
