@@ -9,8 +9,9 @@ import onnx_ir as ir
 from tokfilter import __version__
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.manifest import MaskOutput, ModelCard
-from tokfilter.export.graph_stats import infer_shapes, lengths_of, macs
+from tokfilter.export.graph_stats import lengths_of, macs
 from tokfilter.export.options import ExportOptions, Precision
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["card_from_bundle", "metadata_from_card"]
@@ -47,7 +48,7 @@ def _macs(slots: ir.Model, full: ir.Model, model: FilteredViT, options: ExportOp
     if model.drop.stage_count > 1:  # then it is none, because each stage rounds
         step = -(-patches // _MOST_COUNTS)
         listed |= set(range(model.drop.smallest, model.drop.largest + 1, step))
-    slots, full = infer_shapes(slots.clone()), with_shapes(full.clone())
+    slots, full = infer_shapes(slots.clone()), infer_shapes(full.clone())
     counts = {"full": macs(full, lengths_of(full))}
     for k in sorted({model.keep_tokens, *options.budgets(patches), *listed}):
         counts[str(k)] = macs(slots, lengths_of(slots, k))

@@ -11,12 +11,13 @@ from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.errors import BudgetError, ExportError
 from tokfilter.export.cpu_form import for_cpu
 from tokfilter.export.graph import slots_graph_from_model
-from tokfilter.export.graph_stats import attentions, lengths_of, macs, with_shapes
+from tokfilter.export.graph_stats import attentions, lengths_of, macs
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.selection import plain_graph
+from tokfilter.export.shapes import infer_shapes
 from tokfilter.export.verify import check_graph
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.macs import macs as macs_in_torch
@@ -45,7 +46,7 @@ def test_one_graph_gives_torchs_outputs_at_every_budget(reducer, family, tmp_pat
     image_set = ImageSet("golden", ("a", "b", "c"), images, images.numpy())
     checks = check_graph(tmp_path, entry, Reference(model), image_set, [], budgets)
     assert [check.errors for check in checks] == [()] * 10 and {check.batch for check in checks} == {1, 3}
-    with_shapes(traced)
+    infer_shapes(traced)
     for k in (low, high):
         lengths = lengths_of(traced, k)
         assert macs(traced, lengths) == macs_in_torch(model, k)
