@@ -54,7 +54,13 @@ RUNTIMES: Final[tuple[Runtime, ...]] = (
     Runtime("OpenVINO", "openvino_probe.py", ("openvino==2026.4.1",), quick=True),
     Runtime("onnxruntime-node", "node_probe.mjs", ("onnxruntime-node@1.30.0",), kind="node"),
     Runtime("onnxruntime-web", "node_probe.mjs", ("onnxruntime-web@1.30.0",), "WASM, in Node", kind="node"),
-    Runtime("tract", "tract_probe.py", ("tract==0.23.9", "numpy"), _FIXED, quick=True),
+    Runtime(
+        "tract",
+        "tract_probe.py",
+        ("tract==0.23.9", "numpy"),
+        "shapes fixed when read where the budget is free",
+        quick=True,
+    ),
     Runtime(
         "IREE",
         "iree_probe.py",

@@ -74,8 +74,19 @@ def test_openvino_gives_the_same(export_directory, name):
     assert_same(export_directory / name, lambda feeds: list(compiled(feeds).values()), name)
 
 
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_tract_reads_a_file_whose_budget_is_fixed_as_it_is(export_directory, name):
+    tract = pytest.importorskip("tract", reason="tract is not installed: pip install tract")
+    graph = tract.onnx().load(str(export_directory / name))
+    graph.analyse()
+    runnable = graph.into_model().into_runnable()  # the batch is open
+    assert_same(
+        export_directory / name, lambda feeds: [out.to_numpy() for out in runnable.run(list(feeds.values()))], name
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_tract_gives_the_same(export_directory, tmp_path, name):
+def test_tract_takes_every_file_for_given_shapes(export_directory, tmp_path, name):
     """Where the batch is fixed, tract refuses shapes between nodes that name the open one: they are taken out."""
     model = onnx.load(export_directory / name)
     del model.graph.value_info[:]
