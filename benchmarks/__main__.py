@@ -18,6 +18,8 @@ PROGRAMS: Final = {
     "baseline-speed": LazyCommand(f"{_STUDY}.baseline_speed:main", "images per second of the filter and its baselines"),
     "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),
     "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),
+    "segmentation": LazyCommand(f"{_STUDY}.segmentation:main", "mIoU with and without filtering, rules of filling"),
+    "mask-head": LazyCommand(f"{_STUDY}.mask_head:main", "time and memory of the mask head against the dense form"),
     "export-zoo": LazyCommand(f"{_STUDY}.export_zoo:main", "export and TensorRT-RTX build of 30 timm models"),
     "cuda-zoo": LazyCommand(f"{_STUDY}.cuda_zoo:main", "timm models fused for ONNX Runtime on CUDA"),
     "int8-accuracy": LazyCommand(f"{_STUDY}.int8_accuracy:main", "top-1 of int8 and fp8 exports against fp32"),

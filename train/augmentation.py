@@ -25,16 +25,33 @@ class Augmentation:
     flip: float = 0.0
 
 
-def augmented(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Zoom into, shift and mirror each image at random. images: [B, 3, H, W], float32; returns the same shape."""
+def augmented(
+    images: Tensor, labels: Tensor, config: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Zoom into, shift and mirror each image at random, and its mask alike.
+
+    images: [B, 3, H, W], float32
+    labels: classes [B], which stay; or a class for each pixel [B, H', W']
+    Returns both with the same shapes.
+    """
     if config == Augmentation():
-        return images
-    batch = images.shape[0]
+        return images, labels
+    rows = _affine(len(images), config, generator).to(images.device)
+    grid = nn.functional.affine_grid(rows, list(images.shape), align_corners=False)
+    images = nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    if labels.ndim == 1:
+        return images, labels
+    pixels = labels[:, None].float()
+    grid = nn.functional.affine_grid(rows, list(pixels.shape), align_corners=False)
+    moved = nn.functional.grid_sample(pixels, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    return images, moved[:, 0].to(labels.dtype)
+
+
+def _affine(batch: int, config: Augmentation, generator: torch.Generator) -> Tensor:
+    """A random map of output to input places for each image, [B, 2, 3]."""
     drawn = torch.rand(4, batch, generator=generator)
     zoom = config.zoom + (1 - config.zoom) * drawn[0]
     mirror = torch.where(drawn[1] < config.flip, -1.0, 1.0)
     shift = (1 - zoom) * (2 * drawn[2:] - 1)
     zeros = torch.zeros(batch)
-    rows = torch.stack([zoom * mirror, zeros, shift[0], zeros, zoom, shift[1]], dim=1).view(batch, 2, 3)
-    grid = nn.functional.affine_grid(rows.to(images.device), list(images.shape), align_corners=False)
-    return nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return torch.stack([zoom * mirror, zeros, shift[0], zeros, zoom, shift[1]], dim=1).view(batch, 2, 3)

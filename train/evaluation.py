@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.vit.scorers import RandomScorer
@@ -45,7 +46,9 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
 def evaluate(
     model: Any, dataset: ImageDataset, keeps: Sequence[Keep], progress: Progress, batch: int = 128, seed: int = 0
 ) -> list[Accuracy]:
-    """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError."""
+    """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError, DataError."""
+    if getattr(model, "mask_head", None) is not None:
+        raise DataError("this model gives masks and has no top-1: train.mask_evaluation measures its mIoU.")
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps}, reverse=True)
     device = next(model.parameters()).device
     for module in model.modules():

@@ -104,18 +104,19 @@ def _run(
     identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {asdict(config)} {_digest(model)}"
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        images = augmented(dataset.normalised(batch.images, device), config.augmentation, generator)
+        images = dataset.normalised(batch.images, device)
+        images, labels = augmented(images, batch.labels.to(device), config.augmentation, generator)
         keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
         _reseed(model, generator)
         parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # fewer images than budgets make fewer parts
         logits = torch.cat([model(part, keep) for part, keep in parts])
-        value = F.cross_entropy(logits, batch.labels.to(device), label_smoothing=config.smoothing)
+        value = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
         if teacher is None or config.distill == 0:
             return value
         with torch.no_grad():
-            target = teacher(images, teacher.num_patches).log_softmax(-1)
-        divergence = F.kl_div(logits.log_softmax(-1), target, reduction="batchmean", log_target=True)
-        return value + config.distill * divergence
+            target = teacher(images, teacher.num_patches).log_softmax(1)
+        divergence = F.kl_div(logits.log_softmax(1), target, reduction="sum", log_target=True)
+        return value + config.distill * divergence / labels.numel()  # per image, or per pixel of masks
 
     model.train()
     losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)

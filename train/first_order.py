@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokfilter.train.image_loss import image_loss
 from tokfilter.train.masking import MaskConfig, mask_tokens
 from tokfilter.vit.model import FilteredViT
 
@@ -22,7 +22,7 @@ def first_order_loss(
     """First-order estimate of delta loss.
 
     images: [B, 3, H, W], normalised
-    labels: [B]
+    labels: [B]; of a model with a mask head [B, H', W']
     chunk: bounds the memory as for exact labels: a gradient needs the activations of every block, so fewer images
     Returns the estimate [B, N] and the unmasked loss [B], in nats.
     """
@@ -42,7 +42,7 @@ def _estimate(model: FilteredViT, images: Tensor, labels: Tensor, config: MaskCo
         change = mask_tokens(model, images, tokens, config) - tokens[:, model.prefix_tokens :]
     with torch.enable_grad():
         tokens.requires_grad_()
-        loss = F.cross_entropy(model.classify_tokens(tokens, images).float(), labels, reduction="none")
+        loss = image_loss(model.classify_tokens(tokens, images), labels)
         (gradient,) = torch.autograd.grad(loss.sum(), tokens)
     return (gradient[:, model.prefix_tokens :] * change).sum(dim=2), loss.detach()
 

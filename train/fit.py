@@ -52,7 +52,8 @@ def fit(
     ``overrides={"stages": ["backbone", "label", "filter", "finetune"]}``. It runs on the device that the model is on.
 
     data: a folder with one subfolder per class (a ``.tar`` archive, or ``train`` and ``test`` of either); or a torch
-        DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index)
+        DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index); with a mask head
+        in place of the class index a class for each pixel of the masks, [H', W'], -100 for pixels without one
     recipe: a recipe, the name of a built-in one, or a TOML file (``tokfilter train --print-recipe``)
     overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``
     folder: keeps labels and checkpoints; None uses a temporary folder
@@ -76,8 +77,11 @@ def fit(
             dataset, tests, facts = _datasets_from_folder(Path(data), settings, pixels, model, progress)
         else:
             file = run_folder / "images.f32"
-            dataset = dataset_from_loader(data, pixels, backbone.num_classes, file, progress)
-            facts = {"train": _facts(dataset), "classes": backbone.num_classes}
+            head = model.mask_head
+            classes = backbone.num_classes if head is None else head.config.masks
+            size = () if head is None else head.config.size
+            dataset = dataset_from_loader(data, pixels, classes, file, progress, size)
+            facts = {"train": _facts(dataset), "classes": classes}
         config = config_from_recipe(settings, len(dataset), stages=_STAGES)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
         record.update(_train(model, dataset, config, run_dir))
@@ -142,6 +146,11 @@ def _datasets_from_folder(
 
     The classes have the model's order where the model has names and the data the same ones.
     """
+    if model.mask_head is not None:
+        raise DataError(
+            "a model with a mask head is trained on masks, and a folder has classes only: give a torch Dataset or "
+            "DataLoader of (image, mask)."
+        )
     classes = model.backbone.num_classes
     splits = splits_from_folder(root, holdout=recipe.data.holdout)
     names = () if model.info is None else model.info.class_names

@@ -1,6 +1,7 @@
 """Labels of tokens: delta loss (arXiv 2305.14840), exact or by a cheaper estimate.
 
 Delta loss: cross-entropy of the frozen backbone on the true label with a token masked, minus the one without a mask.
+Where a model gives masks, the label is a class per pixel, and the loss the mean over the pixels.
 """
 
 import hashlib
@@ -10,7 +11,6 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.artifacts.bundle import Preprocessing
@@ -18,6 +18,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.dataset import TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.first_order import first_order_loss
+from tokfilter.train.image_loss import image_loss
 from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
@@ -102,7 +103,7 @@ def delta_loss(
     """Delta loss of every patch token, by the method of ``config``; the patch embedding is computed once per image.
 
     images: [B, 3, H, W], normalised
-    labels: [B]
+    labels: [B]; of a model with a mask head [B, H', W']
     chunk: masked variants per forward pass; bounds the memory, does not change the result
     positions: [B], indices of the images in their data set, the seeds of random groups; None counts from 0
     Returns delta loss [B, N] and the unmasked loss [B], in nats. The model must be in evaluation mode.
@@ -142,11 +143,11 @@ def _cost_of_sets(
 ) -> tuple[Tensor, Tensor]:
     """Added loss [B, S] of masking each set [B, S, size], and the unmasked loss [B]; B is at most ``chunk``."""
     tokens = model.embed(images)
-    base = F.cross_entropy(model.classify_tokens(tokens, images).float(), labels, reduction="none")
-    repeated = labels.repeat_interleave(sets.shape[1])
-    masked = torch.empty(len(repeated), device=images.device)
+    base = image_loss(model.classify_tokens(tokens, images), labels)
+    image = torch.arange(len(images), device=images.device).repeat_interleave(sets.shape[1])
+    masked = torch.empty(len(image), device=images.device)
     for part, logits in logits_of_variants(model, images, tokens, sets, config, chunk):
-        masked[part] = F.cross_entropy(logits.float(), repeated[part], reduction="none")
+        masked[part] = image_loss(logits, labels[image[part]])
     return masked.view(len(images), -1) - base[:, None], base
 
 
@@ -192,8 +193,10 @@ def label_images(
 
 def identity_from(model: FilteredViT, dataset: TrainingData, config: LabelConfig) -> dict[str, Any]:
     """All that labels depend on: weights, images, preprocessing, mask, method."""
+    head = model.mask_head
     return {
         "weights": backbone_digest(model.backbone),
+        **({} if head is None else {"mask_head": weights_digest(head.state_dict())}),
         "images": dataset.images.digest(),
         **settings_identity(dataset.preprocessing, config),
     }

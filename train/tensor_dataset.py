@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +19,10 @@ from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import Batch
 
-__all__ = ["TensorDataset", "TensorImages", "dataset_from_loader"]
+__all__ = ["IGNORED", "TensorDataset", "TensorImages", "dataset_from_loader"]
+
+IGNORED: Final = -100
+"""Label of a pixel that takes no part in the loss, as in ``torch.nn.functional.cross_entropy``."""
 
 _EXPECTED = (
     "data must yield (images, labels): float images [B, 3, H, W], normalised as for the model, and class indices [B]"
@@ -50,7 +53,7 @@ class TensorDataset:
     """Images as the model takes them (``TrainingData``).
 
     pixels: [m, 3, H, W], float32, in a file
-    labels: [n], int64
+    labels: [n], int64; [n, H', W'] for a model that gives masks
     rows: [n], place of each image in ``pixels``
     """
 
@@ -81,19 +84,25 @@ class TensorDataset:
 
 
 def dataset_from_loader(
-    data: Any, preprocessing: Preprocessing, classes: int, file: Path, progress: Progress
+    data: Any,
+    preprocessing: Preprocessing,
+    classes: int,
+    file: Path,
+    progress: Progress,
+    mask_size: tuple[int, ...] = (),
 ) -> TensorDataset:
     """Read a torch DataLoader, or a Dataset of single images, once and to its end.
 
     preprocessing: the model's own; its input size is checked
     file: where the pixels are written, 4 bytes each
+    mask_size: (H', W') of a model that gives masks: labels are then a class per pixel
     Raises DataError for anything else than images of the model's size with labels in 0..classes-1.
     """
     loader = data if isinstance(data, DataLoader) else _loader(data)
     total, labels, digest = _batch_count(loader), list[Tensor](), hashlib.sha256()
     with file.open("wb") as out:
         for done, (images, batch_labels) in enumerate(_batches(loader)):
-            _check(images, batch_labels, preprocessing.input_size, classes)
+            _check(images, batch_labels, preprocessing.input_size, classes, mask_size)
             content = images.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
             out.write(content)
             labels.append(batch_labels.detach().to("cpu", torch.int64))
@@ -136,15 +145,24 @@ def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         ) from error
 
 
-def _check(images: Tensor, labels: Tensor, size: tuple[int, int, int], classes: int) -> None:
+def _check(
+    images: Tensor, labels: Tensor, size: tuple[int, int, int], classes: int, mask_size: tuple[int, ...]
+) -> None:
     if not images.is_floating_point():
         raise DataError(f"{_EXPECTED}; got images of {images.dtype}: scale to 0..1 and normalise them.")
     if images.ndim != 4 or tuple(images.shape[1:]) != size:
         raise DataError(
             f"the model takes images of {list(size)}, got {list(images.shape)}: resize them in the transform."
         )
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if mask_size and (labels.shape != (len(images), *mask_size) or labels.is_floating_point()):
+        raise DataError(
+            f"a model with a mask head is trained on a class for each pixel of its masks, [B, {mask_size[0]}, "
+            f"{mask_size[1]}] whole numbers, got labels {list(labels.shape)} of {labels.dtype}. Resize them with "
+            "interpolation 'nearest'."
+        )
+    if not mask_size and (labels.shape != images.shape[:1] or labels.is_floating_point()):
         raise DataError(f"{_EXPECTED}; got labels {list(labels.shape)} of {labels.dtype} for {len(images)} images.")
+    labels = labels[labels != IGNORED] if mask_size else labels
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise DataError(
             f"the model has {classes} classes, so labels are 0..{classes - 1}, got {int(labels.min())} to "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-__all__ = ["SceneConfig", "scene_images", "write_scenes"]
+__all__ = ["SceneConfig", "scene_images", "segmented_scenes", "write_scenes"]
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -24,6 +24,7 @@ _SPLITS = ("train", "test")
 _TRAIN_DIGITS = 1297
 _TRAIN_COLUMNS = 0.7
 _INK = 15.9  # digits come in 0..16
+_INSIDE = 0.5  # a pixel belongs to a digit that covers at least half of its colour
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,29 @@ def scene_images(
 
     Returns images [count, size, size, 3] and their digits [count]; the same seed gives the same scenes.
     """
+    images, _, classes = _scenes(split, count, seed, config)
+    return images, classes
+
+
+def segmented_scenes(split: str, count: int, seed: int, config: SceneConfig | None = None) -> tuple[Pixels, Pixels]:
+    """The scenes of ``scene_images`` with a class for each pixel, known because the digits were pasted.
+
+    Returns images [count, size, size, 3] and labels [count, size, size]: 0 for the background, 1 + digit for the digit.
+    """
+    images, inked, classes = _scenes(split, count, seed, config)
+    return images, (inked * (1 + classes[:, None, None])).astype(np.uint8)
+
+
+def _scenes(
+    split: str, count: int, seed: int, config: SceneConfig | None
+) -> tuple[Pixels, NDArray[np.bool_], NDArray[np.int64]]:
+    """Images [count, size, size, 3], pixels of the digits [count, size, size], and digits [count]."""
     config = config or SceneConfig()
     rng = np.random.default_rng([seed, _SPLITS.index(split)])
     photos, (digits, classes) = _photos(split), _digits(split)
     drawn = rng.integers(len(digits), size=count)
-    images = np.stack([_scene(rng, photos, digits[i], config) for i in drawn])
-    return images, classes[drawn]
+    images, inked = zip(*(_scene(rng, photos, digits[i], config) for i in drawn), strict=True)
+    return np.stack(images), np.stack(inked), classes[drawn]
 
 
 def write_scenes(
@@ -102,7 +120,9 @@ def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
     return (values[chosen].reshape(-1, 8, 8) * _INK / 255).astype(np.float32), classes[chosen]
 
 
-def _scene(rng: np.random.Generator, photos: list[Pixels], digit: Floats, config: SceneConfig) -> Pixels:
+def _scene(
+    rng: np.random.Generator, photos: list[Pixels], digit: Floats, config: SceneConfig
+) -> tuple[Pixels, NDArray[np.bool_]]:
     canvas = _background(rng, photos, config)
     side = int(rng.choice(config.digits))
     ink = _resized((digit * 255).astype(np.uint8), side, Image.Resampling.BICUBIC) / 255
@@ -112,7 +132,9 @@ def _scene(rng: np.random.Generator, photos: list[Pixels], digit: Floats, config
     colour = place.mean() + rng.uniform(*config.contrast) + tint - tint.mean()
     place += ink[..., None] * (colour - place)
     pixels: Pixels = canvas.clip(0, 255).astype(np.uint8)
-    return pixels
+    inked = np.zeros(canvas.shape[:2], dtype=np.bool_)
+    inked[row : row + side, column : column + side] = ink >= _INSIDE
+    return pixels, inked
 
 
 def _background(rng: np.random.Generator, photos: list[Pixels], config: SceneConfig) -> Floats:

@@ -5,7 +5,15 @@ from PIL import Image
 
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.artifacts.images import open_image
-from tokfilter.benchmarks.study.scenes import _TRAIN_COLUMNS, SceneConfig, _digits, _photos, scene_images, write_scenes
+from tokfilter.benchmarks.study.scenes import (
+    _TRAIN_COLUMNS,
+    SceneConfig,
+    _digits,
+    _photos,
+    scene_images,
+    segmented_scenes,
+    write_scenes,
+)
 from tokfilter.errors import DataError
 from tokfilter.train.augmentation import Augmentation, augmented
 from tokfilter.train.data import checked, images_from_folder, splits_from_folder
@@ -155,7 +163,7 @@ def test_augmentation_repeats_with_its_seed_and_keeps_size_and_range():
     images = torch.rand(6, 3, 16, 16)
 
     def draw(config, seed=1):
-        return augmented(images, config, torch.Generator().manual_seed(seed))
+        return augmented(images, torch.arange(6), config, torch.Generator().manual_seed(seed))[0]
 
     zoomed = draw(Augmentation(zoom=0.7, flip=0.5))
     assert torch.equal(zoomed, draw(Augmentation(zoom=0.7, flip=0.5)))
@@ -163,6 +171,27 @@ def test_augmentation_repeats_with_its_seed_and_keeps_size_and_range():
     assert float(zoomed.min()) >= 0 and float(zoomed.max()) <= 1.0001
     assert draw(Augmentation()) is images
     torch.testing.assert_close(draw(Augmentation(flip=1.0)), images.flip(3), atol=1e-5, rtol=1e-5)
+
+
+def test_augmentation_moves_the_mask_with_its_image():
+    masks = torch.randint(0, 4, (6, 8, 8), generator=torch.Generator().manual_seed(0))
+    images = masks[:, None].float().expand(-1, 3, -1, -1)
+    moved, labels = augmented(images, masks, Augmentation(flip=1.0), torch.Generator().manual_seed(1))
+    assert torch.equal(labels, masks.flip(2)) and labels.dtype == masks.dtype
+    torch.testing.assert_close(moved[:, 0], labels.float(), atol=1e-4, rtol=0)
+    moved, labels = augmented(images, masks, Augmentation(zoom=0.9, flip=0.5), torch.Generator().manual_seed(1))
+    assert float((moved[:, 0] - labels).abs().mean()) < 0.6  # bilinear against nearest; unrelated masks have 1.25
+    assert not torch.equal(labels, masks)
+
+
+def test_pixels_of_a_scene_have_the_class_of_their_digit_and_images_are_those_of_the_classes():
+    images, labels = segmented_scenes("test", 8, 3)
+    plain, classes = scene_images("test", 8, 3)
+    assert np.array_equal(images, plain)
+    for mask, digit in zip(labels, classes, strict=True):
+        assert set(np.unique(mask)) == {0, 1 + digit}
+        rows, columns = np.nonzero(mask)
+        assert max(np.ptp(rows), np.ptp(columns)) < 24
 
 
 def test_scenes_repeat_with_their_seed_and_hold_digits_on_photographs():
