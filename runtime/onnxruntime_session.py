@@ -11,6 +11,7 @@ import numpy as np
 
 from tokfilter.artifacts.checked import checked_file
 from tokfilter.artifacts.extras import install_hint
+from tokfilter.artifacts.onnx_functions import check_functions
 from tokfilter.errors import EngineError, MissingDependencyError
 from tokfilter.runtime.huge_pages import advised_huge_pages
 from tokfilter.runtime.measure.cpu_features import cpu_features, sums_overflow
@@ -77,6 +78,7 @@ class OnnxRuntimeSession(CheckedSession):
                 checked_file(self.model_file.directory, self.model_file.entry) as graph,
                 advised_huge_pages(self.huge_pages),
             ):
+                check_functions(graph, path.name)
                 session = onnxruntime.InferenceSession(
                     str(graph), self._options(onnxruntime), providers=[(name, chosen)]
                 )

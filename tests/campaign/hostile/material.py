@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def write_material(folder: Path) -> None:
     cli(folder, "bench", "out", "-o", "bench.json", "--batch", "1", "--keep", "1.0,0.5", "--duration", "0.1",
         "--warm-up", "0.05")  # fmt: skip
     cli(folder, "export", "model.pt", "-o", "nodes", "--plugin-graphs", "--no-verify")
+    _foreign_graph(folder / "foreign.onnx")
     _signature(folder)
     (folder / "done").touch()
 
@@ -103,6 +105,19 @@ def _transformers_folder(folder):
     tools = str(Path(__file__).resolve().parents[2] / "tools")
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {tools!r}); {program}", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _foreign_graph(path):
+    """A selection of tokens as other projects write it."""
+    from selection_forms import FORMS, topk_gather
+    from small_models import ForeignViT
+
+    model, example = ForeignViT(topk_gather, FORMS[topk_gather][0]).eval(), torch.randn(2, 17, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecation
+        torch.onnx.export(
+            model, (example,), path, opset_version=17, input_names=["x"], dynamo=False, dynamic_axes={"x": {0: "n"}}
+        )
 
 
 def _signature(folder):

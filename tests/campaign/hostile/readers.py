@@ -158,16 +158,23 @@ READERS = (
         weight=6,
     ),
     Reader(
-        "graph to inline and fuse",
+        "graph to inline",
         ("nodes",),
         ("nodes/model.plugin.onnx",),
         (ONNX,),
         (
             ("inline", "nodes/model.plugin.onnx", "-o", f"{TARGET}/plain.onnx"),
-            ("fuse", "nodes/model.plugin.onnx", "-o", f"{TARGET}/fused.onnx"),
             ("inspect", "nodes/model.plugin.onnx"),
         ),
-        weight=6,
+        weight=4,
+    ),
+    Reader(
+        "graph to fuse",
+        ("foreign.onnx",),
+        ("foreign.onnx",),
+        (ONNX,),
+        (("fuse", "foreign.onnx", "-o", f"{TARGET}/fused.onnx"),),
+        weight=4,
     ),
     Reader(
         "labels.json and shards",
