@@ -53,20 +53,13 @@ def main(minutes, seed, inputs, part, only, case, output):
             _again(server, material, BY_NAME[only or READERS[0].name], case, seed)
             return
         run = Run(server, material, seed, minutes, part or tuple(SHARES), only)
-        run.all(inputs)
+        for done in run.parts_done(inputs):
+            found = run.document(round((time.monotonic() - begin) / 60, 1))
+            command = f"python tests/campaign --minutes {minutes:g} --seed {seed}"
+            write_json(output, {**header("campaign", command), **found})
+            _say(f"{done}: {found['inputs']} inputs, {found['findings']['count']} with a fault; wrote {output}")
     finally:
         server.close()
-        shutil.rmtree(WORK / "requests", ignore_errors=True)
-    command = f"python tests/campaign --minutes {minutes:g} --seed {seed}"
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    spent = (time.monotonic() - begin) / 60
-    found = document(
-        seed, spent, run.classes, run.killer.results.values(), run.service, run.findings, server.baseline, revision
-    )
-    write_json(output, {**header("campaign", command), **found})
-    click.echo(f"{found['inputs']} inputs, {found['findings']['count']} with a fault; wrote {output}", err=True)
 
 
 class Run:
@@ -86,17 +79,28 @@ class Run:
     def classes(self):
         return [one for one in self.figures.values() if one.inputs]
 
-    def all(self, inputs):
-        """Every part that was asked for."""
-        if "readers" in self.parts:
-            self._readers(inputs)
-        if "requests" in self.parts:
-            self._requests()
-        if "kills" in self.parts:
-            self._kills()
-        if "service" in self.parts:
-            abuse = document_from_abuse(self.material / "out", pairs=2, window=5, seconds=60)
-            self.service = abuse["goals"]
+    def parts_done(self, inputs):
+        """Run every part that was asked for; its name comes when it is done."""
+        parts = {
+            "readers": lambda: self._readers(inputs),
+            "requests": self._requests,
+            "kills": self._kills,
+            "service": self._attack,
+        }
+        for name, run in parts.items():
+            if name in self.parts:
+                run()
+                yield name
+
+    def document(self, minutes):
+        """The figures so far."""
+        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        killed = [one for one in self.killer.results.values() if one.kills + one.finished]
+        figures = (self.classes, killed, self.service, self.findings, self.server.baseline)
+        return document(self.seed, minutes, *figures, revision.stdout.strip())
+
+    def _attack(self):
+        self.service = document_from_abuse(self.material / "out", pairs=2, window=5, seconds=60)["goals"]
 
     def _readers(self, inputs):
         fuzzer = Fuzzer(self.server, self.material, WORK / "readers", self.seed)
