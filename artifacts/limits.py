@@ -23,6 +23,7 @@ __all__ = [
     "MAX_GRAPH_NODES",
     "MAX_IMAGE_FILE",
     "MAX_IMAGE_LIST",
+    "MAX_IMAGE_MEMORY",
     "MAX_IMAGE_PIXELS",
     "MAX_INPUT",
     "MAX_JPEG_SCANS",
@@ -35,6 +36,7 @@ __all__ = [
     "MAX_PLAIN_DEPTH",
     "MAX_PLAIN_VALUES",
     "MAX_RECIPE",
+    "MAX_RUN_MEMORY",
     "MAX_SIZE",
     "MAX_STAGES",
     "MAX_TEXT",
@@ -53,6 +55,13 @@ MAX_IMAGE_PIXELS: Final = 100_000_000
 
 On the way to 8-bit RGB an image takes at most 9 bytes for each pixel (measured for every mode of PNG): below 1 GB.
 """
+
+MAX_RUN_MEMORY: Final = 1 << 30
+"""Bytes that a process may take to run a model on the CPU, beside those for the model's files and for the images."""
+
+MAX_IMAGE_MEMORY: Final = 512 << 20
+"""Bytes for each image of a batch that runs on the CPU: a ViT-g/14 at 518 pixels (1,370 tokens, 24 heads) takes 400 MB
+for two matrices of attention in fp32 and its MLP."""
 
 MAX_IMAGE_FILE: Final = 600 << 20
 """Bytes of an image file, which is read whole from a tar archive: MAX_IMAGE_PIXELS of 16-bit RGB, uncompressed."""

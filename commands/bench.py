@@ -9,7 +9,7 @@ import click
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.group import needs
 from tokfilter.commands.progress import command_line, progress_bar
-from tokfilter.commands.session_options import batches_from_text, engines_from, engines_option
+from tokfilter.commands.session_options import batches_from_text, bounded_run, engines_from, engines_option
 
 _SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 
@@ -85,11 +85,12 @@ def _comparison(directory: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     from tokfilter.runtime.comparison.rounds import QUICK, BenchConfig
 
     config = QUICK if params["quick"] else BenchConfig(params["duration"], params["warm_up"])
-    first, *further = engines_from(params)
-    with progress_bar() as progress:
+    first, *further = engines = engines_from(params)
+    batches = batches_from_text("--batch", params["batch"])
+    with progress_bar() as progress, bounded_run(directory, engines, max(batches), bool(params["against"])):
         return compare(
             directory,
-            batches_from_text("--batch", params["batch"]),
+            batches,
             keeps_from_text([params["keep"]]),
             first,
             replace(config, seed=params["seed"]),
@@ -118,7 +119,7 @@ def _scenarios(directory: Path, names: tuple[str, ...], params: Mapping[str, Any
         params["latency_bound"],
         params["seed"],
     )
-    with progress_bar() as progress:
+    with progress_bar() as progress, bounded_run(directory, [options], config.batch * config.streams):
         return run_scenarios(
             directory,
             names,

@@ -47,9 +47,11 @@ def fuse(
     if strip_functions and to == "plain":
         raise click.UsageError("--strip-functions leaves out the body of the node, and --to plain writes no node.")
     from tokfilter.export.fuse import fuse_graph
+    from tokfilter.runtime.memory_bound import bounded_memory
 
     numbers = numbers_from_sizes(sizes)
-    with step_status("looking for top-k and gather, and comparing the graphs"):
+    images = max([3, *numbers.values()])
+    with step_status("looking for top-k and gather, and comparing the graphs"), bounded_memory(source, images):
         report = fuse_graph(source, output, verify=verify, functions=not strip_functions, sizes=numbers, to=to)
     if as_json:
         print_json("fuse", report.as_dict())

@@ -124,6 +124,8 @@ class LazyGroup(click.Group):
 def _failure(error: Exception, ctx: click.Context) -> _Failure:
     if isinstance(error, TokfilterError):
         return _Failure(str(error), error.exit_code)
+    if isinstance(error, MemoryError):
+        return _Failure("not enough memory: choose smaller batches, a smaller model, or another machine.", 1)
     if isinstance(error, OSError):
         return _Failure(f"Operating-system error: {error}", 1)
     lines = str(error).strip().splitlines()

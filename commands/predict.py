@@ -11,7 +11,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.group import needs
-from tokfilter.commands.session_options import PRECISIONS
+from tokfilter.commands.session_options import PRECISIONS, bounded_run
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.budget import Keep
@@ -87,10 +87,11 @@ def predict(
         check_target(output, folder=not single)
     named = images_from_paths(images)
     model = _Model(source, budget, SessionOptions(runtime, precision))
-    if single:
-        _one(model, images[0], output, scores, top or 5, as_json)
-    else:
-        _several(model, named, output, scores, top or 1, as_json)
+    with bounded_run(source, [model.options], 1):
+        if single:
+            _one(model, images[0], output, scores, top or 5, as_json)
+        else:
+            _several(model, named, output, scores, top or 1, as_json)
 
 
 @dataclass(frozen=True)

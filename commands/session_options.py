@@ -1,6 +1,7 @@
 """Options that select an engine, shared by `bench`, `tune` and `verify`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "BATCH",
     "PRECISIONS",
     "batches_from_text",
+    "bounded_run",
     "engines_from",
     "engines_option",
     "session_options",
@@ -146,6 +148,20 @@ def engines_from(params: Mapping[str, Any]) -> "list[SessionOptions]":
         bundle = params["bundle"] if name == "torch" or "torch" not in runtimes else None
         engines.append(session_options_from({**params, "runtime": name, "precision": precision, "bundle": bundle}))
     return engines
+
+
+def bounded_run(
+    source: Path, engines: "Sequence[SessionOptions]", images: int, others: bool = False
+) -> AbstractContextManager[None]:
+    """A bound on memory while engines on the CPU run an export directory (``runtime.memory_bound``), else none.
+
+    images: of the largest batch, of all streams together
+    others: whether something else runs too, such as PyTorch
+    """
+    from tokfilter.runtime.memory_bound import bounded_memory
+
+    on_cpu = all(engine.runtime in ("onnx", "openvino") and engine.provider == "cpu" for engine in engines)
+    return bounded_memory(source, images) if on_cpu and source.is_dir() and not others else nullcontext()
 
 
 def batches_from_text(option: str, text: str) -> list[int]:

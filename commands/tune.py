@@ -7,7 +7,13 @@ import click
 
 from tokfilter.commands.group import needs
 from tokfilter.commands.progress import command_line, progress_bar
-from tokfilter.commands.session_options import BATCH, batches_from_text, session_options, session_options_from
+from tokfilter.commands.session_options import (
+    BATCH,
+    batches_from_text,
+    bounded_run,
+    session_options,
+    session_options_from,
+)
 
 if TYPE_CHECKING:
     from tokfilter.artifacts.manifest import Manifest
@@ -55,7 +61,8 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
     with progress_bar() as progress:
         goal = _goal(directory, options, batch, progress, **{name: params[name] for name in names})
-        document = run(directory, goal, batch, options, config, progress, command_line(), others)
+        with bounded_run(directory, [options], max([batch, *others])):
+            document = run(directory, goal, batch, options, config, progress, command_line(), others)
     write_json(directory / "tune.json", document)
     if as_json:
         import json
@@ -112,7 +119,7 @@ def _drops(
 def _measured_drops(directory: Path, options: "SessionOptions", progress: "Progress", images: Path) -> dict[int, float]:
     """Loss of top-1 on images that the model was not trained on, where that is known."""
     from tokfilter.artifacts.manifest import load_manifest
-    from tokfilter.runtime.labelled import drops_from_images, labelled_files, untrained_files
+    from tokfilter.runtime.labelled import IMAGES, drops_from_images, labelled_files, untrained_files
     from tokfilter.runtime.sessions import open_session
     from tokfilter.runtime.tuning.tune import tested_budgets
 
@@ -128,7 +135,11 @@ def _measured_drops(directory: Path, options: "SessionOptions", progress: "Progr
         skipped.append(text)
         click.echo(text, err=True)
 
-    with open_session(directory, "full", options) as full, open_session(directory, "filtered", options) as filtered:
+    with (
+        bounded_run(directory, [options], IMAGES),
+        open_session(directory, "full", options) as full,
+        open_session(directory, "filtered", options) as filtered,
+    ):
         budgets = tested_budgets(manifest, filtered.budgets)
         drops = drops_from_images(full, filtered, manifest.model, files, budgets, report, progress)
     if skipped:

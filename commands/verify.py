@@ -8,7 +8,7 @@ import click
 
 from tokfilter.commands.json_output import print_json
 from tokfilter.commands.progress import step_status
-from tokfilter.commands.session_options import BATCH, session_options, session_options_from
+from tokfilter.commands.session_options import BATCH, bounded_run, session_options, session_options_from
 
 if TYPE_CHECKING:
     from tokfilter.runtime.verification import Verdict
@@ -34,16 +34,18 @@ def verify(source: Path, batch: tuple[int, ...], signed_by: Path | None, as_json
 
     signer = None if signed_by is None else _signer(source, signed_by)
     files = [] if source.is_file() else checked_files(source).files
-    found = verdicts(source, session_options_from(params), batch)
-    if as_json:
-        with step_status(f"running the models of {source}"):
-            compared = [asdict(verdict) for verdict in found]
-        print_json("verification", {"files": len(files), "signer": signer, "verdicts": compared})
-        return
-    if files:
-        click.echo(f"{len(files)} files match the manifest{'' if signer is None else f', signed by {signer}'}")
-    for verdict in found:
-        click.echo(_line(verdict))
+    options = session_options_from(params)
+    found = verdicts(source, options, batch)
+    with bounded_run(source, [options], max(batch, default=2)):
+        if as_json:
+            with step_status(f"running the models of {source}"):
+                compared = [asdict(verdict) for verdict in found]
+            print_json("verification", {"files": len(files), "signer": signer, "verdicts": compared})
+            return
+        if files:
+            click.echo(f"{len(files)} files match the manifest{'' if signer is None else f', signed by {signer}'}")
+        for verdict in found:
+            click.echo(_line(verdict))
 
 
 def _signer(source: Path, signed_by: Path) -> str:

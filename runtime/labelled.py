@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from tokfilter.errors import DataError
 from tokfilter.runtime.preprocess import Preprocess, preprocess_from_card
 from tokfilter.runtime.session import Array, Session
 
-__all__ = ["drops_from_images", "labelled_files", "untrained_files"]
+__all__ = ["IMAGES", "drops_from_images", "labelled_files", "untrained_files"]
 
-_BATCH = 8
+IMAGES: Final = 8
+"""Of a batch."""
 
 
 def drops_from_images(
@@ -58,7 +60,7 @@ def _batches(
             report(f"skipped {error}")
             continue
         labels.append(label)
-        if len(labels) == _BATCH:
+        if len(labels) == IMAGES:
             yield np.stack(inputs), np.array(labels)
             inputs, labels = [], []
     if labels:

@@ -48,7 +48,7 @@ def test_bench_prints_a_table_and_writes_json(copied):
     assert [row["tokens"] for row in document["rows"]] == [16, 8, 16, 8]
 
 
-@pytest.mark.parametrize("batch", ["0", "65537", "1,1e3", "9" * 5000, ""])
+@pytest.mark.parametrize("batch", ["65537", "1,1e3", "9" * 5000, ""])
 def test_batches_beyond_the_limits_are_refused(export_directory, batch):
     done = run("bench", export_directory, "--batch", batch)
     assert done.exit_code == 1 and "--batch requires" in done.output
@@ -124,7 +124,7 @@ def test_bench_compares_engines_in_the_same_rounds(export_directory, tmp_path):
         (("--runtime", "onnx,openvino", "--scenario", "offline"), "--scenario runs one engine"),
         (("--runtime", "onnx,openvino", "--precision", "fp32,fp32,bf16"), "one for each of the 2 runtimes, got 3"),
         (("--batch", "1,x"), "--batch requires whole numbers"),
-        (("--batch", "0"), "sizes of 1 or more"),
+        (("--batch", "0"), "sizes from 1 to 65536"),
         (("--keep", "1.5"), "keep must be a ratio"),
         (("--keep", "17"), "between 1 and this model's 16"),
         (("--precision", "fp16"), "no full onnx model in fp16"),
