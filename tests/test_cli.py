@@ -76,6 +76,7 @@ def raising(error):
         (OSError(28, "No space left on device"), 1, "Operating-system error: .*No space left"),
         (ModuleNotFoundError("No module named 'timm'", name="timm.models"), 4, r"pip install 'tokfilter\[train\]'"),
         (ModuleNotFoundError("No module named 'x'", name="x.y"), 4, "package x, .*none of tokfilter's extras"),
+        (MemoryError(), 1, "Error: not enough memory: choose smaller batches"),
         (KeyboardInterrupt(), 1, "Aborted"),
     ],
 )
@@ -95,7 +96,7 @@ ANY = [
         "unexpected ZeroDivisionError: integer modulo by zero. This is a defect",
     ),
     (RecursionError(), "unexpected RecursionError. This is a defect if your input is sound; `"),
-    (MemoryError("x" * 5000), f"unexpected MemoryError: {'x' * 300}. This"),
+    (BufferError("x" * 5000), f"unexpected BufferError: {'x' * 300}. This"),
     (RuntimeError("\x1b[2J\nmore"), r"unexpected RuntimeError: \x1b[2J. This"),
     (
         ModuleNotFoundError("No module named 'tokfilter.x'", name="tokfilter.x"),
