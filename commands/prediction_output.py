@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 from tokfilter.commands.terminal import Terminal
 
 if TYPE_CHECKING:
-    from tokfilter.runtime.predict import Prediction
+    from tokfilter.runtime.predict import Guess, Prediction
 
 __all__ = ["document_of", "print_line", "print_one", "write_picture"]
 
 
 def write_picture(prediction: "Prediction", path: Path, scores: bool) -> None:
-    """Write the picture of the kept tokens, or of the scores, as PNG. Raises DataError, OSError."""
+    """Write the picture of kept tokens, or of the scores, as PNG, with masks beside it. Raises DataError, OSError."""
     from tokfilter.artifacts.files import atomic_path
     from tokfilter.runtime.predict import picture_from_prediction
 
@@ -34,12 +34,22 @@ def document_of(prediction: "Prediction", source: Path, image: Path, picture: Pa
         "tokens": prediction.tokens,
         "grid": list(prediction.grid),
         "indices": None if prediction.indices is None else prediction.indices.tolist(),
+        **_areas(prediction),
     }
 
 
+def _areas(prediction: "Prediction") -> dict[str, Any]:
+    """The key ``areas`` of a model that gives masks: its classes with their fraction of the pixels."""
+    if prediction.classes is None:
+        return {}
+    areas = [{"class": g.name, "index": g.index, "pixels": g.probability} for g in prediction.areas]
+    return {"areas": areas, "mask_size": list(prediction.classes.shape)}
+
+
 def print_line(console: Terminal, prediction: "Prediction", image: Path, top: int) -> None:
-    """One line: the image, then the most probable classes."""
-    guesses = "  ".join(f"{100 * guess.probability:5.1f} % {guess.name}" for guess in prediction.top(top))
+    """One line: the image, then the most probable classes, or those of the most pixels."""
+    shown = _shown(prediction, top)
+    guesses = "  ".join(f"{100 * guess.probability:5.1f} % {guess.name}" for guess in shown)
     console.print(f"{image}  {guesses}", soft_wrap=True, markup=False)
 
 
@@ -49,19 +59,27 @@ def print_one(prediction: "Prediction", picture: Path | None, top: int) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for place, guess in enumerate(prediction.top(top)):
+    for place, guess in enumerate(_shown(prediction, top)):
         style = "bold" if place == 0 else ""
         table.add_row(
             escape(guess.name), f"{100 * guess.probability:.1f} %", "━" * round(30 * guess.probability), style=style
         )
     console = Terminal()
     console.print(table)
+    if prediction.classes is not None:
+        high, wide = prediction.classes.shape
+        console.print(f"\nper cent of the pixels of masks of {wide} x {high}", style="dim")
     rows, columns = prediction.grid
     console.print(f"\n{prediction.tokens} of {rows * columns} patch tokens kept", style="dim")
     if prediction.indices is not None and 2 * columns <= console.width:
         console.print(_map(prediction))
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True, markup=False)
+
+
+def _shown(prediction: "Prediction", top: int) -> "list[Guess]":
+    """Classes with probabilities; of masks with their fractions of the pixels."""
+    return prediction.top(top) if prediction.classes is None else prediction.areas[:top]
 
 
 def _map(prediction: "Prediction") -> str:

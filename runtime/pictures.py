@@ -54,12 +54,14 @@ class BudgetResult:
     tokens: patch tokens kept
     predicted, probability: the most probable class, and its probability in 0..1
     indices: kept positions among the patches; None when every token was kept
+    masks: the view under the colours of its classes, from a model that gives masks
     """
 
     tokens: int
     predicted: str
     probability: float
     indices: tuple[int, ...] | None = None
+    masks: Image.Image | None = None
 
 
 @dataclass(frozen=True)

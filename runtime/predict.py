@@ -15,7 +15,8 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.images import open_image
 from tokfilter.artifacts.manifest import ModelCard, load_manifest
 from tokfilter.errors import DataError
-from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size
+from tokfilter.runtime.mask_pictures import classes_from_masks, mask_picture
+from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size, tiled
 from tokfilter.runtime.preprocess import preprocess_from_card, preprocess_from_fields
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "prediction_from_model",
     "prediction_from_session",
     "predictor",
+    "probabilities_and_classes",
     "probabilities_from_logits",
 ]
 
@@ -57,10 +59,11 @@ class Prediction:
 
     view: the model's input before normalisation: resized and cropped
     grid: (rows, columns) of patches
-    probabilities: [classes]
+    probabilities: [classes]; of masks the mean over their pixels
     tokens: patch tokens kept
     indices: [k] kept positions among the patches; None when every token was kept
     scores: [patches], higher is more important; None from an engine, which does not return them
+    classes: [H', W'], the class of each pixel; None from a model that classifies images
     """
 
     view: Image.Image
@@ -70,6 +73,16 @@ class Prediction:
     tokens: int
     indices: npt.NDArray[np.int32] | None = None
     scores: npt.NDArray[np.float32] | None = None
+    classes: npt.NDArray[np.int64] | None = None
+
+    @property
+    def areas(self) -> list[Guess]:
+        """Classes of the pixels with their fraction of the pixels in place of a probability, the largest first."""
+        if self.classes is None:
+            return []
+        found, pixels = np.unique(self.classes, return_counts=True)
+        shares = sorted(zip(pixels / self.classes.size, found, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        return [Guess(class_name(self.class_names, int(i)), int(i), float(share)) for share, i in shares]
 
     def top(self, count: int) -> list[Guess]:
         """The ``count`` most probable classes in descending order; of equal ones the lower index first."""
@@ -134,7 +147,8 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
     tokens = model.num_patches if kept is None else kept.shape[1]
     indices = None if kept is None else kept[0].cpu().numpy()
     names = () if info is None else info.class_names
-    return Prediction(view, model.grid, probabilities_from_logits(logits), names, tokens, indices, scores)
+    probabilities, classes = probabilities_and_classes(logits)
+    return Prediction(view, model.grid, probabilities, names, tokens, indices, scores, classes)
 
 
 @contextmanager
@@ -160,8 +174,8 @@ def prediction_from_session(
     result = session.run(transform.input_from_view(view)[None], keep)
     tokens = session.budgets.tokens(keep)
     indices = None if result.indices is None or tokens == card.num_patches else result.indices[0]
-    probabilities = probabilities_from_logits(result.logits[0])
-    return Prediction(view, grid_from_card(card), probabilities, card.class_names, tokens, indices)
+    probabilities, classes = probabilities_and_classes(result.logits[0])
+    return Prediction(view, grid_from_card(card), probabilities, card.class_names, tokens, indices, classes=classes)
 
 
 def check_scores(source: Path) -> None:
@@ -171,8 +185,18 @@ def check_scores(source: Path) -> None:
 
 
 def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Image:
-    """The view with its kept tokens, or with the heat map of its scores. Raises DataError when there are none."""
+    """The view with its kept tokens, or with the heat map of its scores; masks stand beside it.
+
+    Raises DataError when there are no scores.
+    """
     scale = scale_from_size(found.view.size, 448)
+    tokens = _picture_of_tokens(found, scores, scale)
+    if found.classes is None:
+        return tokens
+    return tiled([[tokens], [mask_picture(found.view, found.classes, found.class_names, scale)]])
+
+
+def _picture_of_tokens(found: Prediction, scores: bool, scale: int) -> Image.Image:
     if not scores:
         indices = range(found.tokens) if found.indices is None else found.indices
         return kept_picture(found.view, indices, found.grid, scale)
@@ -197,6 +221,16 @@ def probabilities_from_logits(logits: Floats) -> Floats:
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
     probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def probabilities_and_classes(logits: Floats) -> tuple[Floats, npt.NDArray[np.int64] | None]:
+    """Probabilities [classes] of one image, and of masks the class of each pixel.
+
+    logits: [classes], or masks [M, H', W']
+    """
+    if logits.ndim == 1:
+        return probabilities_from_logits(logits), None
+    return probabilities_from_logits(np.moveaxis(logits, 0, -1)).mean(axis=(0, 1)), classes_from_masks(logits)
 
 
 def class_name(names: Sequence[str], index: int) -> str:

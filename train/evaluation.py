@@ -48,7 +48,7 @@ def evaluate(
 ) -> list[Accuracy]:
     """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError, DataError."""
     if getattr(model, "mask_head", None) is not None:
-        raise DataError("this model gives masks and has no top-1: train.mask_evaluation measures its mIoU.")
+        raise DataError("this model gives masks and has no top-1: tokfilter.train.mask_evaluation measures its mIoU.")
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps}, reverse=True)
     device = next(model.parameters()).device
     for module in model.modules():

@@ -12,8 +12,9 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.images import open_image
 from tokfilter.runtime.labelled import labelled_files
-from tokfilter.runtime.pictures import BudgetResult, Picture
-from tokfilter.runtime.predict import class_name, probabilities_from_logits
+from tokfilter.runtime.mask_pictures import mask_picture
+from tokfilter.runtime.pictures import BudgetResult, Picture, scale_from_size
+from tokfilter.runtime.predict import class_name, probabilities_and_classes
 from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.model import FilteredViT
@@ -31,7 +32,7 @@ def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Seque
     images = torch.from_numpy(np.stack([transform.input_from_view(view) for view in dataset]))
     model = model_from_bundle(bundle)
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} | {model.num_patches}, reverse=True)
-    columns = [_choices(model, images, k, bundle.class_names) for k in budgets]
+    columns = [_choices(model, images, k, bundle.class_names, dataset) for k in budgets]
     with torch.inference_mode():
         scores = model.scores(images).numpy()
     return [
@@ -41,15 +42,22 @@ def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Seque
 
 
 @torch.inference_mode()
-def _choices(model: FilteredViT, images: torch.Tensor, k: int, names: Sequence[str]) -> list[BudgetResult]:
-    """Results at one budget, one per image. images: [B, 3, H, W]."""
-    probabilities = probabilities_from_logits(model(images, k).numpy())
+def _choices(
+    model: FilteredViT, images: torch.Tensor, k: int, names: Sequence[str], views: Sequence[Image.Image]
+) -> list[BudgetResult]:
+    """Results at one budget, one per image. images: [B, 3, H, W], of the views."""
+    results = [probabilities_and_classes(logits) for logits in model(images, k).numpy()]
+    probabilities = np.stack([found for found, _ in results])
+    drawn = [
+        None if classes is None else mask_picture(view, classes, names, scale_from_size(view.size))
+        for view, (_, classes) in zip(views, results, strict=True)
+    ]
     chosen = model.last.indices
     kept = [None] * len(images) if chosen is None else [tuple(row) for row in chosen.tolist()]
     best = probabilities.argmax(axis=-1)
     return [
-        BudgetResult(k, class_name(names, int(i)), float(row[i]), indices)
-        for i, row, indices in zip(best, probabilities, kept, strict=True)
+        BudgetResult(k, class_name(names, int(i)), float(row[i]), indices, masks)
+        for i, row, indices, masks in zip(best, probabilities, kept, drawn, strict=True)
     ]
 
 

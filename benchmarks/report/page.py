@@ -182,6 +182,7 @@ def _choice(picture: Picture, choice: BudgetResult, at: str, scale: int) -> dict
     return {
         "at": at,
         "image": image,
+        "masks": None if choice.masks is None else _data_uri(choice.masks),
         "alt": f"the {choice.tokens} kept patches of {picture.grid[0] * picture.grid[1]}",
         "predicted": choice.predicted,
         "right": None if picture.truth is None else choice.predicted == picture.truth,
