@@ -11,7 +11,16 @@ from click.core import ParameterSource
 
 from tokfilter.runtime.measure.record import write_json
 
-__all__ = ["PROGRAM", "command_line", "json_option", "numbers_from_text", "output_option", "publish", "threads_option"]
+__all__ = [
+    "PROGRAM",
+    "command_line",
+    "goal_lines",
+    "json_option",
+    "numbers_from_text",
+    "output_option",
+    "publish",
+    "threads_option",
+]
 
 PROGRAM: Final = "python -m tokfilter.benchmarks"
 
@@ -78,6 +87,11 @@ def _words(option: str, parameter: click.Parameter, value: Any) -> Iterable[str]
     if isinstance(value, list):
         return [option, ",".join(map(str, value))]
     return [text for one in (value if parameter.multiple else [value]) for text in (option, str(one))]
+
+
+def goal_lines(goals: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each goal of a document: whether it was reached, and what was found."""
+    return [f"{'met   ' if goal['reached'] else 'MISSED'}  {name}: {goal['found']}" for name, goal in goals.items()]
 
 
 def publish(document: Mapping[str, Any], output: Path, as_json: bool, lines: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, threads_option
+from tokfilter.benchmarks.options import command_line, goal_lines, json_option, output_option, publish, threads_option
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.service.abuse_steps import (
     CLIENTS,
@@ -71,11 +71,7 @@ def main(
         **header("service_abuse", command_line()),
         **document_from_abuse(directory, pairs, window, seconds, silent, slow, threads),
     }
-    lines = [
-        f"{'met   ' if goal['reached'] else 'MISSED'}  {name}: {goal['found']}"
-        for name, goal in document["goals"].items()
-    ]
-    publish(document, output, as_json, lines)
+    publish(document, output, as_json, goal_lines(document["goals"]))
 
 
 def document_from_abuse(

@@ -19,7 +19,14 @@ import click
 import numpy as np
 from PIL import Image
 
-from tokfilter.benchmarks.options import PROGRAM, json_option, output_option, publish
+from tokfilter.benchmarks.options import (
+    command_line,
+    goal_lines,
+    json_option,
+    output_option,
+    publish,
+    threads_option,
+)
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.service.clients import Sent, Target, closed_loop, open_loop
 from tokfilter.benchmarks.service.process import resident_bytes, serving
@@ -32,7 +39,6 @@ from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["document_from_load", "queries_for"]
 
-_PROGRAM: Final = f"{PROGRAM} service-load"
 _WINDOW_S: Final = 10.0
 _SAMPLE_S: Final = 2.0
 _WARM_UP: Final = 0.2
@@ -54,18 +60,13 @@ _FLAT: Final = 0.02
 @click.option(
     "--clients", type=click.IntRange(min=1), default=64, show_default=True, help="Clients of the closed loop."
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime.")
+@threads_option(1, "Of ONNX Runtime.")
 @output_option(RESULTS / "service.json")
 @json_option
 def main(directory: Path, seconds: float, queue: int, clients: int, threads: int, output: Path, as_json: bool) -> None:
     """Load the service with the export DIRECTORY; measure latency, throughput, refusals and memory."""
-    command = f"{_PROGRAM} DIRECTORY --seconds {seconds:g} --queue {queue} --clients {clients}"
-    document = {**header("service", command), **document_from_load(directory, seconds, queue, clients, threads)}
-    lines = [
-        f"{'met   ' if verdict['reached'] else 'MISSED'}  {goal}: {verdict['found']}"
-        for goal, verdict in document["goals"].items()
-    ]
-    publish(document, output, as_json, lines)
+    document = {**header("service", command_line()), **document_from_load(directory, seconds, queue, clients, threads)}
+    publish(document, output, as_json, goal_lines(document["goals"]))
 
 
 def document_from_load(directory: Path, seconds: float, queue: int, clients: int, threads: int = 1) -> dict[str, Any]:
