@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other spin: beside another busy process, two of them take three times the CPU time of one, and
-# ten times as long. The models of the tests are too small to gain from a second thread.
+# Threads that wait for each other spin: beside another busy process, two of them take three times the CPU time of one,
+# and ten times as long. The models of the tests are too small to gain from a second thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -1,8 +1,8 @@
 """As ONNX Runtime's documentation has it: pre-processing, then calibration at every budget.
 
 Products with weights are quantised. Those of the filter are not: with rounded scores other tokens are kept. Those of
-attention are not either: MatMulConstBOnly leaves their inputs in float, but not their outputs, and of these ONNX Runtime
-makes QLinearSoftmax, which loses much with few tokens (docs/onnx-files.md).
+attention are not either: MatMulConstBOnly leaves their inputs in float, but not their outputs, and of these ONNX
+Runtime makes QLinearSoftmax, which loses much with few tokens (docs/onnx-files.md).
 """
 
 import sys
