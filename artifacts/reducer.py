@@ -31,6 +31,8 @@ def _flag(value: Any) -> str:
 REDUCERS: Final[dict[str, dict[str, Check]]] = {
     "filter": {},
     "evit": {"stages": _stages, "fuse": _flag},
+    "tome": {"stages": _stages},
+    "dynamic": {"stages": _stages},
 }
 """Name of a reducer -> its settings, each with the check of its value. A setting that is left out has its default."""
 

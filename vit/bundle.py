@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from tokfilter.artifacts.budget import Keep
+from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import (
     Architecture,
     Bundle,
@@ -87,6 +87,9 @@ def model_from_bundle(bundle: Bundle) -> FilteredViT:
         scorer.trained = bundle.training.get("filter") != UNTRAINED
     else:
         model.drop.load_state_dict(bundle.filter)
+        for part in model.drop.modules():
+            if isinstance(part, TokenFilter):
+                part.trained = bundle.training.get("filter") != UNTRAINED
     if bundle.mask_config is not None:
         model.mask_head = new_mask_head(model, bundle.mask_config)
         model.mask_head.load_state_dict(bundle.mask_head)
@@ -134,9 +137,9 @@ def bundle_from_model(
     model = _on_cpu(model)
     images, note = _examples(model, info, examples)
     training = {key: value for key, value in info.training.items() if key != "golden" and value != UNTRAINED}
-    if scorer is not None:
-        training["filter"] = training.get("filter", "trained elsewhere") if scorer.trained else UNTRAINED
     backbone, weights = weights_from_model(model)
+    if weights:
+        training["filter"] = training.get("filter", "trained elsewhere") if reducer.trained else UNTRAINED
     names = info.class_names if class_names is None else class_names
     head = model.mask_head
     return Bundle(
@@ -147,13 +150,19 @@ def bundle_from_model(
         keep=model.keep,
         preprocessing=info.preprocessing,
         class_names=list(names),
-        golden=golden_from_model(model, images, sorted({*_GOLDEN_KEEPS, model.keep}, key=str)),
+        golden=golden_from_model(model, images, _golden_keeps(model)),
         training=training | ({"golden": note} if note else {}),
         split=info.split,
         mask_config=None if head is None else head.config,
         mask_head={} if head is None else head.state_dict(),
         reducer=reducer.config,
     )
+
+
+def _golden_keeps(model: FilteredViT) -> list[Keep]:
+    """The budgets of golden tensors that the model's reducer has."""
+    keeps = sorted({*_GOLDEN_KEEPS, model.keep}, key=str)
+    return [keep for keep in keeps if tokens_from_keep(keep, model.num_patches) >= model.drop.smallest]
 
 
 def _on_cpu(model: FilteredViT) -> FilteredViT:

@@ -22,7 +22,8 @@ __all__ = ["FilteredViT", "check_patched", "weights_from_model"]
 
 _UNTRAINED: Final = (
     "the token filter of this model is untrained, so the dropped tokens are arbitrary. Train it (tokfilter.fit), load "
-    "trained weights, or set model.scorer.trained = True if you trained it in your own loop."
+    "trained weights, or set model.scorer.trained = True (predictor.trained for each of model.drop.predictors of "
+    "DynamicViT) if you trained it in your own loop."
 )
 
 

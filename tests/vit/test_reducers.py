@@ -1,6 +1,7 @@
 """Reducers: with every token timm's model, bit for bit; counts, costs, copies and refusals of each."""
 
 import copy
+import math
 import pickle  # noqa: TID251  (of a model made here)
 
 import pytest
@@ -99,9 +100,10 @@ def test_counts_are_published_ratios_rounded_up():
 @pytest.mark.parametrize("reducer", IN_BLOCK)
 def test_a_budget_of_equal_cost_is_the_smallest(reducer):
     model = tokfilter.patch(backbone_of(img_size=16, depth=2), reducer=reducer)
-    costs = [macs(model, k) for k in (1, 2, 3)]
-    assert [tokens_at_macs(model, cost) for cost in costs] == [1, 2, 3]
-    assert tokens_at_macs(model, costs[2] + 1) == 4 and tokens_at_macs(model, costs[1] - 1) == 2
+    low = model.drop.smallest
+    costs = {k: macs(model, k) for k in range(low, 4)}
+    assert [tokens_at_macs(model, cost) for cost in costs.values()] == list(costs)
+    assert tokens_at_macs(model, costs[3] + 1) == 4 and tokens_at_macs(model, costs[3] - 1) == 3
     with pytest.raises(UnreachableBudgetError, match="choose a larger budget, or stages at earlier blocks"):
         tokens_at_macs(model, 1)
 
@@ -166,6 +168,79 @@ def test_a_budget_of_no_tokens_is_refused(images):
     model = tokfilter.patch(backbone_of(), reducer="evit")
     with pytest.raises(BudgetError, match="between 1 and this model's 16 patch tokens"):
         model(images, 17)
+
+
+@torch.no_grad()
+def test_tome_merges_as_in_plain_loops(images):
+    """Matching, merging and proportional attention of two blocks, against loops written from the paper."""
+    model = tokfilter.patch(backbone_of(depth=2), reducer="tome")
+    found = model.forward_features(images, 10)
+    assert torch.equal(model.last.indices, loops_of_tome(backbone_of(depth=2), images, 10)[1])
+    expected = loops_of_tome(backbone_of(depth=2), images, 10)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert model.drop.sizes.value.sum(dim=1).tolist() == [16, 16, 16]
+
+
+@torch.no_grad()
+def loops_of_tome(backbone, images, k):
+    """Tokens behind the last block [B, 1+k', C], and the tokens that stay in the first block [B, k]."""
+    outputs, first = [], []
+    for image in images:
+        tokens = backbone._pos_embed(backbone.patch_embed(image[None]))[0]
+        sizes, left = [1.0] * 16, 16
+        for block in backbone.blocks:
+            left, count = -(-left * k // 16), left
+            query, key, value = block.attn.qkv(block.norm1(tokens)).reshape(count + 1, 3, 3, 8).unbind(1)
+            mixed = torch.zeros(count + 1, 3, 8)
+            for head in range(3):
+                logits = query[:, head] @ key[:, head].T / 8**0.5
+                for token in range(count):
+                    logits[:, 1 + token] += math.log(sizes[token])
+                mixed[:, head] = logits.softmax(-1) @ value[:, head]
+            tokens = tokens + block.attn.proj(mixed.flatten(1))
+            metric = [key[1 + token].mean(dim=0) for token in range(count)]
+            pairs = []
+            for token in range(1, count, 2):  # the class token is the first of the first set
+                cosines = {
+                    other: float(torch.cosine_similarity(metric[token], metric[other], dim=0))
+                    for other in range(0, count, 2)
+                }
+                partner = max(cosines, key=lambda other: cosines[other])
+                pairs.append((cosines[partner], token, partner))
+            merged = {token: partner for _, token, partner in sorted(pairs, reverse=True)[: count - left]}
+            groups = {
+                token: [token, *(one for one in merged if merged[one] == token)]
+                for token in range(count)
+                if token not in merged
+            }
+            means = [
+                sum(sizes[one] * tokens[1 + one] for one in group) / sum(sizes[one] for one in group)
+                for group in groups.values()
+            ]
+            sizes = [sum(sizes[one] for one in group) for group in groups.values()]
+            if block is backbone.blocks[0]:
+                first.append(list(groups))
+            tokens = torch.stack([tokens[0], *means])
+            tokens = tokens + block.mlp(block.norm2(tokens))
+        outputs.append(backbone.norm(tokens))
+    return torch.stack(outputs), torch.tensor(first, dtype=torch.int32)
+
+
+def test_predictors_learn_from_the_loss_and_say_whether_they_are_trained(images, tmp_path):
+    model = tokfilter.patch(backbone_of(), reducer="dynamic").train()
+    before = [predictor.mlp[-1].weight.clone() for predictor in model.drop.predictors]
+    optimizer = torch.optim.SGD(model.drop.parameters(), lr=1.0)
+    torch.nn.functional.cross_entropy(model(images, 8), torch.tensor([0, 1, 2])).backward()
+    optimizer.step()
+    pairs = zip(model.drop.predictors, before, strict=True)
+    assert all(not torch.equal(predictor.mlp[-1].weight, old) for predictor, old in pairs)
+    assert model.last.indices.shape == (3, 8)
+    save_bundle(model.eval(), tmp_path / "untrained.pt")
+    assert not model.drop.trained and not load_model(tmp_path / "untrained.pt").drop.trained
+    for predictor in model.drop.predictors:
+        predictor.trained = True
+    save_bundle(model, tmp_path / "trained.pt")
+    assert load_model(tmp_path / "trained.pt").drop.trained
 
 
 @torch.no_grad()

@@ -7,14 +7,16 @@ from torch import nn
 
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.vit.reducers.base import Reducer
+from tokfilter.vit.reducers.dynamic import DynamicViT
 from tokfilter.vit.reducers.evit import EViT
 from tokfilter.vit.reducers.filter import TokenDrop, TokenDropWithIndices
 from tokfilter.vit.reducers.in_block import InBlockReducer
+from tokfilter.vit.reducers.tome import ToMe
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["install_reducer"]
 
-_IN_BLOCK: Final[dict[str, type[InBlockReducer]]] = {kind.name: kind for kind in (EViT,)}
+_IN_BLOCK: Final[dict[str, type[InBlockReducer]]] = {kind.name: kind for kind in (EViT, ToMe, DynamicViT)}
 
 
 def install_reducer(backbone: Any, config: ReducerConfig, scorer: nn.Module | None = None) -> Reducer:
