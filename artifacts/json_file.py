@@ -23,12 +23,17 @@ def json_from_file(path: Path, limit: int = MAX_JSON) -> Any:
 
 
 def json_from_bytes(content: bytes) -> Any:
-    """What a JSON text holds. Raises ValueError."""
+    """What a JSON text holds. Raises ValueError: no JSON, nested too deep, a text that UTF-8 does not have."""
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is not a number of JSON")
 
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=refuse)
+        found = json.loads(content.decode("utf-8"), parse_constant=refuse)
+        if b"\\ud" in content or b"\\uD" in content:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

@@ -178,7 +178,7 @@ def budgets_from_tensors(
     Raises EngineError where these are not the ones of an export.
     """
     names, first = [spec.name for spec in inputs], model_file.manifest.model.output_name
-    if names not in (["images"], ["images", "slots"]) or outputs[0].name != first:
+    if names not in (["images"], ["images", "slots"]) or [spec.name for spec in outputs[:1]] != [first]:
         raise EngineError(
             f"{path} must have the inputs images and optionally slots, and {first} as its first output; it has "
             f"{names} and {[spec.name for spec in outputs]}. Export with tokfilter."

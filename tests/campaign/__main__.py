@@ -3,8 +3,11 @@
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
 from pathlib import Path
 
 import click
@@ -35,11 +38,12 @@ WORK = ROOT / "build" / "campaign"
 @click.option("--minutes", type=click.FloatRange(min=0.1), default=60.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--inputs", type=click.IntRange(min=1), help="Most inputs for the readers.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Commands at the same time.")
 @click.option("--part", multiple=True, type=click.Choice(list(SHARES)), help="These parts only.")
 @click.option("--only", type=click.Choice(list(BY_NAME)), help="This class only; with --case one input of it.")
 @click.option("--case", type=click.IntRange(min=0), help="Make this input again, and keep its files.")
 @output_option(RESULTS / "campaign.json")
-def main(minutes, seed, inputs, part, only, case, output):
+def main(minutes, seed, inputs, jobs, part, only, case, output):
     """Try mutated files, requests, kills and hostile load for MINUTES; write one JSON document."""
     warnings.simplefilter("ignore")
     material = WORK / "material"
@@ -52,7 +56,7 @@ def main(minutes, seed, inputs, part, only, case, output):
         if case is not None:
             _again(server, material, BY_NAME[only or READERS[0].name], case, seed)
             return
-        run = Run(server, material, seed, minutes, part or tuple(SHARES), only)
+        run = Run(server, material, seed, minutes, part or tuple(SHARES), only, jobs)
         for done in run.parts_done(inputs):
             found = run.document(round((time.monotonic() - begin) / 60, 1))
             command = f"python tests/campaign --minutes {minutes:g} --seed {seed}"
@@ -65,8 +69,8 @@ def main(minutes, seed, inputs, part, only, case, output):
 class Run:
     """Parts of a campaign and their figures."""
 
-    def __init__(self, server, material, seed, minutes, parts, only):
-        self.server, self.material, self.seed, self.parts = server, material, seed, parts
+    def __init__(self, server, material, seed, minutes, parts, only, jobs):
+        self.server, self.material, self.seed, self.parts, self.jobs = server, material, seed, parts, jobs
         self.readers = [BY_NAME[only]] if only else list(READERS)
         share = sum(SHARES[name] for name in parts)
         self.seconds = {name: 60 * minutes * SHARES[name] / share for name in parts}
@@ -103,20 +107,41 @@ class Run:
         self.service = document_from_abuse(self.material / "out", pairs=2, window=5, seconds=60)["goals"]
 
     def _readers(self, inputs):
-        fuzzer = Fuzzer(self.server, self.material, WORK / "readers", self.seed)
-        deadline, tried = time.monotonic() + self.seconds["readers"], 0
-        turn = 0
-        while time.monotonic() < deadline and (inputs is None or tried < inputs):
+        """Threads that wait for the processes in which the commands run; each has a folder of its own."""
+        deadline = time.monotonic() + self.seconds["readers"]
+        turns, lock = islice(self._turns(), inputs), threading.Lock()
+        originals: dict = {}
+
+        def work(job):
+            server, folder = self.server if job == 0 else Server(), WORK / f"readers-{job}"
+            fuzzer = Fuzzer(server, self.material, folder, self.seed, originals, lock)
+            while time.monotonic() < deadline:
+                with lock:
+                    turn = next(turns, None)
+                if turn is None:
+                    break
+                case, done, judged, taken = fuzzer.run(*turn)
+                with lock:
+                    reader, number = turn
+                    self.figures[reader.name].add(done, judged, taken, server.baseline)
+                    self._note(reader.name, number, case.argv, case.what, done, judged)
+            shutil.rmtree(folder, ignore_errors=True)
+            if job:
+                server.close()
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for finished in [pool.submit(work, job) for job in range(self.jobs)]:
+                finished.result()
+
+    def _turns(self):
+        """Classes by their weight, and the numbers of their inputs, without end."""
+        numbers = dict.fromkeys(self.readers, 0)
+        for turn in count(1):
             for reader in self.readers:
                 for _ in range(max(1, round(reader.weight / 2))):
-                    number = self.figures[reader.name].inputs
-                    case, done, judged, taken = fuzzer.run(reader, number)
-                    self.figures[reader.name].add(done, judged, taken, self.server.baseline)
-                    self._note(reader.name, number, case.argv, case.what, done, judged)
-                    tried += 1
-            turn += 1
-            _say(f"turn {turn}: {tried} inputs, {self.findings.count} with a fault")
-        shutil.rmtree(WORK / "readers", ignore_errors=True)
+                    yield reader, numbers[reader]
+                    numbers[reader] += 1
+            _say(f"turn {turn}: {sum(numbers.values())} inputs begun, {self.findings.count} with a fault")
 
     def _requests(self):
         pictures = [

@@ -25,6 +25,7 @@ def write(path, content):
     ("content", "words"),
     [
         ("no JSON", "expected JSON"),
+        ('{"schema": "\\ud800"}', "half of a surrogate pair"),
         ('{"schema": "tokfilter/bench", "version": NaN}', "NaN is not a number of JSON"),
         ([], "expected schema 'tokfilter/bench', got None"),
         ({"schema": "tokfilter/accuracy"}, "mixed up"),

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import threading
 from pathlib import Path
 
 from hostile.cases import copy_material, make_case
@@ -26,19 +27,22 @@ _VARYING = re.compile(
 class Fuzzer:
     """Cases in a folder of their own, one after the other.
 
-    originals: class and command -> digest of what the unchanged files give
+    originals: class and command -> digest of what the unchanged files give, shared by all threads
+    lock: held while a case is written
     """
 
-    def __init__(self, server, material: Path, folder: Path, seed: int):
+    def __init__(self, server, material: Path, folder: Path, seed: int, originals=None, lock=None):
         self.server, self.material, self.folder, self.seed = server, material, folder, seed
-        self.originals: dict[tuple, str] = {}
+        self.originals: dict[tuple, str] = {} if originals is None else originals
+        self.lock = lock or threading.Lock()
 
     def run(self, reader, number):
         """Returns the case, how its command ended, the verdict, and what was taken: '', 'equal' or 'different'."""
         self._clean()
         case_folder = self.folder / CASE
         canary = self.folder / "victim" / "executed"
-        case = make_case(reader, number, self.seed, self.material, case_folder, str(canary))
+        with self.lock:  # a change may set the working directory and filters of warnings
+            case = make_case(reader, number, self.seed, self.material, case_folder, str(canary))
         done, judged, digest = self._read(reader, case.argv, canary)
         taken = ""
         if not judged.refused:
