@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from tokfilter.commands.json_output import print_json
 from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
@@ -68,10 +69,8 @@ def label(
 
 
 def _print(output: Path, facts: dict[str, Any], as_json: bool) -> None:
-    import json
-
     if as_json:
-        click.echo(json.dumps({"schema": "tokfilter/labels", "version": 1, "labels": str(output), **facts}, indent=2))
+        print_json("labels", {"labels": output, **facts})
         return
     click.echo(
         f"{output}: {facts['images']} images of {facts['tokens']} tokens; mean loss {facts['mean_loss']:.3f}; "

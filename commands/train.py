@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.json_output import print_json
 from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
 from tokfilter.commands.training_options import (
@@ -69,9 +70,7 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
         raise click.UsageError("Missing argument 'DATA': a folder with one subfolder per class.")
     bundle = _train(data, output, recipe, params)
     if as_json:
-        import json
-
-        click.echo(json.dumps({"schema": "tokfilter/training", "version": 1, "training": bundle.training}, indent=2))
+        print_json("training", {"training": bundle.training})
         return
     from tokfilter.commands.tables import print_accuracy
 

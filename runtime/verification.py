@@ -201,7 +201,7 @@ def verify(
 def _run(session: Session, images: Array, batch: int, k: int) -> tuple[Array, Array | None]:
     """Logits [M, classes], or masks, in fp32 and indices [M, k] of images [M, 3, H, W]; the last batch is filled up."""
     count = -(-len(images) // batch)
-    padded = images[np.arange(count * batch) % len(images)]
+    padded = images if count * batch == len(images) else images[np.arange(count * batch) % len(images)]
     results = [session.run(padded[i * batch : (i + 1) * batch], k) for i in range(count)]
     logits = np.concatenate([result.logits for result in results])[: len(images)].astype(np.float32)
     indices = [result.indices for result in results if result.indices is not None]

@@ -177,6 +177,7 @@ def label_images(
     mine = {shard.stop: shard.start for shard in missing[dist_context.rank :: dist_context.size]}
     order = [part for stop, start in mine.items() for part in torch.split(torch.arange(start, stop), _BATCH)]
     parts = []
+    run_dir.progress("label: delta loss of every token", 0.0)  # the first images may take minutes
     for done, batch in enumerate(dataset.batches(order)):
         images = dataset.normalised(batch.images, device)
         parts.append(delta_loss(model, images, batch.labels.to(device), config, chunk, batch.positions))
