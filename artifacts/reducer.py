@@ -4,6 +4,7 @@ A reducer is how a model gets rid of patch tokens (``vit/reducers/``). The names
 files of others name them.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,11 +29,22 @@ def _flag(value: Any) -> str:
     return "" if type(value) is bool else "true or false"
 
 
+def _windows(value: Any) -> str:
+    expected = f"1 to {MAX_STAGES} numbers of windows per side, from 1, each a divisor of the one before"
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_STAGES:
+        return expected
+    sound = all(type(side) is int and side >= 1 for side in value)
+    nested = sound and all(before % side == 0 for before, side in itertools.pairwise(value))
+    return "" if nested else expected
+
+
 REDUCERS: Final[dict[str, dict[str, Check]]] = {
     "filter": {},
     "evit": {"stages": _stages, "fuse": _flag},
     "tome": {"stages": _stages},
     "dynamic": {"stages": _stages},
+    "idle": {"stages": _stages},
+    "frequency": {"stages": _stages, "windows": _windows},
 }
 """Name of a reducer -> its settings, each with the check of its value. A setting that is left out has its default."""
 

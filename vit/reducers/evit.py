@@ -44,7 +44,7 @@ class EViT(InBlockReducer):
         """With every token there is nothing to fuse."""
         return self.num_patches - self.fuse
 
-    def added(self) -> int:
+    def added(self, stage: int) -> int:
         """The fused token."""
         return int(self.fuse)
 

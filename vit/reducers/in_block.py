@@ -35,15 +35,17 @@ class ReducedBlock(nn.Module):
     """A timm block whose forward pass a reducer runs.
 
     block: the timm block; ``timm_name`` gives its weights their names in timm again
+    number: of the block, counted from 1
     stage: index of the reducer's stage
     run: (this block, tokens) -> tokens: a method of the reducer
     """
 
     block: Any  # timm's Block; its annotations give parts as "Tensor | Module"
 
-    def __init__(self, block: Block, stage: int, run: Callable[["ReducedBlock", Tensor], Tensor]) -> None:
+    def __init__(self, block: Block, number: int, stage: int, run: Callable[["ReducedBlock", Tensor], Tensor]) -> None:
         super().__init__()
         self.block = block
+        self.number = number
         self.stage = stage
         self.run = run
         self.heads = _Heads()
@@ -105,9 +107,13 @@ class InBlockReducer(Reducer):
             )
 
     def attach(self, backbone: Any) -> None:
-        """Wrap the blocks of the stages, in place."""
-        for stage, number in enumerate(self.stages):
-            backbone.blocks[number - 1] = ReducedBlock(backbone.blocks[number - 1], stage, self.run)
+        """Wrap the blocks where it acts, in place."""
+        for number, stage in self.acts_in(len(backbone.blocks)).items():
+            backbone.blocks[number - 1] = ReducedBlock(backbone.blocks[number - 1], number, stage, self.run)
+
+    def acts_in(self, depth: int) -> dict[int, int]:
+        """The blocks where it acts, counted from 1, and the stage of each."""
+        return {number: stage for stage, number in enumerate(self.stages)}
 
     @classmethod
     def check(cls, backbone: Any) -> None:
@@ -148,10 +154,16 @@ class InBlockReducer(Reducer):
     def run(self, block: ReducedBlock, tokens: Tensor) -> Tensor:
         """One wrapped block. tokens: [B, P+n, C]. Returns [B, P+m, C]."""
         if self.state.k is None:
-            result: Tensor = block.block(tokens)
-            return result
+            return self.timm(block, tokens)
         attended, queries, keys = block.attend(tokens)
         return block.feed_forward(self.reduce(block.stage, attended, queries, keys))
+
+    @staticmethod
+    def timm(block: ReducedBlock, tokens: Tensor) -> Tensor:
+        """The block as timm runs it: every token stays. tokens: [B, P+n, C]. Returns the same shape."""
+        result: Tensor = block.block(tokens)
+        block.heads.queries = block.heads.keys = None
+        return result
 
     @abstractmethod
     def reduce(self, stage: int, tokens: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
@@ -162,16 +174,17 @@ class InBlockReducer(Reducer):
         Returns [B, P+m, C].
         """
 
-    def added(self) -> int:
-        """Tokens that the first stage adds, which are no patches of the image."""
+    def added(self, stage: int) -> int:
+        """Tokens that a stage leaves beside those that it keeps."""
         return 0
 
     def blocks(self, k: int, depth: int) -> list[BlockTokens]:
         """See Reducer: a stage reduces between attention and MLP."""
         counts = [self.num_patches] * depth
         if k < self.num_patches:
-            for number, kept in zip(self.stages, stage_counts(k, self.num_patches, len(self.stages)), strict=True):
-                counts[number - 1 :] = [kept + self.added()] * (depth - number + 1)
+            kept = stage_counts(k, self.num_patches, len(self.stages))
+            for stage, number in enumerate(self.stages):
+                counts[number - 1 :] = [kept[stage] + self.added(stage)] * (depth - number + 1)
         rows = [self.prefix_tokens + count for count in counts]
         before = [self.prefix_tokens + self.num_patches, *rows[:-1]]
         return [BlockTokens(*pair) for pair in zip(before, rows, strict=True)]

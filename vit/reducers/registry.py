@@ -10,13 +10,17 @@ from tokfilter.vit.reducers.base import Reducer
 from tokfilter.vit.reducers.dynamic import DynamicViT
 from tokfilter.vit.reducers.evit import EViT
 from tokfilter.vit.reducers.filter import TokenDrop, TokenDropWithIndices
+from tokfilter.vit.reducers.frequency import FrequencyAware
+from tokfilter.vit.reducers.idle import IdleViT
 from tokfilter.vit.reducers.in_block import InBlockReducer
 from tokfilter.vit.reducers.tome import ToMe
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["install_reducer"]
 
-_IN_BLOCK: Final[dict[str, type[InBlockReducer]]] = {kind.name: kind for kind in (EViT, ToMe, DynamicViT)}
+_IN_BLOCK: Final[dict[str, type[InBlockReducer]]] = {
+    kind.name: kind for kind in (EViT, IdleViT, FrequencyAware, ToMe, DynamicViT)
+}
 
 
 def install_reducer(backbone: Any, config: ReducerConfig, scorer: nn.Module | None = None) -> Reducer:
