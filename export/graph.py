@@ -14,14 +14,14 @@ A model with a mask head gives ``masks`` [B, M, H', W'] in place of ``logits``.
 Tokens are selected by one node, ``tokfilter::TokenSelect``, with a model-local function of the same name, which a
 runtime without the plugin inlines. Tracing takes seconds and rewriting milliseconds, so the fixed and full forms are
 made from the slots form; ``verify`` compares each of them with torch. A model that reduces inside its blocks has
-one node for each stage, the further output ``later_indices``, and is traced again for the full form.
+one node for each choice, the further output ``later_indices``, and is traced again for the full form.
 """
 
 import onnx_ir as ir
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node, select_nodes, with_function, without_functions
-from tokfilter.export.later_slots import kept_dim, kept_lengths, patches_of
+from tokfilter.export.later_slots import kept_dim, kept_lengths, patches_of, stage_of, stages_of
 from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.simplify import simplify, without_dead_code
 from tokfilter.export.trace import full_trace_from_model, traced_from_model
@@ -48,9 +48,9 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     """The same model with a fixed budget: no ``slots`` input, k an attribute of the node, shapes known."""
     fixed = without_functions(slots_graph.clone())
     nodes = select_nodes(fixed)
-    lengths = kept_lengths(k, patches_of(fixed) or k, len(nodes))
-    for stage, node in enumerate(nodes):
-        node.attributes["k"] = ir.AttrInt64("k", lengths[kept_dim(stage)])
+    lengths = kept_lengths(k, patches_of(fixed) or k, stages_of(fixed))
+    for node in nodes:
+        node.attributes["k"] = ir.AttrInt64("k", lengths[kept_dim(stage_of(node))])
         node.resize_inputs(2)
     (slots,) = (value for value in fixed.graph.inputs if value.name == "slots")
     _make_length_constant(fixed.graph, slots, k)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from tokfilter.vit.reducers.counts import stage_counts
 
-__all__ = ["derive_later_slots", "kept_dim", "kept_lengths", "patches_of", "slots_name", "stages_of"]
+__all__ = ["derive_later_slots", "kept_dim", "kept_lengths", "patches_of", "slots_name", "stage_of", "stages_of"]
 
 
 def slots_name(stage: int) -> str:
@@ -58,8 +58,16 @@ def derive_later_slots(graph: ir.Graph, patches: int, stages: int) -> None:
 
 
 def stages_of(graph: ir.Model) -> int:
-    """How many stages choose tokens in a graph in the slots form."""
+    """How many stages a graph in the slots form has."""
     return 1 + sum(node.op_type == "ConstantOfShape" and _is_ours(node) for node in graph.graph)
+
+
+def stage_of(node: ir.Node) -> int:
+    """The stage of a TokenSelect node in the slots form, counted from 0, by the slots that it reads."""
+    slots = node.inputs[2]
+    assert slots is not None
+    maker = slots.producer()
+    return 0 if maker is None else int((maker.name or "").removeprefix("slots_").partition("/")[0]) - 1
 
 
 def patches_of(graph: ir.Model) -> int | None:

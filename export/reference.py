@@ -60,7 +60,7 @@ class Expected:
     logits: [M, classes], or masks [M, masks, H', W']
     scores: [M, N]
     indices: [M, k] int32; None with every token
-    later: [M, k_2 + k_3 ...] int32, rows that the stages after the first kept; None where there are none
+    later: [M, k_2 + k_3 ...] int32, rows that the choices after the first kept; None where there are none
     """
 
     logits: Array
@@ -84,9 +84,9 @@ class Reference:
         return self._known[key]
 
     def trust(self, bundle: Bundle, image_set: ImageSet) -> None:
-        """Use the bundle's golden outputs for ``image_set``, where they hold what every stage kept."""
+        """Use the bundle's golden outputs for ``image_set``, where they hold what every choice kept."""
         golden = bundle.golden
-        if self.model.drop.stage_count > 1:
+        if len(self.model.drop.choices) > 1:
             return
         self._known[image_set.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
         for k, logits in golden.logits.items():

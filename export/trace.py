@@ -30,7 +30,7 @@ BATCH = "batch"
 
 
 class _Slots(nn.Module):
-    """images [B, 3, H, W] and slots [k_s] of each stage to logits or masks, indices and, with several stages, later
+    """images [B, 3, H, W] and slots [k_s] of each stage to logits or masks, indices and, with several choices, later
     indices."""
 
     def __init__(self, model: FilteredViT) -> None:
@@ -39,13 +39,14 @@ class _Slots(nn.Module):
 
     def forward(self, images: Tensor, slots: list[Tensor]) -> tuple[Tensor, ...]:
         chosen: list[Tensor] = []
+        reducer = self.model.drop
 
         def select(tokens: Tensor, scores: Tensor, kept: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
             batch, _, channels = tokens.shape
             attributes: dict[str, Any] = {"k": 0, "prefix_tokens": prefix_tokens, "order": "position"}
             selected, indices = torch.onnx.ops.symbolic_multi_out(
                 f"{DOMAIN}::{NAME}",
-                (tokens, scores, slots[len(chosen)]),
+                (tokens, scores, slots[reducer.choices[len(chosen)]]),
                 attrs=attributes | {"plugin_namespace": DOMAIN, "plugin_version": VERSION},
                 dtypes=(tokens.dtype, torch.int32),
                 shapes=((batch, prefix_tokens + kept, channels), (batch, kept)),
@@ -54,7 +55,6 @@ class _Slots(nn.Module):
             chosen.append(indices)
             return selected, indices
 
-        reducer = self.model.drop
         with _replaced(reducer, "select", select), _replaced(reducer.state, "slots", slots):
             logits = self.model.predicted(images)
         first, *later = chosen
@@ -76,14 +76,14 @@ class _Full(nn.Module):
 def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
     """A graph from images and slots to logits, or masks, and indices; its TokenSelect nodes have no function body yet.
 
-    With several stages it also has the output ``later_indices``, [B, k_2 + k_3 ...]. Raises ExportError.
+    With several choices it also has the output ``later_indices``, [B, k_2 + k_3 ...]. Raises ExportError.
     """
     if model.num_patches < 2:
         raise ExportError(f"a filtered graph needs a model of 2 patch tokens or more, got {model.num_patches}.")
     stages = model.drop.stage_count
     # Half the tokens and more: no other dimension of the model is likely to have these lengths.
     slots = [torch.zeros(model.num_patches // 2 + 1 + stage, dtype=torch.int32) for stage in range(stages)]
-    outputs = [_first_output(model), "indices", "later_indices"][: 2 if stages == 1 else 3]
+    outputs = [_first_output(model), "indices", "later_indices"][: 2 if len(model.drop.choices) == 1 else 3]
     graph = _graph_from_module(_Slots(model), model, slots, outputs, opset)
     derive_later_slots(graph.graph, model.num_patches, stages)
     return _finished(graph)

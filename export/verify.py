@@ -178,7 +178,7 @@ def _session_without_plugin(path: Path, entry: Entry) -> Any:
 def _signature_errors(session: Any, entry: Entry, model: FilteredViT) -> tuple[str, ...]:
     inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
     names = ["logits" if model.mask_head is None else "masks", "indices", "later_indices"]
-    outputs = names[: 1 if entry.role == "full" else min(model.drop.stage_count, 2) + 1]
+    outputs = names[: 1 if entry.role == "full" else min(len(model.drop.choices), 2) + 1]
     found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if found != (inputs, outputs):
         return (f"its inputs and outputs are {found[0]} and {found[1]}, expected {inputs} and {outputs}",)
@@ -243,7 +243,9 @@ def _compare_indices(
     changed = np.flatnonzero(differs)
     if not len(changed) or compared.errors:
         return compared, expected.logits
-    counts = reference.model.drop.counts(expected.indices.shape[1])
+    reducer = reference.model.drop
+    by_stage = reducer.counts(expected.indices.shape[1])
+    counts = [by_stage[stage] for stage in reducer.choices]
     later = np.split(found[1][changed], np.cumsum(counts[1:])[:-1], axis=1) if len(counts) > 1 else []
     logits = expected.logits.copy()
     logits[changed], scores = reference.logits_on(images[changed], [found[0][changed], *later])

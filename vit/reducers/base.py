@@ -36,20 +36,24 @@ class Selection:
     tokens: [B, P+N, C] before the first block
     scores: [B, N], by which the first stage ranked the patches; None when every token was kept
     indices: [B, k] int32, positions that the first stage kept among the patches; None when every token was kept
-    later: for each stage after the first [B, k_s] int32, the rows that it kept among the patch tokens that it got
+    later: for each choice after the first [B, k_s] int32, the rows that it kept among the patch tokens that it got
+    all_left: whether the tokens that were not kept are behind the last block too, in their places
     """
 
     tokens: Tensor
     scores: Tensor | None = None
     indices: Tensor | None = None
     later: list[Tensor] = field(default_factory=list)
+    all_left: bool = False
 
     @property
     def places(self) -> Tensor | None:
-        """Positions [B, k] of the patch tokens behind the last block; None when every token was kept.
+        """Positions [B, k] of the patch tokens behind the last block; None when all are there.
 
         For reducers that only drop tokens (``Reducer.adds_tokens``).
         """
+        if self.all_left:
+            return None
         places = self.indices
         for rows in self.later:
             assert places is not None
@@ -136,8 +140,13 @@ class Reducer(nn.Module, ABC):
 
     @property
     def stage_count(self) -> int:
-        """How often tokens are chosen in a pass."""
+        """How many stages there are, each with a number of tokens of its own."""
         return 1
+
+    @property
+    def choices(self) -> list[int]:
+        """For each time that tokens are chosen in a pass its stage, counted from 0."""
+        return list(range(self.stage_count))
 
     @property
     def smallest(self) -> int:

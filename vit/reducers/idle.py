@@ -46,11 +46,6 @@ class IdleViT(InBlockReducer):
         """See Reducer: each idle block chooses."""
         return list(self.acts_in(self.depth).values())
 
-    @property
-    def keeps_places(self) -> bool:
-        """See Reducer."""
-        return True
-
     def acts_in(self, depth: int) -> dict[int, int]:
         """Every block from the first stage on."""
         return {number: bisect_right(self.stages, number) - 1 for number in range(self.stages[0], depth + 1)}
@@ -65,6 +60,8 @@ class IdleViT(InBlockReducer):
         scores = class_logits(project(attention, normed[:, :1], "queries"), keys)[:, self.prefix_tokens :]
         # One selection for both, so that the plugin gathers the keys too.
         both, rows = self.chosen(torch.cat([tokens, keys.flatten(2)], dim=2), scores, self.kept(block.stage))
+        assert self.state.last is not None
+        self.state.last.all_left = True
         selected, keys_left = both.split([tokens.shape[2], both.shape[2] - tokens.shape[2]], dim=2)
         normed = inner.norm1(selected)
         heads = (
