@@ -22,7 +22,7 @@ _SHAPE_SIZE = 16  # elements: shapes and scalars are shared, equal weights keep 
 def simplify(graph: ir.Model) -> ir.Model:
     """Rewrite ``graph`` in place without changing its results. Returns it."""
     _name_nodes(graph.graph)
-    optimizer.fold_constants(graph)
+    optimizer.fold_constants(graph, should_fold=_is_part_of_weight)
     passes.IdentityEliminationPass()(graph)
     _make_reshapes_constant(graph.graph)
     _GELU.apply_to_model(graph)
@@ -34,6 +34,11 @@ def simplify(graph: ir.Model) -> ir.Model:
     # The exporter's metadata holds stack traces with local paths.
     passes.ClearMetadataAndDocStringPass()(graph)
     return graph
+
+
+def _is_part_of_weight(node: ir.Node) -> bool | None:
+    """Fold slices of weights of any size, which reducers read (``vit/reducers/attention.py``); None: by the size."""
+    return True if node.op_type == "Slice" else None
 
 
 def _gelu_as_traced(op: Any, x: Any, half: Any, one_plus_erf: Any) -> Any:

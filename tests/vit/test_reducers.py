@@ -54,7 +54,7 @@ def test_the_tokens_of_each_block_are_those_that_it_states(reducer, images):
     seen = []
     for block in model.backbone.blocks:
         inner = getattr(block, "block", block)
-        inner.norm1.register_forward_hook(lambda _m, _i, output: seen.append([output.shape[1]]))
+        inner.attn.proj.register_forward_hook(lambda _m, _i, output: seen.append([output.shape[1]]))
         inner.norm2.register_forward_hook(lambda _m, _i, output: seen[-1].append(output.shape[1]))
     for k in (model.drop.smallest, 9, 15, 16):
         seen.clear()

@@ -21,10 +21,10 @@ def project(attention: Any, tokens: Tensor, part: Literal["queries", "keys", "va
     tokens: [B, T, C], behind the block's first norm
     Returns [B, T, heads, c].
     """
-    place = _PARTS[part]
-    weight = attention.qkv.weight.chunk(3)[place]
-    bias = None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[place]
-    heads = F.linear(tokens, weight, bias).unflatten(-1, (attention.num_heads, attention.head_dim))
+    rows = slice(_PARTS[part] * attention.attn_dim, (_PARTS[part] + 1) * attention.attn_dim)
+    bias = None if attention.qkv.bias is None else attention.qkv.bias[rows]
+    joined = F.linear(tokens, attention.qkv.weight[rows], bias)
+    heads = joined.reshape(*joined.shape[:2], attention.num_heads, attention.head_dim)
     norm = {"queries": attention.q_norm, "keys": attention.k_norm}.get(part)
     result: Tensor = heads if norm is None else norm(heads)
     return result

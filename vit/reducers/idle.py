@@ -62,11 +62,12 @@ class IdleViT(InBlockReducer):
         both, rows = self.chosen(torch.cat([tokens, keys.flatten(2)], dim=2), scores, self.kept(block.stage))
         assert self.state.last is not None
         self.state.last.all_left = True
-        selected, keys_left = both.split([tokens.shape[2], both.shape[2] - tokens.shape[2]], dim=2)
+        channels = tokens.shape[2]
+        selected, left = both[:, :, :channels], both[:, :, channels:]
         normed = inner.norm1(selected)
         heads = (
             project(attention, normed, "queries"),
-            keys_left.unflatten(-1, keys.shape[2:]),
+            left.reshape(*left.shape[:2], *keys.shape[2:]),
             project(attention, normed, "values"),
         )
         sums = attended(attention, *(part.transpose(1, 2) for part in heads))

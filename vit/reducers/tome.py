@@ -48,11 +48,10 @@ class ToMe(InBlockReducer):
         super().__init__(backbone, range(1, len(backbone.blocks) + 1) if stages is None else stages)
         self.sizes = _Sizes()
 
-    def attach(self, backbone: Any) -> None:
-        """Wrap every block from the first stage on: attention is proportional in all that follow a merge."""
-        for number in range(self.stages[0], len(backbone.blocks) + 1):
-            stage = self.stages.index(number) if number in self.stages else -1
-            backbone.blocks[number - 1] = ReducedBlock(backbone.blocks[number - 1], stage, self.run)
+    def acts_in(self, depth: int) -> dict[int, int]:
+        """Every block from the first stage on: attention is proportional in all that follow a merge. -1: no stage."""
+        stages = {number: stage for stage, number in enumerate(self.stages)}
+        return {number: stages.get(number, -1) for number in range(self.stages[0], depth + 1)}
 
     @property
     def adds_tokens(self) -> bool:
