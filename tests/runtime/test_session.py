@@ -163,6 +163,11 @@ def test_foreign_graph_is_named(copied):
     onnx.checker.check_model(foreign)
     with pytest.raises(EngineError, match=r"must have the inputs images .* it has \['x'\]"), session(copied):
         pass
+    del foreign.graph.output[:]
+    foreign.graph.input[0].name = foreign.graph.node[0].input[0] = "images"
+    _replace_model(copied, foreign.SerializeToString())
+    with pytest.raises(EngineError, match=r"logits as its first output; it has \['images'\] and \[\]"), session(copied):
+        pass
     _replace_model(copied, b"no graph at all")
     with pytest.raises(EngineError, match="ONNX Runtime cannot load"), session(copied):
         pass
