@@ -15,9 +15,6 @@ from schema_check import valid
 
 from tokfilter.runtime.measure.record import header
 
-pytest.importorskip("torch", reason="the campaign changes files of torch: pip install 'tokfilter[export]'")
-pytest.importorskip("onnx", reason="the campaign changes ONNX graphs: pip install 'tokfilter[export]'")
-
 BASELINE = Done(0, 0.1, 0.1, 100 << 20, False)
 
 
