@@ -23,6 +23,7 @@ from tokfilter.benchmarks.records.label_tables import methods_table, trained_tab
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
 from tokfilter.benchmarks.records.portability_tables import portability_table
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
+from tokfilter.benchmarks.records.segmentation_tables import mask_head_table, segmentation_table
 from tokfilter.benchmarks.records.tables import (
     Document,
     ablation_table,
@@ -65,12 +66,16 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "campaign": ("campaign.json", campaign_table),
     "campaign_kills": ("campaign.json", kills_table),
     "campaign_load": ("campaign.json", load_table),
+    "mask_head": ("mask_head.json", mask_head_table),
+    "segmentation": ("segmentation.json", segmentation_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }
 """Name of a table -> (file in results, function that writes the table)."""
 
 _UNMEASURED: Final = {
+    "mask_head.json": "Not measured yet: `python -m tokfilter.benchmarks mask-head`.",
+    "segmentation.json": "Not measured yet: `python -m tokfilter.benchmarks segmentation`.",
     "campaign.json": "Not measured yet: `make campaign`.",
     "cpu_engines.json": "Not measured yet: `python -m tokfilter.benchmarks cpu-engines`.",
     "cpu_forms.json": "Not measured yet on an idle machine: `python -m tokfilter.benchmarks cpu-forms`.",
