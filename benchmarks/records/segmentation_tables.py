@@ -22,11 +22,12 @@ def mask_head_table(document: Document) -> str:
         lines.append(line(*cells))
     row = document["rows"][0]
     threads = f"{row['threads']} thread{'s'[: row['threads'] > 1]}"
+    difference = max(row["difference"] for row in document["rows"])
     clock = ", time on the processor" if row["clock"] == "cpu" else ""
     what = (
         f"{row['image']} x {row['image']} pixels, {(row['image'] // row['patch']) ** 2} tokens of "
         f"{row['channels']} channels, {row['width']} channels in the head, {row['precision']}, {threads}{clock}; "
-        f"largest difference of the two forms {max(row['difference'] for row in document['rows']):.1e} of the largest logit."
+        f"largest difference of the two forms {difference:.1e} of the largest logit."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
