@@ -56,8 +56,9 @@ MAX_IMAGE_PIXELS: Final = 100_000_000
 On the way to 8-bit RGB an image takes at most 9 bytes for each pixel (measured for every mode of PNG): below 1 GB.
 """
 
-MAX_RUN_MEMORY: Final = 1 << 30
-"""Bytes that a process may take to run a model on the CPU, beside those for the model's files and for the images."""
+MAX_RUN_MEMORY: Final = 3 << 29
+"""Bytes that a process may take to run a model on the CPU, beside those for the model's files and for its activations:
+0.9 GB to decode an image of MAX_IMAGE_PIXELS, and the engine's own."""
 
 MAX_IMAGE_MEMORY: Final = 512 << 20
 """Bytes for each image of a batch that runs on the CPU: a ViT-g/14 at 518 pixels (1,370 tokens, 24 heads) takes 400 MB
