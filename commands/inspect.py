@@ -1,5 +1,7 @@
 """tokfilter inspect."""
 
+import json
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,7 @@ def _print_bundle(found: dict[str, Any], console: "Terminal") -> None:
             ("classes", f"{found['classes']}, {found['class_names'] or 'none'} of them named"),
             ("parameters", f"{parameters['backbone']:,} + filter {parameters['filter']:,}"),
             ("MACs per image", f"{_giga(macs['kept'])} kept, {_giga(macs['full'])} full"),
+            ("reducer", _reducer(found["reducer"])),
             ("golden", f"{found['golden']['images']} images at {found['golden']['budgets']} tokens"),
             ("training record", ", ".join(found["training"]) or "empty"),
             ("size", f"{found['bytes'] / 1e6:.1f} MB"),
@@ -162,8 +165,15 @@ def _tokens(prefix: int, patches: int) -> str:
     return f"{patches} patches + {prefix} prefix" if prefix else f"{patches} patches"
 
 
+def _reducer(found: dict[str, Any]) -> str:
+    settings = ", ".join(f"{name} {json.dumps(value)}" for name, value in found["settings"].items())
+    return f"{found['name']}{f' ({settings})' if settings else ''}"
+
+
 def _blocks(found: dict[str, Any]) -> str:
-    return f"{len(found['blocks'])} blocks of {found['blocks'][0]} tokens"
+    """Runs of blocks with the same number of tokens in their attention."""
+    runs = [(tokens, len(list(run))) for tokens, run in groupby(found["blocks"])]
+    return ", then ".join(f"{count} block{'s' * (count != 1)} of {tokens} tokens" for tokens, count in runs)
 
 
 def _value(value: dict[str, Any]) -> str:

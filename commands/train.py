@@ -1,11 +1,13 @@
 """tokfilter train."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.commands.json_output import print_json
 from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
@@ -38,6 +40,10 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 )  # fmt: skip
 @click.option("--pretrained", is_flag=True, help="Start with timm's published weights.")
 @model_options
+@click.option(
+    "--reducer", type=click.Choice(list(REDUCERS)), default="filter", show_default=True,
+    help="What gets rid of tokens (docs/reducers.md). Others than the filter are fine-tuned with the backbone.",
+)  # fmt: skip
 @click.option("--stages", help="Some of backbone,label,filter,finetune. Default: those that the start weights lack.")
 @click.option("--keep", help=f"Default budget: {KEEP_HELP}. Default: the recipe's (0.5).")
 @click.option("--epochs", type=float, help="Epochs of each stage. Default: the recipe's (10, 10 and 5).")
@@ -95,6 +101,7 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     with progress_bar() as progress:
         splits = listed_splits(data, recipe.data.holdout, params["class_map"], model_names=names)
         config = config_from_recipe(recipe, len(splits.train), stages=_lacking_stages(params))
+        config = replace(config, reducer=ReducerConfig(params["reducer"]))
         start = start_from_options(
             params["arch"],
             params["arch_arg"],
@@ -108,7 +115,7 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
         )
         check_run(start, config, params["labels"])
         splits = checked_splits(splits, progress)
-        config = config_from_recipe(recipe, len(splits.train), stages=config.stages)
+        config = replace(config_from_recipe(recipe, len(splits.train), stages=config.stages), reducer=config.reducer)
         run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress)
         bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])
         save_bundle(bundle, output)
@@ -152,4 +159,5 @@ def _changes(params: dict[str, Any]) -> dict[str, Any]:
 def _lacking_stages(params: dict[str, Any]) -> tuple[str, ...]:
     """All stages, but no backbone when there is a checkpoint, and no labels when there are some."""
     given = {"backbone": params["checkpoint"], "label": params["labels"]}
-    return tuple(stage for stage in _STAGES if given.get(stage) is None)
+    stages = _STAGES if params["reducer"] == "filter" else ("backbone", "finetune")
+    return tuple(stage for stage in stages if given.get(stage) is None)

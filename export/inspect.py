@@ -65,7 +65,8 @@ def _bundle(path: Path) -> dict[str, Any]:
         "class_names": len(bundle.class_names),
         "keep": kept,
         "macs": {"full": macs(model), "kept": macs(model, kept)},
-        "blocks": [model.prefix_tokens + kept] * len(model.backbone.blocks),
+        "blocks": [block.attention for block in model.drop.blocks(kept, len(model.backbone.blocks))],
+        "reducer": model.drop.config.as_dict(),
         "golden": {"images": len(bundle.golden.images), "budgets": sorted(bundle.golden.logits)},
         "training": sorted(bundle.training),
     }

@@ -95,7 +95,8 @@ class TorchSession(CheckedSession):
         if self.role == "filtered":
             outputs.append(TensorSpec("indices", ("batch", "k"), np.dtype(np.int32)))
             wanted = int(self.model_file.manifest.choice.get("tokens", model.keep_tokens))
-            self._budgets = Budgets(1, patches, min(max(wanted, 1), patches), patches)
+            low = model.drop.smallest
+            self._budgets = Budgets(low, patches, min(max(wanted, low), patches), patches)
         else:
             self._budgets = Budgets(patches, patches, patches, patches)
         self.outputs = tuple(outputs)

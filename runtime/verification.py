@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from tokfilter.artifacts.checked import check_file
-from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices
+from tokfilter.artifacts.compare import TOLERANCES, Tolerance, compare_indices, score_rounding
 from tokfilter.artifacts.compare_masks import compare_outputs
 from tokfilter.artifacts.golden import GoldenArrays, golden_of
 from tokfilter.artifacts.manifest import Entry, Manifest, Runtime, load_manifest
@@ -168,7 +168,9 @@ def verify(
     common: float | None = None
     errors: list[str] = []
     if found is not None:
-        indices = compare_indices(found, golden.expected_indices(k)[rows], golden.scores[rows], tolerance.common)
+        rounding = score_rounding(entry.precision or "fp32", model_file.manifest.model.reducer["name"])
+        expected_rows = golden.expected_indices(k)[rows]
+        indices = compare_indices(found, expected_rows, golden.scores[rows], tolerance.common, rounding)
         same, common = indices.overlap == 1.0, float(indices.overlap.mean())
         errors += indices.errors
     expected = golden.full if k == golden.scores.shape[1] else golden.logits.get(k)

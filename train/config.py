@@ -5,6 +5,7 @@ from typing import Final
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import DataError
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
@@ -24,6 +25,7 @@ class TrainConfig:
     label_limit: largest number of training images that are labelled, drawn at random; None labels all
     label_chunk: masked variants per forward pass; bounds the memory
     seed: of every random draw
+    reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
     """
 
     stages: tuple[str, ...] = STAGES
@@ -36,8 +38,15 @@ class TrainConfig:
     backbone: FineTuning = field(default_factory=FineTuning)
     filter: FilterTraining = field(default_factory=FilterTraining)
     finetune: FineTuning = field(default_factory=FineTuning)
+    reducer: ReducerConfig = field(default_factory=ReducerConfig)
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise DataError(f"stages are some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}.")
+        trained = [stage for stage in self.stages if stage in ("label", "filter")]
+        if trained and self.reducer.name != "filter":
+            raise DataError(
+                f"the stage {trained[0]} trains a token filter, and the reducer is {self.reducer.name}: its stages are "
+                "backbone and finetune."
+            )

@@ -16,6 +16,7 @@ from tokfilter.errors import BudgetError
 from tokfilter.train.augmentation import Augmentation, augmented
 from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.loop import RunDir, TrainingPlan, train
+from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["Budgeted", "FineTuning", "initialise", "train_backbone", "train_elastic"]
@@ -103,10 +104,13 @@ def _run(
     device = next(model.parameters()).device
     identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {asdict(config)} {_digest(model)}"
 
+    smallest = model.drop.smallest if isinstance(model, FilteredViT) else 1
+
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)
         images, labels = augmented(images, batch.labels.to(device), config.augmentation, generator)
         keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
+        keeps = [max(k, smallest) for k in keeps]
         _reseed(model, generator)
         parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # fewer images than budgets make fewer parts
         logits = torch.cat([model(part, keep) for part, keep in parts])

@@ -23,6 +23,7 @@ from tokfilter.train.start import Start
 from tokfilter.vit.bundle import UNTRAINED
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
+from tokfilter.vit.reducers.filter import PatchSlot
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["bundle_from_start", "check_label_run", "check_run", "label_folder"]
@@ -46,8 +47,9 @@ def bundle_from_start(
     check_run(start, config, labels)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config.seed)
-    model = FilteredViT(start.backbone, keep=config.keep)
-    model.drop.scorer = _scorer(model, start, config)
+    model = FilteredViT(start.backbone, keep=config.keep, reducer=config.reducer)
+    if isinstance(model.drop, PatchSlot):
+        model.drop.scorer = _scorer(model, start, config)
     model.to(device)
     train_dataset, tests = datasets or (
         ImageDataset(part, start.preprocessing, run_dir.progress) for part in (splits.train, splits.test)
@@ -59,10 +61,10 @@ def bundle_from_start(
 
     record.pop("accuracy_before_finetune", None)  # of a training that the start model comes from
     record.update(run_stages(model, train_dataset, config, run_dir, labels, lambda: accuracy([1.0])))
-    if not model.drop.scorer.trained:
+    if not model.drop.trained:
         record["filter"] = UNTRAINED
         model.drop.state.warned = True  # the record has it, and the stages were the caller's choice
-    record["accuracy"] = accuracy(keeps)
+    record["accuracy"] = accuracy([k for k in keeps if tokens_from_keep(k, model.num_patches) >= model.drop.smallest])
     return _bundle(model.cpu(), start, splits, config, tests, record)
 
 
@@ -137,11 +139,10 @@ def _bundle(
     model: FilteredViT, start: Start, splits: Splits, config: TrainConfig, tests: ImageDataset, record: dict[str, Any]
 ) -> Bundle:
     examples = next(tests.batches([torch.arange(min(4, len(tests)))]))
-    keeps = sorted(
-        {tokens_from_keep(keep, model.num_patches) for keep in (0.7, 0.5, 0.25, config.keep)} - {model.num_patches}
-    )
+    budgets = {tokens_from_keep(keep, model.num_patches) for keep in (0.7, 0.5, 0.25, config.keep)}
+    keeps = sorted(k for k in budgets - {model.num_patches} if k >= model.drop.smallest)
     backbone, scorer = weights_from_model(model)
-    filter_config = model.scorer.config
+    filter_config = model.scorer.config if isinstance(model.drop, PatchSlot) else FilterConfig()
     assert isinstance(filter_config, FilterConfig)
     return Bundle(
         architecture=start.architecture,
@@ -154,4 +155,5 @@ def _bundle(
         golden=golden_from_model(model, tests.normalised(examples.images), keeps),
         training=record,
         split=split_from_images(splits, start.split),
+        reducer=model.drop.config,
     )

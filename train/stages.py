@@ -18,6 +18,8 @@ from tokfilter.train.label_store import Labels, LabelStore
 from tokfilter.train.labels import identity_from, label_images
 from tokfilter.train.loop import RunDir, generator_from
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.reducers.filter import PatchSlot
+from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["NO_LABELS", "labelled_dataset", "labelled_positions", "run_stages"]
 
@@ -52,6 +54,10 @@ def run_stages(
         teacher = _teacher(model) if config.finetune.distill > 0 else None
         metrics = train_elastic(model, dataset, config.finetune, config.seed, run_dir, teacher=teacher)
         record["finetune"] = {**asdict(config.finetune), **metrics}
+        if not isinstance(model.drop, PatchSlot):  # what it learns was trained with the backbone
+            for part in model.drop.modules():
+                if isinstance(part, TokenFilter):
+                    part.trained = True
     model.eval()
     return record
 
@@ -111,6 +117,8 @@ def _teacher(model: FilteredViT) -> FilteredViT:
 def _freeze_scorer(model: FilteredViT, but_summary: bool = False) -> None:
     """Freeze the filter; its global context, which changes the class token and no scores, may train."""
     model.requires_grad_(True)
+    if not isinstance(model.drop, PatchSlot):
+        return
     model.scorer.requires_grad_(False)
     summary = getattr(model.scorer, "summary", None)
     if but_summary and isinstance(summary, nn.Module):

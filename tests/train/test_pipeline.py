@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tokfilter.artifacts.bundle import Architecture, FilterConfig
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.train.config import TrainConfig
@@ -281,3 +282,19 @@ def test_fine_tuning_keeps_a_bundles_global_context_or_adds_one(tmp_path, splits
     second = bundle_from_start(begun, splits, tuned, RunDir(tmp_path / "b"))
     assert second.filter_config.summary == found and same(scoring(second), scoring(first))
     assert second.filter["summary.expand.weight"].any()
+
+
+@pytest.mark.parametrize("name", sorted(set(REDUCERS) - {"filter"}))
+def test_another_reducer_is_trained_with_the_backbone(name, splits, tmp_path):
+    config = dataclasses.replace(short(("backbone", "finetune"), steps=3), reducer=ReducerConfig(name))
+    bundle = bundle_from_start(start(), splits, config, RunDir(tmp_path / "work"))
+    save_bundle(bundle, tmp_path / "model.pt")
+    model = model_from_bundle(load_bundle(tmp_path / "model.pt"))
+    assert model.drop.name == name and model.drop.trained
+    assert [row["tokens"] for row in bundle.training["accuracy"]][:2] == [16, 8]
+    assert bundle.training["finetune"]["steps"] == 3
+
+
+def test_labels_are_for_the_filter():
+    with pytest.raises(DataError, match="the stage label trains a token filter, and the reducer is evit"):
+        dataclasses.replace(short(), reducer=ReducerConfig("evit"))
