@@ -33,7 +33,10 @@ def _array(member: IO[bytes], name: str, size: int) -> NDArray[Any]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its array {name!r:.80} has version {version} of the format")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_column, dtype = read(member)
+    try:
+        shape, by_column, dtype = read(member)
+    except Exception as error:  # numpy parses the header as Python, and lets that parser's errors through
+        raise ValueError(f"its array {name!r:.80} has no header of an array") from error
     if dtype.kind not in _KINDS or not dtype.isnative or any(side < 0 for side in shape):
         raise ValueError(f"its array {name!r:.80} is no array of numbers")
     content = member.read()

@@ -5,6 +5,7 @@ that were written elsewhere.
 """
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -90,7 +91,8 @@ def load_graph(path: str | Path) -> ir.Model:
             f"{size} bytes."
         )
     try:
-        graph = ir.load(path)
+        with _quiet_onnx_ir():
+            graph = ir.load(path)
     except Exception as error:  # protobuf, the file system and onnx-ir each raise their own kinds
         raise ExportError(
             f"{path} is no ONNX graph that can be read: it is damaged, cut short or something else."
@@ -99,6 +101,18 @@ def load_graph(path: str | Path) -> ir.Model:
         raise ExportError(f"{path} is no ONNX graph that can be read: it has neither nodes nor outputs.")
     check_limits(graph, path.name)
     return graph
+
+
+@contextmanager
+def _quiet_onnx_ir() -> Iterator[None]:
+    """Without onnx-ir's warnings, which hold names from the file as they are; ``check_limits`` says what is wrong."""
+    logger = logging.getLogger("onnx_ir")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def check_graph_file(path: Path) -> None:

@@ -47,6 +47,15 @@ def test_a_header_that_asks_for_more_is_refused(shape):
         arrays_from_npz(file)
 
 
+@pytest.mark.parametrize("text", [b"{" * 3000, b"(" * 60 + b")" * 60, b"import os", b"\xff", b""])
+def test_a_header_that_is_none_is_refused(text):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(ValueError, match="'a.npy' has no header of an array"):
+        arrays_from_npz(file)
+
+
 def test_objects_are_refused():
     with pytest.raises(ValueError, match="no array of numbers"):
         arrays_from_npz(npz(a=np.array([None, {}], dtype=object)))

@@ -84,9 +84,10 @@ def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
         (helper.make_node("Neg", ["x"], ["z"]), "nothing gives its output 'y'"),
     ],
 )
-def test_a_graph_with_loose_ends_is_refused(tmp_path, node, words):
+def test_a_graph_with_loose_ends_is_refused(tmp_path, node, words, caplog):
     with pytest.raises(ExportError, match=words):
         load_graph(written(tmp_path / "x.onnx", node))
+    assert not caplog.records  # onnx-ir logs names with their control characters
 
 
 def test_a_branch_may_take_what_stands_above_it_and_nothing_else(tmp_path):
