@@ -20,8 +20,10 @@ from tokfilter.artifacts.manifest import (
     Precision,
     Role,
     load_manifest,
+    manifest_from_bytes,
 )
 from tokfilter.artifacts.pixels import INPUT_FORMS
+from tokfilter.artifacts.reducer import REDUCERS
 from tokfilter.errors import DataError
 from tokfilter.runtime import preprocess
 
@@ -326,3 +328,25 @@ def test_closed_sets_of_the_schema():
     assert tuple(preprocessing["interpolation"]["enum"]) == limits.INTERPOLATIONS == tuple(preprocess._FILTERS)
     assert tuple(preprocessing["crop_mode"]["enum"]) == limits.CROP_MODES == get_args(preprocess.CropMode)
     assert SCHEMA["$defs"]["fileName"]["pattern"] == FILE_NAME
+
+
+@pytest.mark.parametrize(
+    ("reducer", "accepted"),
+    [
+        ({"name": "evit", "settings": {"stages": [2, 3], "fuse": False}}, True),
+        ({"name": "evit", "settings": {"stages": [3, 2]}}, False),
+        ({"name": "magic", "settings": {}}, False),
+        ({"name": "evit"}, False),
+    ],
+)
+def test_a_reducer_is_one_of_a_closed_set(reducer, accepted):
+    content = json.dumps({**GOOD, "model": {**GOOD["model"], "reducer": reducer}}).encode()
+    if accepted:
+        assert manifest_from_bytes(content, Path("manifest.json")).model.reducer == reducer
+    else:
+        with pytest.raises(DataError, match="reducer"):
+            manifest_from_bytes(content, Path("manifest.json"))
+
+
+def test_the_schema_knows_every_reducer():
+    assert SCHEMA["properties"]["model"]["properties"]["reducer"]["properties"]["name"]["enum"] == list(REDUCERS)
