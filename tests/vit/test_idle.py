@@ -7,7 +7,7 @@ import torch
 import tokfilter
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import UnsupportedModelError
-from tokfilter.vit.reducers.idle import IdleViT
+from tokfilter.vit.reducers.idle import IdleViT, token_cut_loss
 
 SHAPE = {"img_size": (24, 40), "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 5}
 
@@ -72,6 +72,36 @@ def test_blocks_that_act_are_those_of_the_published_models():
     )
     assert [block.mlp - 1 for block in blocks] == [196] * 4 + [137] * 3 + [96] * 3 + [68] * 2
     assert all(block.attention == block.mlp for block in blocks)
+
+
+def test_token_cut_is_the_published_loss():
+    """Squares of what crosses between the groups, class token left out, and of what is missing within the chosen."""
+    generator = torch.Generator().manual_seed(3)
+    queries, keys = (torch.randn(2, 7, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    rows = torch.tensor([[0, 3], [2, 5]], dtype=torch.int32)
+    total = 0.0
+    for image in range(2):
+        logits = sum(queries[image, :, h] @ keys[image, :, h].T for h in range(3)) / 3 * 0.5
+        attention = logits.softmax(1)
+        mask = [1.0 if i == 0 or i - 1 in rows[image].tolist() else 0.0 for i in range(7)]
+        for i in range(7):
+            crosses = sum(abs(mask[i] - mask[j]) * float(attention[i, j]) for j in range(1, 7))
+            within = sum(mask[i] * mask[j] * float(attention[i, j]) for j in range(7))
+            total += crosses**2 + (within - mask[i]) ** 2
+    assert float(token_cut_loss(queries, keys, rows, 1, 0.5)) == pytest.approx(total / 14, abs=1e-12)
+
+
+def test_token_cut_is_collected_and_trains_queries():
+    model = model_of("vit_tiny_patch16_224", [2, 4]).train().requires_grad_(True)
+    images = torch.randn(1, 3, 24, 40)
+    expected = model(images, 7)
+    with model.drop.token_cut() as losses:
+        assert torch.equal(model(images, 7), expected)
+    assert len(losses) == 3 and all(float(loss.detach()) > 0 for loss in losses)
+    torch.stack(losses).mean().backward()
+    assert model.backbone.blocks[3].block.attn.qkv.weight.grad[:24].abs().sum() > 0
+    model(images, 7)
+    assert len(losses) == 3
 
 
 def test_gated_attention_and_dropout_go_through_timms_layers():

@@ -5,12 +5,15 @@ code, not copied). Each idle block ranks all patches by the product of the class
 over heads, without scale and softmax. The best ones and the prefix tokens go through attention and MLP among
 themselves and are written back to their places. No token is dropped, and the order stays.
 
+Training adds the token-cut loss (``IdleViT.token_cut``), by which chosen tokens attend to chosen ones.
+
 Ours: the counts are rounded up (``counts.py``), the published code rounds down: 137, 96, 68 of 196 in place of 137, 96,
 67 at a ratio of 0.7. A distillation token and registers are chosen in every block, like the class token.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from tokfilter.vit.reducers.base import BlockTokens
 from tokfilter.vit.reducers.counts import default_stages
 from tokfilter.vit.reducers.in_block import InBlockReducer, ReducedBlock
 
-__all__ = ["IdleViT", "class_logits", "put_back"]
+__all__ = ["IdleViT", "class_logits", "put_back", "token_cut_loss"]
 
 
 class IdleViT(InBlockReducer):
@@ -40,11 +43,26 @@ class IdleViT(InBlockReducer):
         depth = len(backbone.blocks)
         super().__init__(backbone, stages or ((5, 8, 11) if depth == 12 else default_stages(depth)))
         self.depth = depth
+        self.cuts: list[Tensor] | None = None
 
     @property
     def choices(self) -> list[int]:
         """See Reducer: each idle block chooses."""
         return list(self.acts_in(self.depth).values())
+
+    @contextmanager
+    def token_cut(self) -> Iterator[list[Tensor]]:
+        """Collect the token-cut loss of each idle block in the passes within.
+
+        ``with model.drop.token_cut() as losses: logits = model(images, keep)``; the published training adds 20 times
+        their mean to the loss. It costs the queries and an attention map of all tokens in each idle block.
+        """
+        losses: list[Tensor] = []
+        self.cuts = losses
+        try:
+            yield losses
+        finally:
+            self.cuts = None
 
     def acts_in(self, depth: int) -> dict[int, int]:
         """Every block from the first stage on."""
@@ -62,6 +80,9 @@ class IdleViT(InBlockReducer):
         both, rows = self.chosen(torch.cat([tokens, keys.flatten(2)], dim=2), scores, self.kept(block.stage))
         assert self.state.last is not None
         self.state.last.all_left = True
+        if self.cuts is not None:
+            queries = project(attention, normed, "queries")
+            self.cuts.append(token_cut_loss(queries, keys, rows, self.prefix_tokens, attention.scale))
         channels = tokens.shape[2]
         selected, left = both[:, :, :channels], both[:, :, channels:]
         normed = inner.norm1(selected)
@@ -98,6 +119,26 @@ def class_logits(query: Tensor, keys: Tensor) -> Tensor:
     logits = query.transpose(1, 2) @ keys.permute(0, 2, 3, 1)
     result: Tensor = logits.mean(dim=1)[:, 0]
     return result
+
+
+def token_cut_loss(queries: Tensor, keys: Tensor, rows: Tensor, prefix_tokens: int, scale: float) -> Tensor:
+    """How far the attention of all tokens is from two groups that attend to themselves only, the chosen and the idle.
+
+    The attention map is the softmax of the logits' mean over heads. Let a be the part of a token's attention that goes
+    to chosen tokens, prefix tokens included, and p the part that goes to prefix tokens. A chosen token adds
+    2 (1 - a)^2, as 1 - a is what is missing within its group and what crosses to the other; an idle one adds (a - p)^2.
+    queries, keys: [B, P+N, heads, c]
+    rows: [B, k] int32, places of the chosen tokens among the N
+    Returns the mean over images and tokens, a scalar.
+    """
+    logits = queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1) * scale
+    attention = logits.mean(dim=1).softmax(dim=-1)
+    chosen = torch.zeros_like(attention[:, 0]).scatter(1, rows.long() + prefix_tokens, 1.0)
+    chosen[:, :prefix_tokens] = 1.0
+    to_chosen = (attention @ chosen[..., None])[..., 0]
+    across = to_chosen - attention[:, :, :prefix_tokens].sum(dim=2)
+    loss: Tensor = (chosen * 2 * (1 - to_chosen) ** 2 + (1 - chosen) * across**2).mean()
+    return loss
 
 
 def put_back(tokens: Tensor, changed: Tensor, rows: Tensor, prefix_tokens: int) -> Tensor:
