@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from tokfilter.artifacts.files import atomic_path
+from tokfilter.artifacts.files import atomic_path, sweep_parts
 from tokfilter.artifacts.limits import MAX_FILE, MAX_PICKLE
 from tokfilter.artifacts.pickle_check import check_pickles
 from tokfilter.artifacts.zip_parts import DAMAGES, checked_archive, open_regular
@@ -64,9 +64,10 @@ def _check_parts(file: IO[bytes]) -> None:
 
 
 def save_torch_file(content: Any, path: Path) -> None:
-    """Write a file of torch.save atomically. Raises OSError."""
+    """Write a file of torch.save atomically; what killed processes left of it is removed. Raises OSError."""
     import torch
 
+    sweep_parts(path)
     with atomic_path(path) as part, full_disk_named(path):
         torch.save(content, part)
 

@@ -20,6 +20,9 @@ _FAULTS: Final = {
 }
 
 
+_LEFT_OUT: Final = "No part of the last run; `make campaign` runs every part."
+
+
 def campaign_table(document: Document) -> str:
     """One line for each class of input: outcomes and faults."""
     heads = ["input", "tried", "refused", "as before", "other", *_FAULTS.values()]
@@ -41,6 +44,8 @@ def campaign_table(document: Document) -> str:
 
 def kills_table(document: Document) -> str:
     """One line for each command that was killed."""
+    if not document["kills"]:
+        return _LEFT_OUT
     lines = [line("command", "killed", "finished before", "old result", "new result", "faults"), rule(6)]
     for row in document["kills"]:
         counts = (row["kills"], row["finished"], row["old"], row["new"], len(row["faults"]))
@@ -50,6 +55,8 @@ def kills_table(document: Document) -> str:
 
 def load_table(document: Document) -> str:
     """One line for each attack on the service."""
+    if not document["service"]:
+        return _LEFT_OUT
     lines = [line("attack", "held", "found"), rule(3)]
     for name, goal in document["service"].items():
         lines.append(line(name, "yes" if goal["reached"] else "**no**", goal["found"].replace("|", "/")))

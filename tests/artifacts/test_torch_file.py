@@ -124,3 +124,10 @@ def test_dense_tensors_hold_their_values(tensor, dense):
 def test_a_full_disk_is_an_error_of_the_operating_system(tmp_path):
     with pytest.raises(OSError, match="the disk may be full"), full_disk_named(tmp_path / "x"):
         torch.save(CONTENT, "/dev/full")
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    left = tmp_path / ".x.pt.999999999.abcdefgh.part"
+    left.write_bytes(b"half")
+    save_torch_file({"a": 1}, tmp_path / "x.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
