@@ -52,6 +52,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion_methods": ("label_methods_fashion.json", methods_table),
     "digits_methods": ("label_methods_digits.json", methods_table),
     "int8_accuracy": ("int8_accuracy.json", int8_table),
+    "int8_accuracy_fashion": ("int8_accuracy_fashion.json", int8_table),
     "trained_vit": ("trained_vit.json", trained_table),
     "gpu_kernel": ("gpu-kernel.json", kernel_table),
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
@@ -80,6 +81,7 @@ _UNMEASURED: Final = {
     "cpu_engines.json": "Not measured yet: `python -m tokfilter.benchmarks cpu-engines`.",
     "cpu_forms.json": "Not measured yet on an idle machine: `python -m tokfilter.benchmarks cpu-forms`.",
     "cuda_zoo.json": "Not measured yet: `python -m tokfilter.benchmarks cuda-zoo`.",
+    "int8_accuracy_fashion.json": "Not measured yet: `python -m tokfilter.benchmarks int8-accuracy WORK`.",
     "gpu-proof.json": "Not measured yet: `make gpu-proof`.",
 }
 """File in results that may be absent -> what stands in place of its tables."""

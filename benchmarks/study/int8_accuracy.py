@@ -1,4 +1,4 @@
-"""int8_accuracy.json: top-1 of int8 and fp8 exports against fp32, on the study's sets.
+"""int8_accuracy*.json: top-1 of int8 and fp8 exports against fp32, on the study's sets.
 
 ``python -m tokfilter.benchmarks int8-accuracy WORK --demo DEMO`` exports two models with ``--precision int8`` and
 ``fp8``, calibrated on 500 training images each, and records what the gate measured on 1,000 test images:
@@ -33,9 +33,11 @@ from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
 
-__all__ = ["RESULT", "Case", "main", "rows_of"]
+__all__ = ["FASHION", "RESULT", "Case", "main", "rows_of"]
 
 RESULT: Final = RESULTS / "int8_accuracy.json"
+FASHION: Final = RESULTS / "int8_accuracy_fashion.json"
+"""Fashion-MNIST by itself: ``int8-accuracy WORK -o benchmarks/results/int8_accuracy_fashion.json``."""
 _PRECISIONS: Final[tuple[Precision, ...]] = ("int8", "fp8")
 _KEEPS: Final = (0.7, 0.5)
 _OPSET: Final = 19
