@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
@@ -23,10 +24,19 @@ from tokfilter.errors import BudgetError
 from tokfilter.kernels.torch_op import token_select
 from tokfilter.vit.reducers.counts import stage_counts
 
-__all__ = ["BlockTokens", "CallState", "Reducer", "Select", "Selection"]
+__all__ = ["BlockTokens", "CallState", "Reducer", "Select", "Selection", "as_index"]
 
 Select = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 """(tokens, scores, k, prefix_tokens) -> (selected, indices): the pure function that selects tokens."""
+
+
+def as_index(rows: Tensor) -> Tensor:
+    """Rows as int64, as gathers and scatters want them.
+
+    Not ``rows.long()``: the exporter cannot translate that as it stands, and then traces the model a second time.
+    """
+    index: Tensor = torch.ops.aten._to_copy.default(rows, dtype=torch.int64)
+    return index
 
 
 @dataclass
@@ -57,7 +67,7 @@ class Selection:
         places = self.indices
         for rows in self.later:
             assert places is not None
-            places = places.gather(1, rows.long())
+            places = places.gather(1, as_index(rows))
         return places
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokfilter.vit.reducers.base import as_index
 from tokfilter.vit.reducers.in_block import InBlockReducer
 
 __all__ = ["EViT", "class_attention", "fused_token"]
@@ -74,5 +75,5 @@ def fused_token(patches: Tensor, attention: Tensor, kept: Tensor) -> Tensor:
     patches: [B, n, C]; attention: [B, n]; kept: [B, k] int32, rows
     Returns [B, 1, C].
     """
-    weights = attention.scatter(1, kept.long(), torch.zeros_like(kept, dtype=attention.dtype))
+    weights = attention.scatter(1, as_index(kept), torch.zeros_like(kept, dtype=attention.dtype))
     return weights[:, None] @ patches

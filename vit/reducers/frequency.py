@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from tokfilter.errors import UnsupportedModelError
 from tokfilter.vit.reducers.attention import attended, projected
+from tokfilter.vit.reducers.base import as_index
 from tokfilter.vit.reducers.in_block import InBlockReducer, ReducedBlock
 
 __all__ = ["FrequencyAware", "mean_logits", "window_weights"]
@@ -134,12 +135,12 @@ class FrequencyAware(InBlockReducer):
         end = tokens.shape[1] - (0 if held.counts is None else held.counts.shape[1])
         scores = mean_logits(queries, keys)[:, prefix:end]
         selected, rows = self.chosen(tokens[:, :end], scores, self.kept(stage))
-        dropped = torch.ones_like(scores).scatter(1, rows.long(), torch.zeros_like(rows, dtype=scores.dtype))
-        merge = self.get_buffer(f"merge_{stage}").to(scores) if stage else None
-        table = self.get_buffer(f"windows_{stage}").to(scores)
+        dropped = torch.ones_like(scores).scatter(1, as_index(rows), torch.zeros_like(rows, dtype=scores.dtype))
+        merge = self.get_buffer(f"merge_{stage}") if stage else None
+        table = self.get_buffer(f"windows_{stage}")
         members = table.expand(tokens.shape[0], -1, -1) if held.places is None else table[held.places]
         weights, held.counts = window_weights(members, dropped, merge, held.counts)
-        held.places = rows.long() if held.places is None else held.places.gather(1, rows.long())
+        held.places = as_index(rows) if held.places is None else held.places.gather(1, as_index(rows))
         return torch.cat([selected, weights @ tokens[:, prefix:]], dim=1)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tokfilter.vit.reducers.attention import attended, project, projected
-from tokfilter.vit.reducers.base import BlockTokens
+from tokfilter.vit.reducers.base import BlockTokens, as_index
 from tokfilter.vit.reducers.counts import default_stages
 from tokfilter.vit.reducers.in_block import InBlockReducer, ReducedBlock
 
@@ -133,7 +133,7 @@ def token_cut_loss(queries: Tensor, keys: Tensor, rows: Tensor, prefix_tokens: i
     """
     logits = queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1) * scale
     attention = logits.mean(dim=1).softmax(dim=-1)
-    chosen = torch.zeros_like(attention[:, 0]).scatter(1, rows.long() + prefix_tokens, 1.0)
+    chosen = torch.zeros_like(attention[:, 0]).scatter(1, as_index(rows) + prefix_tokens, 1.0)
     chosen[:, :prefix_tokens] = 1.0
     to_chosen = (attention @ chosen[..., None])[..., 0]
     across = to_chosen - attention[:, :, :prefix_tokens].sum(dim=2)
@@ -151,5 +151,5 @@ def put_back(tokens: Tensor, changed: Tensor, rows: Tensor, prefix_tokens: int) 
     """
     images = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     prefix = torch.arange(prefix_tokens, device=tokens.device).expand(tokens.shape[0], -1)
-    places = torch.cat([prefix, rows.long() + prefix_tokens], dim=1)
+    places = torch.cat([prefix, as_index(rows) + prefix_tokens], dim=1)
     return tokens.index_put((images.expand_as(places), places), changed)  # ScatterND in ONNX
