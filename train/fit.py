@@ -49,7 +49,8 @@ def fit(
     """Label tokens by delta loss, train the filter, fine-tune the backbone: ``model`` is changed in place.
 
     The model's head must be trained for the data's classes already; otherwise add the stage ``backbone``:
-    ``overrides={"stages": ["backbone", "label", "filter", "finetune"]}``. It runs on the device that the model is on.
+    ``overrides={"stages": ["backbone", "label", "filter", "finetune"]}``. With another reducer than the filter the only
+    stage is ``finetune``, which trains what the reducer learns too. It runs on the device that the model is on.
 
     data: a folder with one subfolder per class (a ``.tar`` archive, or ``train`` and ``test`` of either); or a torch
         DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index); with a mask head
@@ -82,7 +83,9 @@ def fit(
             size = () if head is None else head.config.size
             dataset = dataset_from_loader(data, pixels, classes, file, progress, size)
             facts = {"train": _facts(dataset), "classes": classes}
-        config = config_from_recipe(settings, len(dataset), stages=_STAGES)
+        reducer = model.drop.config
+        stages = _STAGES if reducer.name == "filter" else ("finetune",)
+        config = replace(config_from_recipe(settings, len(dataset), stages=stages), reducer=reducer)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
         record.update(_train(model, dataset, config, run_dir))
         if tests is not None:

@@ -52,9 +52,12 @@ def run_stages(
             record["accuracy_before_finetune"] = before_finetune()
         _freeze_scorer(model, but_summary=True)
         teacher = _teacher(model) if config.finetune.distill > 0 else None
+        other_reducer = not isinstance(model.drop, PatchSlot)
+        if other_reducer:  # what it learns is trained here, so there is nothing to warn of
+            model.drop.state.warned = True
         metrics = train_elastic(model, dataset, config.finetune, config.seed, run_dir, teacher=teacher)
         record["finetune"] = {**asdict(config.finetune), **metrics}
-        if not isinstance(model.drop, PatchSlot):  # what it learns was trained with the backbone
+        if other_reducer:
             for part in model.drop.modules():
                 if isinstance(part, TokenFilter):
                     part.trained = True

@@ -25,7 +25,7 @@ def patch(
     filter: nn.Module | None = None,
     *,
     architecture: tuple[str, Mapping[str, Any]] | Architecture | None = None,
-    reducer: str | ReducerConfig = "filter",
+    reducer: str | tuple[str, Mapping[str, Any]] | ReducerConfig = "filter",
 ) -> FilteredViT:
     """Put a token filter before the first attention block of a timm model, or another reducer into its blocks.
 
@@ -35,7 +35,7 @@ def patch(
     keep: default budget, a ratio (float) or a count of tokens (int)
     filter: scores patch tokens [B, N, C] -> [B, N]; default: an untrained ``TokenFilter``, see ``tokfilter.fit``
     architecture: name and arguments of ``timm.create_model``, needed for saving where they cannot be recovered
-    reducer: name of a reducer (docs/reducers.md), or its name and settings
+    reducer: name of a reducer (docs/reducers.md), or its name and settings: ``("evit", {"fuse": False})``
     Raises UnsupportedModelError with the reason, BudgetError.
     """
     config = _reducer_config(reducer)
@@ -55,12 +55,13 @@ def patch(
     return patched.train(training)
 
 
-def _reducer_config(reducer: str | ReducerConfig) -> ReducerConfig:
+def _reducer_config(reducer: str | tuple[str, Mapping[str, Any]] | ReducerConfig) -> ReducerConfig:
     """Raises UnsupportedModelError for what is no reducer."""
     if isinstance(reducer, ReducerConfig):
         return reducer
     try:
-        return ReducerConfig(reducer)
+        name, settings = (reducer, {}) if isinstance(reducer, str) else reducer
+        return ReducerConfig(name, dict(settings))
     except (TypeError, ValueError) as error:
         raise UnsupportedModelError(f"{error}.") from error
 

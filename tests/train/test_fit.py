@@ -17,6 +17,7 @@ from tokfilter.train.recipe import Recipe
 from tokfilter.vit.bundle import load_bundle, save_bundle
 from tokfilter.vit.info import ModelInfo, preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.patch import patch
 from tokfilter.vit.scorers import NormScorer
 
 QUICK = {"backbone.epochs": 1, "filter.epochs": 1, "finetune.epochs": 1, "filter.batch": 8, "finetune.batch": 8}
@@ -217,3 +218,20 @@ def test_preprocessing_and_class_order_of_the_model_are_kept(tmp_path):
     for wrong, problem in (({"input_size": (3, 8, 8)}, "leave input_size out"), ({"means": 1}, "has no means")):
         with pytest.raises(DataError, match=problem):
             fit(model, data, overrides=overrides, preprocessing=wrong)
+
+
+@pytest.mark.parametrize("reducer", ["evit", ("dynamic", {"stages": (2,)})])
+def test_another_reducer_is_fine_tuned_with_the_backbone(reducer):
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 10}
+    model = patch(timm.create_model("vit_tiny_patch16_224", **sizes), reducer=reducer)
+    before = copied(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record = fit(model, images(), overrides=QUICK)
+    assert {"finetune"} == record.keys() & {"label", "filter", "finetune"} and model.drop.trained
+    learned = [name for name in before if "predictors" in name]
+    assert bool(learned) == (reducer != "evit")
+    assert not any(torch.equal(before[name], model.state_dict()[name]) for name in learned if name.endswith("weight"))
+    with pytest.raises(DataError, match="the stage label trains a token filter, and the reducer is"):
+        fit(model, images(), overrides={**QUICK, "stages": ["label", "filter"]})
