@@ -22,11 +22,12 @@ def int8_table(document: Document) -> str:
             lines.append(line(*cells))
     images = sorted({row["check_images"] for row in rows.values()})
     calibration = sorted({row["calibration_images"] for row in rows.values()})
-    exempt = sorted({name for row in rows.values() for name in row["in_fp32"]})
+    exempt = {row["precision"]: ", ".join(row["in_fp32"]) for row in rows.values() if row["in_fp32"]}
+    in_fp32 = "; ".join(f"{precision} {names}" for precision, names in exempt.items())
     same = min(row["same_tokens"] for row in rows.values())
     what = (
         f"Top-1 in %, {_listed(images)} test images, calibrated on {_listed(calibration)} training images; 95 % "
-        f"intervals of the paired difference. Layers in fp32: {', '.join(exempt) or 'none'}. Kept tokens equal to "
+        f"intervals of the paired difference. Layers in fp32: {in_fp32 or 'none'}. Kept tokens equal to "
         f"fp32's: {same:.1%}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])

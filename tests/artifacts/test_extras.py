@@ -72,9 +72,13 @@ def test_without_metadata_there_are_no_extras_and_the_hint_stays(monkeypatch):
 
 
 def test_packages_that_the_edge_bundle_installs_are_in_the_extras():
-    steps = (ROOT / "export/serving/edge_bundle/steps.py").read_text(encoding="utf-8")
+    folder = ROOT / "export/serving/edge_bundle"
+    steps = (folder / "steps.py").read_text(encoding="utf-8")
     named = {package for text in re.findall(r"pip install ([a-z][a-z -]*)", steps) for package in text.split()}
-    assert {"cmake", "ninja", "pycuda", "tensorrt"} == named <= set().union(*extras().values())
+    known = set().union(*extras().values())
+    assert {"tensorrt"} == named <= known
+    locked = re.findall(r"^([a-z0-9-]+)==", (folder / "requirements/tensorrt.txt").read_text(encoding="utf-8"), re.M)
+    assert {"cmake", "ninja", "pycuda"} <= set(locked) & known
 
 
 @pytest.mark.parametrize(

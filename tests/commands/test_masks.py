@@ -58,7 +58,7 @@ def test_commands_for_classifiers_refuse_masks_in_a_sentence(mask_bundle_file, m
     for arguments, words in (
         (("eval", mask_bundle_file, tmp_path / "data"), "gives masks and has no top-1"),
         (("serve", mask_export_directory), "the service takes models that classify"),
-        (("triton-repo", mask_export_directory, "-o", tmp_path / "triton"), "a Triton repository takes models"),
+        (("triton-repo", mask_export_directory, tmp_path / "triton"), "a Triton repository takes models"),
     ):
         result = run(*arguments)
         assert result.exit_code, result.output

@@ -70,5 +70,5 @@ def test_the_table_has_a_line_per_budget_and_names_layers_in_fp32():
     ]
     text = int8_table({**DOCUMENT, "rows": rows})
     assert "| noise | 8 of 16 | 90.00 | 89.75 | 0.25 (-0.75 to 1.25) | 89.60 | 0.40 (-0.60 to 1.40) |" in text
-    assert text.count("| noise |") == 2 and "Layers in fp32: blocks.0.mlp.fc2." in text
+    assert text.count("| noise |") == 2 and "Layers in fp32: fp8 blocks.0.mlp.fc2." in text
     assert "2,000 test images, calibrated on 500" in text and DOCUMENT["command"] in text
