@@ -15,7 +15,7 @@ from tokfilter.vit.info import ModelInfo
 from tokfilter.vit.reducers.base import Reducer, Selection
 from tokfilter.vit.reducers.filter import PatchSlot
 from tokfilter.vit.reducers.in_block import timm_name
-from tokfilter.vit.reducers.registry import install_reducer
+from tokfilter.vit.reducers.registry import install_reducer, made_reducer
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["FilteredViT", "check_patched", "weights_from_model"]
@@ -46,7 +46,9 @@ class FilteredViT(nn.Module):
         reducer: ReducerConfig | None = None,
     ) -> None:
         super().__init__()
-        install_reducer(backbone, reducer or ReducerConfig(), scorer)
+        made = made_reducer(backbone, reducer or ReducerConfig(), scorer)
+        made.tokens(keep)  # a refusal leaves the backbone as it was
+        install_reducer(backbone, made)
         self.backbone = backbone
         self.prefix_tokens: int = self.backbone.num_prefix_tokens
         self.grid: tuple[int, int] = self.backbone.patch_embed.grid_size
