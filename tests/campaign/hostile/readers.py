@@ -70,6 +70,9 @@ BUNDLE = (
     ("label", "data", "model.pt", *LABEL),
 )
 
+BRIEF = ("--duration", "0.05", "--model-batches", "")
+"""Options of tune: it is read, not measured."""
+
 READERS = (
     Reader(
         "bundle",
@@ -286,20 +289,7 @@ READERS = (
         ("accuracy.json", "out"),
         ("accuracy.json",),
         (JSON,),
-        (
-            (
-                "tune",
-                "out",
-                "--max-drop",
-                "50",
-                "--accuracy",
-                "accuracy.json",
-                "--model-batches",
-                "",
-                "--duration",
-                "0.05",
-            ),
-        ),
+        (("tune", "out", "--max-drop", "50", "--accuracy", "accuracy.json", *BRIEF),),
         weight=1,
         writes=("out",),
     ),
