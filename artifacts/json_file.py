@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokfilter.artifacts.limits import MAX_JSON
+from tokfilter.artifacts.limits import MAX_JSON, MAX_JSON_DEPTH
 from tokfilter.artifacts.zip_parts import open_regular
 
 __all__ = ["json_from_bytes", "json_from_file"]
@@ -32,8 +32,20 @@ def json_from_bytes(content: bytes) -> Any:
         found = json.loads(content.decode("utf-8"), parse_constant=refuse)
         if b"\\ud" in content or b"\\uD" in content:
             json.dumps(found, ensure_ascii=False).encode("utf-8")
-        return found
     except UnicodeEncodeError as error:
         raise ValueError("it holds half of a surrogate pair, which is no character") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    _check_depth(found)
+    return found
+
+
+def _check_depth(found: Any) -> None:
+    """Raises ValueError."""
+    level = [found]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        containers = [value for value in level if isinstance(value, list | dict)]
+        if not containers:
+            return
+        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    raise ValueError(f"it is nested too deeply: more than {MAX_JSON_DEPTH} lists and objects within each other")

@@ -28,6 +28,7 @@ __all__ = [
     "MAX_INPUT",
     "MAX_JPEG_SCANS",
     "MAX_JSON",
+    "MAX_JSON_DEPTH",
     "MAX_LABELS_JSON",
     "MAX_MANIFEST",
     "MAX_PARTS_LIST",
@@ -130,6 +131,9 @@ it meets each tuple as often as it is named, so 30 tuples of two make 2^30."""
 MAX_PLAIN_VALUES: Final = 500_000
 """Numbers, texts and containers in a bundle beside its tensors. A pickle can name one list many times, and a walk
 through it meets each time all that is in it: 30 lists of two make 2^30."""
+
+MAX_JSON_DEPTH: Final = 100
+"""Lists and objects within each other in JSON: our documents have 10 at most; comparing two of them recurses."""
 
 MAX_PLAIN_DEPTH: Final = 32
 """Containers within each other in a bundle's plain values: a training record has 5; recursion ends at 1,000."""

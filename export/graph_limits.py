@@ -14,7 +14,7 @@ __all__ = ["check_limits"]
 
 def check_limits(graph: ir.Model, name: str) -> None:
     """Raise ExportError: functions that call themselves or expand without end, inputs of nodes that nothing gives, and
-    tensors without their bytes.
+    tensors without a type or without their bytes.
     """
     count = _expanded(graph)
     if count > MAX_GRAPH_NODES:
@@ -23,6 +23,10 @@ def check_limits(graph: ir.Model, name: str) -> None:
         )
     _check_order(graph, name)
     for tensor in _tensors(graph):
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise ExportError(
+                f"{name}: tensor {tensor.name!r:.80} has no data type. The file is damaged: export it again."
+            )
         held = _bytes_held(tensor)
         if held is not None and held < tensor.nbytes:
             raise ExportError(

@@ -112,7 +112,7 @@ class OnnxRuntimeSession(CheckedSession):
 
     def _options(self, onnxruntime: Any) -> Any:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what stops it is raised; its log has colours for a terminal
         options.inter_op_num_threads = 1
         if self.threads is not None:
             options.intra_op_num_threads = self.threads

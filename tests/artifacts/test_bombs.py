@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+from tokfilter.artifacts.json_file import json_from_file
 from tokfilter.artifacts.limits import MAX_LABELS_JSON
 
 PROGRAM = """
@@ -98,3 +99,14 @@ def test_each_bomb_ends_in_a_sentence(found, name, words):
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_none_takes_memory(found):
     assert found["peak"] < 400 << 20
+
+
+@pytest.mark.parametrize("depth", [100, 101, 500, 100_000])
+def test_json_of_any_depth_is_read_or_refused(tmp_path, depth):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * depth + "]" * depth)
+    if depth <= 100:
+        assert json_from_file(path)
+    else:
+        with pytest.raises(ValueError, match="it is nested too deeply"):
+            json_from_file(path)

@@ -68,6 +68,13 @@ def test_a_tensor_without_its_bytes_is_refused(tmp_path, dims, raw):
         load_graph(written(tmp_path / "y.onnx", constant))
 
 
+def test_a_tensor_without_a_type_is_refused(tmp_path):
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.UNDEFINED, dims=[1], raw_data=b"1234")
+    path = written(tmp_path / "x.onnx", helper.make_node("Add", ["x", "w"], ["y"]), initializers=[tensor])
+    with pytest.raises(ExportError, match="tensor 'w' has no data type"):
+        load_graph(path)
+
+
 def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
     for size in (1 << 40, 1 << 30):
         with (tmp_path / "x.onnx").open("wb") as file:
