@@ -20,10 +20,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from tokfilter.artifacts.files import inside
+from tokfilter.artifacts.files import check_holes, inside
 from tokfilter.artifacts.limits import MAX_FILE
 from tokfilter.artifacts.manifest import NAME, Entry
-from tokfilter.errors import EngineError
+from tokfilter.errors import DataError, EngineError
 
 __all__ = [
     "HashedStream",
@@ -181,7 +181,13 @@ def _opened(directory: str | Path, name: str, size: int | None) -> BufferedReade
         raise EngineError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     status = os.fstat(handle)
     if stat.S_ISREG(status.st_mode) and size in (None, status.st_size):
-        return os.fdopen(handle, "rb")
+        file = os.fdopen(handle, "rb")
+        try:
+            check_holes(handle, path)
+        except DataError as error:
+            file.close()
+            raise EngineError(str(error)) from error
+        return file
     os.close(handle)
     if stat.S_ISREG(status.st_mode):
         raise _changed(directory, name)

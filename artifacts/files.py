@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tokfilter.artifacts.limits import MAX_HOLES
 from tokfilter.errors import DataError, ExportError
 
 __all__ = [
     "FILE_NAME",
     "atomic_path",
+    "check_holes",
     "check_target",
     "existing_file",
     "inside",
@@ -142,13 +144,47 @@ def _umask() -> int:
 
 
 def existing_file(path: str | Path, what: str) -> Path:
-    """``path`` when it is a file. Raises DataError with the name of the expected file, ``what``."""
+    """``path`` when it is a file. Raises DataError with the name of what is expected, ``what``; also for a sparse file."""
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{what}: expected a file, got the folder {path}.")
     if not path.is_file():
         raise DataError(f"{what}: expected a file, but there is none at {path}.")
+    if path.stat().st_size > MAX_HOLES:
+        with path.open("rb") as file:
+            check_holes(file.fileno(), path)
     return path
+
+
+def check_holes(handle: int, path: Path) -> None:
+    """Refuse an open file most of which was never written (lseek(2), SEEK_HOLE), before it is read.
+
+    Raises DataError. Where the file system knows no holes, nothing is found.
+    """
+    size = os.fstat(handle).st_size
+    if size <= MAX_HOLES or not hasattr(os, "SEEK_HOLE"):
+        return
+    begin = os.lseek(handle, 0, os.SEEK_CUR)
+    holes = _hole_bytes(handle, size)
+    os.lseek(handle, begin, os.SEEK_SET)
+    if holes > MAX_HOLES:
+        raise DataError(
+            f"{path} is a sparse file: {holes} of its {size} bytes were never written (a download that was cut "
+            "short?). Fetch or copy it again."
+        )
+
+
+def _hole_bytes(handle: int, size: int) -> int:
+    """Bytes in holes; counting ends above MAX_HOLES."""
+    holes = at = 0
+    while at < size and holes <= MAX_HOLES:
+        start = os.lseek(handle, at, os.SEEK_HOLE)
+        try:
+            at = os.lseek(handle, start, os.SEEK_DATA) if start < size else size
+        except OSError:  # ENXIO: no data after it
+            at = size
+        holes += at - start
+    return holes
 
 
 def check_target(path: Path, folder: bool = False) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_FOLDERS",
     "MAX_GOLDEN",
     "MAX_GRAPH_NODES",
+    "MAX_HOLES",
     "MAX_IMAGE_FILE",
     "MAX_IMAGE_LIST",
     "MAX_IMAGE_MEMORY",
@@ -76,6 +77,10 @@ MAX_JPEG_SCANS: Final = 100
 
 MAX_FILE: Final = 8 << 30
 """Bytes of a file that is held in memory: an engine of the largest ViT in fp32 has 5 GB, and so have its weights."""
+
+MAX_HOLES: Final = 128 << 20
+"""Bytes of a file that no disk holds and that read as zeros. They cost their author nothing, and their reader memory.
+Copies by `cp --sparse` and `rsync -S` have some where weights are zero; a download that was cut short has more."""
 
 MAX_SIZE: Final = 1 << 20
 """Tokens, classes, channels, pixels of a side, images of a batch: products of two stay far from overflow. The C++

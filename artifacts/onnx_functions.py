@@ -130,6 +130,8 @@ def _fields(message: _Bytes) -> Iterator[tuple[int, _Bytes]]:
     while at < end:
         key, at = _varint(message, at)
         kind = key & 7
+        if not key >> 3:
+            raise ValueError("protobuf has no field 0")  # zeros would be fields of two bytes without end
         if kind == 2:
             size, at = _varint(message, at)
             if size > end - at:

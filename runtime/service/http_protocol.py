@@ -7,10 +7,11 @@ bound size and time, but not the connections of an address, and at their limit a
 
 import asyncio
 import json
+from collections import deque
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Literal
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tokfilter.runtime.service.connections import Connections
 from tokfilter.runtime.service.descriptors import descriptors_left
@@ -26,8 +27,8 @@ _LINGER_S: Final = 1.0
 
 State = Literal["new", "receiving", "answering", "idle", "refused", "closing"]
 """new: no byte of a request yet; receiving: a head, or the rest of an answered request's body; answering: the
-application has the request, and its own limit of time; idle: between requests; refused: answered without the
-application, what still arrives is thrown away."""
+application has the request, and its own limit of time; idle: between requests; refused: what still arrives is thrown
+away, and the refusal follows the answers to the requests before it."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -44,6 +45,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._begun = False  # a request whose end has not arrived
         self._progress = False  # the parser has got past a head, or into a body
         self._held = 0  # bytes that the parser holds without progress
+        self._active: RequestResponseCycle | None = None  # the request that the application has, or had last
+        self._refusal = b""  # waits for the answers before it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse the connection at a limit, or start its time."""
@@ -93,6 +96,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._progress = True
         self.open.works(self)
         super().on_headers_complete()
+        if not self.pipeline:
+            self._active = self.cycle
 
     def on_body(self, body: bytes) -> None:
         """A part of the body (callback of the parser)."""
@@ -106,7 +111,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer is written (callback of Uvicorn)."""
+        if self.pipeline:
+            self._active = self.pipeline[-1][0]  # Uvicorn starts it now
         super().on_response_complete()
+        self._write_refusal()
         self._watch()
 
     def pause_writing(self) -> None:
@@ -161,15 +169,41 @@ class LimitedProtocol(HttpToolsProtocol):
         self._watch()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer without the application, and close soon. The connection counts as one without a request."""
+        """Answer without the application, after the whole requests before, and close soon.
+
+        The connection counts as one without a request.
+        """
         body = json.dumps({"detail": message}).encode()
         head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()]
         head += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
         head += [b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
         head += [b"retry-after: 1\r\n"] if status == 503 else []
-        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", body]))
-        self.transport.write_eof()
+        self._refusal = b"".join([*head, b"connection: close\r\n\r\n", body])
         self._state = "refused"
+        self._start(None)
+        self._end_half_request()
+        self._write_refusal()
+
+    def _end_half_request(self) -> None:
+        """The application learns that the rest of the last request never comes, and what it answers is not sent."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.more_body:
+            return
+        if cycle.response_started:
+            self.transport.close()  # a second head would stand within the answer
+        self.pipeline = deque(entry for entry in self.pipeline if entry[0] is not cycle)
+        cycle.disconnected, cycle.waiting_for_100_continue = True, False
+        cycle.message_event.set()
+
+    def _write_refusal(self) -> None:
+        """Write it where the application answers nothing any more: no byte may follow the end of the stream."""
+        cycle = self._active
+        answered = cycle is None or cycle.response_complete or cycle.disconnected
+        if not self._refusal or not answered or self.pipeline or self.transport.is_closing():
+            return
+        self.transport.write(self._refusal)
+        self.transport.write_eof()
+        self._refusal = b""
         self._start(_LINGER_S)
 
 

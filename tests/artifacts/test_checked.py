@@ -278,6 +278,16 @@ def test_files_beyond_the_limit_are_not_read(tmp_path):
         checked_bytes(tmp_path, a_file(tmp_path, 100, "golden.npz")[1], limit=99)
 
 
+@pytest.mark.parametrize("read", [*READERS, check_file])
+def test_holes_are_not_read(tmp_path, read):
+    """However right the size and the sum in the manifest are."""
+    with (tmp_path / "model.onnx").open("wb") as file:
+        file.write(b"x")
+        file.truncate(1 << 32)
+    with pytest.raises(EngineError, match="is a sparse file: 42949.* of its 4294967296 bytes were never written"):
+        read(tmp_path, Entry("model.onnx", "filtered", "0" * 64, 1 << 32))
+
+
 def test_a_stream_that_was_not_read_to_its_end_is_no_success(tmp_path):
     content, entry = a_file(tmp_path, 100)
     with checked_stream(tmp_path, entry.path, entry.sha256, 100) as stream:

@@ -122,6 +122,29 @@ def test_existing_file(tmp_path):
         existing_file(tmp_path / "none", "a test")
 
 
+def test_a_file_that_was_never_written_is_refused(tmp_path):
+    """Holes at the end, at the start, between and everywhere; as many as a copy by `cp --sparse` may have pass."""
+    path = tmp_path / "file"
+    for blocks, size in (
+        ((), 1 << 40),
+        ((0,), 1 << 31),
+        ((1 << 30,), (1 << 30) + 1),
+        (range(0, 1 << 29, 1 << 23), 1 << 29),
+    ):
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            for at in blocks:
+                file.seek(at)
+                file.write(b"x")
+            file.truncate(size)
+        with pytest.raises(DataError, match=f"file is a sparse file: .* of its {size} bytes .* Fetch or copy it again"):
+            existing_file(path, "a test")
+    with path.open("wb") as file:
+        file.write(b"x" * 4096)
+        file.truncate((128 << 20) + 4096)
+    assert existing_file(path, "a test") == path
+
+
 def test_sha256_is_the_known_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -241,10 +241,11 @@ def test_numbers_that_are_none(folder, number):
 
 
 def test_a_manifest_of_any_size_is_not_read(folder):
-    with (folder / NAME).open("wb") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(DataError, match="at most 64 MiB"):
-        load_manifest(folder)
+    for size, words in (((64 << 20) + 1, "at most 64 MiB"), (1 << 40, "is a sparse file")):
+        with (folder / NAME).open("wb") as file:
+            file.truncate(size)
+        with pytest.raises(DataError, match=words):
+            load_manifest(folder)
     (folder / NAME).unlink()
 
 

@@ -60,7 +60,8 @@ def test_functions_without_end_are_refused(tmp_path, functions):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff" * 99, b"\xca\x01\xff\xff\x7f", b"\x0f", b"\xca\x01\x01\x09", os.urandom(64)]
+    "content",
+    [b"", bytes(1 << 20), b"\xff" * 99, b"\xca\x01\xff\xff\x7f", b"\x0f", b"\xca\x01\x01\x09", os.urandom(64)],
 )
 def test_what_is_no_message_is_the_engines_to_refuse(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tokfilter.errors import ExportError
+from tokfilter.errors import DataError, ExportError
 from tokfilter.export.inline import inline_graph
 from tokfilter.export.onnx_file import cpu_session, load_graph
 from tokfilter.export.shapes import infer_shapes
@@ -75,12 +75,22 @@ def test_a_tensor_without_a_type_is_refused(tmp_path):
         load_graph(path)
 
 
-def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
-    for size in (1 << 40, 1 << 30):
-        with (tmp_path / "x.onnx").open("wb") as file:
+@pytest.mark.parametrize("start", [0, 4, 64, 4096])
+def test_a_sparse_file_is_refused_before_it_is_read(tmp_path, start):
+    path = written(tmp_path / "x.onnx", helper.make_node("Neg", ["x"], ["y"]))
+    content = path.read_bytes()
+    for size in (1 << 40, 1 << 31, 1 << 30):
+        path.write_bytes((content + bytes(4096))[:start])
+        with path.open("r+b") as file:
             file.truncate(size)
-        with pytest.raises(ExportError, match="one protobuf message of at most 2 GiB"):
-            load_graph(tmp_path / "x.onnx")
+        with pytest.raises(DataError, match=f"is a sparse file: .* of its {size} bytes were never written"):
+            load_graph(path)
+
+
+def test_a_file_of_zeros_is_refused(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(bytes(1 << 20))
+    with pytest.raises(ExportError, match="one protobuf message of at most 2 GiB"):
+        load_graph(tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The protocol's limits on heads, time and connections, over real sockets; the application behind it echoes bodies."""
 
+import asyncio
 import contextlib
 import json
+import logging
 import threading
 import time
 
@@ -18,11 +20,42 @@ GET = b"GET / HTTP/1.1\r\nHost: service\r\n\r\n"
 PARTS = [b"GET / HT", b"TP/1.1\r\nHo", b"st: service\r\nX-A: ", b"1\r\n\r", b"\n"]
 
 
+class Late:
+    """Tells /late to answer, from another thread."""
+
+    def __init__(self):
+        self.waiting, self.told = threading.Event(), threading.Event()
+
+    async def wait(self):
+        self.waiting.set()
+        while not self.told.is_set():
+            await asyncio.sleep(0.005)
+
+    def forget(self):
+        self.waiting.clear()
+        self.told.clear()
+
+
+LATE, DISCONNECTED = Late(), []
+
+
 async def echo(scope, receive, send):
-    """Answers with the number of bytes of the body; /early answers before it is read, /large at length."""
+    """Answers with the number of bytes of the body; /early answers before it is read, /half too, /large at
+    length, /late when told."""
     body, more = 0, scope["path"] != "/early"
+    if scope["path"] == "/late":
+        await LATE.wait()
+    if scope["path"] == "/half":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await LATE.wait()
+        await send({"type": "http.response.body", "body": b"half"})
+        return
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            DISCONNECTED.append(scope["path"])
+            break
         body, more = body + len(message.get("body", b"")), message.get("more_body", False)
     text = b"x" * 3_000_000 if scope["path"] == "/large" else b"%d" % body
     headers = [(b"content-length", b"%d" % len(text)), (b"content-type", b"text/plain")]
@@ -247,3 +280,59 @@ def test_a_connection_that_is_being_answered_is_not_displaced():
             assert talk.answer()[2] == b"5"
             talk.socket.close()
         assert guarded.closed == ["connections"]
+
+
+@pytest.fixture
+def uvicorn_log():
+    """What Uvicorn logs as an error: an exception of the protocol or the application."""
+    records, logger = [], logging.getLogger("uvicorn.error")
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    LATE.forget()
+    DISCONNECTED.clear()
+    yield records
+    LATE.told.set()
+    logger.removeHandler(handler)
+
+
+NONSENSE = [b"x", b"\x00\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"y" * 9000, b"GET / HTTP/9.9\r\n\r\n"]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=["letter", "zero", "long head", "version"])
+@pytest.mark.parametrize("before", [b"", GET, GET + GET])
+def test_nonsense_after_a_whole_request_is_refused_when_that_is_answered(quick, uvicorn_log, nonsense, before):
+    """A refusal that is written first ends the stream: the answer cannot follow."""
+    head = b"POST /late HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+    talk = Talk(quick.url, before + head + nonsense + b"\r\n\r\n")
+    assert LATE.waiting.wait(20)
+    LATE.told.set()
+    answers = talk.rest().split("HTTP/1.1 ")[1:]
+    count = 1 + len(before) // len(GET)
+    assert [answer[:3] for answer in answers[:count]] == ["200"] * count
+    assert [answer[:3] for answer in answers[count:]] in (["400"], ["431"])
+    assert not uvicorn_log and not DISCONNECTED
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("before", [b"", GET])
+def test_a_request_with_a_broken_body_is_refused_and_the_application_told(quick, uvicorn_log, expect, before):
+    head = b"POST / HTTP/1.1\r\nHost: x\r\n" + expect + b"Transfer-Encoding: chunked\r\n\r\n"
+    talk = Talk(quick.url, before + head + b"3\r\nabc\r\nnonsense\r\n\r\n")
+    statuses = [answer[:3] for answer in talk.rest().split("HTTP/1.1 ")[1:]]
+    assert statuses == ["200"] * bool(before) + ["400"]
+    quick.wait_until(lambda: not quick.open)
+    assert not uvicorn_log and DISCONNECTED in ([], ["/"])  # not at all where another request stood before it
+
+
+def test_no_second_head_stands_within_an_answer(quick, uvicorn_log):
+    """The rest of a body is broken while its answer, which came early, is half written."""
+    talk = Talk(quick.url, b"POST /half HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    received = b""
+    while not received.endswith(b"half"):
+        received += talk.socket.recv(1000)
+    talk.socket.sendall(b"nonsense\r\n\r\n")
+    assert talk.rest() == ""
+    LATE.told.set()
+    quick.wait_until(lambda: not quick.open)
+    assert not uvicorn_log
