@@ -144,7 +144,7 @@ def _umask() -> int:
 
 
 def existing_file(path: str | Path, what: str) -> Path:
-    """``path`` when it is a file. Raises DataError with the name of what is expected, ``what``; also for a sparse file."""
+    """``path`` when it is a file. Raises DataError, which names the expected file, ``what``; also for a sparse file."""
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{what}: expected a file, got the folder {path}.")
