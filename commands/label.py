@@ -50,27 +50,36 @@ def label(
     from tokfilter.train.pipeline import check_label_run, label_folder
     from tokfilter.train.recipe import config_from_recipe
 
-    recipe = recipe_from_options(params["recipe"], params["settings"], {"seed": params["seed"]})
+    recipe = recipe_from_options(params["recipe"], params["settings"], {"seed": params["seed"], "loss": params["loss"]})
     config = config_from_recipe(recipe, images=1)
     check_target(output, folder=True)
     pixels = pixels_from_options(params, recipe)
     foreign = foreign_from_options(arch, arch_arg, model, pixels)
     names = () if foreign is None else foreign.class_names
+    labelled = recipe.loss == "cross-entropy"
     with context_from_torchrun() as dist_context, progress_bar() as progress:
-        splits = listed_splits(data, recipe.data.holdout, params["class_map"], dist_context, names)
-        start = start_from_options(arch, arch_arg, model, splits.train.class_names, foreign, preprocessing=pixels)
+        splits = listed_splits(data, recipe.data.holdout, params["class_map"], dist_context, names, labelled)
+        classes = splits.train.class_names if labelled else None
+        start = start_from_options(arch, arch_arg, model, classes, foreign, preprocessing=pixels)
         check_label_run(start, config, output)
         splits = checked_splits(splits, progress, dist_context)
         labels = label_folder(start, splits.train, config, output, progress, shard, dist_context)
     if dist_context.is_main:
         positive = float((labels.delta > 0).float().mean())
-        facts = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
-        _print(output, {**facts, "mean_loss": float(labels.base.mean())}, as_json)
+        facts: dict[str, Any] = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
+        facts |= {"mean_loss": float(labels.base.mean()), "mean_delta": float(labels.delta.mean()), "loss": recipe.loss}
+        _print(output, facts, as_json)
 
 
 def _print(output: Path, facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json("labels", {"labels": output, **facts})
+        return
+    if facts["loss"] != "cross-entropy":
+        click.echo(
+            f"{output}: {facts['images']} images of {facts['tokens']} tokens; masking a token moves the output by "
+            f"{facts['mean_delta']:.2g} on the mean ({facts['loss']})"
+        )
         return
     click.echo(
         f"{output}: {facts['images']} images of {facts['tokens']} tokens; mean loss {facts['mean_loss']:.3f}; "

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["engine_name", "print_accuracy", "print_comparison", "print_curve", "print_scenarios"]
+__all__ = ["engine_name", "print_accuracy", "print_comparison", "print_curve", "print_scenarios", "print_similarity"]
 
 _FIGURES: Final = {
     "SingleStream": "ms at p90",
@@ -167,6 +167,23 @@ def print_accuracy(rows: Sequence[Mapping[str, Any]]) -> None:
             row.get("method", "filter"), str(row["tokens"]), f"{mean:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"
         )
     _console().print(table)
+
+
+def print_similarity(rows: Sequence[Mapping[str, Any]], patches: int) -> None:
+    """Print rows of similarity.json, or of a bundle's training record."""
+    by_class = any(row["truth"] == "classes" for row in rows)
+    extra = [*(["same neighbour"] if by_class else []), *(["same class"] if rows[0]["agree"] is not None else [])]
+    table = _table("method", "tokens", "cosine", "recall@1", "interval", *extra)
+    for row in rows:
+        cells = [f"{row['same']:.2%}"] if by_class else []
+        cells += [f"{row['agree']:.2%}"] if row["agree"] is not None else []
+        interval = f"{row['low']:.2%} to {row['high']:.2%}"
+        name = "full" if row["tokens"] == patches else "filter"
+        table.add_row(name, str(row["tokens"]), f"{row['cosine']:.4f}", f"{row['recall']:.2%}", interval, *cells)
+    console = _console()
+    console.print(table)
+    truth = "of its class" if by_class else "the full model's nearest"
+    console.print(f"recall@1: the nearest neighbour among the other images is {truth}", style="dim")
 
 
 def _columns(has_power: bool, wide: bool) -> dict[str, Callable[[Mapping[str, Any]], str]]:

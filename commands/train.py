@@ -60,7 +60,8 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **params: Any) -> None:
     """Train a token filter and write model.pt (a bundle).
 
-    DATA is a folder with one subfolder per class, a .tar archive, or a folder with train and test of either.
+    DATA is a folder with one subfolder per class, a .tar archive, or a folder with train and test of either. With
+    --loss feature or kl, which need no class labels, also a folder of images.
 
     A model of your own: --checkpoint FOLDER with config.json and model.safetensors, as timm and transformers save them;
     or --arch NAME --checkpoint weights.safetensors. Fine-tuning alone: --checkpoint model.pt --stages finetune. All
@@ -78,9 +79,12 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
     if as_json:
         print_json("training", {"training": bundle.training})
         return
-    from tokfilter.commands.tables import print_accuracy
+    from tokfilter.commands.tables import print_accuracy, print_similarity
 
-    print_accuracy(_rows(bundle))
+    if "similarity" in bundle.training:
+        print_similarity(bundle.training["similarity"], bundle.golden.scores.shape[1])
+    else:
+        print_accuracy(_rows(bundle))
     click.echo(f"{output} written", err=True)
 
 
@@ -98,15 +102,16 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     pixels = pixels_from_options(params, recipe)
     foreign = foreign_from_options(params["arch"], params["arch_arg"], params["checkpoint"], pixels)
     names = () if foreign is None else foreign.class_names
+    labelled = recipe.loss == "cross-entropy"
     with progress_bar() as progress:
-        splits = listed_splits(data, recipe.data.holdout, params["class_map"], model_names=names)
-        config = config_from_recipe(recipe, len(splits.train), stages=_lacking_stages(params))
+        splits = listed_splits(data, recipe.data.holdout, params["class_map"], model_names=names, need_classes=labelled)
+        config = config_from_recipe(recipe, len(splits.train), stages=_lacking_stages(params, labelled))
         config = replace(config, reducer=ReducerConfig(params["reducer"]))
         start = start_from_options(
             params["arch"],
             params["arch_arg"],
             params["checkpoint"],
-            splits.train.class_names,
+            splits.train.class_names if labelled else None,
             pretrained=params["pretrained"],
             new_head="backbone" in config.stages,
             seed=config.seed,
@@ -151,13 +156,14 @@ def _changes(params: dict[str, Any]) -> dict[str, Any]:
         "keep": params["keep"],
         "seed": params["seed"],
     }
+    changes["loss"] = params["loss"]
     for stage in ("backbone", "filter", "finetune"):
         changes |= {f"{stage}.epochs": params["epochs"], f"{stage}.batch": params["batch"]}
     return changes
 
 
-def _lacking_stages(params: dict[str, Any]) -> tuple[str, ...]:
-    """All stages, but no backbone when there is a checkpoint, and no labels when there are some."""
-    given = {"backbone": params["checkpoint"], "label": params["labels"]}
+def _lacking_stages(params: dict[str, Any], labelled: bool) -> tuple[str, ...]:
+    """All stages, but no backbone when there is a checkpoint or no class label, and no labels when there are some."""
+    given = {"backbone": params["checkpoint"] if labelled else "its own weights", "label": params["labels"]}
     stages = _STAGES if params["reducer"] == "filter" else ("backbone", "finetune")
     return tuple(stage for stage in stages if given.get(stage) is None)

@@ -50,6 +50,12 @@ def model_options(command: Command) -> Command:
 def recipe_options(command: Command) -> Command:
     """Options for the recipe, which has every setting without an option of its own."""
     for option in (
+        click.option(
+            "--loss",
+            type=click.Choice(["cross-entropy", "feature", "kl"]),
+            help="Of labels and fine-tuning. Without class labels: feature (cosine distance from the full model's "
+            "output) or kl (divergence from its classes). Default: the recipe's (cross-entropy).",
+        ),
         click.option("--seed", type=int, help="Seed of every random draw. Default: the recipe's (0)."),
         click.option(
             "--set",
@@ -97,10 +103,12 @@ def listed_splits(
     class_map: Path | None = None,
     dist_context: "DistContext | None" = None,
     model_names: Sequence[str] = (),
+    need_classes: bool = True,
 ) -> "Splits":
     """The images of the class map's classes, by name: none is read. Those left out are named on standard error.
 
     model_names: classes in a checkpoint's order, which is taken where the data has the same classes
+    need_classes: False takes images without classes too
     """
     from tokfilter.train.checkpoint.class_names import same_names
     from tokfilter.train.class_map import class_map_from_file, mapped
@@ -108,7 +116,9 @@ def listed_splits(
     from tokfilter.train.distributed import SINGLE_PROCESS
 
     dist_context = dist_context or SINGLE_PROCESS
-    splits = splits_from_folder(data, holdout=holdout)
+    splits = splits_from_folder(data, holdout=holdout, need_classes=need_classes)
+    if class_map is not None and not splits.train.labelled:
+        raise click.UsageError(f"{data} has images without classes: leave --class-map out.")
     if class_map is not None:
         names = class_map_from_file(class_map)
     elif same_names(model_names, splits.train.class_names):
@@ -134,11 +144,14 @@ def start_from_options(
     arch: str | None,
     arch_arg: Sequence[str],
     checkpoint: Path | None,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | None,
     foreign: "ForeignModel | None" = None,
     **options: Any,
 ) -> "Start":
-    """The start model (``train/start.py``); ``options`` go to ``start_from_timm``. Its notes go to standard error."""
+    """The start model (``train/start.py``); ``options`` go to ``start_from_timm``. Its notes go to standard error.
+
+    class_names: None for training without class labels
+    """
     start = _start(arch, arch_arg, checkpoint, class_names, foreign, options)
     for note in start.notes:
         _warn(f"note: {note}")
@@ -168,7 +181,7 @@ def _start(
     arch: str | None,
     arch_arg: Sequence[str],
     checkpoint: Path | None,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | None,
     foreign: "ForeignModel | None",
     options: dict[str, Any],
 ) -> "Start":
@@ -180,7 +193,8 @@ def _start(
         return start_from_folder(foreign, class_names, **used)
     if arch is not None:
         architecture = Architecture(arch, arguments_from_text(arch_arg))
-        return start_from_timm(architecture, len(class_names), checkpoint, **options)
+        classes = None if class_names is None else len(class_names)
+        return start_from_timm(architecture, classes, checkpoint, **options)
     if checkpoint is None:
         raise click.UsageError(
             "expected a start model, got none: give --arch (a timm model), or --checkpoint with a bundle (model.pt) or "

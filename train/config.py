@@ -9,6 +9,7 @@ from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import DataError
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
+from tokfilter.train.image_loss import CROSS_ENTROPY
 from tokfilter.train.labels import LabelConfig
 
 __all__ = ["STAGES", "TrainConfig"]
@@ -44,6 +45,11 @@ class TrainConfig:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise DataError(f"stages are some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}.")
+        if "backbone" in self.stages and self.finetune.loss != CROSS_ENTROPY:
+            raise DataError(
+                f"the stage backbone trains by class labels, which the loss {self.finetune.loss} does without: leave "
+                "the stage out and start from trained weights, or choose the loss cross-entropy."
+            )
         trained = [stage for stage in self.stages if stage in ("label", "filter")]
         if trained and self.reducer.name != "filter":
             raise DataError(

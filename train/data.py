@@ -31,6 +31,8 @@ __all__ = [
     "with_keys",
 ]
 
+_UNLABELLED: Final = "To train without class labels, choose the loss feature (--loss feature)."
+
 Progress = Callable[[str, float], None]
 """(step, completed fraction): called during long steps."""
 
@@ -45,11 +47,12 @@ _TEST: Final = ("test", "val", "validation", "eval")
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images with their classes.
+    """Images with their classes, or without any.
 
     root: folder that the files' names are relative to
     files: names below root, in timm's order
-    labels: class of each file, an index into class_names
+    labels: class of each file, an index into class_names; 0 for images without classes
+    class_names: empty for images without classes
     parts: place of each image in an archive below root; None for images in folders
     keys: of each image's bytes (``artifacts/split.py``); None before they are read
     """
@@ -63,6 +66,11 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have classes."""
+        return bool(self.class_names)
 
     def subset(self, positions: Sequence[int]) -> "ImageList":
         """The images at some positions."""
@@ -95,7 +103,8 @@ class ImageList:
         """Hexadecimal SHA-256 over names, sizes in bytes and classes; identifies the data in records."""
         text = hashlib.sha256()
         for i, (name, label) in enumerate(zip(self.files, self.labels, strict=True)):
-            text.update(f"{name}\0{self.bytes(i)}\0{self.class_names[label]}\n".encode())
+            class_name = self.class_names[label] if self.labelled else ""
+            text.update(f"{name}\0{self.bytes(i)}\0{class_name}\n".encode())
         return text.hexdigest()
 
 
@@ -107,42 +116,50 @@ class Splits:
     test: ImageList
 
 
-def images_from_folder(root: Path, class_names: Sequence[str] | None = None) -> ImageList:
+def images_from_folder(root: Path, class_names: Sequence[str] | None = None, need_classes: bool = True) -> ImageList:
     """List a folder or archives (``listing.py``); classes in timm's order, or in the order of ``class_names``.
 
+    need_classes: False takes images without classes too: of one folder, or of one class
     Raises DataError: no such folder, no images, an empty class folder, a single class, a class not in ``class_names``.
     """
     listing = listing_from_path(root)
+    if not need_classes and (len(listing.order) < 2 or class_names == ()):
+        return ImageList(listing.root, listing.files, (0,) * len(listing.files), (), listing.parts)
     if class_names is not None:
         if unknown := sorted(set(listing.order) - set(class_names)):
             raise DataError(
                 f"{root} has classes that the model was not trained for: {', '.join(unknown[:5])}. "
                 f"It has {len(class_names)}, first {', '.join(class_names[:3])}. Remove these, or see --class-map."
             )
+    elif listing.order == ("",):
+        raise DataError(f"{root} has images without classes: expected one subfolder per class. {_UNLABELLED}")
     elif len(listing.order) < 2:
-        raise DataError(f"{root} has one class only ({listing.order[0]}); training needs at least two.")
+        raise DataError(f"{root} has one class only ({listing.order[0]}); training needs at least two. {_UNLABELLED}")
     names = listing.order if class_names is None else tuple(class_names)
     index = {name: label for label, name in enumerate(names)}
     labels = tuple(index[name] for name in listing.classes)
     return ImageList(listing.root, listing.files, labels, names, listing.parts)
 
 
-def splits_from_folder(root: Path, class_names: Sequence[str] | None = None, holdout: float = 0.1) -> Splits:
+def splits_from_folder(
+    root: Path, class_names: Sequence[str] | None = None, holdout: float = 0.1, need_classes: bool = True
+) -> Splits:
     """Training and test images: ``root/train`` and ``root/{test,val,validation}``, or one folder that is split here.
 
     Each can be a folder of classes, a folder of archives, or an archive (``root/train.tar``).
 
     holdout: fraction of each class that is held out of a folder without such parts; at least one image, always the same
+    need_classes: False takes images without classes too
     Raises DataError.
     """
     train = _split(root, _TRAIN)
     if train is None:
-        return _split_by_class(images_from_folder(root, class_names), holdout)
+        return _split_by_class(images_from_folder(root, class_names, need_classes), holdout)
     test = _split(root, _TEST)
     if test is None:
         raise DataError(f"{root} has {train.name}, but none of {', '.join(_TEST)}: add test images in one of these.")
-    listed = images_from_folder(train, class_names)
-    return Splits(listed, images_from_folder(test, listed.class_names))
+    listed = images_from_folder(train, class_names, need_classes)
+    return Splits(listed, images_from_folder(test, listed.class_names, need_classes))
 
 
 def _split(root: Path, names: Sequence[str]) -> Path | None:
@@ -154,12 +171,11 @@ def _split_by_class(images: ImageList, holdout: float) -> Splits:
     if not 0 < holdout < 1:
         raise DataError(f"the fraction of images to hold out must lie between 0 and 1, got {holdout}.")
     labels, held = np.array(images.labels), set[int]()
-    for label in range(len(images.class_names)):
+    for label in range(len(images.class_names) or 1):
         members = np.flatnonzero(labels == label)
         if 0 < len(members) < 2:
-            raise DataError(
-                f"class {images.class_names[label]} has one image; at least two are needed, to train and to test."
-            )
+            what = f"class {images.class_names[label]}" if images.labelled else str(images.root)
+            raise DataError(f"{what} has one image; at least two are needed, to train and to test.")
         shuffled = np.random.default_rng(label).permutation(members)
         held.update(shuffled[: max(1, round(holdout * len(members)))].tolist() if len(members) else ())
     everything = range(len(images))
@@ -188,6 +204,8 @@ def checked(
                 progress("checking images", i / len(images))
     images = replace(images, keys=tuple(keys) if dist_context.size == 1 else None)
     whole = images.subset(torch.nonzero(dist_context.all_reduce(damaged) == 0).flatten().tolist())
+    if not len(whole):
+        raise DataError(f"no image in {images.root} can be decoded: replace its files.")
     if lost := sorted(set(images.labels) - set(whole.labels)):
         raise DataError(
             f"no image of class {images.class_names[lost[0]]} in {images.root} can be decoded: replace its files or "

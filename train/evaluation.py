@@ -47,6 +47,12 @@ def evaluate(
     model: Any, dataset: ImageDataset, keeps: Sequence[Keep], progress: Progress, batch: int = 128, seed: int = 0
 ) -> list[Accuracy]:
     """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError, DataError."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None and not getattr(backbone, "num_classes", 1) and getattr(model, "mask_head", None) is None:
+        raise DataError(
+            "this model gives embeddings (num_classes=0) and has no top-1: tokfilter.train.similarity compares them "
+            "with the full model's."
+        )
     if getattr(model, "mask_head", None) is not None:
         raise DataError("this model gives masks and has no top-1: tokfilter.train.mask_evaluation measures its mIoU.")
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps}, reverse=True)

@@ -5,16 +5,17 @@ The paper fine-tunes the backbone with its filter; elastic budgets, distillation
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
-from tokfilter.errors import BudgetError
+from tokfilter.errors import BudgetError, DataError
 from tokfilter.train.augmentation import Augmentation, augmented
 from tokfilter.train.dataset import Batch, TrainingData
+from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, train
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import RandomScorer
@@ -40,6 +41,8 @@ class FineTuning:
     budgets: number of budgets that are drawn in each step and divide its images; one of them is every token
     fixed: train at this budget only; None draws budgets
     distill: weight of the divergence from the start model's logits with every token; 0: none
+    loss: cross-entropy on the labels; or feature or kl: the distance from the start model's outputs with every token
+        (``image_loss.py``) in place of all else, without labels
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=5e-4))
@@ -49,6 +52,7 @@ class FineTuning:
     fixed: Keep | None = None
     distill: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: LossName = CROSS_ENTROPY
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= 1 and self.budgets >= 2):
@@ -56,6 +60,25 @@ class FineTuning:
                 f"elastic fine-tuning needs a smallest ratio in (0, 1] and at least 2 budgets per step, "
                 f"got {self.low} and {self.budgets}."
             )
+        if self.loss not in get_args(LossName):
+            raise DataError(f"the loss of fine-tuning is one of {', '.join(get_args(LossName))}, got {self.loss!r}.")
+        if self.loss != CROSS_ENTROPY and self.distill:
+            raise DataError(
+                f"the loss {self.loss} trains by the full model's outputs alone, so a weight of distillation beside it "
+                f"has no meaning, got {self.distill:g}: set finetune.distill to 0."
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it compares with the outputs of the model as it was before."""
+        return self.distill > 0 or self.loss != CROSS_ENTROPY
+
+    def identity(self) -> dict[str, Any]:
+        """The settings as they enter the identity of a checkpoint; those of earlier versions stay valid."""
+        fields = asdict(self)
+        if self.loss == CROSS_ENTROPY:
+            del fields["loss"]
+        return fields
 
 
 def initialise(backbone: Any, seed: int) -> None:
@@ -86,7 +109,7 @@ def train_elastic(
 ) -> dict[str, Any]:
     """Train with budgets drawn in each step, in place; the scorer is not trained. Returns metrics.
 
-    teacher: model for distillation by its logits with every token, when ``config.distill`` is above 0
+    teacher: model for distillation by its outputs with every token, where ``config.needs_teacher``
     """
     return _run(name, model, dataset, config, seed, run_dir, elastic=True, teacher=teacher)
 
@@ -102,7 +125,7 @@ def _run(
     teacher: Any = None,
 ) -> dict[str, Any]:
     device = next(model.parameters()).device
-    identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {asdict(config)} {_digest(model)}"
+    identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {config.identity()} {_digest(model)}"
 
     smallest = model.drop.smallest if isinstance(model, FilteredViT) else 1
 
@@ -114,6 +137,10 @@ def _run(
         _reseed(model, generator)
         parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # fewer images than budgets make fewer parts
         logits = torch.cat([model(part, keep) for part, keep in parts])
+        if config.loss != CROSS_ENTROPY:
+            with torch.no_grad():
+                full = teacher(images, teacher.num_patches)
+            return output_distance(logits, full, config.loss).mean()
         value = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
         if teacher is None or config.distill == 0:
             return value

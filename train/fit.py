@@ -19,9 +19,11 @@ from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
 from tokfilter.train.evaluation import evaluate
+from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
 from tokfilter.train.recipe import Recipe, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_from_source
+from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import run_stages
 from tokfilter.train.tensor_dataset import dataset_from_loader
 from tokfilter.vit.info import preprocessing_from_backbone
@@ -44,6 +46,7 @@ def fit(
     folder: str | Path | None = None,
     resume: bool = False,
     progress: Progress = quiet,
+    loss: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Label tokens by delta loss, train the filter, fine-tune the backbone: ``model`` is changed in place.
@@ -54,19 +57,25 @@ def fit(
 
     data: a folder with one subfolder per class (a ``.tar`` archive, or ``train`` and ``test`` of either); or a torch
         DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index); with a mask head
-        in place of the class index a class for each pixel of the masks, [H', W'], -100 for pixels without one
+        in place of the class index a class for each pixel of the masks, [H', W'], -100 for pixels without one. With
+        loss="feature" or "kl" also a folder of images without classes, and a loader of images alone
     recipe: a recipe, the name of a built-in one, or a TOML file (``tokfilter train --print-recipe``)
     overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``
     folder: keeps labels and checkpoints; None uses a temporary folder
     resume: continue from the checkpoints in ``folder``; the model must be the one that the interrupted call began with
     progress: called with the step's name and the completed fraction
+    loss: of labels and fine-tuning, in place of the recipe's: "cross-entropy"; or without class labels "feature"
+        (cosine distance from the full model's output, for embedding models) or "kl" (from its class distribution)
     preprocessing: values that replace the model's, for a model that was fine-tuned with others than timm's: mean, std,
         interpolation, crop_pct, crop_mode
-    Returns the training record: data, seed, settings and metrics of each stage; for a folder also the accuracy on the
-    test images. The model is in evaluation mode afterwards. Raises RecipeError, DataError, UnsupportedModelError.
+    Returns the training record: data, seed, settings and metrics of each stage; for a folder also "accuracy" on the
+    test images, or "similarity" to the full model where there is no top-1. The model is in evaluation mode afterwards.
+    Raises RecipeError, DataError, UnsupportedModelError.
     """
     check_patched(model)
-    settings = _recipe(recipe, overrides)
+    settings = _recipe(recipe, {**(overrides or {}), **({} if loss is None else {"loss": loss})})
+    head = model.mask_head
+    check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
     with _folder(folder) as run_folder, torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
         run_dir = RunDir(run_folder, resume, settings.save_seconds, progress)
@@ -78,20 +87,31 @@ def fit(
             dataset, tests, facts = _datasets_from_folder(Path(data), settings, pixels, model, progress)
         else:
             file = run_folder / "images.f32"
-            head = model.mask_head
             classes = backbone.num_classes if head is None else head.config.masks
             size = () if head is None else head.config.size
-            dataset = dataset_from_loader(data, pixels, classes, file, progress, size)
+            labelled = settings.loss == CROSS_ENTROPY
+            dataset = dataset_from_loader(data, pixels, classes, file, progress, size, labelled)
             facts = {"train": _facts(dataset), "classes": classes}
         reducer = model.drop.config
         stages = _STAGES if reducer.name == "filter" else ("finetune",)
         config = replace(config_from_recipe(settings, len(dataset), stages=stages), reducer=reducer)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
+        top1 = tests is not None and _has_top1(model, tests)
+        reference = None if tests is None or top1 else full_outputs(model, tests, progress)
         record.update(_train(model, dataset, config, run_dir))
-        if tests is not None:
+        if tests is not None and top1:
             record["accuracy"] = [asdict(row) for row in evaluate(model, tests, (1.0, model.keep), progress)]
+        elif tests is not None:
+            rows = evaluate_similarity(model, tests, (1.0, model.keep), progress, reference)
+            record["similarity"] = [asdict(row) for row in rows]
         _note(model, dataset, tests, record)
     return record
+
+
+def _has_top1(model: FilteredViT, tests: ImageDataset) -> bool:
+    names = tests.images.class_names
+    known = names if model.info is None else model.info.class_names or names
+    return model.backbone.num_classes == len(names) > 0 and tuple(known) == names
 
 
 def _note(model: FilteredViT, dataset: TrainingData, tests: ImageDataset | None, record: dict[str, Any]) -> None:
@@ -155,13 +175,14 @@ def _datasets_from_folder(
             "DataLoader of (image, mask)."
         )
     classes = model.backbone.num_classes
-    splits = splits_from_folder(root, holdout=recipe.data.holdout)
+    labelled = recipe.loss == CROSS_ENTROPY
+    splits = splits_from_folder(root, holdout=recipe.data.holdout, need_classes=labelled)
     names = () if model.info is None else model.info.class_names
-    if same_names(names, splits.train.class_names):
+    if names and same_names(names, splits.train.class_names):
         splits = Splits(*(mapped(part, names, _warn) for part in (splits.train, splits.test)))
-    elif note := naming_note(names, splits.train.class_names):
+    elif labelled and (note := naming_note(names, splits.train.class_names)):
         _warn(note)
-    if len(splits.train.class_names) != classes:
+    if labelled and len(splits.train.class_names) != classes:
         raise DataError(
             f"{root} has {len(splits.train.class_names)} classes, the model's head has {classes}: "
             "create the model with the data's num_classes."
@@ -169,6 +190,8 @@ def _datasets_from_folder(
     splits = Splits(*(checked(part, progress, _warn) for part in (splits.train, splits.test)))
     train, test = (ImageDataset(part, preprocessing, progress) for part in (splits.train, splits.test))
     facts = {"train": _facts(train), "test": _facts(test), "classes": classes}
+    if not _has_top1(model, test):
+        return train, test, facts
     return train, test, {**facts, "class_names": list(splits.train.class_names)}
 
 

@@ -1,7 +1,8 @@
 """Labels of tokens: delta loss (arXiv 2305.14840), exact or by a cheaper estimate.
 
 Delta loss: cross-entropy of the frozen backbone on the true label with a token masked, minus the one without a mask.
-Where a model gives masks, the label is a class per pixel, and the loss the mean over the pixels.
+Where a model gives masks, the label is a class per pixel, and the loss the mean over the pixels. Other losses need no
+class labels (``image_loss.py``): how far the model's output moves when the token is masked.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.dataset import TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.first_order import first_order_loss
-from tokfilter.train.image_loss import image_loss
+from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, image_loss
 from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
@@ -43,6 +44,13 @@ LabelPrecision = Literal["fp32", "fp16", "bf16"]
 
 _HALVES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
+_LOSSES: Final = {
+    CROSS_ENTROPY: "cross-entropy on the true label",
+    "feature": "cosine distance from the output without a mask",
+    "kl": "divergence from the class distribution without a mask",
+}
+"""Loss -> its entry in the identity of labels."""
+
 _BATCH: Final = 32  # images that are decoded and embedded together
 
 
@@ -57,6 +65,7 @@ class LabelConfig:
         forward pass per group of tokens); the latter two are ours
     groups: sets of tokens of the method grouped
     precision: of the forward passes; fp16 and bf16 by torch's autocast, with losses in fp32 always
+    loss: cross-entropy on the true label (the paper's); or feature or kl, which need no labels (ours)
     """
 
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -65,6 +74,7 @@ class LabelConfig:
     method: LabelMethod = "exact"
     groups: Grouping = field(default_factory=Grouping)
     precision: LabelPrecision = "fp32"
+    loss: LossName = CROSS_ENTROPY
 
     def __post_init__(self) -> None:
         if self.method not in get_args(LabelMethod):
@@ -75,6 +85,13 @@ class LabelConfig:
             )
         if self.method == "first-order" and self.mask.value == "removed":
             raise DataError("first-order labels need a mask that replaces a token: zero or mean, got removed.")
+        if self.loss not in _LOSSES:
+            raise DataError(f"the loss of labels is one of {', '.join(_LOSSES)}, got {self.loss!r}.")
+        if self.method == "first-order" and self.loss != CROSS_ENTROPY:
+            raise DataError(
+                f"the loss {self.loss} is least without a mask, so its gradient is zero there and first-order labels "
+                "say nothing: choose the method exact or grouped."
+            )
         if not 0 < self.fraction < 1:
             raise DataError(f"the fraction of important tokens must lie between 0 and 1, got {self.fraction}.")
 
@@ -103,10 +120,12 @@ def delta_loss(
     """Delta loss of every patch token, by the method of ``config``; the patch embedding is computed once per image.
 
     images: [B, 3, H, W], normalised
-    labels: [B]; of a model with a mask head [B, H', W']
+    labels: [B]; of a model with a mask head [B, H', W']; not used by the losses feature and kl
     chunk: masked variants per forward pass; bounds the memory, does not change the result
     positions: [B], indices of the images in their data set, the seeds of random groups; None counts from 0
-    Returns delta loss [B, N] and the unmasked loss [B], in nats. The model must be in evaluation mode.
+    Returns delta loss [B, N] and the unmasked loss [B], in nats. The model must be in evaluation mode. By the losses
+    feature and kl delta loss is the distance that the output moves, and the unmasked loss is zero.
+    Raises DataError where the cosine of feature is not defined.
     """
     with autocast_from_precision(config.precision, images.device):
         return _delta_loss(model, images, labels, config, chunk, positions)
@@ -130,7 +149,7 @@ def _delta_loss(
         sets = single_tokens(len(images), model.num_patches)
     sets = sets.to(images.device)
     parts = [
-        _cost_of_sets(model, images[i : i + chunk], labels[i : i + chunk], sets[i : i + chunk], config.mask, chunk)
+        _cost_of_sets(model, images[i : i + chunk], labels[i : i + chunk], sets[i : i + chunk], config, chunk)
         for i in range(0, len(images), chunk)
     ]
     costs, base = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -139,15 +158,16 @@ def _delta_loss(
 
 @torch.inference_mode()
 def _cost_of_sets(
-    model: FilteredViT, images: Tensor, labels: Tensor, sets: Tensor, config: MaskConfig, chunk: int
+    model: FilteredViT, images: Tensor, labels: Tensor, sets: Tensor, config: LabelConfig, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Added loss [B, S] of masking each set [B, S, size], and the unmasked loss [B]; B is at most ``chunk``."""
     tokens = model.embed(images)
-    base = image_loss(model.classify_tokens(tokens, images), labels)
+    full = model.classify_tokens(tokens, images)
+    base = image_loss(full, labels, config.loss, full)
     image = torch.arange(len(images), device=images.device).repeat_interleave(sets.shape[1])
     masked = torch.empty(len(image), device=images.device)
-    for part, logits in logits_of_variants(model, images, tokens, sets, config, chunk):
-        masked[part] = image_loss(logits, labels[image[part]])
+    for part, logits in logits_of_variants(model, images, tokens, sets, config.mask, chunk):
+        masked[part] = image_loss(logits, labels[image[part]], config.loss, full[image[part]])
     return masked.view(len(images), -1) - base[:, None], base
 
 
@@ -211,7 +231,7 @@ def settings_identity(preprocessing: Preprocessing, config: LabelConfig) -> dict
         "method": config.method,
         "groups": asdict(config.groups) if config.method == "grouped" else None,
         "precision": config.precision,
-        "loss": "cross-entropy on the true label",
+        "loss": _LOSSES[config.loss],
     }
 
 

@@ -15,9 +15,11 @@ from tokfilter.train.data import ImageList, Progress, Splits, split_from_images
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
+from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
 from tokfilter.train.labels import backbone_digest, label_images, settings_identity
 from tokfilter.train.loop import RunDir
+from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import NO_LABELS, labelled_positions, run_stages
 from tokfilter.train.start import Start
 from tokfilter.vit.bundle import UNTRAINED
@@ -26,7 +28,7 @@ from tokfilter.vit.model import FilteredViT, weights_from_model
 from tokfilter.vit.reducers.filter import PatchSlot
 from tokfilter.vit.scorers import TokenFilter
 
-__all__ = ["bundle_from_start", "check_label_run", "check_run", "label_folder"]
+__all__ = ["bundle_from_start", "check_label_run", "check_run", "has_top1", "label_folder"]
 
 
 def bundle_from_start(
@@ -39,6 +41,9 @@ def bundle_from_start(
     datasets: tuple[ImageDataset, ImageDataset] | None = None,
 ) -> Bundle:
     """Run the stages of ``config`` and measure the accuracy on the test images.
+
+    Without top-1, because the model gives embeddings or the data have none of its classes, the record has "similarity"
+    in place of "accuracy": outputs at budgets against those of the start model with every token (``similarity.py``).
 
     labels: a label store made before, in place of the stage ``label``; refused when it belongs to another model or data
     datasets: of the training and test images, where they are decoded already
@@ -59,13 +64,28 @@ def bundle_from_start(
     def accuracy(budgets: Sequence[Keep]) -> list[dict[str, Any]]:
         return [asdict(row) for row in evaluate(model, tests, budgets, run_dir.progress)]
 
-    record.pop("accuracy_before_finetune", None)  # of a training that the start model comes from
-    record.update(run_stages(model, train_dataset, config, run_dir, labels, lambda: accuracy([1.0])))
+    for name in ("accuracy_before_finetune", "accuracy", "similarity"):
+        record.pop(name, None)  # of a training that the start model comes from
+    top1 = has_top1(start, splits.test)
+    reference = None if top1 else full_outputs(model, tests, run_dir.progress)
+    before = (lambda: accuracy([1.0])) if top1 else None
+    record.update(run_stages(model, train_dataset, config, run_dir, labels, before))
     if not model.drop.trained:
         record["filter"] = UNTRAINED
         model.drop.state.warned = True  # the record has it, and the stages were the caller's choice
-    record["accuracy"] = accuracy([k for k in keeps if tokens_from_keep(k, model.num_patches) >= model.drop.smallest])
+    budgets = [k for k in keeps if tokens_from_keep(k, model.num_patches) >= model.drop.smallest]
+    if top1:
+        record["accuracy"] = accuracy(budgets)
+    else:
+        rows = evaluate_similarity(model, tests, budgets, run_dir.progress, reference)
+        record["similarity"] = [asdict(row) for row in rows]
     return _bundle(model.cpu(), start, splits, config, tests, record)
+
+
+def has_top1(start: Start, images: ImageList) -> bool:
+    """Whether the images have the classes that the start model gives logits of."""
+    names = start.class_names or images.class_names
+    return start.backbone.num_classes == len(images.class_names) > 0 and names == images.class_names
 
 
 def label_folder(
@@ -87,6 +107,7 @@ def label_folder(
 
 def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> None:
     """What of a training can be refused before an image is read. Raises DataError, BudgetError."""
+    _check_loss(start, config)
     if "backbone" not in config.stages and not start.trained:
         raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
     fixed = config.finetune.fixed
@@ -105,11 +126,22 @@ def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> 
 
 def check_label_run(start: Start, config: TrainConfig, folder: Path) -> None:
     """What of a label run can be refused before an image is read. Raises DataError."""
+    _check_loss(start, config)
     if not start.trained:
         raise DataError(f"{start.origin} has no head trained for the data's classes: train its backbone first.")
     if LabelStore(folder).exists:
         weights = {"weights": backbone_digest(start.backbone)}
         LabelStore(folder).check(settings_identity(start.preprocessing, config.labels) | weights, partial=True)
+
+
+def _check_loss(start: Start, config: TrainConfig) -> None:
+    loss = config.labels.loss
+    check_loss(loss, start.backbone.num_classes)
+    if loss != CROSS_ENTROPY and not start.trained:
+        raise DataError(
+            f"the loss {loss} compares with the outputs of a trained model, and this one has {start.origin}: give "
+            "trained weights (--checkpoint, or --pretrained)."
+        )
 
 
 def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:
@@ -151,7 +183,7 @@ def _bundle(
         filter=scorer,
         keep=config.keep,
         preprocessing=start.preprocessing,
-        class_names=list(splits.train.class_names),
+        class_names=list(splits.train.class_names if has_top1(start, splits.test) else start.class_names),
         golden=golden_from_model(model, tests.normalised(examples.images), keeps),
         training=record,
         split=split_from_images(splits, start.split),

@@ -14,6 +14,7 @@ from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import STAGES, TrainConfig
 from tokfilter.train.filter_training import FilterTraining, Objective
 from tokfilter.train.finetune import FineTuning
+from tokfilter.train.image_loss import CROSS_ENTROPY, LossName
 from tokfilter.train.labels import LabelConfig, LabelMethod, LabelPrecision
 from tokfilter.train.loop import TrainingPlan
 from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
@@ -152,6 +153,12 @@ class Recipe:
         default=None, metadata=_about(f"some of {', '.join(STAGES)}; unset: those that the start lacks")
     )
     keep: Keep = field(default=0.5, metadata=_about(f"the model's default budget: {KEEP_HELP}"))
+    loss: LossName = field(
+        default=CROSS_ENTROPY,
+        metadata=_about(
+            "of labels and fine-tuning; feature (cosine) and kl compare with the full model, without classes"
+        ),
+    )
     seed: int = field(default=0, metadata=_about("of every random draw"))
     save_seconds: float = field(default=20.0, metadata=_about("time between checkpoints", "[0, inf)"))
     data: DataSettings = field(default_factory=DataSettings)
@@ -172,8 +179,9 @@ def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | No
     """
     labels, augmentation = recipe.labels, Augmentation(recipe.data.zoom, recipe.data.flip)
     shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
+    default = STAGES if recipe.loss == CROSS_ENTROPY else STAGES[1:]  # the backbone is trained by class labels
     return TrainConfig(
-        stages=recipe.stages or stages or STAGES,
+        stages=recipe.stages or stages or default,
         keep=recipe.keep,
         label_limit=labels.limit,
         label_chunk=labels.chunk,
@@ -186,6 +194,7 @@ def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | No
             method=labels.method,
             groups=Grouping(labels.group_shape, labels.group_size, labels.group_rounds),
             precision=labels.precision,
+            loss=recipe.loss,
         ),
         backbone=FineTuning(
             recipe.backbone.plan(images), smoothing=recipe.backbone.smoothing, augmentation=augmentation
@@ -199,5 +208,6 @@ def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | No
             fixed=recipe.finetune.fixed_keep,
             distill=recipe.finetune.distill,
             augmentation=augmentation,
+            loss=recipe.loss,
         ),
     )

@@ -51,7 +51,7 @@ def run_stages(
         if before_finetune is not None:
             record["accuracy_before_finetune"] = before_finetune()
         _freeze_scorer(model, but_summary=True)
-        teacher = _teacher(model) if config.finetune.distill > 0 else None
+        teacher = _teacher(model) if config.finetune.needs_teacher else None
         other_reducer = not isinstance(model.drop, PatchSlot)
         if other_reducer:  # what it learns is trained here, so there is nothing to warn of
             model.drop.state.warned = True

@@ -43,8 +43,9 @@ class Start:
     """A start model.
 
     origin: source of the weights, for the record
-    trained: whether its head is trained for the data's classes
+    trained: whether its head is trained for the data's classes; of a start without classes, whether its weights are
     scorer: filter of a bundle
+    class_names: the model's own, where they are known
     record, split: training record and trained images of a bundle
     notes: what the user should know about how the weights were read
     """
@@ -58,11 +59,12 @@ class Start:
     record: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     split: Split | None = None
+    class_names: tuple[str, ...] = ()
 
 
 def start_from_timm(
     architecture: Architecture,
-    classes: int,
+    classes: int | None,
     checkpoint: Path | None = None,
     pretrained: bool = False,
     new_head: bool = False,
@@ -71,23 +73,30 @@ def start_from_timm(
 ) -> Start:
     """Build a timm model for ``classes`` classes, with the weights of a file, timm's, or new ones.
 
+    classes: None leaves the model its own head, for training without class labels: num_classes of the arguments, else
+        what the file has a head for (0: an embedding), else timm's
     new_head: accept a checkpoint of other classes; the head is new and must be trained
     preprocessing: overrides of timm's (mean, std, crop_pct...); input_size also sets the model's
     Raises UnsupportedModelError, DataError: weights that do not fit, another number of classes.
     """
     preprocessing = dict(preprocessing or {})
     size = preprocessing.pop("input_size", None)
-    arguments = {**architecture.kwargs, "num_classes": classes}
+    arguments = dict(architecture.kwargs)
+    if classes is not None:
+        arguments["num_classes"] = classes
     if size is not None:
         arguments["img_size"] = size[1] if size[1] == size[2] else list(size[1:])
     architecture = replace(architecture, kwargs=arguments)
+    notes: tuple[str, ...] = ()
     if checkpoint is not None:
         state = state_dict_from_file(checkpoint)
+        if "num_classes" not in architecture.kwargs:
+            architecture = replace(architecture, kwargs={**arguments, "num_classes": _head_rows(state.tensors)})
         backbone, trained = _loaded(architecture, state.tensors, checkpoint, new_head, seed)
         origin = f"checkpoint {checkpoint.name}" + (f" ({state.part})" if state.part else "")
         notes = (f"{checkpoint}: weights taken from {state.part}",) if state.part else ()
     else:
-        backbone, trained, notes = create_backbone(architecture, pretrained=pretrained), False, ()
+        backbone, trained = create_backbone(architecture, pretrained=pretrained), pretrained and classes is None
         origin = "timm's published weights" if pretrained else "new weights"
         if not pretrained:
             initialise(backbone, seed)
@@ -97,28 +106,29 @@ def start_from_timm(
 
 def start_from_folder(
     foreign: ForeignModel,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | None,
     new_head: bool = False,
     seed: int = 0,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Start:
     """The model of a folder of timm or transformers (``checkpoint/folder.py``), for the classes of the data.
 
+    class_names: None leaves the model its own, for training without class labels
     new_head: accept a checkpoint of other classes; the head is new and must be trained
     preprocessing: overrides of the folder's (crop_pct...)
     Raises UnsupportedModelError, DataError: weights that do not fit, another number of classes.
     """
-    architecture = replace(
-        foreign.architecture, kwargs={**foreign.architecture.kwargs, "num_classes": len(class_names)}
-    )
+    own = foreign.architecture.kwargs["num_classes"]
+    classes = own if class_names is None else len(class_names)
+    architecture = replace(foreign.architecture, kwargs={**foreign.architecture.kwargs, "num_classes": classes})
     backbone, trained = _loaded(architecture, foreign.weights, foreign.folder, new_head, seed, foreign.convert)
-    note = naming_note(foreign.class_names, class_names) if trained else ""
+    note = naming_note(foreign.class_names, class_names or ()) if trained else ""
     fields = {**foreign.preprocessing, **{k: v for k, v in (preprocessing or {}).items() if v is not None}}
     fields.pop("input_size", None)  # the backbone has it
     notes = (*foreign.notes, *([note] if note else []))
-    return Start(
-        architecture, backbone, preprocessing_from_backbone(backbone, **fields), foreign.origin, trained, notes=notes
-    )
+    pixels = preprocessing_from_backbone(backbone, **fields)
+    names = foreign.class_names
+    return Start(architecture, backbone, pixels, foreign.origin, trained, notes=notes, class_names=names)
 
 
 def load_checkpoint(
@@ -159,10 +169,13 @@ def load_checkpoint(
     return model
 
 
-def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
-    """The backbone and the filter of a bundle. Raises BundleError, DataError for other classes than the data's."""
+def start_from_bundle(path: Path, class_names: tuple[str, ...] | None) -> Start:
+    """The backbone and the filter of a bundle. Raises BundleError, DataError for other classes than the data's.
+
+    class_names: None for training without class labels: the data's classes are not compared
+    """
     bundle = load_bundle(path)
-    if bundle.class_names and tuple(bundle.class_names) != class_names:
+    if class_names is not None and bundle.class_names and tuple(bundle.class_names) != class_names:
         raise DataError(
             f"{path} was trained for {len(bundle.class_names)} classes, first {', '.join(bundle.class_names[:3])}; the "
             f"data has {len(class_names)}, first {', '.join(class_names[:3])}. They must be the same: see --class-map."
@@ -172,7 +185,15 @@ def start_from_bundle(path: Path, class_names: tuple[str, ...]) -> Start:
     assert isinstance(scorer, TokenFilter)
     origin, record = f"bundle {path.name}", bundle.training
     return Start(
-        bundle.architecture, model.backbone, bundle.preprocessing, origin, True, scorer, record, split=bundle.split
+        bundle.architecture,
+        model.backbone,
+        bundle.preprocessing,
+        origin,
+        True,
+        scorer,
+        record,
+        split=bundle.split,
+        class_names=tuple(bundle.class_names),
     )
 
 
@@ -201,12 +222,22 @@ def _loaded(
     return backbone, fits
 
 
+def _head_rows(weights: Mapping[str, Tensor]) -> int:
+    """Classes of the head in a file; 0 where it has none."""
+    head = weights.get("head.weight")
+    return 0 if head is None or head.ndim != 2 else len(head)
+
+
 def _fitting(backbone: Any, weights: dict[str, Tensor], path: Path, new_head: bool) -> tuple[dict[str, Tensor], bool]:
     """The weights to load, without a head of other classes; and whether they had one. Raises DataError."""
     classes = backbone.num_classes
     heads = backbone.pretrained_cfg.get("classifier", "head")
     heads = [heads] if isinstance(heads, str) else list(heads)
     found = {name: weights[f"{name}.weight"].shape[:1].numel() for name in heads if f"{name}.weight" in weights}
+    if not classes:  # an embedding: what the file's head says is not asked for
+        weights = {name: value for name, value in weights.items() if name.split(".")[0] not in heads}
+        heads = []
+        found = {}
     fits = found.keys() == set(heads) and all(count == classes for count in found.values())
     if not fits:
         if not new_head:

@@ -90,19 +90,23 @@ def dataset_from_loader(
     file: Path,
     progress: Progress,
     mask_size: tuple[int, ...] = (),
+    labelled: bool = True,
 ) -> TensorDataset:
     """Read a torch DataLoader, or a Dataset of single images, once and to its end.
 
     preprocessing: the model's own; its input size is checked
     file: where the pixels are written, 4 bytes each
     mask_size: (H', W') of a model that gives masks: labels are then a class per pixel
+    labelled: False takes batches of images alone, and leaves labels unread where there are some
     Raises DataError for anything else than images of the model's size with labels in 0..classes-1.
     """
     loader = data if isinstance(data, DataLoader) else _loader(data)
     total, labels, digest = _batch_count(loader), list[Tensor](), hashlib.sha256()
     with file.open("wb") as out:
-        for done, (images, batch_labels) in enumerate(_batches(loader)):
-            _check(images, batch_labels, preprocessing.input_size, classes, mask_size)
+        for done, (images, batch_labels) in enumerate(_batches(loader) if labelled else _unlabelled(loader)):
+            _check_images(images, preprocessing.input_size)
+            if labelled:
+                _check_labels(images, batch_labels, classes, mask_size)
             content = images.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
             out.write(content)
             labels.append(batch_labels.detach().to("cpu", torch.int64))
@@ -145,15 +149,34 @@ def _batches(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         ) from error
 
 
-def _check(
-    images: Tensor, labels: Tensor, size: tuple[int, int, int], classes: int, mask_size: tuple[int, ...]
-) -> None:
+def _unlabelled(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images, and zeros in place of labels."""
+    try:
+        for batch in loader:
+            images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+            if not isinstance(images, Tensor) or images.ndim == 0:
+                raise DataError(
+                    f"data must yield images [B, 3, H, W], or (images, labels), got {type(images).__name__}."
+                )
+            yield images, torch.zeros(len(images), dtype=torch.int64)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise DataError(
+            f"data must yield images [B, 3, H, W], got items that make no such batch ({reason}). Give the Dataset a "
+            "transform."
+        ) from error
+
+
+def _check_images(images: Tensor, size: tuple[int, int, int]) -> None:
     if not images.is_floating_point():
         raise DataError(f"{_EXPECTED}; got images of {images.dtype}: scale to 0..1 and normalise them.")
     if images.ndim != 4 or tuple(images.shape[1:]) != size:
         raise DataError(
             f"the model takes images of {list(size)}, got {list(images.shape)}: resize them in the transform."
         )
+
+
+def _check_labels(images: Tensor, labels: Tensor, classes: int, mask_size: tuple[int, ...]) -> None:
     if mask_size and (labels.shape != (len(images), *mask_size) or labels.is_floating_point()):
         raise DataError(
             f"a model with a mask head is trained on a class for each pixel of its masks, [B, {mask_size[0]}, "

@@ -21,6 +21,7 @@ SMALL = Architecture(
     "vit_tiny_patch16_224",
     {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5},
 )
+SMALL_EMBEDDING = Architecture(SMALL.name, {**SMALL.kwargs, "num_classes": 0})
 TEN_CLASSES = Architecture(
     "vit_tiny_patch16_224",
     {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 10},
@@ -42,6 +43,15 @@ def small_mask_model(seed: int = 0, fill: str = "embedding") -> FilteredViT:
     model.drop.scorer = TokenFilter(model.channels, FilterConfig(width=8))
     model.scorer.trained = True
     add_mask_head(model, 3, size=16, width=8, fill=fill)
+    return model.eval()
+
+
+def small_embedding_model(seed: int = 0) -> FilteredViT:
+    """The small model without its classifier: embeddings of 24 numbers."""
+    torch.manual_seed(seed)
+    model = patch(create_backbone(SMALL_EMBEDDING))
+    model.drop.scorer = TokenFilter(model.channels, FilterConfig(width=8))
+    model.scorer.trained = True
     return model.eval()
 
 
