@@ -15,9 +15,11 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import BudgetError, DataError
 from tokfilter.train.augmentation import Augmentation, augmented
 from tokfilter.train.dataset import Batch, TrainingData
+from tokfilter.train.distillation import check_losses, feature_distance, final_features, token_cuts
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, train
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.reducers.in_block import InBlockReducer
 from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["Budgeted", "FineTuning", "initialise", "train_backbone", "train_elastic"]
@@ -42,7 +44,9 @@ class FineTuning:
     fixed: train at this budget only; None draws budgets
     distill: weight of the divergence from the start model's logits with every token; 0: none
     loss: cross-entropy on the labels; or feature or kl: the distance from the start model's outputs with every token
-        (``image_loss.py``) in place of all else, without labels
+        (``image_loss.py``) in place of the labels'
+    token_cut: weight of IdleViT's token-cut loss, mean over idle blocks and the budgets that drop tokens; 0: none
+    distill_features: weight of the distance from the start model's features with every token; 0: none
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=5e-4))
@@ -53,6 +57,8 @@ class FineTuning:
     distill: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: LossName = CROSS_ENTROPY
+    token_cut: float = 0.0
+    distill_features: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= 1 and self.budgets >= 2):
@@ -70,15 +76,16 @@ class FineTuning:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it compares with the outputs of the model as it was before."""
-        return self.distill > 0 or self.loss != CROSS_ENTROPY
+        """Whether it compares with the model as it was before."""
+        return self.distill > 0 or self.distill_features > 0 or self.loss != CROSS_ENTROPY
 
     def identity(self) -> dict[str, Any]:
-        """The settings as they enter the identity of a checkpoint; those of earlier versions stay valid."""
-        fields = asdict(self)
-        if self.loss == CROSS_ENTROPY:
-            del fields["loss"]
-        return fields
+        """The settings as they enter the identity of a checkpoint.
+
+        What earlier versions did not have is left out at its default, so that their checkpoints stay valid.
+        """
+        later = {"loss": CROSS_ENTROPY, "token_cut": 0.0, "distill_features": 0.0}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 def initialise(backbone: Any, seed: int) -> None:
@@ -124,10 +131,12 @@ def _run(
     elastic: bool,
     teacher: Any = None,
 ) -> dict[str, Any]:
+    distils_features = teacher is not None and config.distill_features > 0
     device = next(model.parameters()).device
     identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {config.identity()} {_digest(model)}"
-
+    identity += _reducer_text(model)
     smallest = model.drop.smallest if isinstance(model, FilteredViT) else 1
+    check_losses(model.drop.name if isinstance(model, FilteredViT) else type(model).__name__, config.token_cut)
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)
@@ -136,24 +145,41 @@ def _run(
         keeps = [max(k, smallest) for k in keeps]
         _reseed(model, generator)
         parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # fewer images than budgets make fewer parts
-        logits = torch.cat([model(part, keep) for part, keep in parts])
-        if config.loss != CROSS_ENTROPY:
-            with torch.no_grad():
+        with token_cuts(model, config.token_cut > 0) as cuts, final_features(model, distils_features) as features:
+            logits = torch.cat([model(part, keep) for part, keep in parts])
+        full: Tensor | None = None
+        if teacher is not None and config.needs_teacher:
+            with torch.no_grad(), final_features(teacher, distils_features) as targets:
                 full = teacher(images, teacher.num_patches)
-            return output_distance(logits, full, config.loss).mean()
-        value = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
-        if teacher is None or config.distill == 0:
-            return value
-        with torch.no_grad():
-            target = teacher(images, teacher.num_patches).log_softmax(1)
-        divergence = F.kl_div(logits.log_softmax(1), target, reduction="sum", log_target=True)
-        return value + config.distill * divergence / labels.numel()  # per image, or per pixel of masks
+        if config.loss == CROSS_ENTROPY:
+            value = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
+            if full is not None and config.distill > 0:
+                value = value + config.distill * output_distance(logits, full, "kl").mean()
+        else:
+            assert full is not None
+            value = output_distance(logits, full, config.loss).mean()
+        if cuts:  # none where each budget is every token
+            value = value + config.token_cut * torch.stack(cuts).mean()
+        if distils_features:
+            value = value + config.distill_features * feature_distance(features, targets[0].tokens)
+        return value
 
     model.train()
     losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
     model.eval()
     last = losses[-max(1, len(losses) // 10) :]
     return {"first_loss": losses[0], "last_loss": sum(last) / len(last), "steps": len(losses)}
+
+
+def _reducer_text(model: Any) -> str:
+    """What the reducer's settings add to the identity of a checkpoint: nothing at their defaults."""
+    drop = model.drop if isinstance(model, FilteredViT) else None
+    if not isinstance(drop, InBlockReducer):
+        return ""
+    with torch.device("meta"):
+        usual = type(drop)(model.backbone).settings()
+    changed = {name: value for name, value in drop.settings().items() if value != usual[name]}
+    return f" {changed}" if changed else ""
 
 
 def _budgets(config: FineTuning, num_patches: int, generator: torch.Generator) -> list[int]:

@@ -18,6 +18,7 @@ from tokfilter.train.class_map import mapped
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
+from tokfilter.train.distillation import check_losses
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
@@ -76,6 +77,7 @@ def fit(
     settings = _recipe(recipe, {**(overrides or {}), **({} if loss is None else {"loss": loss})})
     head = model.mask_head
     check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
+    check_losses(model.drop.name, settings.finetune.token_cut)
     with _folder(folder) as run_folder, torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
         run_dir = RunDir(run_folder, resume, settings.save_seconds, progress)

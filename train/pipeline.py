@@ -13,6 +13,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import ImageList, Progress, Splits, split_from_images
 from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distillation import check_losses
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
@@ -110,6 +111,8 @@ def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> 
     _check_loss(start, config)
     if "backbone" not in config.stages and not start.trained:
         raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
+    if "finetune" in config.stages:
+        check_losses(config.reducer.name, config.finetune.token_cut)
     fixed = config.finetune.fixed
     for keep in (config.keep, *([] if fixed is None else [fixed])):
         tokens_from_keep(keep, start.backbone.patch_embed.num_patches)

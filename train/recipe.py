@@ -143,6 +143,12 @@ class FinetuneSettings(StageSettings):
     distill: float = field(
         default=0.0, metadata=_about("weight of the divergence from the full model's logits; 0: none", "[0, inf)")
     )
+    distill_features: float = field(
+        default=0.0, metadata=_about("weight of the distance from the full model's features; 0: none", "[0, inf)")
+    )
+    token_cut: float = field(
+        default=0.0, metadata=_about("reducer idle: weight of its token-cut loss, 20 in the paper; 0: none", "[0, inf)")
+    )
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,8 @@ def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | No
             budgets=recipe.finetune.budgets,
             fixed=recipe.finetune.fixed_keep,
             distill=recipe.finetune.distill,
+            distill_features=recipe.finetune.distill_features,
+            token_cut=recipe.finetune.token_cut,
             augmentation=augmentation,
             loss=recipe.loss,
         ),

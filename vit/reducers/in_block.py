@@ -53,6 +53,11 @@ class ReducedBlock(nn.Module):
         attention.q_norm.register_forward_hook(self._store_queries)
         attention.k_norm.register_forward_hook(self._store_keys)
 
+    @property
+    def attn(self) -> Any:
+        """The attention, by timm's name in a block."""
+        return self.block.attn
+
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: [B, P+n, C]. Returns [B, P+m, C]."""
         return self.run(self, tokens)
