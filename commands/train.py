@@ -1,13 +1,12 @@
 """tokfilter train."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
-from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
+from tokfilter.artifacts.reducer import REDUCERS
 from tokfilter.commands.json_output import print_json
 from tokfilter.commands.pixel_options import pixels_from_options
 from tokfilter.commands.progress import progress_bar
@@ -41,8 +40,9 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 @click.option("--pretrained", is_flag=True, help="Start with timm's published weights.")
 @model_options
 @click.option(
-    "--reducer", type=click.Choice(list(REDUCERS)), default="filter", show_default=True,
-    help="What gets rid of tokens (docs/reducers.md). Others than the filter are fine-tuned with the backbone.",
+    "--reducer", type=click.Choice(list(REDUCERS)),
+    help="What gets rid of tokens (docs/reducers.md). Others than the filter are fine-tuned with the backbone; their "
+    "settings: --set reducer.stages=3,6,9. Default: the bundle's, else filter.",
 )  # fmt: skip
 @click.option("--stages", help="Some of backbone,label,filter,finetune. Default: those that the start weights lack.")
 @click.option("--keep", help=f"Default budget: {KEEP_HELP}. Default: the recipe's (0.5).")
@@ -105,22 +105,24 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     labelled = recipe.loss == "cross-entropy"
     with progress_bar() as progress:
         splits = listed_splits(data, recipe.data.holdout, params["class_map"], model_names=names, need_classes=labelled)
-        config = config_from_recipe(recipe, len(splits.train), stages=_lacking_stages(params, labelled))
-        config = replace(config, reducer=ReducerConfig(params["reducer"]))
+        lacking = _lacking_stages(params, labelled)
         start = start_from_options(
             params["arch"],
             params["arch_arg"],
             params["checkpoint"],
             splits.train.class_names if labelled else None,
             pretrained=params["pretrained"],
-            new_head="backbone" in config.stages,
-            seed=config.seed,
+            new_head="backbone" in (recipe.stages or lacking),
+            seed=recipe.seed,
             preprocessing=pixels,
             foreign=foreign,
         )
-        check_run(start, config, params["labels"])
+        reducer = recipe.reducer.config(start.reducer)
+        if reducer.name != "filter":
+            lacking = tuple(stage for stage in lacking if stage in ("backbone", "finetune"))
+        check_run(start, config_from_recipe(recipe, len(splits.train), lacking, reducer), params["labels"])
         splits = checked_splits(splits, progress)
-        config = replace(config_from_recipe(recipe, len(splits.train), stages=config.stages), reducer=config.reducer)
+        config = config_from_recipe(recipe, len(splits.train), lacking, reducer)
         run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress)
         bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])
         save_bundle(bundle, output)
@@ -156,7 +158,7 @@ def _changes(params: dict[str, Any]) -> dict[str, Any]:
         "keep": params["keep"],
         "seed": params["seed"],
     }
-    changes["loss"] = params["loss"]
+    changes |= {"loss": params["loss"], "reducer.name": params["reducer"]}
     for stage in ("backbone", "filter", "finetune"):
         changes |= {f"{stage}.epochs": params["epochs"], f"{stage}.batch": params["batch"]}
     return changes
@@ -165,5 +167,4 @@ def _changes(params: dict[str, Any]) -> dict[str, Any]:
 def _lacking_stages(params: dict[str, Any], labelled: bool) -> tuple[str, ...]:
     """All stages, but no backbone when there is a checkpoint or no class label, and no labels when there are some."""
     given = {"backbone": params["checkpoint"] if labelled else "its own weights", "label": params["labels"]}
-    stages = _STAGES if params["reducer"] == "filter" else ("backbone", "finetune")
-    return tuple(stage for stage in stages if given.get(stage) is None)
+    return tuple(stage for stage in _STAGES if given.get(stage) is None)

@@ -137,6 +137,8 @@ def _run(
     identity += _reducer_text(model)
     smallest = model.drop.smallest if isinstance(model, FilteredViT) else 1
     check_losses(model.drop.name if isinstance(model, FilteredViT) else type(model).__name__, config.token_cut)
+    if isinstance(model, FilteredViT) and config.fixed is not None:
+        model.drop.tokens(config.fixed)
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)

@@ -22,7 +22,7 @@ from tokfilter.train.distillation import check_losses
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
-from tokfilter.train.recipe import Recipe, config_from_recipe
+from tokfilter.train.recipe import Recipe, ReducerSettings, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_from_source
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import run_stages
@@ -78,6 +78,7 @@ def fit(
     head = model.mask_head
     check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
     check_losses(model.drop.name, settings.finetune.token_cut)
+    _check_reducer(model, settings.reducer)
     with _folder(folder) as run_folder, torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
         run_dir = RunDir(run_folder, resume, settings.save_seconds, progress)
@@ -94,9 +95,8 @@ def fit(
             labelled = settings.loss == CROSS_ENTROPY
             dataset = dataset_from_loader(data, pixels, classes, file, progress, size, labelled)
             facts = {"train": _facts(dataset), "classes": classes}
-        reducer = model.drop.config
-        stages = _STAGES if reducer.name == "filter" else ("finetune",)
-        config = replace(config_from_recipe(settings, len(dataset), stages=stages), reducer=reducer)
+        stages = _STAGES if model.drop.name == "filter" else ("finetune",)
+        config = config_from_recipe(settings, len(dataset), stages, model.drop.config)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
         top1 = tests is not None and _has_top1(model, tests)
         reference = None if tests is None or top1 else full_outputs(model, tests, progress)
@@ -114,6 +114,18 @@ def _has_top1(model: FilteredViT, tests: ImageDataset) -> bool:
     names = tests.images.class_names
     known = names if model.info is None else model.info.class_names or names
     return model.backbone.num_classes == len(names) > 0 and tuple(known) == names
+
+
+def _check_reducer(model: FilteredViT, settings: ReducerSettings) -> None:
+    """Refuse a recipe for another reducer, or other settings of it, than the model was patched with."""
+    own = model.drop.config
+    wanted = settings.config(own)
+    if wanted != own:
+        raise DataError(
+            f"the recipe is for the reducer {wanted.name} with {dict(wanted.settings)}, the model was patched with "
+            f"{own.name} and {dict(own.settings)}: leave reducer.* out of the recipe, or patch the model with "
+            f"reducer=({wanted.name!r}, {settings.given})."
+        )
 
 
 def _note(model: FilteredViT, dataset: TrainingData, tests: ImageDataset | None, record: dict[str, Any]) -> None:

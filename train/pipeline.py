@@ -27,6 +27,7 @@ from tokfilter.vit.bundle import UNTRAINED
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT, weights_from_model
 from tokfilter.vit.reducers.filter import PatchSlot
+from tokfilter.vit.reducers.registry import made_reducer
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["bundle_from_start", "check_label_run", "check_run", "has_top1", "label_folder"]
@@ -56,6 +57,8 @@ def bundle_from_start(
     model = FilteredViT(start.backbone, keep=config.keep, reducer=config.reducer)
     if isinstance(model.drop, PatchSlot):
         model.drop.scorer = _scorer(model, start, config)
+    elif model.drop.config == start.reducer:
+        model.drop.load_state_dict(start.reducer_weights)
     model.to(device)
     train_dataset, tests = datasets or (
         ImageDataset(part, start.preprocessing, run_dir.progress) for part in (splits.train, splits.test)
@@ -116,6 +119,8 @@ def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> 
     fixed = config.finetune.fixed
     for keep in (config.keep, *([] if fixed is None else [fixed])):
         tokens_from_keep(keep, start.backbone.patch_embed.num_patches)
+        if config.reducer.name != "filter":
+            made_reducer(start.backbone, config.reducer).tokens(keep)
     if "filter" not in config.stages:
         return
     if labels is None and "label" not in config.stages:

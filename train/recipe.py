@@ -6,10 +6,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from tokfilter.artifacts.budget import KEEP_HELP, Keep
 from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import STAGES, TrainConfig
 from tokfilter.train.filter_training import FilterTraining, Objective
@@ -152,6 +153,43 @@ class FinetuneSettings(StageSettings):
 
 
 @dataclass(frozen=True)
+class ReducerSettings:
+    """What gets rid of tokens (docs/reducers.md). Each reducer takes some of the settings; unset: its default."""
+
+    name: Literal["filter", "evit", "tome", "dynamic", "idle", "frequency"] | None = field(
+        default=None, metadata=_about("what gets rid of tokens; unset: the start model's, or the token filter")
+    )
+    stages: tuple[int, ...] | None = field(
+        default=None, metadata=_about("blocks where it acts, counted from 1, such as 4,7,10")
+    )
+    fuse: bool | None = field(
+        default=None, metadata=_about("evit: fuse the dropped tokens of a stage into one; false drops them")
+    )
+    windows: tuple[int, ...] | None = field(
+        default=None, metadata=_about("frequency: windows per side of the grid for each stage, such as 2,1,1")
+    )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are set, as a reducer takes them."""
+        values = {"stages": self.stages, "fuse": self.fuse, "windows": self.windows}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def config(self, start: ReducerConfig | None = None) -> ReducerConfig:
+        """The reducer, with the settings of the start model's where it is the same.
+
+        Raises ValueError for settings that it does not have.
+        """
+        name = self.name or (start.name if start is not None else "filter")
+        own = start.settings if start is not None and start.name == name else {}
+        return ReducerConfig(name, {**own, **self.given})
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Settings of a training; lengths in epochs. ``None``: unset."""
 
@@ -172,20 +210,27 @@ class Recipe:
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     filter: FilterSettings = field(default_factory=FilterSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    reducer: ReducerSettings = field(default_factory=ReducerSettings)
 
 
 BUILT_IN: Final[Mapping[str, Recipe]] = MappingProxyType({"default": Recipe()})
 
 
-def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | None = None) -> TrainConfig:
+def config_from_recipe(
+    recipe: Recipe, images: int, stages: tuple[str, ...] | None = None, reducer: ReducerConfig | None = None
+) -> TrainConfig:
     """The recipe for a number of training images, in optimiser steps.
 
     stages: used when the recipe names none
+    reducer: in place of the recipe's
     Raises DataError, BudgetError for settings that exclude each other.
     """
     labels, augmentation = recipe.labels, Augmentation(recipe.data.zoom, recipe.data.flip)
     shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
-    default = STAGES if recipe.loss == CROSS_ENTROPY else STAGES[1:]  # the backbone is trained by class labels
+    reducer = reducer or recipe.reducer.config()
+    default: tuple[str, ...] = STAGES if reducer.name == "filter" else ("backbone", "finetune")
+    if recipe.loss != CROSS_ENTROPY:  # the backbone is trained by class labels
+        default = default[1:]
     return TrainConfig(
         stages=recipe.stages or stages or default,
         keep=recipe.keep,
@@ -218,4 +263,5 @@ def config_from_recipe(recipe: Recipe, images: int, stages: tuple[str, ...] | No
             augmentation=augmentation,
             loss=recipe.loss,
         ),
+        reducer=reducer,
     )

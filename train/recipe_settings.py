@@ -20,7 +20,7 @@ _LIMIT: Final = 2**63  # larger numbers are mistakes
 class Kind:
     """Type and range of a setting.
 
-    kind: int, float, str, "keep" or "stages"
+    kind: int, float, bool, str, "keep", "stages" or "numbers"
     choices: the values of a str that has a fixed set
     bounds: interval of a number, such as ``(0, 1]``
     """
@@ -39,8 +39,10 @@ class Kind:
         names = {
             int: "a whole number",
             float: "a number",
+            bool: "true or false",
             "keep": KEEP_HELP,
             "stages": "a list of stages",
+            "numbers": "a list of whole numbers",
         }
         return names[self.kind] + (f" in {self.bounds}" if self.bounds else "")
 
@@ -61,15 +63,17 @@ def _settings(cls: type, prefix: str) -> Iterator[tuple[str, Kind]]:
 
 
 def _kind_from_hint(hint: Any, help: str, bounds: str | None) -> Kind:
-    if get_origin(hint) is Literal:
-        return Kind(str, False, get_args(hint), bounds, help)
-    members = set(get_args(hint)) or {hint}
+    members = {hint} if get_origin(hint) in (Literal, tuple) else set(get_args(hint)) or {hint}
     optional = type(None) in members
     members -= {type(None)}
     if members == {int, float}:
         return Kind("keep", optional, (), bounds, help)
     (member,) = members
-    return Kind("stages" if get_origin(member) is tuple else member, optional, (), bounds, help)
+    if get_origin(member) is Literal:
+        return Kind(str, optional, get_args(member), bounds, help)
+    if get_origin(member) is tuple:
+        return Kind("numbers" if int in get_args(member) else "stages", optional, (), bounds, help)
+    return Kind(member, optional, (), bounds, help)
 
 
 def kind_of(name: str) -> Kind:
@@ -99,6 +103,11 @@ def value_from_text(kind: Kind, text: str) -> Any:
         return keep_from_text(text)
     if kind.kind == "stages":
         return [part.strip() for part in text.split(",")]
+    if kind.kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind.kind == "numbers":
+        parts = [part.strip() for part in text.strip("[]").split(",")]
+        return [int(part) if part.isdecimal() and len(part) < 20 else part for part in parts]
     if kind.kind in (int, float):
         for read in (int, float):
             try:
@@ -127,6 +136,11 @@ def _converted(kind: Kind, value: Any) -> Any:
     if kind.kind == "stages":
         names = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
         return tuple(value) if names and value else None
+    if kind.kind == "numbers":
+        sound = isinstance(value, list | tuple) and all(type(part) is int for part in value)
+        return tuple(value) if sound and value else None
+    if kind.kind is bool:
+        return value if isinstance(value, bool) else None
     if kind.kind is str:
         return value if isinstance(value, str) and (not kind.choices or value in kind.choices) else None
     if not number or (kind.kind is int and not isinstance(value, Integral)) or not abs(value) < _LIMIT:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import Architecture, Preprocessing
+from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.artifacts.split import Split
 from tokfilter.errors import DataError
 from tokfilter.train.checkpoint.class_names import naming_note
@@ -48,6 +49,7 @@ class Start:
     class_names: the model's own, where they are known
     record, split: training record and trained images of a bundle
     notes: what the user should know about how the weights were read
+    reducer, reducer_weights: of a bundle; the weights are empty for the filter, whose are in ``scorer``
     """
 
     architecture: Architecture
@@ -60,6 +62,8 @@ class Start:
     notes: tuple[str, ...] = ()
     split: Split | None = None
     class_names: tuple[str, ...] = ()
+    reducer: ReducerConfig = field(default_factory=ReducerConfig)
+    reducer_weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def start_from_timm(
@@ -175,25 +179,33 @@ def start_from_bundle(path: Path, class_names: tuple[str, ...] | None) -> Start:
     class_names: None for training without class labels: the data's classes are not compared
     """
     bundle = load_bundle(path)
+    if bundle.mask_config is not None:
+        raise DataError(
+            f"{path} gives masks, and `tokfilter train` and `tokfilter label` read class labels: train it in Python, "
+            "tokfilter.fit(tokfilter.load_model(...), loader) with a DataLoader of (image, mask)."
+        )
     if class_names is not None and bundle.class_names and tuple(bundle.class_names) != class_names:
         raise DataError(
             f"{path} was trained for {len(bundle.class_names)} classes, first {', '.join(bundle.class_names[:3])}; the "
             f"data has {len(class_names)}, first {', '.join(class_names[:3])}. They must be the same: see --class-map."
         )
-    model = model_from_bundle(bundle)
-    scorer = model.scorer
-    assert isinstance(scorer, TokenFilter)
-    origin, record = f"bundle {path.name}", bundle.training
+    backbone = create_backbone(bundle.architecture)
+    backbone.load_state_dict(bundle.backbone)
+    is_filter = bundle.reducer.name == "filter"
+    scorer = model_from_bundle(bundle).scorer if is_filter else None
+    assert isinstance(scorer, TokenFilter | None)
     return Start(
         bundle.architecture,
-        model.backbone,
+        backbone,
         bundle.preprocessing,
-        origin,
+        f"bundle {path.name}",
         True,
         scorer,
-        record,
+        bundle.training,
         split=bundle.split,
         class_names=tuple(bundle.class_names),
+        reducer=bundle.reducer,
+        reducer_weights={} if is_filter else bundle.filter,
     )
 
 

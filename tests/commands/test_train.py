@@ -329,14 +329,29 @@ def no_image_is_read(monkeypatch):
         (["--checkpoint", "BUNDLE", "--crop-pct", "0.5"], "crop_pct of its own (1, got 0.5)"),
         (["--checkpoint", "BUNDLE", "--set", "data.crop_pct=0.5"], "crop_pct of its own (1, got 0.5)"),
         (["--checkpoint", "BUNDLE", "--mean", "0.5"], "leave --mean out"),
+        ([*MODEL, "--reducer", "evit", "--set", "reducer.stages=4,7"], "acts at blocks 4, 7, and this model has 1 bl"),
+        ([*MODEL, "--reducer", "tome", "--set", "reducer.fuse=true"], "the settings of tome are stages, got 'fuse'"),
+        ([*MODEL, "--reducer", "evit", "--set", "finetune.token_cut=20"], "token-cut loss is that of the reducer idle"),
+        ([*MODEL, "--set", "finetune.token_cut=20"], "token-cut loss is that of the reducer idle"),
+        ([*MODEL, "--reducer", "tome", "--keep", "0.25"], "tome needs a budget of at least 8 of this model's 16 patch"),
+        ([*MODEL, "--reducer", "tome", "--set", "finetune.fixed_keep=3"], "tome needs a budget of at least 8 of this"),
+        (
+            [*MODEL, "--reducer", "idle", "--arch-arg", "class_token=False", "--arch-arg", "global_pool=avg"],
+            "idle ranks tokens by the class token",
+        ),
+        (
+            ["--arch", "eva02_tiny_patch14_224", "--arch-arg", "img_size=28", "--reducer", "tome"],
+            "tome cannot act in Eva: its blocks rotate queries and keys",
+        ),
+        (["--checkpoint", "MASKS"], "gives masks, and `tokfilter train` and `tokfilter label` read class labels"),
     ],
 )
 def test_train_refuses_options_before_the_first_image_is_read(
-    data, bundle, tmp_path, monkeypatch, no_image_is_read, arguments, words
+    data, bundle, mask_bundle_file, tmp_path, monkeypatch, no_image_is_read, arguments, words
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    arguments = [bundle if value == "BUNDLE" else value for value in arguments]
+    arguments = [{"BUNDLE": bundle, "MASKS": mask_bundle_file}.get(value, value) for value in arguments]
     result = tokfilter("train", data, *([] if "-o" in arguments else ["-o", "m.pt"]), *arguments)
     assert result.exit_code in (1, 2) and words in " ".join(result.output.split()), result.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -380,3 +395,32 @@ def test_an_existing_bundle_is_not_replaced_silently(data, bundle, tmp_path):
     written = load_bundle(output).training
     assert tokfilter(*arguments, "--resume").exit_code == 0  # every stage is done: the same bundle again
     assert load_bundle(output).training == written
+
+
+def test_a_reducer_is_trained_with_its_settings_and_its_bundle_is_trained_on(data, tmp_path):
+    depth = [{"depth=1": "depth=2"}.get(value, value) for value in MODEL]
+    options = ["--reducer", "frequency", "--set", "reducer.stages=2", "--set", "reducer.windows=1"]
+    first = tokfilter("train", data, "-o", tmp_path / "m.pt", *depth, *options, *QUICK, *UNCROPPED)
+    assert first.exit_code == 0, first.output
+    before = load_bundle(tmp_path / "m.pt")
+    assert before.reducer.as_dict() == {"name": "frequency", "settings": {"stages": [2], "windows": [1]}}
+    again = [
+        "--checkpoint",
+        tmp_path / "m.pt",
+        *QUICK,
+        "--set",
+        "finetune.lr=1e-9",
+        "--set",
+        "finetune.distill_features=1",
+    ]
+    result = tokfilter("train", data, "-o", tmp_path / "again.pt", *again)
+    assert result.exit_code == 0, result.output
+    after = load_bundle(tmp_path / "again.pt")
+    assert after.reducer == before.reducer and after.training["finetune"]["distill_features"] == 1.0
+    assert "label" not in after.training and float(before.filter["w1"].abs().sum()) > 0
+    for old, new in ((before.filter, after.filter), (before.backbone, after.backbone)):
+        assert old.keys() == new.keys()
+        assert all(torch.allclose(value, new[name], atol=1e-6) for name, value in old.items())
+    other = tokfilter("train", data, "-o", tmp_path / "evit.pt", *again[:6], "--reducer", "evit")
+    assert other.exit_code == 0, other.output
+    assert load_bundle(tmp_path / "evit.pt").reducer.name == "evit"

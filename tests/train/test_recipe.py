@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.errors import BudgetError, DataError, RecipeError
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import TrainConfig
@@ -14,6 +15,7 @@ from tokfilter.train.loop import TrainingPlan
 from tokfilter.train.masking import MaskConfig
 from tokfilter.train.recipe import Recipe, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_from_source, text_from_recipe, values_from_texts
+from tokfilter.train.recipe_settings import kind_of
 from tokfilter.train.token_sets import Grouping
 
 
@@ -69,10 +71,22 @@ CHANGES = [
     "filter.lr=1e-4",
     "finetune.fixed_keep=25%",
     "finetune.distill=1",
+    "finetune.distill_features=2.5",
 ]
 
+REDUCER = ["reducer.name=frequency", "reducer.stages=3, 6,9", "reducer.windows=[4,2,1]", "finetune.token_cut=0"]
 
-@pytest.mark.parametrize("recipe", [Recipe(), changed(*CHANGES), changed("keep=1t", "finetune.fixed_keep=1.0")])
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        changed(*CHANGES),
+        changed("keep=1t", "finetune.fixed_keep=1.0"),
+        changed(*REDUCER),
+        changed("reducer.name=evit", "reducer.fuse=false"),
+    ],
+)
 def test_a_printed_recipe_reads_back_as_the_same_recipe(tmp_path, recipe):
     path = tmp_path / "recipe.toml"
     path.write_text(text_from_recipe(recipe), encoding="utf-8")
@@ -87,8 +101,22 @@ def test_every_change_arrives():
     assert found.labels.mask == MaskConfig("zero", "before") and found.labels.groups == Grouping("random", 24, 2)
     assert (found.labels.method, found.labels.precision, found.labels.rho) == ("grouped", "bf16", -0.01)
     assert found.filter.objective == "ranking" and found.filter.plan.lr == 1e-4 and found.filter_config.summary == 16
-    assert found.finetune.fixed == 0.25 and found.finetune.distill == 1.0
+    assert found.finetune.fixed == 0.25 and found.finetune.distill == 1.0 and found.finetune.distill_features == 2.5
     assert found.finetune.augmentation == found.backbone.augmentation == Augmentation(1.0, 0.5)
+
+
+def test_a_reducer_is_named_with_its_settings_and_has_its_own_stages_of_training():
+    found = config_from_recipe(changed(*REDUCER), images=100)
+    assert found.reducer == ReducerConfig("frequency", {"stages": [3, 6, 9], "windows": [4, 2, 1]})
+    assert found.stages == ("backbone", "finetune")
+    assert config_from_recipe(Recipe(), images=100).reducer == ReducerConfig()
+    settings = Recipe().reducer
+    assert {name for known in REDUCERS.values() for name in known} <= set(settings.__dataclass_fields__)
+    assert kind_of("reducer.name").choices == tuple(REDUCERS)
+    start = ReducerConfig("evit", {"stages": [2], "fuse": False})
+    assert settings.config(start) == start and changed("reducer.name=tome").reducer.config(start).name == "tome"
+    changed_settings = changed("reducer.name=evit", "reducer.fuse=true").reducer.config(start)
+    assert changed_settings == ReducerConfig("evit", {"stages": [2], "fuse": True})
 
 
 def test_a_file_may_name_a_few_settings_and_overrides_come_last(tmp_path):
@@ -128,6 +156,11 @@ def test_numbers_of_numpy_are_numbers():
         ("labels.method=none", "labels.method expects one of exact, first-order, grouped, got 'none'"),
         ("stages=", "stages are some of backbone, label, filter, finetune"),
         ("stages=filter,export", "stages are some of backbone, label, filter, finetune, got filter, export"),
+        ("reducer.name=topk", "reducer.name expects one of filter, evit, tome, dynamic, idle, frequency, got 'topk'"),
+        ("reducer.fuse=1", "reducer.fuse expects true or false, got '1'"),
+        ("reducer.stages=", "reducer.stages expects a list of whole numbers, got ['']"),
+        ("reducer.stages=4,b", "reducer.stages expects a list of whole numbers, got [4, 'b']"),
+        ("reducer.stages=4,7", "the settings of filter are none, got 'stages'"),
         ("labels.limit", "expected NAME=VALUE, such as labels.mask_point=before, got 'labels.limit'"),
     ],
 )
@@ -142,6 +175,10 @@ def test_what_no_recipe_has_is_refused(text, words):
     [
         ["labels.method=grouped", "labels.group_size=5"],
         ["labels.method=first-order", "labels.mask=removed"],
+        ["reducer.name=tome", "reducer.fuse=false"],
+        ["reducer.name=evit", "reducer.stages=7,4"],
+        ["reducer.name=frequency", "reducer.windows=3,2"],
+        ["reducer.name=idle", "stages=label,filter"],
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(texts):
