@@ -25,12 +25,13 @@ __all__ = [
     "Entry",
     "FileRuntime",
     "Manifest",
-    "MaskOutput",
     "ModelCard",
+    "ModelOutput",
     "Precision",
     "entry_from_file",
     "load_manifest",
     "manifest_from_bytes",
+    "output_of",
     "save_manifest",
 ]
 
@@ -46,7 +47,7 @@ Runtime = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torch"]
 FileRuntime = Literal["onnx", "tensorrt", "tensorrt-rtx", "torch", "onnx-plugin", "onnx-cuda", "onnx-tensorrt8"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Range = tuple[int, int, int]
-Output = Literal["masks"]
+Output = Literal["masks", "embedding"]
 """First outputs other than the logits of classes."""
 
 _CARD_KEYS: Final = {"num_patches": "patches"}
@@ -106,18 +107,23 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class MaskOutput:
-    """The first output of a model that gives masks in place of class logits.
+class ModelOutput:
+    """The first output of a model that gives something else than class logits.
 
-    name: of the output, [B, M, H', W'], logits
-    shape: (M, H', W')
+    name: masks, [B, M, H', W'], logits; or embedding, [B, C]
+    shape: of one image: (M, H', W'), or (C,)
     """
 
     name: Output
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))  # JSON has lists
+
+
+def output_of(name: Literal["logits"] | Output, shape: tuple[int, ...]) -> ModelOutput | None:
+    """The entry ``output`` of a card for a model's output and its shape for one image; None for logits."""
+    return None if name == "logits" else ModelOutput(name, shape)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class ModelCard:
     keep: default budget in tokens
     macs: multiply-accumulates per image; key "full", or the budget as text
     preprocessing: as in the bundle
-    classes: classes, or masks where there is an ``output``
+    classes: classes; where there is an ``output`` its masks, or numbers of an embedding
     input: how the graphs and engines take images; the key is left out where it is "float"
     output: what the graphs and engines return first; None and left out for logits [B, classes]
     reducer: name and settings (``artifacts/reducer.py``); the key is left out for the filter
@@ -144,7 +150,7 @@ class ModelCard:
     macs: dict[str, int]
     preprocessing: dict[str, Any]
     input: InputForm = "float"
-    output: MaskOutput | None = None
+    output: ModelOutput | None = None
     reducer: dict[str, Any] = field(default_factory=lambda: ReducerConfig().as_dict())
 
     @property
@@ -157,9 +163,26 @@ class ModelCard:
         """Shape of the first output for one image."""
         return (self.classes,) if self.output is None else self.output.shape
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the model gives embeddings in place of class logits."""
+        return self.output_name == "embedding"
+
     def require_classifier(self, what: str) -> None:
-        """Raise DataError where the model gives masks. ``what``: the subject of the message, such as "the service"."""
-        if self.output is not None:
+        """Raise DataError where the model gives masks or embeddings.
+
+        what: the subject of the message, such as "the service"
+        """
+        if self.embeds:
+            raise DataError(
+                f"{what} takes models that classify, and this one gives embeddings of {self.classes} numbers "
+                "(num_classes=0): run it with tokfilter.open_session, `tokfilter predict` or `tokfilter serve`."
+            )
+        self.require_one_row(what)
+
+    def require_one_row(self, what: str) -> None:
+        """Raise DataError where the model gives masks, not logits or an embedding [B, C]; ``what`` as above."""
+        if self.output is not None and not self.embeds:
             raise DataError(
                 f"{what} takes models that classify, and this one gives masks {list(self.output.shape)}: run it with "
                 "tokfilter.open_session or `tokfilter predict`."
@@ -265,8 +288,8 @@ def _entry(item: dict[str, Any]) -> Entry:
     return Entry(**{**item, **ranges})
 
 
-def _output(item: dict[str, Any] | None) -> MaskOutput | None:
-    return None if item is None else MaskOutput(**item)
+def _output(item: dict[str, Any] | None) -> ModelOutput | None:
+    return None if item is None else ModelOutput(**item)
 
 
 def _range(value: Sequence[int] | None) -> Range | None:

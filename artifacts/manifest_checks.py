@@ -81,7 +81,9 @@ def _model(known: ClosedSets) -> Check:
         },
         {
             "input": _one_of(known.inputs),
-            "output": _record({"name": _one_of(known.outputs), "shape": size}, {}),
+            "output": _record(
+                {"name": _one_of(known.outputs), "shape": _sequence(_whole(1, MAX_SIZE), 3, least=1)}, {}
+            ),
             "reducer": _reducer,
         },
     )
@@ -135,7 +137,17 @@ def _check_card(card: Mapping[str, Any]) -> None:
             f"model.input_size must be [3, height, width], the same in preprocessing, got {size} and "
             f"{fields['input_size']}"
         )
-    masks, mask_high, mask_wide = card.get("output", {}).get("shape", (classes, 1, 1))
+    output = card.get("output", {"name": "masks", "shape": (classes, 1, 1)})
+    if output["name"] == "embedding":
+        if list(output["shape"]) != [classes] or names:
+            raise ValueError(
+                f"model.output.shape of an embedding must be [{classes}], without class names, got {output['shape']} "
+                f"and {len(names)} names"
+            )
+        output = {"shape": (classes, 1, 1)}
+    if len(output["shape"]) != 3:
+        raise ValueError(f"model.output.shape of masks must be [masks, height, width], got {output['shape']}")
+    masks, mask_high, mask_wide = output["shape"]
     if masks != classes or mask_high > high or mask_wide > wide:
         raise ValueError(
             f"model.output.shape must be [{classes} masks, height, width], at most as large as the image, got "

@@ -72,7 +72,7 @@ def accuracy_from_file(path: str | Path) -> dict[str, Any]:
 def evaluated_images(accuracy: Mapping[str, Any]) -> str:
     """What the images of accuracy.json are, in words."""
     data = accuracy["data"]
-    studied = "test" if accuracy["settings"]["seeds"] else "all"  # of earlier versions
+    studied = "test" if accuracy["settings"].get("seeds") else "all"  # of earlier versions
     words = _PARTS[data.get("part", studied)]
     return f"{words}, {data['trained']} of them the same as training images," if data.get("trained") else words
 

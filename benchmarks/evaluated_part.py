@@ -36,11 +36,16 @@ class EvaluatedPart:
 
 
 def listed_images(bundle: Bundle, data: Path) -> tuple[ImageList, bool]:
-    """Images by name, and whether the data have a test folder. No image is read. Raises DataError."""
+    """Images by name, and whether the data have a test folder. No image is read. Images without classes are listed too.
+
+    Raises DataError.
+    """
     names = bundle.class_names or None
     divided = any((data / name).exists() for name in ("train", "train.tar", "training", "training.tar"))
     divided = divided and not {"train", "training"} & set(names or ())
-    return (splits_from_folder(data, names).test if divided else images_from_folder(data, names)), divided
+    if divided:
+        return splits_from_folder(data, names, need_classes=False).test, divided
+    return images_from_folder(data, names, need_classes=False), divided
 
 
 def part_from_images(

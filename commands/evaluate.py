@@ -32,36 +32,57 @@ if TYPE_CHECKING:
     help="Images that the model was not trained on, or all.",
 )
 @click.option("--batch", type=BATCH, default=128, show_default=True, help="Images per batch.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json here.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Compare with the outputs of this bundle with every token, such as the model before training, without top-1.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write accuracy.json (or similarity.json) here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def evaluate(
-    bundle: Path, data: Path, keeps: tuple[str, ...], part: "Choice", batch: int, output: Path | None, as_json: bool
+    bundle: Path,
+    data: Path,
+    keeps: tuple[str, ...],
+    part: "Choice",
+    batch: int,
+    reference: Path | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Accuracy of BUNDLE (model.pt) at several budgets on DATA, a folder with one subfolder per class.
 
     Where DATA has train and test folders, the test images are used. Otherwise the images that the bundle was trained
     on are left out: it records them by content, so they are known in other folders and under other names too.
+
+    A model that gives embeddings, and images without classes, have no top-1: its outputs are compared with the full
+    model's by cosine and recall@1, the fraction of images whose nearest other image is right: of its class, or where
+    there are no classes the nearest of the full model.
     """
     import json
 
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.artifacts.files import check_target
-    from tokfilter.benchmarks.accuracy_document import document_from_bundle
     from tokfilter.benchmarks.documents import evaluated_images
-    from tokfilter.commands.tables import print_accuracy
+    from tokfilter.benchmarks.similarity_document import evaluation_from_bundle
+    from tokfilter.commands.tables import print_accuracy, print_similarity
     from tokfilter.runtime.measure.record import write_json
 
     budgets = keeps_from_text(keeps)
     if output is not None:
         check_target(output)
     with progress_bar() as progress:
-        document = document_from_bundle(bundle, data, budgets, batch, command_line(), progress, _warn, part)
+        document = evaluation_from_bundle(
+            bundle, data, budgets, batch, command_line(), progress, _warn, part, reference
+        )
     if output is not None:
         write_json(output, document)
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        print_accuracy(document["rows"])
+        if document["schema"] == "tokfilter/similarity":
+            print_similarity(document["rows"], document["model"]["patches"])
+        else:
+            print_accuracy(document["rows"])
         click.echo(f"{document['data']['images']} {evaluated_images(document)}", err=True)
 
 

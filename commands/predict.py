@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 @click.option(
     "--scores", is_flag=True, help="Colour the picture by the tokens' scores instead. SOURCE must be a bundle."
 )
+@click.option(
+    "--npy",
+    type=click.Path(path_type=Path),
+    help="Write the embeddings here as a .npy file, [images, C] float32; for models without a classifier.",
+)
 @click.option("--keep", help=f"Budget: {KEEP_HELP}. Default: the model's own.")
 @click.option(
     "--top", type=click.IntRange(min=1), help="Number of classes to show.  [default: 5; 1 for several images]"
@@ -56,13 +61,14 @@ def predict(
     images: tuple[Path, ...],
     output: Path | None,
     scores: bool,
+    npy: Path | None,
     keep: str | None,
     top: int | None,
     as_json: bool,
     runtime: "Runtime",
     precision: str,
 ) -> None:
-    """Classify IMAGES and show the kept tokens.
+    """Classify IMAGES and show the kept tokens. A model without a classifier gives embeddings.
 
     SOURCE is a bundle (model.pt), run by torch, or an export directory, run by ONNX Runtime or OpenVINO without torch.
     IMAGES are files, folders (with all that is within), and .txt files with one path in each line. Of several images,
@@ -85,8 +91,10 @@ def predict(
     single = len(images) == 1 and not images[0].is_dir() and images[0].suffix.lower() != LIST_SUFFIX
     if output is not None:
         check_target(output, folder=not single)
+    if npy is not None:
+        check_target(npy)
     named = images_from_paths(images)
-    model = _Model(source, budget, SessionOptions(runtime, precision))
+    model = _Model(source, budget, SessionOptions(runtime, precision), npy)
     with bounded_run(source, [model.options], 1):
         if single:
             _one(model, images[0], output, scores, top or 5, as_json)
@@ -99,6 +107,22 @@ class _Model:
     source: Path
     keep: "Keep | None"
     options: "SessionOptions"
+    npy: Path | None
+
+    def write(self, found: Sequence[Any]) -> None:
+        """Write the embeddings [C] of all images where asked for. Raises DataError for None, OSError."""
+        if self.npy is None:
+            return
+        from tokfilter.commands.prediction_output import write_embeddings
+        from tokfilter.errors import DataError
+
+        if not found or any(embedding is None for embedding in found):
+            what = "this model gives none" if found else "no image could be read"
+            raise DataError(
+                f"{self.npy} was not written: --npy takes embeddings, and {what}. Leave --npy out, or give a model "
+                "without a classifier (num_classes=0) and images that can be read."
+            )
+        write_embeddings(found, self.npy)
 
 
 def _one(model: _Model, image: Path, output: Path | None, scores: bool, top: int, as_json: bool) -> None:
@@ -106,6 +130,7 @@ def _one(model: _Model, image: Path, output: Path | None, scores: bool, top: int
     from tokfilter.runtime.predict import predict as prediction_from_source
 
     prediction = prediction_from_source(model.source, image, model.keep, model.options)
+    model.write([prediction.embedding])
     if output is not None:
         write_picture(prediction, output, scores)
     if as_json:
@@ -127,7 +152,7 @@ def _several(
     from tokfilter.runtime.image_list import picture_names
     from tokfilter.runtime.predict import predictor
 
-    console, skipped = Terminal(), 0
+    console, skipped, kept = Terminal(), 0, list[Any]()
     # On a terminal the lines themselves show the progress.
     reporting = nullcontext(lambda what, fraction: None) if console.is_terminal else progress_bar()
     with predictor(model.source, model.keep, model.options) as classify, reporting as progress:
@@ -140,6 +165,10 @@ def _several(
                 click.echo(printable(f"skipped {error}"), err=True)
                 continue
             prediction = classify(pixels)
+            if model.npy is not None:
+                kept.append(prediction.embedding)
+                if prediction.embedding is None:
+                    model.write(kept)
             picture = None if output is None else output / name
             if picture is not None:
                 write_picture(prediction, picture, scores)
@@ -147,5 +176,6 @@ def _several(
                 click.echo(json.dumps(document_of(prediction, model.source, image.path, picture, top)))
             else:
                 print_line(console, prediction, image.path, top)
+    model.write(kept)
     if skipped:
         raise DataError(f"{skipped} of {len(images)} images could not be read and were skipped.")

@@ -1,5 +1,6 @@
 """What `tokfilter predict` prints and writes for an image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from tokfilter.commands.terminal import Terminal
 if TYPE_CHECKING:
     from tokfilter.runtime.predict import Guess, Prediction
 
-__all__ = ["document_of", "print_line", "print_one", "write_picture"]
+__all__ = ["document_of", "print_line", "print_one", "write_embeddings", "write_picture"]
 
 
 def write_picture(prediction: "Prediction", path: Path, scores: bool) -> None:
@@ -19,6 +20,16 @@ def write_picture(prediction: "Prediction", path: Path, scores: bool) -> None:
     picture = picture_from_prediction(prediction, scores)
     with atomic_path(path) as part:
         picture.save(part, format="PNG")
+
+
+def write_embeddings(embeddings: Sequence[Any], path: Path) -> None:
+    """Write the embeddings [n, C] as a .npy file of float32. Raises OSError."""
+    import numpy as np
+
+    from tokfilter.artifacts.files import atomic_path
+
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.save(file, np.stack(embeddings).astype(np.float32), allow_pickle=False)
 
 
 def document_of(prediction: "Prediction", source: Path, image: Path, picture: Path | None, top: int) -> dict[str, Any]:
@@ -35,6 +46,7 @@ def document_of(prediction: "Prediction", source: Path, image: Path, picture: Pa
         "grid": list(prediction.grid),
         "indices": None if prediction.indices is None else prediction.indices.tolist(),
         **_areas(prediction),
+        **({} if prediction.embedding is None else {"embedding": prediction.embedding.tolist()}),
     }
 
 
@@ -47,7 +59,10 @@ def _areas(prediction: "Prediction") -> dict[str, Any]:
 
 
 def print_line(console: Terminal, prediction: "Prediction", image: Path, top: int) -> None:
-    """One line: the image, then the most probable classes, or those of the most pixels."""
+    """One line: the image, then the most probable classes, or those of the most pixels, or the embedding's size."""
+    if prediction.embedding is not None:
+        console.print(f"{image}  {_embedding_text(prediction)}", soft_wrap=True, markup=False)
+        return
     shown = _shown(prediction, top)
     guesses = "  ".join(f"{100 * guess.probability:5.1f} % {guess.name}" for guess in shown)
     console.print(f"{image}  {guesses}", soft_wrap=True, markup=False)
@@ -65,7 +80,10 @@ def print_one(prediction: "Prediction", picture: Path | None, top: int) -> None:
             escape(guess.name), f"{100 * guess.probability:.1f} %", "━" * round(30 * guess.probability), style=style
         )
     console = Terminal()
-    console.print(table)
+    if prediction.embedding is None:
+        console.print(table)
+    else:
+        console.print(_embedding_text(prediction))
     if prediction.classes is not None:
         high, wide = prediction.classes.shape
         console.print(f"\nper cent of the pixels of masks of {wide} x {high}", style="dim")
@@ -75,6 +93,15 @@ def print_one(prediction: "Prediction", picture: Path | None, top: int) -> None:
         console.print(_map(prediction))
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True, markup=False)
+
+
+def _embedding_text(prediction: "Prediction") -> str:
+    import numpy as np
+
+    assert prediction.embedding is not None
+    first = " ".join(f"{value:.3g}" for value in prediction.embedding[:4])
+    length = float(np.linalg.norm(prediction.embedding))
+    return f"embedding of {len(prediction.embedding)} numbers, length {length:.4g}: {first} ..."
 
 
 def _shown(prediction: "Prediction", top: int) -> "list[Guess]":

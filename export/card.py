@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tokfilter import __version__
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.artifacts.manifest import MaskOutput, ModelCard
+from tokfilter.artifacts.manifest import ModelCard, output_of
 from tokfilter.export.graph_stats import lengths_of, macs
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.shapes import infer_shapes
@@ -35,7 +35,7 @@ def card_from_bundle(
         macs=_macs(slots, full, model, options),
         preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
         input=options.input,
-        output=None if bundle.mask_config is None else MaskOutput("masks", bundle.mask_config.shape),
+        output=output_of(model.output_name, model.output_shape),
         reducer=bundle.reducer.as_dict(),
     )
 

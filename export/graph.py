@@ -9,7 +9,8 @@ fixed     images -> logits, indices     one fixed budget (about 5 % faster in ON
 full      images -> logits              every token, no filter: the baseline of a filtered graph
 ========  ============================  ==================================================================
 
-A model with a mask head gives ``masks`` [B, M, H', W'] in place of ``logits``.
+A model with a mask head gives ``masks`` [B, M, H', W'] in place of ``logits``, one without a classifier ``embedding``
+[B, C].
 
 Tokens are selected by one node, ``tokfilter::TokenSelect``, with a model-local function of the same name, which a
 runtime without the plugin inlines. Tracing takes seconds and rewriting milliseconds, so the fixed and full forms are

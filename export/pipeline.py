@@ -85,7 +85,7 @@ def export_bundle(
     path = Path(bundle_path)
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
-    check_options(options, masks=bundle.mask_config is not None)
+    check_options(options, model.output_name)
     check_reducer_options(model, options)
     check_golden(bundle, model)
     if options.input != "float":

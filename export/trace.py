@@ -74,8 +74,9 @@ class _Full(nn.Module):
 
 
 def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
-    """A graph from images and slots to logits, or masks, and indices; its TokenSelect nodes have no function body yet.
+    """A graph from images and slots to logits, an embedding or masks, and indices.
 
+    Its TokenSelect nodes have no function body yet.
     With several choices it also has the output ``later_indices``, [B, k_2 + k_3 ...]. Raises ExportError.
     """
     if model.num_patches < 2:
@@ -83,7 +84,7 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
     stages = model.drop.stage_count
     # Half the tokens and more: no other dimension of the model is likely to have these lengths.
     slots = [torch.zeros(model.num_patches // 2 + 1 + stage, dtype=torch.int32) for stage in range(stages)]
-    outputs = [_first_output(model), "indices", "later_indices"][: 2 if len(model.drop.choices) == 1 else 3]
+    outputs = [model.output_name, "indices", "later_indices"][: 2 if len(model.drop.choices) == 1 else 3]
     graph = _graph_from_module(_Slots(model), model, slots, outputs, opset)
     derive_later_slots(graph.graph, model.num_patches, stages)
     return _finished(graph)
@@ -91,11 +92,7 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
 
 def full_trace_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
     """A graph from images to logits with every token, of a model that reduces inside its blocks. Raises ExportError."""
-    return _finished(_graph_from_module(_Full(model), model, [], [_first_output(model)], opset))
-
-
-def _first_output(model: FilteredViT) -> str:
-    return "logits" if model.mask_head is None else "masks"
+    return _finished(_graph_from_module(_Full(model), model, [], [model.output_name], opset))
 
 
 def _finished(graph: ir.Model) -> ir.Model:

@@ -177,7 +177,7 @@ def _session_without_plugin(path: Path, entry: Entry) -> Any:
 
 def _signature_errors(session: Any, entry: Entry, model: FilteredViT) -> tuple[str, ...]:
     inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
-    names = ["logits" if model.mask_head is None else "masks", "indices", "later_indices"]
+    names = [model.output_name, "indices", "later_indices"]
     outputs = names[: 1 if entry.role == "full" else min(len(model.drop.choices), 2) + 1]
     found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if found != (inputs, outputs):

@@ -34,7 +34,14 @@ Shape = tuple[int, int]
 """Images of a batch, kept tokens."""
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "u8": np.uint8}
-_FREE = {"images": "batch", "slots": "kept", "logits": "batch", "masks": "batch", "indices": "batch"}
+_FREE = {
+    "images": "batch",
+    "slots": "kept",
+    "logits": "batch",
+    "masks": "batch",
+    "embedding": "batch",
+    "indices": "batch",
+}
 """Name of an input or output -> name of its first dimension, where that is free."""
 
 

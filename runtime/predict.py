@@ -64,6 +64,7 @@ class Prediction:
     indices: [k] kept positions among the patches; None when every token was kept
     scores: [patches], higher is more important; None from an engine, which does not return them
     classes: [H', W'], the class of each pixel; None from a model that classifies images
+    embedding: [C], of a model without a classifier, which has no probabilities; None from others
     """
 
     view: Image.Image
@@ -74,6 +75,7 @@ class Prediction:
     indices: npt.NDArray[np.int32] | None = None
     scores: npt.NDArray[np.float32] | None = None
     classes: npt.NDArray[np.int64] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
 
     @property
     def areas(self) -> list[Guess]:
@@ -147,6 +149,8 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
     tokens = model.num_patches if kept is None else kept.shape[1]
     indices = None if kept is None else kept[0].cpu().numpy()
     names = () if info is None else info.class_names
+    if model.output_name == "embedding":
+        return Prediction(view, model.grid, np.empty(0), (), tokens, indices, scores, embedding=logits)
     probabilities, classes = probabilities_and_classes(logits)
     return Prediction(view, model.grid, probabilities, names, tokens, indices, scores, classes)
 
@@ -174,6 +178,9 @@ def prediction_from_session(
     result = session.run(transform.input_from_view(view)[None], keep)
     tokens = session.budgets.tokens(keep)
     indices = None if result.indices is None or tokens == card.num_patches else result.indices[0]
+    if card.embeds:
+        embedding = result.embedding[0].astype(np.float32)
+        return Prediction(view, grid_from_card(card), np.empty(0), (), tokens, indices, embedding=embedding)
     probabilities, classes = probabilities_and_classes(result.logits[0])
     return Prediction(view, grid_from_card(card), probabilities, card.class_names, tokens, indices, classes=classes)
 

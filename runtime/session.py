@@ -98,7 +98,8 @@ class Compute:
 class Result:
     """The outputs of one call.
 
-    logits: [B, classes]; of a model that gives masks [B, M, H', W'], the same as ``masks``
+    logits: [B, classes]; of a model that gives embeddings [B, C], the same as ``embedding``; of one that gives masks
+        [B, M, H', W'], the same as ``masks``
     indices: [B, k] int32, kept positions among the patches; None from a full model
     timing: of the stages on a GPU; None on a CPU
     """
@@ -106,6 +107,13 @@ class Result:
     logits: Array
     indices: Array | None = None
     timing: Timing | None = None
+
+    @property
+    def embedding(self) -> Array:
+        """Embeddings [B, C], of a model without a classifier. Raises DataError where the model gives masks."""
+        if self.logits.ndim != 2:
+            raise DataError(f"this model gives masks {_shape_text(self.logits.shape)}: read result.masks.")
+        return self.logits
 
     @property
     def masks(self) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.files import existing_file, sha256
 from tokfilter.artifacts.golden import GoldenArrays
-from tokfilter.artifacts.manifest import Entry, Manifest, MaskOutput, ModelCard
+from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, output_of
 from tokfilter.runtime.model_files import ModelFile, Role, check_bundle
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 from tokfilter.vit.info import preprocessing_from_backbone
@@ -57,18 +57,17 @@ def _card(model: FilteredViT) -> ModelCard:
     info = model.info
     preprocessing = preprocessing_from_backbone(model.backbone) if info is None else info.preprocessing
     architecture = None if info is None else info.architecture
-    head = model.mask_head
     return ModelCard(
         architecture=type(model.backbone).__name__ if architecture is None else architecture.name,
         input_size=preprocessing.input_size,
         num_patches=model.num_patches,
         prefix_tokens=model.prefix_tokens,
-        classes=model.backbone.num_classes if head is None else head.config.masks,
+        classes=model.output_shape[0],
         class_names=[] if info is None else list(info.class_names),
         keep=model.keep_tokens,
         macs={},
         preprocessing=asdict(preprocessing),
-        output=None if head is None else MaskOutput("masks", head.config.shape),
+        output=output_of(model.output_name, model.output_shape),
     )
 
 

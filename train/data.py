@@ -123,7 +123,8 @@ def images_from_folder(root: Path, class_names: Sequence[str] | None = None, nee
     Raises DataError: no such folder, no images, an empty class folder, a single class, a class not in ``class_names``.
     """
     listing = listing_from_path(root)
-    if not need_classes and (len(listing.order) < 2 or class_names == ()):
+    single = listing.order == ("",) or (len(listing.order) < 2 and class_names is None)
+    if not need_classes and (single or class_names == ()):
         return ImageList(listing.root, listing.files, (0,) * len(listing.files), (), listing.parts)
     if class_names is not None:
         if unknown := sorted(set(listing.order) - set(class_names)):

@@ -37,12 +37,12 @@ def check_bundle(bundle: Bundle) -> None:
 
     size, expected = bundle.preprocessing.input_size, (3, *skeleton.backbone.patch_embed.img_size)
     _require(size == expected, f"its preprocessing makes {size} images, its model takes {expected}")
-    output: tuple[int, ...] = (skeleton.backbone.num_classes or skeleton.backbone.num_features,)
+    output = skeleton.output_shape
     if skeleton.mask_head is not None and bundle.mask_config is not None:
         _check_tensors("mask head", skeleton.mask_head.state_dict(), bundle.mask_head)
-        output = bundle.mask_config.shape
-    what, names = "classes" if len(output) == 1 else "masks", len(bundle.class_names)
-    _require(names in (0, output[0]), f"it names {names} classes and its model has {output[0]} {what}")
+    what, names = {"logits": "classes"}.get(skeleton.output_name, skeleton.output_name), len(bundle.class_names)
+    allowed = (0,) if what == "embedding" else (0, output[0])
+    _require(names in allowed, f"it names {names} classes and its model has {output[0]} {what}")
     _check_golden(bundle.golden, size, skeleton.num_patches, output)
 
 

@@ -1,7 +1,7 @@
 """A timm Vision Transformer that drops or merges patch tokens: once before the first block, or inside blocks."""
 
 import warnings
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,20 @@ class FilteredViT(nn.Module):
             raise RuntimeError("FilteredViT.last needs a forward pass first")
         return self.drop.state.last
 
+    @property
+    def output_name(self) -> Literal["logits", "masks", "embedding"]:
+        """What the model gives: logits, masks (with a mask head), or embedding (timm's num_classes=0)."""
+        if self.mask_head is not None:
+            return "masks"
+        return "logits" if self.backbone.num_classes else "embedding"
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output for one image."""
+        if self.mask_head is not None:
+            return self.mask_head.config.shape
+        return (self.backbone.num_classes or self.backbone.num_features,)
+
     def new_filter(self, config: FilterConfig) -> TokenFilter:
         """A filter that fits this model, with new weights. Raises UnsupportedModelError."""
         if config.summary and not self.prefix_tokens:
@@ -115,7 +129,8 @@ class FilteredViT(nn.Module):
         """Classify images with the default budget, or with ``keep``; 1.0 is the full model, without filter work.
 
         images: [B, 3, H, W], normalised
-        Returns logits [B, classes], with a mask head [B, M, H', W']. Raises BudgetError. Warns once when tokens are
+        Returns logits [B, classes], an embedding [B, C] of a model without a classifier (timm's num_classes=0), or with
+        a mask head masks [B, M, H', W']. Raises BudgetError. Warns once when tokens are
         dropped by an untrained filter.
         """
         self._set_budget(keep, stacklevel=5)  # torch's two frames of __call__ lie between

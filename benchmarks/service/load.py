@@ -103,12 +103,13 @@ def queries_for(
     generator = np.random.default_rng(0)
     with engine_from_directory(directory, SessionOptions(threads=threads)) as engine:
         card, budgets = engine.model_file.manifest.model, engine.session.budgets
+        card.require_classifier("the load of the service")
         sizes = sorted({budgets.default, max(2, budgets.num_patches // 4), max(2, budgets.num_patches * 3 // 4)})
         queries = []
         for number in range(images):
             body, tokens = _photo(generator), sizes[number % len(sizes)]
             pixels = input_from_body(body, engine.preprocess, 10**7)
-            (probabilities,) = asyncio.run(engine.probabilities([pixels], tokens))
+            (probabilities,) = asyncio.run(engine.outputs([pixels], tokens))
             queries.append((body, tokens, float(probabilities.max())))
     shape = list(card.input_size)
     return queries, {"architecture": card.architecture, "input_size": shape, "macs": card.macs, "budgets": sizes}

@@ -30,12 +30,13 @@ _MOST_EXEMPT: Final = 2
 """At most one layer in so many stays in fp32: with more, the graph is hardly faster than the fp32 one."""
 
 
-def check_options(options: ExportOptions, masks: bool = False) -> None:
-    """Refuse options that do not fit int8 and fp8. ``masks``: whether the model gives masks. Raises ExportError."""
+def check_options(options: ExportOptions, output: str = "logits") -> None:
+    """Refuse options that do not fit int8 and fp8. ``output``: what the model gives. Raises ExportError."""
     wanted = [precision for precision in options.precisions if precision in QUANTIZED]
-    if wanted and masks:
+    if wanted and output != "logits":
+        what = "masks" if output == "masks" else "embeddings"
         raise ExportError(
-            f"{wanted[0]} is checked by its top-1, which a model with masks has not: export it in fp32, fp16 or bf16."
+            f"{wanted[0]} is checked by its top-1, which a model with {what} has not: export it in fp32, fp16 or bf16."
         )
     if wanted and options.calibrate is None:
         raise ExportError(

@@ -63,7 +63,7 @@ def triton_repository(
     """
     source, target = Path(source), Path(target)
     manifest, options = load_manifest(source), options or TritonOptions()
-    manifest.model.require_classifier("a Triton repository")
+    manifest.model.require_one_row("a Triton repository")
     chosen, left_out = _selected_entries(manifest, full)
     if not chosen:
         raise ExportError(
@@ -142,7 +142,7 @@ def _check_batched(original: Path, model: Path, manifest: Manifest, entry: Entry
     for k in {card.keep, card.num_patches}:
         expected = outputs_of(original, entry.precision, {"images": images, "slots": np.zeros(k, np.int32)})
         found = outputs_of(model, entry.precision, {"images": images, "slots": np.zeros((_BATCH, k), np.int32)})
-        require_same(model, found["logits"], expected["logits"], entry.precision)
+        require_same(model, found[card.output_name], expected[card.output_name], entry.precision)
 
 
 def _add_plugin(folder: Path, chosen: Sequence[Entry], plugin: Path | None) -> Path | None:

@@ -79,7 +79,7 @@ def _add_tensors(config: Any, entry: Entry, card: ModelCard, tokens: int, batche
     config.input.add(name="images", data_type=kind, dims=[*front, *input_shape(card.input, card.input_size)])
     if tokens == -1:
         config.input.add(name="slots", data_type="TYPE_INT32", dims=[-1])
-    config.output.add(name="logits", data_type="TYPE_FP32", dims=[*front, card.classes])
+    config.output.add(name=card.output_name, data_type="TYPE_FP32", dims=[*front, card.classes])
     if entry.role == "filtered":
         config.output.add(name="indices", data_type="TYPE_INT32", dims=[*front, tokens])
     if card.class_names:

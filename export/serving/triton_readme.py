@@ -47,7 +47,7 @@ def readme(
         "nvcr.io/nvidia/tritonserver:YY.MM-py3 /repository/start.sh",
         "",
         _input_line(card),
-        "Output `logits`; `indices` are the positions of the kept patches.",
+        f"Output `{card.output_name}`; `indices` are the positions of the kept patches.",
         "Where a model has an input `slots`, its length is the budget in tokens and its values are unused;",
         f"the default budget is {card.keep} of {card.num_patches}.",
         "",

@@ -1,7 +1,7 @@
-"""The HTTP service: POST an image, get its class; errors are a status and a message."""
+"""The HTTP service: POST an image, get its class or embedding; errors are a status and a message."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from typing import Annotated, Any, Final
@@ -32,6 +32,8 @@ from tokfilter.runtime.service.refusal import Refusal
 __all__ = ["Service"]
 
 _CLASSIFY: Final = "/classify"
+_EMBED: Final = "/embed"
+"""The route of a model without a classifier."""
 _UNREAD: Final = (408, 413, 415, 503)
 """Errors that may leave a body unread: the connection is closed after them."""
 _TIDY_S: Final = 5.0
@@ -54,7 +56,7 @@ class Service:
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
         self.needs_token = token is not None
         self.batcher = Batcher[Array, Array](
-            engine.probabilities,
+            engine.outputs,
             engine.largest,
             limits.wait_ms / 1e3,
             limits.admitted,
@@ -64,13 +66,16 @@ class Service:
         self.bodies = BodyReader(limits.body_bytes, limits.body_s, limits.bodies_bytes)
         self.decoders = Decoders(engine.preprocess, limits)
         self.ready = False
-        self.app: ASGIApp = Admission(self._routes(), _CLASSIFY, self.batcher, self.metrics)
+        self.route, self.other = (_EMBED, _CLASSIFY) if engine.embeds else (_CLASSIFY, _EMBED)
+        self.app: ASGIApp = Admission(self._routes(), self.route, self.batcher, self.metrics)
         if token is not None:
             self.app = BearerToken(self.app, token, self.metrics)
 
     def _routes(self) -> FastAPI:
         app = FastAPI(title="tokfilter", version=__version__, lifespan=self._life, docs_url=None, redoc_url=None)
-        app.add_api_route(_CLASSIFY, self.classify, methods=["POST"], openapi_extra=_IMAGE)
+        answer = self.embed if self.engine.embeds else self.classify
+        app.add_api_route(self.route, answer, methods=["POST"], openapi_extra=_IMAGE)
+        app.add_api_route(self.other, self.wrong_route, methods=["POST"], include_in_schema=False)
         app.add_api_route("/health/live", self.live)
         app.add_api_route("/health/ready", self.is_ready)
         app.add_api_route("/metrics", self.show_metrics)
@@ -107,9 +112,31 @@ class Service:
         self, request: Request, keep: str | None = None, top: Annotated[int, Query(ge=1, le=1000)] = 5
     ) -> JSONResponse:
         """The most probable classes of the JPEG or PNG file in the body. keep: a ratio or a count of tokens."""
+
+        def content(probabilities: Array, tokens: int) -> dict[str, Any]:
+            best = self.engine.best(probabilities, top)
+            return {"class": best[0]["class"], "tokens": tokens, "top": best}
+
+        return await self._answered(request, keep, content)
+
+    async def embed(self, request: Request, keep: str | None = None) -> JSONResponse:
+        """The embedding of the JPEG or PNG file in the body. keep: a ratio or a count of tokens."""
+        return await self._answered(
+            request, keep, lambda embedding, tokens: {"embedding": embedding.tolist(), "tokens": tokens}
+        )
+
+    async def wrong_route(self) -> JSONResponse:
+        """404: the model has another kind of output than this route gives."""
+        what = "gives embeddings" if self.engine.embeds else "classifies"
+        return _refused(404, f"this model {what}: POST the image to {self.route}.")
+
+    async def _answered(
+        self, request: Request, keep: str | None, content: Callable[[Array, int], dict[str, Any]]
+    ) -> JSONResponse:
+        """The answer to an image, or a refusal. content: of the answer, from the model's output and the tokens kept."""
         start = perf_counter()
         try:
-            answer = JSONResponse(await self._answer(request, keep, top))
+            answer = JSONResponse(await self._answer(request, keep, content))
             self.metrics.seconds.observe(perf_counter() - start)
         except Refusal as refusal:
             answer = _refused(refusal.status, refusal.message)
@@ -121,7 +148,9 @@ class Service:
         self.metrics.requests.labels(answer.status_code).inc()
         return answer
 
-    async def _answer(self, request: Request, keep: str | None, top: int) -> dict[str, Any]:
+    async def _answer(
+        self, request: Request, keep: str | None, content: Callable[[Array, int], dict[str, Any]]
+    ) -> dict[str, Any]:
         tokens = self._tokens(keep)
         check_type(request.headers.get("content-type"))
         body = await self.bodies.read(request.stream(), request.headers.get("content-length"))
@@ -129,9 +158,7 @@ class Service:
             image = await self.decoders.input_from_body(body)
         finally:
             self.bodies.release(body)
-        probabilities = await self.batcher.submit(image, tokens)
-        best = self.engine.best(probabilities, top)
-        return {"class": best[0]["class"], "tokens": tokens, "top": best}
+        return content(await self.batcher.submit(image, tokens), tokens)
 
     def _tokens(self, keep: str | None) -> int:
         try:
@@ -155,7 +182,7 @@ class Service:
     async def show_page(self, request: Request) -> HTMLResponse:
         """How to use the service, with its limits."""
         model = self.engine.model_file.manifest.model.architecture
-        return HTMLResponse(page(model, str(request.base_url).rstrip("/"), self.limits, self.needs_token))
+        return HTMLResponse(page(model, str(request.base_url).rstrip("/"), self.limits, self.needs_token, self.route))
 
 
 def _refused(status: int, message: str) -> JSONResponse:

@@ -52,8 +52,13 @@ class Engine:
         """The budget in tokens. Raises BudgetError, which lists the budgets available."""
         return self.session.budgets.tokens(keep)
 
-    async def probabilities(self, images: Sequence[Array], tokens: int) -> Sequence[Array]:
-        """Classify a batch of images [3, H, W] at one budget. Returns probabilities [classes] for each."""
+    @property
+    def embeds(self) -> bool:
+        """Whether the model gives embeddings in place of classes."""
+        return self.model_file.manifest.model.embeds
+
+    async def outputs(self, images: Sequence[Array], tokens: int) -> Sequence[Array]:
+        """Run images [3, H, W] at one budget. Returns probabilities [classes] of each, or its embedding [C]."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._run, images, tokens)
 
@@ -61,7 +66,7 @@ class Engine:
         # Pad a batch below the engine's minimum with copies of the last image.
         rows = [*images, *[images[-1]] * (self.smallest - len(images))]
         logits = self.session.run(np.stack(rows), tokens).logits[: len(images)]
-        return list(probabilities_from_logits(logits))
+        return list(logits.astype(np.float32) if self.embeds else probabilities_from_logits(logits))
 
     def best(self, probabilities: Array, count: int) -> list[dict[str, Any]]:
         """The most probable classes, in descending order."""
@@ -80,7 +85,7 @@ def engine_from_directory(directory: Path, options: SessionOptions, largest: int
     try:
         thread = opened.enter_context(ThreadPoolExecutor(1, "engine"))
         chosen = find_model_file(directory, "filtered", options.runtime, options.precision, provider=options.provider)
-        chosen.manifest.model.require_classifier("the service")
+        chosen.manifest.model.require_one_row("the service")
         session = session_from_model_file(chosen, options)
         thread.submit(session.__enter__).result()
         opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())

@@ -17,13 +17,12 @@ pre { background: #f2f2f2; padding: 0.8em; overflow-x: auto }
 th, td { text-align: left; padding: 0.2em 1em 0.2em 0; vertical-align: top }
 </style></head><body>
 <h1>$model</h1>
-<p>Send a JPEG or PNG file, get its class.</p>
-<pre>curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' $authorization'$url/classify?keep=0.5&amp;top=5'</pre>
+<p>Send a JPEG or PNG file, get its $what.</p>
+<pre>curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' $authorization'$url$route?keep=0.5$top'</pre>
 <table>
 <tr><th>keep</th><td>tokens to keep: a ratio (0.5, 50%) or a count (98 or 98t). Default: the model's own.</td></tr>
-<tr><th>top</th><td>number of classes in the answer, 1 to 1000. Default: 5.</td></tr>
-</table>
-<p>The answer: <code>{"class": ..., "tokens": ..., "top": [{"class": ..., "index": ..., "score": ...}, ...]}</code>.
+$top_row</table>
+<p>The answer: <code>$answer</code>.
 An error has a status and <code>{"detail": message}</code>.</p>
 <h2>Limits</h2>
 <table>
@@ -41,15 +40,26 @@ curl $authorization$url/openapi.json</pre>
 """)
 
 
-def page(model: str, url: str, limits: Limits, token: bool) -> str:
+_TOP_ROW: Final = "<tr><th>top</th><td>number of classes in the answer, 1 to 1000. Default: 5.</td></tr>\n"
+
+
+def page(model: str, url: str, limits: Limits, token: bool, route: str = "/classify") -> str:
     """The page in HTML.
 
     model: name of the architecture
     url: under which the client reached the service, without a slash at the end
     token: whether requests need one
+    route: /classify, or /embed of a model that gives embeddings
     """
+    classes = route == "/classify"
+    top = '"top": [{"class": ..., "index": ..., "score": ...}, ...]'
     return _PAGE.substitute(
         model=escape(model),
+        what="class" if classes else "embedding",
+        route=route,
+        top="&amp;top=5" if classes else "",
+        top_row=_TOP_ROW if classes else "",
+        answer=f'{{"class": ..., "tokens": ..., {top}}}' if classes else '{"embedding": [...], "tokens": ...}',
         url=escape(url, quote=True),
         authorization='-H "Authorization: Bearer $(cat token)" ' if token else "",
         megabytes=f"{limits.body_bytes / 1e6:g}",

@@ -182,5 +182,5 @@ def test_the_service_answers_as_with_the_float_export(exported):
     for directory in (folder / "out", folder / "floats"):
         with engine_from_directory(directory, SessionOptions(threads=1)) as engine:
             image = input_from_body(file.getvalue(), engine.preprocess, 10**6)
-            answers.append(asyncio.run(engine.probabilities([image], 8))[0])
+            answers.append(asyncio.run(engine.outputs([image], 8))[0])
     np.testing.assert_array_equal(*answers)

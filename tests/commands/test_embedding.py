@@ -1,0 +1,153 @@
+"""An embedding bundle in every command: each works, or refuses with a sentence."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from tokfilter.benchmarks.documents import document_from_file
+from tokfilter.cli import cli
+from tokfilter.runtime.sessions import open_session
+from tokfilter.tests.tools.small_models import small_embedding_model, write_export
+from tokfilter.vit.bundle import load_model, save_bundle
+
+
+def tokfilter(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """model.pt, its export ``out``, images with classes ``classes``, without ``flat``."""
+    root = tmp_path_factory.mktemp("embedding")
+    save_bundle(small_embedding_model(), root / "model.pt")
+    write_export(root / "model.pt", root / "out")
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+    (root / "flat").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(root / f"flat/{i}.png")
+        (root / f"classes/{'ab'[i % 2]}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / f"flat/{i}.png", root / f"classes/{'ab'[i % 2]}/{i}.png")
+    return root
+
+
+def expected(folder, keep):
+    model = load_model(folder / "model.pt")
+    with open_session(folder / "model.pt") as session:
+        images = np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32)
+        found = session.run(images, keep)
+    with torch.inference_mode():
+        return images, model(torch.from_numpy(images), keep).numpy(), found
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("keep", [4, 1.0])
+def test_sessions_give_the_embedding(folder, runtime, keep):
+    from tokfilter.runtime.sessions import SessionOptions
+
+    images, embedding, by_torch = expected(folder, keep)
+    role = "full" if keep == 1.0 else "filtered"
+    with open_session(folder / "out", role, SessionOptions(runtime)) as session:
+        assert session.outputs[0].name == "embedding"
+        found = session.run(images, keep)
+    for result in (by_torch, found):
+        assert result.embedding.shape == (2, 24)
+        np.testing.assert_allclose(result.embedding, embedding, atol=1e-5)
+
+
+def test_the_manifest_names_the_output_and_verify_passes(folder):
+    manifest = json.loads((folder / "out/manifest.json").read_text())
+    assert manifest["model"]["output"] == {"name": "embedding", "shape": [24]}
+    assert manifest["model"]["classes"] == 24 and manifest["model"]["class_names"] == []
+    result = tokfilter("verify", folder / "out")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_manifest_with_another_embedding_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "out", tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    manifest = json.loads(path.read_text())
+    for change in ({"output": {"name": "embedding", "shape": [23]}}, {"class_names": ["x"] * 24}):
+        path.write_text(json.dumps({**manifest, "model": {**manifest["model"], **change}}))
+        result = tokfilter("verify", tmp_path / "out")
+        assert result.exit_code == 1 and "shape of an embedding must be [24], without class names" in result.output
+    path.write_text(
+        json.dumps({**manifest, "model": {**manifest["model"], "output": {"name": "masks", "shape": [24]}}})
+    )
+    result = tokfilter("verify", tmp_path / "out")
+    assert result.exit_code == 1 and "shape of masks must be [masks, height, width], got [24]" in result.output
+
+
+@pytest.mark.parametrize("source", ["model.pt", "out"])
+def test_predict_prints_the_embedding_and_writes_it(folder, source, tmp_path):
+    shown = tokfilter("predict", folder / source, folder / "flat/0.png", "--npy", tmp_path / "one.npy")
+    assert shown.exit_code == 0 and "embedding of 24 numbers, length" in shown.output
+    result = tokfilter("predict", folder / source, folder / "flat/0.png", "--json")
+    document = json.loads(result.stdout)
+    assert document["top"] == [] and len(document["embedding"]) == 24
+    several = tokfilter("predict", folder / source, folder / "flat", "--npy", tmp_path / "all.npy")
+    assert several.exit_code == 0 and several.output.count("embedding of 24 numbers") == 8
+    one, every = np.load(tmp_path / "one.npy"), np.load(tmp_path / "all.npy")
+    assert one.shape == (1, 24) and every.shape == (8, 24) and every.dtype == np.float32
+    np.testing.assert_allclose(one[0], every[0], atol=1e-5)
+    np.testing.assert_allclose(one[0], document["embedding"], atol=1e-6)
+
+
+def test_eval_measures_similarity(folder, tmp_path):
+    for data, truth in (("flat", "neighbours"), ("classes", "classes")):
+        output = tmp_path / f"{data}.json"
+        result = tokfilter("eval", folder / "model.pt", folder / data, "--keep", "0.5,0.25", "-o", output)
+        assert result.exit_code == 0 and "recall@1" in result.output, result.output
+        rows = document_from_file(output, "tokfilter/similarity")["rows"]
+        assert [row["tokens"] for row in rows] == [16, 8, 4] and {row["truth"] for row in rows} == {truth}
+        assert rows[0]["cosine"] == pytest.approx(1) and rows[1]["cosine"] < 1
+    save_bundle(small_embedding_model(1), tmp_path / "other.pt")
+    against = tokfilter("eval", folder / "model.pt", folder / "flat", "--reference", tmp_path / "other.pt", "--json")
+    assert json.loads(against.stdout)["rows"][0]["cosine"] < 0.9
+
+
+def test_what_needs_classes_refuses_embeddings(folder, tmp_path):
+    for arguments, message in (
+        (("page", folder / "out", "-o", tmp_path / "page"), "the page takes models that classify"),
+        (("deepstream", folder / "out", tmp_path / "ds"), "DeepStream's classifier takes models that classify"),
+        (
+            (
+                "export",
+                folder / "model.pt",
+                "-o",
+                tmp_path / "int8",
+                "--precision",
+                "int8",
+                "--calibrate",
+                folder / "flat",
+            ),
+            "int8 is checked by its top-1, which a model with embeddings has not",
+        ),
+        (("train", folder / "classes", "--checkpoint", folder / "model.pt"), "--loss feature"),
+        (("label", folder / "classes", folder / "model.pt", "-o", tmp_path / "labels"), "--loss feature"),
+    ):
+        result = tokfilter(*arguments)
+        assert result.exit_code == 1 and message in result.output, (arguments, result.output)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_classifier_gives_no_npy(tmp_path, folder):
+    from tokfilter.tests.tools.small_models import small_bundle
+
+    save_bundle(small_bundle(), tmp_path / "classifier.pt")
+    result = tokfilter("predict", tmp_path / "classifier.pt", folder / "flat/0.png", "--npy", tmp_path / "x.npy")
+    assert result.exit_code == 1 and "--npy takes embeddings, and this model gives none" in result.output
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_a_triton_repository_names_the_embedding(folder, tmp_path):
+    pytest.importorskip("google.protobuf", reason="protobuf is missing: pip install 'tokfilter[serve]'")
+    result = tokfilter("triton-repo", folder / "out", tmp_path / "triton")
+    assert result.exit_code == 0, result.output
+    texts = [path.read_text() for path in (tmp_path / "triton").rglob("config.pbtxt")]
+    assert texts and all('name: "embedding"' in text and 'name: "logits"' not in text for text in texts)
+    assert "Output `embedding`" in (tmp_path / "triton/README.md").read_text()
