@@ -98,7 +98,7 @@ def fit(
         stages = _STAGES if model.drop.name == "filter" else ("finetune",)
         config = config_from_recipe(settings, len(dataset), stages, model.drop.config)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
-        top1 = tests is not None and _has_top1(model, tests)
+        top1 = settings.loss == CROSS_ENTROPY or (tests is not None and _has_top1(model, tests))
         reference = None if tests is None or top1 else full_outputs(model, tests, progress)
         record.update(_train(model, dataset, config, run_dir))
         if tests is not None and top1:
@@ -204,7 +204,7 @@ def _datasets_from_folder(
     splits = Splits(*(checked(part, progress, _warn) for part in (splits.train, splits.test)))
     train, test = (ImageDataset(part, preprocessing, progress) for part in (splits.train, splits.test))
     facts = {"train": _facts(train), "test": _facts(test), "classes": classes}
-    if not _has_top1(model, test):
+    if not labelled and not _has_top1(model, test):
         return train, test, facts
     return train, test, {**facts, "class_names": list(splits.train.class_names)}
 

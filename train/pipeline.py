@@ -70,7 +70,7 @@ def bundle_from_start(
 
     for name in ("accuracy_before_finetune", "accuracy", "similarity"):
         record.pop(name, None)  # of a training that the start model comes from
-    top1 = has_top1(start, splits.test)
+    top1 = has_top1(start, splits.test, config)
     reference = None if top1 else full_outputs(model, tests, run_dir.progress)
     before = (lambda: accuracy([1.0])) if top1 else None
     record.update(run_stages(model, train_dataset, config, run_dir, labels, before))
@@ -86,8 +86,10 @@ def bundle_from_start(
     return _bundle(model.cpu(), start, splits, config, tests, record)
 
 
-def has_top1(start: Start, images: ImageList) -> bool:
-    """Whether the images have the classes that the start model gives logits of."""
+def has_top1(start: Start, images: ImageList, config: TrainConfig) -> bool:
+    """Whether the images have the classes that the start model gives logits of; with cross-entropy they must."""
+    if config.finetune.loss == CROSS_ENTROPY:
+        return True
     names = start.class_names or images.class_names
     return start.backbone.num_classes == len(images.class_names) > 0 and names == images.class_names
 
@@ -191,7 +193,7 @@ def _bundle(
         filter=scorer,
         keep=config.keep,
         preprocessing=start.preprocessing,
-        class_names=list(splits.train.class_names if has_top1(start, splits.test) else start.class_names),
+        class_names=list(splits.train.class_names if has_top1(start, splits.test, config) else start.class_names),
         golden=golden_from_model(model, tests.normalised(examples.images), keeps),
         training=record,
         split=split_from_images(splits, start.split),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,12 +15,16 @@ from torch.utils.data import Dataset
 from tokfilter.cli import cli
 from tokfilter.errors import DataError, RecipeError
 from tokfilter.tests.tools.small_models import SMALL, small_embedding_model, small_model
+from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import images_from_folder, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.finetune import FineTuning
 from tokfilter.train.fit import fit
 from tokfilter.train.labels import LabelConfig, delta_loss, settings_identity
 from tokfilter.train.masking import MaskConfig
+from tokfilter.train.pipeline import has_top1
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
+from tokfilter.train.start import Start
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle, save_bundle
 from tokfilter.vit.patch import patch
@@ -255,3 +260,17 @@ def test_similarity_is_to_the_reference_and_uses_classes_where_there_are_any(tmp
     assert rows[1].cosine < 1 and rows[0].queries == 8
     far = evaluate_similarity(model, dataset, (1.0,), quiet, full_outputs(other, dataset, quiet))
     assert far[0].cosine < 0.9 and far[0].recall == rows[0].recall
+
+
+def test_with_cross_entropy_there_is_top1_whatever_the_checkpoint_calls_its_classes(tmp_path):
+    for name in "abcde":
+        write_images(tmp_path / name, 4)
+    images = images_from_folder(tmp_path)
+    backbone = create_backbone(SMALL)
+    start = Start(
+        SMALL, backbone, small_embedding_model().info.preprocessing, "folder", True, class_names=tuple("vwxyz")
+    )
+    assert has_top1(start, images, TrainConfig())
+    assert not has_top1(start, images, TrainConfig(stages=("finetune",), finetune=FineTuning(loss="kl")))
+    same = replace(start, class_names=tuple("abcde"))
+    assert has_top1(same, images, TrainConfig(stages=("finetune",), finetune=FineTuning(loss="kl")))
