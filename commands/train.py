@@ -1,5 +1,6 @@
 """tokfilter train."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
     A model of your own: --checkpoint FOLDER with config.json and model.safetensors, as timm and transformers save them;
     or --arch NAME --checkpoint weights.safetensors. Fine-tuning alone: --checkpoint model.pt --stages finetune. All
     other settings are in the recipe: see --print-recipe, --recipe and --set.
+
+    Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli train DATA ... A batch counts the images of all.
     """
     recipe = recipe_from_options(params["recipe"], params["settings"], _changes(params))
     if print_recipe:
@@ -76,6 +79,8 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
     if data is None:
         raise click.UsageError("Missing argument 'DATA': a folder with one subfolder per class.")
     bundle = _train(data, output, recipe, params)
+    if bundle is None:
+        return
     if as_json:
         print_json("training", {"training": bundle.training})
         return
@@ -88,9 +93,14 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
     click.echo(f"{output} written", err=True)
 
 
-def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -> "Bundle":
-    """Write the bundle and return it. Everything but the images is checked before the first is read."""
+def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -> "Bundle | None":
+    """Write the bundle and return it; None in all processes of torchrun but the first, which writes.
+
+    Everything but the images is checked before the first is read.
+    """
     from tokfilter.artifacts.files import check_target
+    from tokfilter.train.data import quiet
+    from tokfilter.train.distributed import context_from_torchrun
     from tokfilter.train.loop import RunDir
     from tokfilter.train.pipeline import bundle_from_start, check_run
     from tokfilter.train.recipe import config_from_recipe
@@ -103,8 +113,8 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     foreign = foreign_from_options(params["arch"], params["arch_arg"], params["checkpoint"], pixels)
     names = () if foreign is None else foreign.class_names
     labelled = recipe.loss == "cross-entropy"
-    with progress_bar() as progress:
-        splits = listed_splits(data, recipe.data.holdout, params["class_map"], model_names=names, need_classes=labelled)
+    with context_from_torchrun() as processes, progress_bar() if processes.is_main else nullcontext(quiet) as progress:
+        splits = listed_splits(data, recipe.data.holdout, params["class_map"], processes, names, need_classes=labelled)
         lacking = _lacking_stages(params, labelled)
         start = start_from_options(
             params["arch"],
@@ -121,12 +131,14 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
         if reducer.name != "filter":
             lacking = tuple(stage for stage in lacking if stage in ("backbone", "finetune"))
         check_run(start, config_from_recipe(recipe, len(splits.train), lacking, reducer), params["labels"])
-        splits = checked_splits(splits, progress)
+        splits = checked_splits(splits, progress, processes)
         config = config_from_recipe(recipe, len(splits.train), lacking, reducer)
-        run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress)
+        run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress, processes)
         bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])
-        save_bundle(bundle, output)
-    return bundle
+        if processes.is_main:
+            save_bundle(bundle, output)
+        processes.barrier()
+    return bundle if processes.is_main else None
 
 
 def _rows(bundle: "Bundle") -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tokfilter.train.share import Share
+
 __all__ = ["Augmentation", "augmented"]
 
 
@@ -26,17 +28,18 @@ class Augmentation:
 
 
 def augmented(
-    images: Tensor, labels: Tensor, config: Augmentation, generator: torch.Generator
+    images: Tensor, labels: Tensor, config: Augmentation, generator: torch.Generator, share: Share
 ) -> tuple[Tensor, Tensor]:
     """Zoom into, shift and mirror each image at random, and its mask alike.
 
-    images: [B, 3, H, W], float32
-    labels: classes [B], which stay; or a class for each pixel [B, H', W']
+    images: [b, 3, H, W], float32
+    labels: classes [b], which stay; or a class for each pixel [b, H', W']
+    share: which images of the step these are; the draws are those of the whole step
     Returns both with the same shapes.
     """
     if config == Augmentation():
         return images, labels
-    rows = _affine(len(images), config, generator).to(images.device)
+    rows = share.of(_affine(len(share.whole), config, generator)).to(images.device)
     grid = nn.functional.affine_grid(rows, list(images.shape), align_corners=False)
     images = nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     if labels.ndim == 1:

@@ -10,6 +10,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["CONFIDENCE", "Accuracy", "evaluate", "wilson"]
@@ -44,9 +45,18 @@ def wilson(correct: int, images: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def evaluate(
-    model: Any, dataset: ImageDataset, keeps: Sequence[Keep], progress: Progress, batch: int = 128, seed: int = 0
+    model: Any,
+    dataset: ImageDataset,
+    keeps: Sequence[Keep],
+    progress: Progress,
+    batch: int = 128,
+    seed: int = 0,
+    processes: DistContext = SINGLE_PROCESS,
 ) -> list[Accuracy]:
-    """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError, DataError."""
+    """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError, DataError.
+
+    processes: they divide the images among themselves, and all return the sum
+    """
     backbone = getattr(model, "backbone", None)
     if backbone is not None and not getattr(backbone, "num_classes", 1) and getattr(model, "mask_head", None) is None:
         raise DataError(
@@ -61,11 +71,14 @@ def evaluate(
         if isinstance(module, RandomScorer):
             module.generator.manual_seed(seed)
     model.eval()
-    correct = dict.fromkeys(budgets, 0)
-    for done, part in enumerate(dataset.in_order(batch)):
+    correct = torch.zeros(len(budgets), dtype=torch.int64)
+    mine = torch.arange(processes.rank, len(dataset), processes.size)
+    for done, part in enumerate(dataset.batches(torch.split(mine, batch) if len(mine) else ())):
         images, labels = dataset.normalised(part.images, device), part.labels.to(device)
-        for k in budgets:
-            correct[k] += int((model(images, k).argmax(1) == labels).sum())
-        progress("evaluating", done * batch / len(dataset))
-    count = len(dataset)
-    return [Accuracy(k, right, count, right / count, *wilson(right, count)) for k, right in correct.items()]
+        for place, k in enumerate(budgets):
+            correct[place] += (model(images, k).argmax(1) == labels).sum().cpu()
+        progress("evaluating", done * batch / len(mine))
+    count, sums = len(dataset), processes.sum(correct).tolist()
+    return [
+        Accuracy(k, right, count, right / count, *wilson(right, count)) for k, right in zip(budgets, sums, strict=True)
+    ]

@@ -15,6 +15,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import RunDir, TrainingPlan, train
+from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import TokenFilter
 
@@ -62,13 +63,13 @@ def train_filter(
     device = next(model.parameters()).device
     model.eval()
 
-    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             tokens = model.embed(dataset.normalised(batch.images, device))
         scores = model.scorer(tokens[:, model.prefix_tokens :].clone())
         target = targets[batch.positions].to(device)
         if config.objective == "ranking":
-            return ranking_loss(scores, target)
+            return ranking_loss(scores, target, targets[share.whole].to(device)) / share.fraction
         if config.objective == "regression":
             return F.mse_loss(scores, target)
         return F.binary_cross_entropy_with_logits(scores, target, pos_weight=_balance(targets).to(device))
@@ -81,16 +82,23 @@ def train_filter(
     return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
 
 
-def ranking_loss(scores: Tensor, delta: Tensor) -> Tensor:
+def ranking_loss(scores: Tensor, delta: Tensor, whole: Tensor | None = None) -> Tensor:
     """Logistic loss over pairs of tokens of an image, weighted by the square root of their difference in delta loss.
 
     scores, delta: [B, N]
+    whole: delta loss of all images of the step [W, N], when these are a part of them: the losses of parts then add up
     Returns a scalar: near 0 when every pair is in order by a wide margin, ln 2 when all scores are equal.
     """
     margins = scores[:, :, None] - scores[:, None, :]
-    weights = (delta[:, :, None] - delta[:, None, :]).clamp_min(0).sqrt()
-    total: Tensor = (F.softplus(-margins) * weights).sum() / weights.sum().clamp_min(1e-12)
+    weights = _pair_weights(delta)
+    sum_of_weights = weights.sum() if whole is None or len(whole) == len(delta) else _pair_weights(whole).sum()
+    total: Tensor = (F.softplus(-margins) * weights).sum() / sum_of_weights.clamp_min(1e-12)
     return total
+
+
+def _pair_weights(delta: Tensor) -> Tensor:
+    """[B, N] -> [B, N, N]."""
+    return (delta[:, :, None] - delta[:, None, :]).clamp_min(0).sqrt()
 
 
 def _targets(delta: Tensor, rho: float, objective: Objective) -> Tensor:

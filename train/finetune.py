@@ -18,6 +18,7 @@ from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.distillation import check_losses, feature_distance, final_features, token_cuts
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, train
+from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.reducers.in_block import InBlockReducer
 from tokfilter.vit.scorers import RandomScorer
@@ -140,15 +141,16 @@ def _run(
     if isinstance(model, FilteredViT) and config.fixed is not None:
         model.drop.tokens(config.fixed)
 
-    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)
-        images, labels = augmented(images, batch.labels.to(device), config.augmentation, generator)
+        images, labels = augmented(images, batch.labels.to(device), config.augmentation, generator, share)
         keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
         keeps = [max(k, smallest) for k in keeps]
         _reseed(model, generator)
-        parts = zip(images.chunk(len(keeps)), keeps, strict=False)  # fewer images than budgets make fewer parts
+        sizes = share.group_sizes(len(keeps))  # fewer images than budgets make fewer parts
+        parts = zip(images.split_with_sizes(sizes), keeps, strict=False)
         with token_cuts(model, config.token_cut > 0) as cuts, final_features(model, distils_features) as features:
-            logits = torch.cat([model(part, keep) for part, keep in parts])
+            logits = torch.cat([model(part, keep) for part, keep in parts if len(part)])
         full: Tensor | None = None
         if teacher is not None and config.needs_teacher:
             with torch.no_grad(), final_features(teacher, distils_features) as targets:

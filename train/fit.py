@@ -19,6 +19,7 @@ from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
 from tokfilter.train.distillation import check_losses
+from tokfilter.train.distributed import DistContext, context_from_torchrun
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
@@ -55,6 +56,8 @@ def fit(
     The model's head must be trained for the data's classes already; otherwise add the stage ``backbone``:
     ``overrides={"stages": ["backbone", "label", "filter", "finetune"]}``. With another reducer than the filter the only
     stage is ``finetune``, which trains what the reducer learns too. It runs on the device that the model is on.
+    Under torchrun every process calls this with the same arguments, and its model on its own device; all get the same
+    weights, and the first one writes to ``folder``, which all must see.
 
     data: a folder with one subfolder per class (a ``.tar`` archive, or ``train`` and ``test`` of either); or a torch
         DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index); with a mask head
@@ -62,7 +65,7 @@ def fit(
         loss="feature" or "kl" also a folder of images without classes, and a loader of images alone
     recipe: a recipe, the name of a built-in one, or a TOML file (``tokfilter train --print-recipe``)
     overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``
-    folder: keeps labels and checkpoints; None uses a temporary folder
+    folder: keeps labels and checkpoints; None uses a temporary folder, with several processes give one
     resume: continue from the checkpoints in ``folder``; the model must be the one that the interrupted call began with
     progress: called with the step's name and the completed fraction
     loss: of labels and fine-tuning, in place of the recipe's: "cross-entropy"; or without class labels "feature"
@@ -79,17 +82,18 @@ def fit(
     check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
     check_losses(model.drop.name, settings.finetune.token_cut)
     _check_reducer(model, settings.reducer)
-    with _folder(folder) as run_folder, torch.random.fork_rng():
+    with context_from_torchrun() as processes, _folder(folder, processes) as run_folder, torch.random.fork_rng():
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
-        run_dir = RunDir(run_folder, resume, settings.save_seconds, progress)
+        progress = progress if processes.is_main else quiet
+        run_dir = RunDir(run_folder, resume, settings.save_seconds, progress, processes)
         backbone: Any = model.backbone
         pixels = _preprocessing(model, {"crop_pct": settings.data.crop_pct, **(preprocessing or {})})
         tests: ImageDataset | None = None
         dataset: TrainingData
         if isinstance(data, str | Path):
-            dataset, tests, facts = _datasets_from_folder(Path(data), settings, pixels, model, progress)
+            dataset, tests, facts = _datasets_from_folder(Path(data), settings, pixels, model, run_dir)
         else:
-            file = run_folder / "images.f32"
+            file = run_folder / ("images.f32" if processes.is_main else f"images.{processes.rank}.f32")
             classes = backbone.num_classes if head is None else head.config.masks
             size = () if head is None else head.config.size
             labelled = settings.loss == CROSS_ENTROPY
@@ -102,10 +106,11 @@ def fit(
         reference = None if tests is None or top1 else full_outputs(model, tests, progress)
         record.update(_train(model, dataset, config, run_dir))
         if tests is not None and top1:
-            record["accuracy"] = [asdict(row) for row in evaluate(model, tests, (1.0, model.keep), progress)]
+            rows = evaluate(model, tests, (1.0, model.keep), progress, processes=processes)
+            record["accuracy"] = [asdict(row) for row in rows]
         elif tests is not None:
-            rows = evaluate_similarity(model, tests, (1.0, model.keep), progress, reference)
-            record["similarity"] = [asdict(row) for row in rows]
+            likeness = evaluate_similarity(model, tests, (1.0, model.keep), progress, reference)
+            record["similarity"] = [asdict(row) for row in likeness]
         _note(model, dataset, tests, record)
     return record
 
@@ -167,7 +172,9 @@ def _preprocessing(model: FilteredViT, overrides: Mapping[str, Any]) -> Preproce
 
 
 @contextmanager
-def _folder(folder: str | Path | None) -> Iterator[Path]:
+def _folder(folder: str | Path | None, processes: DistContext) -> Iterator[Path]:
+    if folder is None and processes.size > 1:
+        raise DataError("several processes share their labels and checkpoints: give fit a folder that all of them see.")
     if folder is None:
         with TemporaryDirectory(prefix="tokfilter-fit-") as temporary:
             yield Path(temporary)
@@ -177,7 +184,7 @@ def _folder(folder: str | Path | None) -> Iterator[Path]:
 
 
 def _datasets_from_folder(
-    root: Path, recipe: Recipe, preprocessing: Preprocessing, model: FilteredViT, progress: Progress
+    root: Path, recipe: Recipe, preprocessing: Preprocessing, model: FilteredViT, run_dir: RunDir
 ) -> tuple[ImageDataset, ImageDataset, dict[str, Any]]:
     """Training images, test images, and their entry in the record. Raises DataError.
 
@@ -201,7 +208,8 @@ def _datasets_from_folder(
             f"{root} has {len(splits.train.class_names)} classes, the model's head has {classes}: "
             "create the model with the data's num_classes."
         )
-    splits = Splits(*(checked(part, progress, _warn) for part in (splits.train, splits.test)))
+    progress, processes = run_dir.progress, run_dir.processes
+    splits = Splits(*(checked(part, progress, _warn, processes) for part in (splits.train, splits.test)))
     train, test = (ImageDataset(part, preprocessing, progress) for part in (splits.train, splits.test))
     facts = {"train": _facts(train), "test": _facts(test), "classes": classes}
     if not labelled and not _has_top1(model, test):

@@ -7,6 +7,7 @@ losses of the steps that are done, and no generator state.
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,24 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
-from tokfilter.artifacts.torch_file import read_torch_file, save_torch_file
-from tokfilter.errors import DataError
-from tokfilter.train.checksums import content_sum
 from tokfilter.train.data import Progress, quiet
 from tokfilter.train.dataset import Batch, TrainingData
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
+from tokfilter.train.run_checkpoint import restored, save_run
+from tokfilter.train.share import Share, check_divisible, shares_of_step
+from tokfilter.vit.model import FilteredViT
 
-__all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "identity_text", "load_plain", "train"]
+__all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "identity_text", "train"]
 
-StepLoss = Callable[[Batch, torch.Generator], Tensor]
-"""(batch, the step's random generator) -> loss, a scalar."""
+StepLoss = Callable[[Batch, Share, torch.Generator], Tensor]
+"""(the share's images, the share, the step's random generator) -> mean loss over the share's images, a scalar."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """Length and learning rate of a stage.
 
-    steps, batch: optimiser steps, images per step
+    steps, batch: optimiser steps, images per step in all processes together
     lr, weight_decay: of AdamW; norms and biases do not decay
     warmup: fraction of the steps in which the learning rate rises
     clip: largest gradient norm
@@ -48,17 +50,19 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Folder for the checkpoints of a run.
+    """Folder for the checkpoints of a run, and the processes that share it.
 
     folder: None writes no checkpoints
     resume: continue from the checkpoints in the folder
     save_seconds: time between two checkpoints of a stage; the end of a stage is always saved
+    processes: of torchrun; all see the folder, and the first one writes
     """
 
     folder: Path | None = None
     resume: bool = False
     save_seconds: float = 20.0
     progress: Progress = field(default=quiet)
+    processes: DistContext = SINGLE_PROCESS
 
     def path(self, name: str) -> Path | None:
         """The checkpoint file of a stage; None without a folder."""
@@ -97,89 +101,103 @@ def train(
 ) -> list[float]:
     """Minimise ``loss`` over the parameters of ``module`` that require gradients.
 
+    The processes of ``run_dir`` divide each step's images among themselves; their losses and weights are the same.
+
     identity: text of all that the run depends on; a checkpoint of another identity is refused
     Returns the loss of every step. Raises DataError, KeyboardInterrupt (the last checkpoint stays).
     """
+    processes = run_dir.processes
+    check_divisible(min(plan.batch, len(dataset)), processes.size, 1)
     optimizer = create_optimizer_v2(module, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
     warmup = int(plan.warmup * plan.steps)
     schedule = CosineLRScheduler(  # timm warns of a cosine of one step; the first of two has the same learning rate
         optimizer, t_initial=max(2, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
     )
     identity = hashlib.sha256(f"{name}\n{identity_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
-    path = run_dir.path(name)
-    losses = _resumed(path, identity, module, optimizer) if run_dir.resume and path is not None else []
+    path, parts = run_dir.path(name), {"weights": module, "optimizer": optimizer}
+    losses = restored(path, identity, parts) if run_dir.resume and path is not None else []
+    processes.check_same(
+        f"{identity} {len(losses)}",
+        f"the processes of this run differ in data, settings, start weights or checkpoint at the stage {name}: give "
+        "all the same command, and folders that every machine sees.",
+    )
+    if len(losses) >= plan.steps:
+        return losses
     saved, parameters = time.monotonic(), [p for p in module.parameters() if p.requires_grad]
-    order = list(batch_plan(len(dataset), plan.batch, len(losses), plan.steps, seed, name))
+    averaged = processes.averaging(_Step(module, loss), _some_unused(module))
     with torch.random.fork_rng():
-        for batch in dataset.batches(order):
-            step = len(losses)
-            torch.manual_seed(generator_from(seed, name, "dropout", step).initial_seed())
-            schedule.step_update(step)
-            value = loss(batch, generator_from(seed, name, "step", step))
+        for images in _steps(dataset, plan, len(losses), (seed, name), processes):
+            schedule.step_update(len(losses))
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(value)
+            value = _gradients(averaged, images, (seed, name), len(losses), processes)
             nn.utils.clip_grad_norm_(parameters, plan.clip)
             optimizer.step()
-            losses.append(value.item())
-            run_dir.progress(f"{name}: loss {losses[-1]:.3f}", len(losses) / plan.steps)
-            if path is not None and time.monotonic() - saved >= run_dir.save_seconds and len(losses) < plan.steps:
-                _save(path, identity, module, optimizer, losses)
+            losses.append(value)
+            run_dir.progress(f"{name}: loss {value:.3f}", len(losses) / plan.steps)
+            due = time.monotonic() - saved >= run_dir.save_seconds or len(losses) == plan.steps
+            if path is not None and processes.is_main and due:
+                save_run(path, identity, losses, parts)
                 saved = time.monotonic()
-    if path is not None and order:
-        _save(path, identity, module, optimizer, losses)
     return losses
+
+
+def _some_unused(module: nn.Module) -> bool:
+    """Whether a step may leave trained parameters without a gradient.
+
+    Images that keep every token give none to what a reducer learns, nor to the summary of a token filter; filter
+    training gives none to the summary, and a mask head none to the head of classes. A timm model alone uses all.
+    """
+    if not isinstance(module, FilteredViT) or module.mask_head is not None:
+        return True
+    return any(parameter.requires_grad for parameter in module.drop.parameters())
+
+
+class _Step(nn.Module):
+    """The loss of a step as a module: one forward pass for DistributedDataParallel, whatever budgets it runs."""
+
+    def __init__(self, module: nn.Module, loss: StepLoss) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+
+    def forward(self, batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
+        return self.loss(batch, share, generator)
+
+
+def _steps(
+    dataset: TrainingData, plan: TrainingPlan, start: int, seed: tuple[object, ...], processes: DistContext
+) -> Iterator[list[tuple[Batch, Share]]]:
+    """The images of each step from ``start`` on that this process handles, pass by pass; listed epoch by epoch."""
+    per_epoch = max(1, len(dataset) // plan.batch)
+    while start < plan.steps:
+        stop = min(plan.steps, (start // per_epoch + 1) * per_epoch)
+        wholes = batch_plan(len(dataset), plan.batch, start, stop, *seed)
+        shares = [share for whole in wholes for share in shares_of_step(whole, processes.size, [processes.rank])]
+        for batch, share in zip(dataset.batches([share.positions for share in shares]), shares, strict=True):
+            yield [(batch, share)]
+        start = stop
+
+
+def _gradients(
+    averaged: Any,
+    images: list[tuple[Batch, Share]],
+    seed: tuple[int, str],
+    step: int,
+    processes: DistContext,
+) -> float:
+    """Gradients of a step's mean loss. Returns that loss."""
+    total = 0.0
+    for done, (batch, share) in enumerate(images, 1):
+        draws = (*seed, "dropout", step, *([] if share.fraction == 1 else [processes.rank, done]))
+        torch.manual_seed(generator_from(*draws).initial_seed())
+        last = done == len(images) or processes.size == 1
+        with processes.waiting(), nullcontext() if last else averaged.no_sync():
+            value = averaged(batch, share, generator_from(*seed, "step", step)) * share.fraction
+            torch.autograd.backward(value * processes.size)  # torch averages over the processes
+        total += value.item()
+    return float(processes.sum(torch.tensor(total, dtype=torch.float64)))
 
 
 def identity_text(plan: TrainingPlan) -> str:
     """The plan as it enters the identity of a checkpoint; kept, so that checkpoints of earlier versions stay valid."""
     return f"Plan({', '.join(f'{name}={value!r}' for name, value in asdict(plan).items())})"
-
-
-def _save(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
-    content = {
-        "identity": identity,
-        "losses": losses,
-        "weights": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    save_torch_file({**content, "sha256": content_sum(content)}, path)
-
-
-def _resumed(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Load a checkpoint. Returns the losses of the steps that are done; none without a checkpoint."""
-    if not path.is_file():
-        return []
-    content = load_plain(path)
-    if str(content.get("identity")) != identity:
-        raise DataError(
-            f"{path} belongs to a run with other data, settings or start weights. Run without --resume to start again, "
-            "or give another run directory."
-        )
-    expected = content.pop("sha256", None)  # older versions wrote none
-    if expected is not None:
-        try:
-            found = content_sum(content)
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}. Delete it, and run again.") from error
-        if str(expected) != found:
-            raise DataError(f"{path} is damaged: its content has another checksum. Delete it, and run again.")
-    try:
-        module.load_state_dict(content["weights"])
-        optimizer.load_state_dict(content["optimizer"])
-        losses: list[float] = content["losses"]
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} does not fit this run: {str(error)[:200]}. Delete it, and run again.") from error
-    return losses
-
-
-def load_plain(path: Path) -> dict[str, Any]:
-    """Read a dict of tensors and plain values that torch.save wrote, without unpickling. Raises DataError."""
-    try:
-        content = read_torch_file(path)
-    except ValueError as error:
-        raise DataError(
-            f"{path} is damaged, or holds more than tensors and plain values ({error}); tokfilter never unpickles."
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a dict of named tensors, got {type(content).__name__}.")
-    return content

@@ -49,24 +49,24 @@ def bundle_from_start(
 
     labels: a label store made before, in place of the stage ``label``; refused when it belongs to another model or data
     datasets: of the training and test images, where they are decoded already
-    Raises DataError, BudgetError.
+    Every process of ``run_dir`` calls this and gets the same bundle. Raises DataError, BudgetError.
     """
     check_run(start, config, labels)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processes = run_dir.processes
     torch.manual_seed(config.seed)
     model = FilteredViT(start.backbone, keep=config.keep, reducer=config.reducer)
     if isinstance(model.drop, PatchSlot):
         model.drop.scorer = _scorer(model, start, config)
     elif model.drop.config == start.reducer:
         model.drop.load_state_dict(start.reducer_weights)
-    model.to(device)
+    model.to(processes.device)
     train_dataset, tests = datasets or (
         ImageDataset(part, start.preprocessing, run_dir.progress) for part in (splits.train, splits.test)
     )
     record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": config.seed}
 
     def accuracy(budgets: Sequence[Keep]) -> list[dict[str, Any]]:
-        return [asdict(row) for row in evaluate(model, tests, budgets, run_dir.progress)]
+        return [asdict(row) for row in evaluate(model, tests, budgets, run_dir.progress, processes=processes)]
 
     for name in ("accuracy_before_finetune", "accuracy", "similarity"):
         record.pop(name, None)  # of a training that the start model comes from

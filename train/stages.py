@@ -107,9 +107,9 @@ def _labels(
     if run_dir.folder is None:
         raise DataError("the stage `label` writes its labels to a folder, got none: give a run directory.")
     store = LabelStore(run_dir.folder / "labels")
-    if not run_dir.resume:
+    if not run_dir.resume and run_dir.processes.is_main:
         store.clear()
-    return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk)
+    return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk, run_dir.processes)
 
 
 def _teacher(model: FilteredViT) -> FilteredViT:

@@ -1,0 +1,103 @@
+"""two_processes.py FOLDER: trains in two gloo processes, of which one is killed in each stage; then goes on.
+
+The processes are forked before torch has threads, so that torch is imported once. Each writes FOLDER/CASE.RANK.json.
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from small_models import SMALL
+
+from tokfilter.artifacts.bundle import FilterConfig
+from tokfilter.errors import TokfilterError
+from tokfilter.train.augmentation import Augmentation
+from tokfilter.train.config import TrainConfig
+from tokfilter.train.distributed import context_from_torchrun
+from tokfilter.train.filter_training import FilterTraining
+from tokfilter.train.finetune import FineTuning
+from tokfilter.train.loop import RunDir, TrainingPlan
+from tokfilter.train.run_checkpoint import load_plain
+from tokfilter.train.stages import run_stages
+from tokfilter.train.tensor_dataset import TensorDataset, TensorImages
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.info import preprocessing_from_backbone
+from tokfilter.vit.model import FilteredViT
+
+STAGES = {"backbone": ("backbone",), "filter": ("label", "filter"), "finetune": ("finetune",)}
+STEPS, KILLED_AFTER = 6, 3
+
+
+def settings(stage):
+    """One stage and what it needs. An odd batch gives the processes different numbers of images."""
+    plan = TrainingPlan(STEPS, batch=11, lr=1e-3)
+    augmentation = Augmentation(zoom=0.8, flip=0.5)
+    return TrainConfig(
+        stages=STAGES[stage],
+        filter_config=FilterConfig(width=8, summary=4),
+        backbone=FineTuning(plan, augmentation=augmentation),
+        filter=FilterTraining(plan, objective="ranking"),
+        finetune=FineTuning(plan, augmentation=augmentation, distill=0.5),
+    )
+
+
+def train(config, run_dir):
+    """Run the stages. Returns the losses of the last one, and the checksum of its checkpoint."""
+    torch.manual_seed(0)
+    model = FilteredViT(create_backbone(SMALL))
+    model.drop.scorer = model.new_filter(config.filter_config)
+    generator = torch.Generator().manual_seed(1)
+    images = TensorImages(tuple(f"{i}" for i in range(37)), "0" * 64)
+    pixels = torch.randn(37, 3, 32, 32, generator=generator)
+    dataset = TensorDataset(
+        images, preprocessing_from_backbone(model.backbone), pixels, torch.arange(37) % 5, torch.arange(37)
+    )
+    run_stages(model, dataset, config, run_dir)
+    checkpoint = load_plain(run_dir.path(config.stages[-1]))
+    return {"losses": checkpoint["losses"], "sha256": checkpoint["sha256"]}
+
+
+def both(case, folder, config, run_folder, resume=False, killed=""):
+    """Train in two processes. Returns their exit statuses."""
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            _process(case, folder, rank, config, RunDir(run_folder, resume, save_seconds=0.0), killed)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _process(case, folder, rank, config, run_dir, killed):
+    def progress(step, fraction):
+        if rank == 1 and killed and step.startswith(f"{killed}: loss") and fraction * STEPS >= KILLED_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/{case}.store", rank=rank, world_size=2)
+    with context_from_torchrun() as context:
+        try:
+            result = train(config, replace(run_dir, progress=progress, processes=context))
+        except TokfilterError as error:
+            result = {"error": str(error)}
+    (folder / f"{case}.{rank}.json").write_text(json.dumps(result))
+    os._exit(0)
+
+
+def main(folder):
+    """Every case; their exit statuses go to FOLDER/statuses.json."""
+    statuses = {stage: both(stage, folder, settings(stage), folder / f"work-{stage}", killed=stage) for stage in STAGES}
+    finetune = settings("finetune")
+    statuses["resumed"] = both("resumed", folder, finetune, folder / "work-finetune", resume=True)
+    statuses["whole"] = both("whole", folder, finetune, folder / "work-whole")
+    few = replace(finetune, finetune=FineTuning(TrainingPlan(1, batch=2)))
+    statuses["few"] = both("few", folder, few, folder / "work-few")
+    (folder / "statuses.json").write_text(json.dumps(statuses))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

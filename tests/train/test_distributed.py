@@ -1,0 +1,154 @@
+"""Training in two processes: the losses of one process, whatever happens to one of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import two_processes
+from click.testing import CliRunner
+
+from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
+from tokfilter.cli import cli
+from tokfilter.errors import DataError
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
+from tokfilter.train.fit import fit
+from tokfilter.train.loop import RunDir
+from tokfilter.train.run_checkpoint import load_plain
+from tokfilter.vit.bundle import load_bundle
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+REPEATABLE = {**ENVIRONMENT, "MKL_CBWR": "COMPATIBLE"}  # the order of sums does not depend on where the memory lies
+SETTINGS = ["data.crop_pct=1", "data.zoom=0.8", "filter.objective=ranking", "filter.global_context=4"]
+SETTINGS += ["finetune.distill=0.5", "labels.method=first-order"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder with one.pt and two.pt, trained by one process and by two of torchrun; and what the two wrote."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    write_scenes(folder / "data", 0, train=55, test=20, config=SceneConfig(size=32, digits=(16,), window=(40, 60)))
+    (folder / "data/train/3/broken.png").write_bytes(b"no image")
+    arguments = ["train", str(folder / "data"), "--arch", "vit_tiny_patch16_224", "--epochs", "1", "--batch", "11"]
+    for argument in ("img_size=32", "patch_size=8", "embed_dim=16", "depth=1", "num_heads=2"):
+        arguments += ["--arch-arg", argument]
+    for setting in SETTINGS:
+        arguments += ["--set", setting]
+    result = CliRunner().invoke(cli, [*arguments, "-o", str(folder / "one.pt")])
+    assert result.exit_code == 0, result.output
+    command = [*TORCHRUN, "tokfilter.cli", *arguments, "--json", "-o", str(folder / "two.pt")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Folder with what ``two_processes.py`` wrote."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, two_processes.__file__, str(folder)]
+    done = subprocess.run(command, env=REPEATABLE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def said(folder, case, rank=0):
+    return json.loads((folder / f"{case}.{rank}.json").read_text())
+
+
+def farthest(one, other):
+    assert len(one) == len(other)
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["backbone", "filter", "finetune"])
+def test_two_processes_have_the_losses_of_one(runs, stage):
+    one, two = (load_plain(runs[0] / f"{name}.pt.work" / f"{stage}.checkpoint.pt") for name in ("one", "two"))
+    assert farthest(one["losses"], two["losses"]) < 1e-5 and len(one["losses"]) == 5
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_bundle(runs):
+    folder, done = runs
+    one, two = (load_bundle(folder / f"{name}.pt") for name in ("one", "two"))
+    for name, value in one.backbone.items():
+        torch.testing.assert_close(value, two.backbone[name], rtol=0, atol=1e-4)
+    assert (one.split.trained == two.split.trained).all() and (one.split.held_out == two.split.held_out).all()
+    assert [row["images"] for row in two.training["accuracy"]] == [20, 20, 20]
+    assert json.loads(done.stdout)["training"] == two.training  # one table
+    assert done.stderr.count("skipped ") == 1 and "broken.png" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", two_processes.STAGES)
+def test_a_process_that_is_killed_ends_the_other_with_a_sentence(cases, stage):
+    assert json.loads((cases / "statuses.json").read_text())[stage] == [0, -signal.SIGKILL]
+    assert said(cases, stage)["error"].startswith("worker 0 of 2 waited for a process that has died.")
+    assert "`train` with --resume" in said(cases, stage)["error"]
+    assert not list((cases / f"work-{stage}").glob(".*.part"))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_as_undisturbed(cases):
+    assert said(cases, "resumed") == said(cases, "whole") == said(cases, "whole", rank=1)
+    assert len(said(cases, "whole")["losses"]) == two_processes.STEPS
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_killed(cases, tmp_path):
+    config, folder = two_processes.settings("filter"), cases / "work-filter"
+    done = load_plain(folder / "filter.checkpoint.pt")["losses"]
+    assert 2 <= len(done) < two_processes.STEPS
+    resumed = two_processes.train(config, RunDir(folder, resume=True))["losses"]
+    assert resumed[: len(done)] == done
+    assert farthest(resumed, two_processes.train(config, RunDir(tmp_path))["losses"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_step_of_fewer_images_than_passes_take_is_refused(cases):
+    for rank in range(2):
+        assert "a step of 2 images cannot be divided among 2 processes" in said(cases, "few", rank)["error"]
+
+
+def broken(message):
+    def collective(*args, **options):
+        raise RuntimeError(message)
+
+    return collective
+
+
+def test_errors_about_other_processes_become_a_sentence_and_no_others(monkeypatch):
+    monkeypatch.setattr(dist, "all_reduce", broken("[gloo/transport/tcp/pair.cc:545] Read error"))
+    with pytest.raises(DataError, match="worker 1 of 2 waited for a process that has died"):
+        DistContext(1, 2).barrier()
+    monkeypatch.setattr(dist, "all_reduce", broken("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        DistContext(1, 2).barrier()
+    assert SINGLE_PROCESS.sum(torch.ones(2)).tolist() == [1, 1]
+
+
+def test_processes_that_differ_are_refused(monkeypatch):
+    def all_reduce(values, operation, group):
+        if operation == dist.ReduceOp.MAX:
+            values += 1
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    with pytest.raises(DataError, match="they differ"):
+        DistContext(0, 2).check_same("text", "they differ")
+
+
+def test_several_processes_need_a_folder(monkeypatch):
+    from contextlib import nullcontext
+
+    from small_models import small_model
+
+    monkeypatch.setattr("tokfilter.train.fit.context_from_torchrun", lambda: nullcontext(DistContext(0, 2)))
+    with pytest.raises(DataError, match="give fit a folder that all of them see"):
+        fit(small_model(), Path("nowhere"))
