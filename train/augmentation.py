@@ -28,18 +28,19 @@ class Augmentation:
 
 
 def augmented(
-    images: Tensor, labels: Tensor, config: Augmentation, generator: torch.Generator, share: Share
+    images: Tensor, labels: Tensor, config: Augmentation, generator: torch.Generator, share: Share | None = None
 ) -> tuple[Tensor, Tensor]:
     """Zoom into, shift and mirror each image at random, and its mask alike.
 
     images: [b, 3, H, W], float32
     labels: classes [b], which stay; or a class for each pixel [b, H', W']
-    share: which images of the step these are; the draws are those of the whole step
+    share: which images of the step these are, None for all; the draws are those of the whole step
     Returns both with the same shapes.
     """
     if config == Augmentation():
         return images, labels
-    rows = share.of(_affine(len(share.whole), config, generator)).to(images.device)
+    rows = _affine(len(images) if share is None else len(share.whole), config, generator)
+    rows = (rows if share is None else share.of(rows)).to(images.device)
     grid = nn.functional.affine_grid(rows, list(images.shape), align_corners=False)
     images = nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     if labels.ndim == 1:

@@ -138,6 +138,7 @@ def train(
             if path is not None and processes.is_main and due:
                 save_run(path, identity, losses, parts)
                 saved = time.monotonic()
+    processes.barrier()  # the checkpoint is there when the first process goes on
     return losses
 
 

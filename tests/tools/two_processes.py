@@ -62,23 +62,25 @@ def train(config, run_dir):
     return {"losses": checkpoint["losses"], "sha256": checkpoint["sha256"]}
 
 
-def both(case, folder, config, run_folder, resume=False, killed=""):
-    """Train in two processes. Returns their exit statuses."""
+def both(case, folder, config, run_folder, resume=False, killed="", processes=2):
+    """Train in two processes, or in one. Returns their exit statuses."""
     children = []
-    for rank in range(2):
+    for rank in range(processes):
         child = os.fork()
         if child == 0:
-            _process(case, folder, rank, config, RunDir(run_folder, resume, save_seconds=0.0), killed)
+            run_dir = RunDir(run_folder, resume, save_seconds=0.0)
+            _process(case, folder, rank, config, run_dir, killed, processes)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def _process(case, folder, rank, config, run_dir, killed):
+def _process(case, folder, rank, config, run_dir, killed, processes):
     def progress(step, fraction):
         if rank == 1 and killed and step.startswith(f"{killed}: loss") and fraction * STEPS >= KILLED_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    dist.init_process_group("gloo", init_method=f"file://{folder}/{case}.store", rank=rank, world_size=2)
+    if processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/{case}.store", rank=rank, world_size=2)
     with context_from_torchrun() as context:
         try:
             result = train(config, replace(run_dir, progress=progress, processes=context))
@@ -91,9 +93,12 @@ def _process(case, folder, rank, config, run_dir, killed):
 def main(folder):
     """Every case; their exit statuses go to FOLDER/statuses.json."""
     statuses = {stage: both(stage, folder, settings(stage), folder / f"work-{stage}", killed=stage) for stage in STAGES}
-    finetune = settings("finetune")
+    for stage in STAGES:
+        for case, processes in ((f"one-{stage}", 1), (f"whole-{stage}", 2)):
+            statuses[case] = both(case, folder, settings(stage), folder / f"work-{case}", processes=processes)
+    backbone, finetune = settings("backbone"), settings("finetune")
+    statuses["alone"] = both("alone", folder, backbone, folder / "work-backbone", resume=True, processes=1)
     statuses["resumed"] = both("resumed", folder, finetune, folder / "work-finetune", resume=True)
-    statuses["whole"] = both("whole", folder, finetune, folder / "work-whole")
     few = replace(finetune, finetune=FineTuning(TrainingPlan(1, batch=2)))
     statuses["few"] = both("few", folder, few, folder / "work-few")
     (folder / "statuses.json").write_text(json.dumps(statuses))

@@ -18,7 +18,6 @@ from tokfilter.cli import cli
 from tokfilter.errors import DataError
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.fit import fit
-from tokfilter.train.loop import RunDir
 from tokfilter.train.run_checkpoint import load_plain
 from tokfilter.vit.bundle import load_bundle
 
@@ -68,10 +67,18 @@ def farthest(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["backbone", "filter", "finetune"])
-def test_two_processes_have_the_losses_of_one(runs, stage):
-    one, two = (load_plain(runs[0] / f"{name}.pt.work" / f"{stage}.checkpoint.pt") for name in ("one", "two"))
-    assert farthest(one["losses"], two["losses"]) < 1e-5 and len(one["losses"]) == 5
+@pytest.mark.parametrize(("stage", "tolerance"), [("backbone", 1e-5), ("filter", 1e-2), ("finetune", 1e-2)])
+def test_two_processes_of_torchrun_have_the_losses_of_one(runs, stage, tolerance):
+    """Later stages begin with weights and labels that differ by rounding; the next test compares them from the same."""
+    one, two = (load_plain(runs[0] / f"{name}.pt.work" / f"{stage}.checkpoint.pt")["losses"] for name in ("one", "two"))
+    assert farthest(one, two) < tolerance and len(one) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", two_processes.STAGES)
+def test_two_processes_have_the_losses_of_one(cases, stage):
+    assert farthest(said(cases, f"whole-{stage}")["losses"], said(cases, f"one-{stage}")["losses"]) < 1e-5
+    assert said(cases, f"whole-{stage}") == said(cases, f"whole-{stage}", rank=1)
 
 
 @pytest.mark.slow
@@ -97,18 +104,13 @@ def test_a_process_that_is_killed_ends_the_other_with_a_sentence(cases, stage):
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_as_undisturbed(cases):
-    assert said(cases, "resumed") == said(cases, "whole") == said(cases, "whole", rank=1)
-    assert len(said(cases, "whole")["losses"]) == two_processes.STEPS
+    assert said(cases, "resumed") == said(cases, "whole-finetune")
+    assert len(said(cases, "resumed")["losses"]) == two_processes.STEPS
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_were_killed(cases, tmp_path):
-    config, folder = two_processes.settings("filter"), cases / "work-filter"
-    done = load_plain(folder / "filter.checkpoint.pt")["losses"]
-    assert 2 <= len(done) < two_processes.STEPS
-    resumed = two_processes.train(config, RunDir(folder, resume=True))["losses"]
-    assert resumed[: len(done)] == done
-    assert farthest(resumed, two_processes.train(config, RunDir(tmp_path))["losses"]) < 1e-5
+def test_one_process_goes_on_where_two_were_killed(cases):
+    assert farthest(said(cases, "alone")["losses"], said(cases, "one-backbone")["losses"]) < 1e-5
 
 
 @pytest.mark.slow
