@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tokfilter.errors import DataError
 from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.labels import LabelConfig
-from tokfilter.train.loop import RunDir, TrainingPlan, train
+from tokfilter.train.loop import RunDir, TrainingPlan, loss_metrics, train
 from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import TokenFilter
@@ -66,7 +66,7 @@ def train_filter(
     def loss(batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             tokens = model.embed(dataset.normalised(batch.images, device))
-        scores = model.scorer(tokens[:, model.prefix_tokens :].clone())
+        scores = model.scorer(tokens[:, model.prefix_tokens :].clone()).float()
         target = targets[batch.positions].to(device)
         if config.objective == "ranking":
             return ranking_loss(scores, target, targets[share.whole].to(device)) / share.fraction
@@ -74,12 +74,13 @@ def train_filter(
             return F.mse_loss(scores, target)
         return F.binary_cross_entropy_with_logits(scores, target, pos_weight=_balance(targets).to(device))
 
-    identity = f"{dataset.images.digest()} {asdict(config)} {rho} {float(delta.double().sum())}"
+    settings = {**asdict(config), "plan": config.plan.identity()}
+    identity = f"{dataset.images.digest()} {settings} {rho} {float(delta.double().sum())}"
     losses = train("filter", _trainable(model.scorer), dataset, loss, config.plan, seed, identity, run_dir)
     if isinstance(model.scorer, TokenFilter):
         model.scorer.trained = True
     important = float((delta > rho).float().mean())
-    return {"rho": rho, "important": important, "first_loss": losses[0], "last_loss": _tail(losses)}
+    return {"rho": rho, "important": important, **loss_metrics(losses)}
 
 
 def ranking_loss(scores: Tensor, delta: Tensor, whole: Tensor | None = None) -> Tensor:
@@ -118,9 +119,3 @@ def _balance(targets: Tensor) -> Tensor:
 
 def _trainable(scorer: nn.Module) -> nn.Module:
     return scorer.requires_grad_(True).train()
-
-
-def _tail(losses: list[float]) -> float:
-    """Mean of the last tenth of the steps; a single step's loss is too noisy."""
-    last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last)

@@ -17,7 +17,7 @@ from tokfilter.train.augmentation import Augmentation, augmented
 from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.distillation import check_losses, feature_distance, final_features, token_cuts
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
-from tokfilter.train.loop import RunDir, TrainingPlan, train
+from tokfilter.train.loop import RunDir, TrainingPlan, loss_metrics, train
 from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.reducers.in_block import InBlockReducer
@@ -86,7 +86,8 @@ class FineTuning:
         What earlier versions did not have is left out at its default, so that their checkpoints stay valid.
         """
         later = {"loss": CROSS_ENTROPY, "token_cut": 0.0, "distill_features": 0.0}
-        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        fields = {**asdict(self), "plan": self.plan.identity()}
+        return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
 
 def initialise(backbone: Any, seed: int) -> None:
@@ -150,7 +151,7 @@ def _run(
         sizes = share.group_sizes(len(keeps))  # fewer images than budgets make fewer parts
         parts = zip(images.split_with_sizes(sizes), keeps, strict=False)
         with token_cuts(model, config.token_cut > 0) as cuts, final_features(model, distils_features) as features:
-            logits = torch.cat([model(part, keep) for part, keep in parts if len(part)])
+            logits = torch.cat([model(part, keep) for part, keep in parts if len(part)]).float()
         full: Tensor | None = None
         if teacher is not None and config.needs_teacher:
             with torch.no_grad(), final_features(teacher, distils_features) as targets:
@@ -171,8 +172,7 @@ def _run(
     model.train()
     losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
     model.eval()
-    last = losses[-max(1, len(losses) // 10) :]
-    return {"first_loss": losses[0], "last_loss": sum(last) / len(last), "steps": len(losses)}
+    return {**loss_metrics(losses), "steps": len(losses)}
 
 
 def _reducer_text(model: Any) -> str:

@@ -5,18 +5,21 @@ losses of the steps that are done, and no generator state.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import torch
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from tokfilter.errors import DataError
 from tokfilter.train.data import Progress, quiet
 from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
@@ -24,7 +27,23 @@ from tokfilter.train.run_checkpoint import restored, save_run
 from tokfilter.train.share import Share, check_divisible, shares_of_step
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["RunDir", "TrainingPlan", "batch_plan", "generator_from", "identity_text", "train"]
+__all__ = [
+    "Precision",
+    "RunDir",
+    "TrainingPlan",
+    "batch_plan",
+    "generator_from",
+    "identity_text",
+    "loss_metrics",
+    "train",
+]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_SKIPPED_IN_A_ROW: Final = 25
+"""Steps without finite gradients that end a training; the scale of fp16 has then fallen from 65536 to 1 / 512."""
 
 StepLoss = Callable[[Batch, Share, torch.Generator], Tensor]
 """(the share's images, the share, the step's random generator) -> mean loss over the share's images, a scalar."""
@@ -38,6 +57,9 @@ class TrainingPlan:
     lr, weight_decay: of AdamW; norms and biases do not decay
     warmup: fraction of the steps in which the learning rate rises
     clip: largest gradient norm
+    precision: of the forward passes, by torch's autocast; weights and losses stay in fp32, fp16 scales its gradients
+    accumulate: passes that divide a process's images of a step, for less memory; the gradients are the same
+    ema: decay of a mean of the weights over the steps (timm's ModelEmaV3), which the stage ends with; 0: none
     """
 
     steps: int
@@ -46,6 +68,21 @@ class TrainingPlan:
     weight_decay: float = 0.05
     warmup: float = 0.05
     clip: float = 1.0
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise DataError(f"the precision is one of {', '.join(get_args(Precision))}, got {self.precision!r}.")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings as they enter the identity of a checkpoint; those of earlier versions stay valid."""
+        fields = asdict(self)
+        for name in ("precision", "accumulate", "ema"):
+            if fields[name] == TrainingPlan.__dataclass_fields__[name].default:
+                del fields[name]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -107,14 +144,18 @@ def train(
     Returns the loss of every step. Raises DataError, KeyboardInterrupt (the last checkpoint stays).
     """
     processes = run_dir.processes
-    check_divisible(min(plan.batch, len(dataset)), processes.size, 1)
+    check_divisible(min(plan.batch, len(dataset)), processes.size, plan.accumulate)
     optimizer = create_optimizer_v2(module, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
     warmup = int(plan.warmup * plan.steps)
     schedule = CosineLRScheduler(  # timm warns of a cosine of one step; the first of two has the same learning rate
         optimizer, t_initial=max(2, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
     )
     identity = hashlib.sha256(f"{name}\n{identity_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
+    device = next(module.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+    ema = ModelEmaV3(module, plan.ema, use_warmup=True) if plan.ema else None
     path, parts = run_dir.path(name), {"weights": module, "optimizer": optimizer}
+    parts |= ({"scaler": scaler} if plan.precision == "fp16" else {}) | ({} if ema is None else {"ema": ema})
     losses = restored(path, identity, parts) if run_dir.resume and path is not None else []
     processes.check_same(
         f"{identity} {len(losses)}",
@@ -122,24 +163,68 @@ def train(
         "all the same command, and folders that every machine sees.",
     )
     if len(losses) >= plan.steps:
+        _average(module, ema)
         return losses
+    half = _HALVES.get(plan.precision)
     saved, parameters = time.monotonic(), [p for p in module.parameters() if p.requires_grad]
     averaged = processes.averaging(_Step(module, loss), _some_unused(module))
     with torch.random.fork_rng():
         for images in _steps(dataset, plan, len(losses), (seed, name), processes):
             schedule.step_update(len(losses))
             optimizer.zero_grad(set_to_none=True)
-            value = _gradients(averaged, images, (seed, name), len(losses), processes)
-            nn.utils.clip_grad_norm_(parameters, plan.clip)
-            optimizer.step()
-            losses.append(value)
+            with nullcontext() if half is None else torch.autocast(device.type, half):
+                value = _gradients(averaged, images, (seed, name), len(losses), processes, scaler)
+            scaler.unscale_(optimizer)
+            norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip))
+            finite = math.isfinite(norm) and math.isfinite(value)  # the same in all processes
+            if finite:
+                scaler.step(optimizer)
+            scaler.update()
+            losses.append(value if finite else math.nan)
+            if not finite:
+                _check_skipped(name, losses)
+            elif ema is not None:
+                ema.update(module, step=len(losses))
             run_dir.progress(f"{name}: loss {value:.3f}", len(losses) / plan.steps)
             due = time.monotonic() - saved >= run_dir.save_seconds or len(losses) == plan.steps
             if path is not None and processes.is_main and due:
                 save_run(path, identity, losses, parts)
                 saved = time.monotonic()
     processes.barrier()  # the checkpoint is there when the first process goes on
+    _average(module, ema)
     return losses
+
+
+def loss_metrics(losses: list[float]) -> dict[str, Any]:
+    """First loss, mean of the last tenth (one step's is too noisy), and how many steps were skipped, if any.
+
+    Raises DataError when all were skipped.
+    """
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        raise DataError(f"none of {len(losses)} steps had finite gradients. {_REMEDY}")
+    last = finite[-max(1, len(finite) // 10) :]
+    skipped = len(losses) - len(finite)
+    return {
+        "first_loss": finite[0],
+        "last_loss": sum(last) / len(last),
+        **({"skipped_steps": skipped} if skipped else {}),
+    }
+
+
+_REMEDY: Final = "Lower the learning rate, or take precision bf16 or fp32; and check the images and labels for NaN."
+
+
+def _check_skipped(name: str, losses: list[float]) -> None:
+    last = losses[-_SKIPPED_IN_A_ROW:]
+    if len(last) == _SKIPPED_IN_A_ROW and not any(math.isfinite(loss) for loss in last):
+        raise DataError(f"{name}: {len(last)} steps in a row had no finite gradients and were skipped. {_REMEDY}")
+
+
+def _average(module: nn.Module, ema: ModelEmaV3 | None) -> None:
+    """Give a module the mean of its weights."""
+    if ema is not None:
+        module.load_state_dict(ema.module.state_dict())
 
 
 def _some_unused(module: nn.Module) -> bool:
@@ -173,9 +258,15 @@ def _steps(
     while start < plan.steps:
         stop = min(plan.steps, (start // per_epoch + 1) * per_epoch)
         wholes = batch_plan(len(dataset), plan.batch, start, stop, *seed)
-        shares = [share for whole in wholes for share in shares_of_step(whole, processes.size, [processes.rank])]
+        mine = range(processes.rank * plan.accumulate, (processes.rank + 1) * plan.accumulate)
+        total = processes.size * plan.accumulate
+        shares = [share for whole in wholes for share in shares_of_step(whole, total, mine)]
+        passes = []
         for batch, share in zip(dataset.batches([share.positions for share in shares]), shares, strict=True):
-            yield [(batch, share)]
+            passes.append((batch, share))
+            if len(passes) == plan.accumulate:
+                yield passes
+                passes = []
         start = stop
 
 
@@ -185,6 +276,7 @@ def _gradients(
     seed: tuple[int, str],
     step: int,
     processes: DistContext,
+    scaler: torch.amp.GradScaler,
 ) -> float:
     """Gradients of a step's mean loss. Returns that loss."""
     total = 0.0
@@ -194,11 +286,11 @@ def _gradients(
         last = done == len(images) or processes.size == 1
         with processes.waiting(), nullcontext() if last else averaged.no_sync():
             value = averaged(batch, share, generator_from(*seed, "step", step)) * share.fraction
-            torch.autograd.backward(value * processes.size)  # torch averages over the processes
+            torch.autograd.backward(scaler.scale(value * processes.size))  # torch averages over the processes
         total += value.item()
     return float(processes.sum(torch.tensor(total, dtype=torch.float64)))
 
 
 def identity_text(plan: TrainingPlan) -> str:
     """The plan as it enters the identity of a checkpoint; kept, so that checkpoints of earlier versions stay valid."""
-    return f"Plan({', '.join(f'{name}={value!r}' for name, value in asdict(plan).items())})"
+    return f"Plan({', '.join(f'{name}={value!r}' for name, value in plan.identity().items())})"

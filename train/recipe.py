@@ -17,7 +17,7 @@ from tokfilter.train.filter_training import FilterTraining, Objective
 from tokfilter.train.finetune import FineTuning
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName
 from tokfilter.train.labels import LabelConfig, LabelMethod, LabelPrecision
-from tokfilter.train.loop import TrainingPlan
+from tokfilter.train.loop import Precision, TrainingPlan
 from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
 from tokfilter.train.token_sets import Grouping, GroupShape
 
@@ -89,11 +89,19 @@ class StageSettings:
         default=0.05, metadata=_about("fraction of the steps in which the learning rate rises", "[0, 1)")
     )
     clip: float = field(default=1.0, metadata=_about("largest gradient norm", "(0, inf)"))
+    precision: Precision = field(default="fp32", metadata=_about("of the forward passes; weights stay in fp32"))
+    accumulate: int = field(
+        default=1, metadata=_about("passes that divide a process's images of a step, for less memory", "[1, 65536]")
+    )
+    ema: float = field(
+        default=0.0, metadata=_about("decay of a mean of the weights, which the stage ends with; 0: none", "[0, 1)")
+    )
 
     def plan(self, images: int) -> TrainingPlan:
         """The stage in optimiser steps for that number of training images."""
         steps = max(1, round(self.epochs * max(1, images // self.batch)))
-        return TrainingPlan(steps, self.batch, self.lr, self.weight_decay, self.warmup, self.clip)
+        fields = ("batch", "lr", "weight_decay", "warmup", "clip", "precision", "accumulate", "ema")
+        return TrainingPlan(steps, **{name: getattr(self, name) for name in fields})
 
 
 @dataclass(frozen=True)
