@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tokfilter.artifacts.files import atomic_path
+from tokfilter.artifacts.files import atomic_path, existing_file
+from tokfilter.artifacts.limits import MAX_FILE
+from tokfilter.errors import DataError
 
 __all__ = ["ModelCache", "cache_folder", "cache_key", "model_cache"]
 
@@ -41,13 +43,15 @@ class ModelCache:
             return None
         path = self.folder / f"{key}{_SUFFIX}"
         try:
-            content = path.read_bytes()
+            if not path.exists():
+                return None
+            content = existing_file(path, "a compiled model").read_bytes() if path.stat().st_size <= MAX_FILE else b""
             digest, blob = content[:_DIGEST], content[_DIGEST:]
             if hashlib.sha256(blob).digest() != digest:
                 path.unlink(missing_ok=True)
                 return None
             os.utime(path)
-        except OSError:
+        except (DataError, OSError):  # a pipe, a folder, a file of holes
             return None
         return blob
 

@@ -4,7 +4,9 @@ A CPU with bf16 runs fp32 graphs in bf16 unless it is told not to, and one witho
 given, refused where OpenVINO does not list it for this CPU, and read back from the compiled model.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -70,7 +72,8 @@ class OpenVinoOptions:
 def imported_openvino() -> Any:
     """The package. Raises MissingDependencyError where it is absent or older than 2025.0."""
     try:
-        import openvino
+        with _no_telemetry():
+            import openvino
     except ImportError as error:
         raise MissingDependencyError(f"OpenVINO is not installed: {install_hint('openvino')}.") from error
     text = str(getattr(openvino, "__version__", ""))
@@ -82,6 +85,23 @@ def imported_openvino() -> Any:
             f"{install_hint('openvino')} --upgrade."
         )
     return openvino
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """OpenVINO does without its package openvino_telemetry where that is not installed; here it finds none.
+
+    With it ``import openvino`` writes an identifier of the user to ~/intel and sends an event to its makers.
+    """
+    name = "openvino_telemetry"
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # the import system takes it for "there is none"
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
 
 
 def compile_properties(options: OpenVinoOptions) -> dict[str, Any]:

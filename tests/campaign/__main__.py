@@ -1,5 +1,6 @@
 """The campaign: hostile input for every reader, kills, hostile load. ``make campaign``; docs/reliability.md."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tools")]
 
 from hostile import requests  # noqa: E402
+from hostile.actions import NATIVE  # noqa: E402
 from hostile.document import Figures, Findings, document  # noqa: E402
 from hostile.fuzz import Fuzzer  # noqa: E402
 from hostile.kills import WRITERS, Killer  # noqa: E402
@@ -51,6 +53,8 @@ def main(minutes, seed, inputs, jobs, part, only, case, output):
         shutil.rmtree(material, ignore_errors=True)
         click.echo("writing the files to start from (two minutes)", err=True)
         write_material(material)
+    programs = sorted((ROOT / "build" / "runtime-cpp").glob("sanitized-*/c_client"))
+    os.environ[NATIVE] = str(programs[-1].parent) if programs else ""
     server, begin = Server(), time.monotonic()
     try:
         if case is not None:
@@ -71,7 +75,7 @@ class Run:
 
     def __init__(self, server, material, seed, minutes, parts, only, jobs):
         self.server, self.material, self.seed, self.parts, self.jobs = server, material, seed, parts, jobs
-        self.readers = [BY_NAME[only]] if only else list(READERS)
+        self.readers = [BY_NAME[only]] if only else [reader for reader in READERS if _is_possible(reader, material)]
         share = sum(SHARES[name] for name in parts)
         self.seconds = {name: 60 * minutes * SHARES[name] / share for name in parts}
         self.figures = {reader.name: Figures(reader.name) for reader in self.readers}
@@ -175,6 +179,16 @@ class Run:
         self.findings.add(name, number, argv, what, done, judged)
         if judged.faults:
             _say(f"{name} {number}: {', '.join(judged.faults)}: {argv[0]}: {what!r:.150}\n{judged.tail[-400:]}")
+
+
+def _is_possible(reader, material):
+    """Whether the material has its files: some need packages that are not installed. Says so where not."""
+    missing = [name for name in reader.files if not (material / name).exists()]
+    if reader.action == "native" and not os.environ[NATIVE]:
+        missing.append("programs of the C++ library's tests: run pytest tests/runtime/cpp")
+    if missing:
+        _say(f"{reader.name} is left out: no {', '.join(missing)}")
+    return not missing
 
 
 class _Nothing:

@@ -24,6 +24,24 @@ def test_a_damaged_file_counts_as_absent_and_is_removed(tmp_path, change):
     assert not file.exists()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "hole", "hole of any size", "folder", "loop"])
+def test_what_is_no_file_counts_as_absent_and_is_not_read(tmp_path, kind):
+    """A pipe would wait for a writer, a hole take memory."""
+    cache, file = ModelCache(tmp_path), tmp_path / "key.blob"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "loop":
+        file.symlink_to(file)
+    else:
+        file.touch()
+        os.truncate(file, 1 << (32 if kind == "hole" else 42))
+    assert cache.read("key") is None
+    assert cache.write("key", b"x") == (kind != "folder")
+    assert cache.read("key") == (None if kind == "folder" else b"x")
+
+
 def test_the_least_recently_used_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(openvino_cache, "_MOST_BYTES", 3 * 42)
     cache = ModelCache(tmp_path)

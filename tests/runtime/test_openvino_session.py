@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,20 @@ def capabilities():
 
 def needs(capability):
     return pytest.mark.skipif(capability not in capabilities(), reason=f"OpenVINO lists no {capability} for this CPU")
+
+
+def test_importing_openvino_sends_nothing_and_leaves_nothing_in_the_home_folder(tmp_path):
+    """Its package for telemetry writes an identifier to ~/intel, and sends an event, when openvino is imported."""
+    program = (
+        "import sys; calls = []; sys.addaudithook(lambda event, _: calls.append(event)); "
+        "from tokfilter.runtime.openvino_engine import imported_openvino; imported_openvino().Core(); "
+        "assert not [one for one in calls if one.startswith('socket.')], calls; "
+        "assert 'openvino_telemetry' not in sys.modules"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)} | {"CI": "", "TF_BUILD": "", "JENKINS_URL": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])

@@ -11,6 +11,8 @@ TOOLS = ("ssh-keygen",)
 """What commands start on purpose; tune also starts its worker."""
 WORKER = "tokfilter.runtime.comparison.worker"
 MARK = "campaign-audit: "
+NATIVE = "CAMPAIGN_NATIVE"
+"""Environment variable: the folder with the programs of the C++ library's tests."""
 
 
 def nothing(argv):
@@ -25,6 +27,16 @@ def command(argv):
     sys.argv = ["tokfilter", *argv]
     cli.main(args=argv, prog_name="tokfilter")
     return 0
+
+
+def native(argv):
+    """A program of the C++ library's tests, which are built with sanitizers; what they find ends it by a signal."""
+    os.environ.update(
+        ASAN_OPTIONS="abort_on_error=1:detect_leaks=0:hard_rss_limit_mb=3000:allocator_may_return_null=1",
+        UBSAN_OPTIONS="abort_on_error=1:print_stacktrace=1",
+    )
+    os.dup2(os.open("made/output", os.O_WRONLY | os.O_CREAT, 0o600), 1)  # pixels, or a sentence
+    os.execv(Path(os.environ[NATIVE]) / argv[0], argv)
 
 
 def watch(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from hostile import places
-from hostile.readers import DAMAGE, JSON, NPZ, ONNX, SAFETENSORS, TARGET, ZIP, Reader
+from hostile.reader import DAMAGE, JSON, NPZ, ONNX, SAFETENSORS, TARGET, ZIP, Reader
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def _fitting(reader, path, rng):
 def sum_again(path: Path) -> None:
     """Write the file's size and SHA-256 into the manifest beside it."""
     manifest = path.with_name("manifest.json")
+    if path == manifest:
+        return
     data, content = json.loads(manifest.read_text()), path.read_bytes()
     for entry in data["files"]:
         if entry["path"] == path.name:

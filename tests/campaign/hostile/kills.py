@@ -7,7 +7,8 @@ from pathlib import Path
 from random import Random
 
 from hostile.fuzz import CASE, HOME
-from hostile.readers import LABEL, MODEL, TARGET, TRAIN
+from hostile.material import TRAIN
+from hostile.reader import LABEL, MODEL, TARGET
 
 
 @dataclass(frozen=True)

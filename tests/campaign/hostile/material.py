@@ -1,16 +1,21 @@
 """The files before they are damaged: written once for each run, by the package itself, from tiny models."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import warnings
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 ARCH = ["--arch", "vit_tiny_patch16_224"]
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -35,9 +40,9 @@ def write_material(folder: Path) -> None:
     weights = {name: value.clone() for name, value in weights.items()}
     torch.save(weights, folder / "weights.pth")
     torch.save(weights, folder / "legacy.pth", _use_new_zipfile_serialization=False)
-    _timm_folder(folder / "timm", weights)
+    save_file(weights, folder / "weights.safetensors")
+    _timm_folder(folder / "timm")
     _transformers_folder(folder / "hf")
-    shutil.copy(folder / "timm" / "model.safetensors", folder / "weights.safetensors")
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
     cli(folder, "label", "data", "weights.pth", *ARCH, *ARGS, "-o", "labels", "--shard", "4")
     cli(folder, "train", "data", "-o", "trained.pt", "--checkpoint", "weights.pth", *ARCH, *ARGS, *TRAIN,
@@ -50,13 +55,18 @@ def write_material(folder: Path) -> None:
     cli(folder, "export", "model.pt", "-o", "nodes", "--plugin-graphs", "--no-verify")
     _foreign_graph(folder / "foreign.onnx")
     _signature(folder)
+    _reducers(folder)
+    _masks(folder)
+    _optional(folder)
+    (folder / "token").write_text("0123456789abcdef" * 4)
+    _plan_directory(folder / "engine")
     (folder / "done").touch()
 
 
-def cli(folder, *argv):
+def cli(folder, *argv, **environment):
     """Standard output of a command that succeeds."""
     command = [sys.executable, "-m", "tokfilter.cli", *argv]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode:
         raise RuntimeError(f"{argv}: {done.stderr[-2000:]}")
     return done.stdout
@@ -66,9 +76,12 @@ def _images(folder):
     random = np.random.default_rng(0)
     for name in NAMES:
         (folder / "data" / name).mkdir(parents=True)
-        for i in range(2):
-            pixels = random.integers(0, 256, (40, 36, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "data" / name / f"{i}.png")
+        (folder / "calibration" / name).mkdir(parents=True)
+        for i in range(12):  # calibration takes 32 or more
+            pixels = Image.fromarray(random.integers(0, 256, (40, 36, 3), dtype=np.uint8))
+            pixels.save(folder / "calibration" / name / f"{i}.png")
+            if i < 2:
+                pixels.save(folder / "data" / name / f"{i}.png")
     photo = Image.fromarray(random.integers(0, 256, (70, 50, 3), dtype=np.uint8))
     (folder / "images").mkdir()
     for form in ("png", "jpg", "webp", "tiff", "bmp", "gif", "ppm"):
@@ -83,19 +96,20 @@ def _images(folder):
         archive.add(folder / "data", arcname="data")
 
 
-def _timm_folder(folder, weights):
-    from safetensors.torch import save_file
-
+def _timm_folder(folder):
+    """Patches of 16 pixels: at 224, which is the model's size where the configuration has none, labels take a second."""
     folder.mkdir()
+    shape = {**SHAPE, "patch_size": 16}
     config = {
         "architecture": "vit_tiny_patch16_224",
         "num_classes": 5,
         "label_names": NAMES,
-        "model_args": {name: value for name, value in SHAPE.items() if name not in ("num_classes", "img_size")},
+        "model_args": {name: value for name, value in shape.items() if name not in ("num_classes", "img_size")},
         "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 32, 32]},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(weights, folder / "model.safetensors")
+    torch.manual_seed(0)
+    save_file(timm.create_model("vit_tiny_patch16_224", **shape).state_dict(), folder / "model.safetensors")
 
 
 def _transformers_folder(folder):
@@ -118,6 +132,59 @@ def _foreign_graph(path):
         torch.onnx.export(
             model, (example,), path, opset_version=17, input_names=["x"], dynamo=False, dynamic_axes={"x": {0: "n"}}
         )
+
+
+def _reducers(folder):
+    """A bundle of each reducer that acts within the blocks, with its settings, and one's export."""
+    from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
+    from tokfilter.vit.bundle import save_bundle
+    from tokfilter.vit.patch import patch
+
+    for name in sorted(set(REDUCERS) - {"filter"}):
+        torch.manual_seed(0)
+        model = patch(timm.create_model("vit_tiny_patch16_224", **SHAPE).eval(), 0.7,
+                      reducer=ReducerConfig(name, {"stages": (1, 2)}))  # fmt: skip
+        (folder / "reducers").mkdir(exist_ok=True)
+        save_bundle(model, folder / "reducers" / f"{name}.pt", class_names=NAMES)
+    cli(folder, "export", "reducers/evit.pt", "-o", "reduced")
+
+
+def _masks(folder):
+    from small_models import small_mask_model
+
+    from tokfilter.vit.bundle import save_bundle
+
+    save_bundle(small_mask_model(), folder / "masks.pt", class_names=["sky", "sea", "sand"])
+    cli(folder, "export", "masks.pt", "-o", "segmented")
+
+
+def _optional(folder):
+    """What needs more packages: a compiled model in OpenVINO's cache, engines, ONNX Runtime Web."""
+    from tokfilter.benchmarks.page.onnxruntime_web import fetched_package
+    from tokfilter.errors import MissingDependencyError
+
+    if find_spec("openvino"):
+        predict = ("predict", "out", "images/photo.png", "--runtime", "openvino")
+        cli(folder, *predict, XDG_CACHE_HOME=str(folder / "cache"))
+    if find_spec("tensorrt_rtx"):
+        cli(folder, "export", "model.pt", "-o", "engines", "--rtx", "--no-verify")
+    with suppress(MissingDependencyError):
+        shutil.copy(fetched_package(), folder / "ort.tgz")
+
+
+def _plan_directory(folder):
+    """An export for the C++ library over the tests' fake TensorRT: its plan is JSON."""
+    from tokfilter.artifacts.manifest import NAME, Manifest, ModelCard, entry_from_file
+
+    folder.mkdir()
+    plan = {"size": [8, 6], "classes": 5, "patches": 12, "profiles": [{"batch": [1, 2, 4], "budget": [2, 6, 12]}]}
+    (folder / "model.plan").write_text(json.dumps(plan))
+    details = {"batch_range": (1, 2, 4), "budget_range": (2, 6, 12), "precision": "fp32", "runtime": "tensorrt"}
+    entry = entry_from_file(folder, "model.plan", "filtered", **details)
+    fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    card = ModelCard("vit", (3, 8, 6), 12, 1, 5, NAMES, 6, {"full": 1}, fields)
+    manifest = Manifest(card, [entry], {"name": "model.pt", "sha256": "0" * 64}, 18, {}, {}, "2026-01-01")
+    (folder / NAME).write_text(manifest.text())
 
 
 def _signature(folder):

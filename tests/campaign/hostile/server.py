@@ -156,14 +156,14 @@ def _child(asked):
         os.dup2(log, 2)
         limit = int(CPU_S + 20)
         for kind, value in (
-            (resource.RLIMIT_AS, ADDRESS_SPACE + _address_space()),
             (resource.RLIMIT_FSIZE, FILE_BYTES),
             (resource.RLIMIT_CPU, limit),
             (resource.RLIMIT_CORE, 0),
+            *([(resource.RLIMIT_AS, ADDRESS_SPACE + _address_space())] * (asked["action"] != "native")),
         ):
-            resource.setrlimit(kind, (value, value))
+            resource.setrlimit(kind, (value, value))  # address sanitizer takes 16 TB of addresses
         home = asked["home"]
-        os.environ.update(HOME=home, TMPDIR=f"{home}/tmp", XDG_CACHE_HOME=f"{home}/cache", COLUMNS="200")
+        os.environ.update(HOME=home, TMPDIR=f"{home}/tmp", XDG_CACHE_HOME=_cache(asked), COLUMNS="200")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{home}/cache/inductor"
         os.chdir(asked["cwd"])
         import tempfile
@@ -184,6 +184,12 @@ def _child(asked):
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code or 0)
+
+
+def _cache(asked):
+    """The case's own folder ``cache``, where it has one."""
+    own = Path(asked["cwd"]) / "cache"
+    return str(own if own.is_dir() else Path(asked["home"]) / "cache")
 
 
 def _address_space():

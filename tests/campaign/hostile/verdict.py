@@ -10,7 +10,8 @@ from hostile.actions import MARK
 from hostile.server import CPU_S, Done
 
 FAULTS = ("crash", "hang", "memory", "traceback", "unexpected", "outside", "executed", "escape", "leftover", "altered")
-"""crash: ended by a signal; hang: more than 10 s of processor time beyond the baseline, or 60 s of wall time; memory:
+"""crash: ended by a signal; hang: more than 10 s of processor time beyond what the same command takes with the
+unchanged files, or 60 s of wall time; memory:
 more than 1 GB beyond the baseline; unexpected: the sentence for exceptions that nobody foresaw; outside: a change
 outside the target; executed: a payload's file or a program; escape: a control character of a terminal; leftover: a file
 under a temporary name; altered: damage that a sum should show, taken as something else."""

@@ -1,0 +1,138 @@
+"""Classes of files beside models: images, archives, recipes, documents, caches; and the C++ library's readers."""
+
+from hostile.reader import DAMAGE, JSON, LABEL, MODEL, PICTURE, PNG, TAR, TARGET, TOML, Reader
+
+BRIEF = ("--duration", "0.05", "--model-batches", "")
+"""Options of tune: it is read, not measured."""
+
+DATA_READERS = (
+    Reader(
+        "class map",
+        ("classes.txt", "weights.pth", "data"),
+        ("classes.txt",),
+        (DAMAGE,),
+        (("label", "data", "weights.pth", *MODEL, *LABEL, "--class-map", "classes.txt"),),
+        weight=2,
+    ),
+    Reader(
+        "recipe",
+        ("recipe.toml",),
+        ("recipe.toml",),
+        (TOML,),
+        (("train", "--print-recipe", "--recipe", "recipe.toml"),),
+        weight=4,
+    ),
+    Reader(
+        "images",
+        ("model.pt", "out", "images"),
+        ("images/*",),
+        (PICTURE, PICTURE),
+        (
+            ("predict", "model.pt", "CHANGED", "--json"),
+            ("predict", "out", "CHANGED", "--json", "-o", f"{TARGET}/kept.png"),
+        ),
+        weight=14,
+    ),
+    Reader(
+        "data folders",
+        ("model.pt", "data"),
+        ("data/*/*.png",),
+        (PICTURE,),
+        (
+            ("eval", "model.pt", "data", "--keep", "0.5"),
+            ("label", "data", "model.pt", *LABEL),
+            ("report", "--bundle", "model.pt", "--images", "data", "-o", f"{TARGET}/report.html"),
+        ),
+        weight=4,
+    ),
+    Reader(
+        "tar archives",
+        ("model.pt", "data.tar"),
+        ("data.tar",),
+        (TAR, TAR),
+        (("label", "data.tar", "model.pt", *LABEL), ("eval", "model.pt", "data.tar", "--keep", "0.5")),
+        weight=7,
+    ),
+    Reader(
+        "measured documents",
+        ("accuracy.json", "bench.json", "out"),
+        ("accuracy.json", "bench.json"),
+        (JSON,),
+        (("report", "--accuracy", "accuracy.json", "--bench", "bench.json", "-o", f"{TARGET}/report.html"),),
+        weight=5,
+    ),
+    Reader(
+        "tune's accuracy",
+        ("accuracy.json", "out"),
+        ("accuracy.json",),
+        (JSON,),
+        (("tune", "out", "--max-drop", "50", "--accuracy", "accuracy.json", *BRIEF),),
+        weight=1,
+        writes=("out",),
+    ),
+    Reader(
+        "calibration images",
+        ("model.pt", "calibration"),
+        ("calibration/*/*.png",),
+        (PICTURE,),
+        (
+            (
+                "export",
+                "model.pt",
+                "-o",
+                f"{TARGET}/int8",
+                "--precision",
+                "int8",
+                "--calibrate",
+                "calibration",
+                "--max-drop",
+                "100",
+            ),
+        ),
+        weight=1,
+    ),
+    Reader(
+        "token file",
+        ("out", "token"),
+        ("token",),
+        (DAMAGE,),
+        (("serve", "out", "--token-file", "token", "--runtime", "tensorrt"),),
+        weight=2,
+    ),
+    Reader(
+        "page and ONNX Runtime Web",
+        ("out", "ort.tgz"),
+        ("ort.tgz", "out/manifest.json", "out/model.onnx"),
+        (DAMAGE,),
+        (("page", "out", "-o", f"{TARGET}/page", "--onnxruntime-web", "ort.tgz"),),
+        weight=3,
+    ),
+    Reader(
+        "OpenVINO's cache",
+        ("out", "cache", PNG),
+        ("cache/tokfilter/openvino/*",),
+        (DAMAGE,),
+        (("predict", "out", PNG, "--json", "--runtime", "openvino"),),
+        sums=True,
+        weight=2,
+        writes=("cache",),
+    ),
+    Reader(
+        "C++ library: directory",
+        ("engine",),
+        ("engine/manifest.json", "engine/manifest.json", "engine/model.plan"),
+        (DAMAGE,),
+        (("c_client", "engine"),),
+        weight=10,
+        action="native",
+    ),
+    Reader(
+        "C++ library: images",
+        ("images",),
+        ("images/*.jpg", "images/*.png"),
+        (PICTURE, PICTURE),
+        (("pixels", "decode", "CHANGED", "24000000"),),
+        weight=4,
+        action="native",
+    ),
+)
