@@ -82,6 +82,8 @@ class Run:
         self.figures[requests.NAME] = Figures(requests.NAME)
         self.killer = Killer(server, material, WORK / "kills", seed)
         self.findings, self.service = Findings(), {}
+        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        self.revision = revision.stdout.strip()  # of what is imported now, whatever is committed meanwhile
 
     @property
     def classes(self):
@@ -102,10 +104,9 @@ class Run:
 
     def document(self, minutes):
         """The figures so far."""
-        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         killed = [one for one in self.killer.results.values() if one.kills + one.finished]
         figures = (self.classes, killed, self.service, self.findings, self.server.baseline)
-        return document(self.seed, minutes, *figures, revision.stdout.strip())
+        return document(self.seed, minutes, *figures, self.revision)
 
     def _attack(self):
         self.service = document_from_abuse(self.material / "out", pairs=2, window=5, seconds=60)["goals"]

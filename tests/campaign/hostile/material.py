@@ -97,7 +97,7 @@ def _images(folder):
 
 
 def _timm_folder(folder):
-    """Patches of 16 pixels: at 224, which is the model's size where the configuration has none, labels take a second."""
+    """Patches of 16 pixels: at 224, the size where the configuration has none, labels take a second."""
     folder.mkdir()
     shape = {**SHAPE, "patch_size": 16}
     config = {
