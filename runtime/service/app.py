@@ -100,12 +100,16 @@ class Service:
                     await tidier
 
     async def _tidy(self) -> None:
-        """Give memory back after each load: the next time that no request is in flight."""
-        seen = 0
+        """Give memory back after each load: the next two times that no request is in flight.
+
+        The second time for what a connection held beyond its request: the rest of a refused body, until it was closed.
+        """
+        seen, again = 0, False
         while True:
             await asyncio.sleep(_TIDY_S)
-            if self.batcher.taken != seen and not self.batcher.admitted:
-                seen = self.batcher.taken
+            new = self.batcher.taken != seen
+            if (new or again) and not self.batcher.admitted:
+                seen, again = self.batcher.taken, new
                 await asyncio.to_thread(give_back_memory)
 
     async def classify(
