@@ -18,6 +18,7 @@ from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.distillation import check_losses, feature_distance, final_features, token_cuts
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, loss_metrics, train
+from tokfilter.train.recompute import Checkpointing, recomputed_blocks
 from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.reducers.in_block import InBlockReducer
@@ -48,6 +49,7 @@ class FineTuning:
         (``image_loss.py``) in place of the labels'
     token_cut: weight of IdleViT's token-cut loss, mean over idle blocks and the budgets that drop tokens; 0: none
     distill_features: weight of the distance from the start model's features with every token; 0: none
+    checkpointing: on keeps the inputs of blocks alone, and runs each block again for its gradients (``recompute.py``)
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=5e-4))
@@ -60,6 +62,7 @@ class FineTuning:
     loss: LossName = CROSS_ENTROPY
     token_cut: float = 0.0
     distill_features: float = 0.0
+    checkpointing: Checkpointing = "off"
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= 1 and self.budgets >= 2):
@@ -85,7 +88,7 @@ class FineTuning:
 
         What earlier versions did not have is left out at its default, so that their checkpoints stay valid.
         """
-        later = {"loss": CROSS_ENTROPY, "token_cut": 0.0, "distill_features": 0.0}
+        later = {"loss": CROSS_ENTROPY, "token_cut": 0.0, "distill_features": 0.0, "checkpointing": "off"}
         fields = {**asdict(self), "plan": self.plan.identity()}
         return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
@@ -170,7 +173,8 @@ def _run(
         return value
 
     model.train()
-    losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
+    with recomputed_blocks(model, config.checkpointing):
+        losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
     model.eval()
     return {**loss_metrics(losses), "steps": len(losses)}
 

@@ -19,6 +19,7 @@ from tokfilter.train.image_loss import CROSS_ENTROPY, LossName
 from tokfilter.train.labels import LabelConfig, LabelMethod, LabelPrecision
 from tokfilter.train.loop import Precision, TrainingPlan
 from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
+from tokfilter.train.recompute import Checkpointing
 from tokfilter.train.token_sets import Grouping, GroupShape
 
 __all__ = ["BUILT_IN", "Recipe", "config_from_recipe"]
@@ -109,6 +110,10 @@ class BackboneSettings(StageSettings):
     """Training of the backbone with every token."""
 
     smoothing: float = field(default=0.1, metadata=_about("label smoothing", "[0, 1)"))
+    checkpointing: Checkpointing = field(
+        default="off",
+        metadata=_about("activation checkpointing: blocks run again for their gradients, for less memory"),
+    )
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,10 @@ class FinetuneSettings(StageSettings):
     )
     distill: float = field(
         default=0.0, metadata=_about("weight of the divergence from the full model's logits; 0: none", "[0, inf)")
+    )
+    checkpointing: Checkpointing = field(
+        default="off",
+        metadata=_about("activation checkpointing: blocks run again for their gradients, for less memory"),
     )
     distill_features: float = field(
         default=0.0, metadata=_about("weight of the distance from the full model's features; 0: none", "[0, inf)")
@@ -256,7 +265,10 @@ def config_from_recipe(
             loss=recipe.loss,
         ),
         backbone=FineTuning(
-            recipe.backbone.plan(images), smoothing=recipe.backbone.smoothing, augmentation=augmentation
+            recipe.backbone.plan(images),
+            smoothing=recipe.backbone.smoothing,
+            augmentation=augmentation,
+            checkpointing=recipe.backbone.checkpointing,
         ),
         filter=FilterTraining(recipe.filter.plan(min(images, labels.limit or images)), recipe.filter.objective),
         finetune=FineTuning(
@@ -270,6 +282,7 @@ def config_from_recipe(
             token_cut=recipe.finetune.token_cut,
             augmentation=augmentation,
             loss=recipe.loss,
+            checkpointing=recipe.finetune.checkpointing,
         ),
         reducer=reducer,
     )
