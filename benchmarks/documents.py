@@ -13,7 +13,13 @@ from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.json_file import json_from_file
 from tokfilter.errors import DataError
 
-__all__ = ["accuracy_from_file", "document_from_file", "evaluated_images", "with_current_keys"]
+__all__ = [
+    "accuracy_from_file",
+    "document_from_file",
+    "evaluated_images",
+    "similarity_from_file",
+    "with_current_keys",
+]
 
 _ROW_KEYS: Final = {"predicted_speedup": "mac_ratio", "reached": "efficiency"}
 """Former -> present key of a row of bench.json."""
@@ -59,7 +65,10 @@ def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
 
 def accuracy_from_file(path: str | Path) -> dict[str, Any]:
     """accuracy.json that is not of training images. Raises DataError for one that is."""
-    document = document_from_file(path, "tokfilter/accuracy")
+    return _untrained(path, document_from_file(path, "tokfilter/accuracy"))
+
+
+def _untrained(path: str | Path, document: dict[str, Any]) -> dict[str, Any]:
     data = document["data"]
     if data.get("part") == "all" and data.get("trained"):
         raise DataError(
@@ -67,6 +76,11 @@ def accuracy_from_file(path: str | Path) -> dict[str, Any]:
             "model was not trained on. Evaluate again without --part all."
         )
     return document
+
+
+def similarity_from_file(path: str | Path) -> dict[str, Any]:
+    """similarity.json that is not of training images. Raises DataError for one that is."""
+    return _untrained(path, document_from_file(path, "tokfilter/similarity"))
 
 
 def evaluated_images(accuracy: Mapping[str, Any]) -> str:

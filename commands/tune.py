@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--latency-ms", type=float, help="Goal: at most so many milliseconds per batch (median).")
 @click.option("--speedup", type=float, help="Goal: at least so many times as fast as the full model.")
-@click.option("--max-drop", type=float, help="Goal: at most so many points of top-1 lost.")
-@click.option("--accuracy", type=click.Path(path_type=Path), help="accuracy.json, from `tokfilter eval`.")
+@click.option("--max-drop", type=float, help="Goal: at most so many points of top-1 lost; of embeddings, of recall@1.")
+@click.option(
+    "--accuracy", type=click.Path(path_type=Path), help="accuracy.json or similarity.json, from `tokfilter eval`."
+)
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Labelled images, one subfolder per class; those that the bundle (--bundle) was trained on are left out.",
+    help="Images, one subfolder per class (of a model that gives embeddings also without); those that the bundle "
+    "(--bundle) was trained on are left out.",
 )
 @click.option("--batch", type=BATCH, default=1, show_default=True, help="Images per batch.")
 @click.option(
@@ -99,7 +102,10 @@ def _goal(
     if (accuracy is None) == (images is None):
         raise click.UsageError("--max-drop requires one of --accuracy and --images.")
     check_value("drop", (max_drop or 0.0) / 100)
-    return Goal("drop", (max_drop or 0.0) / 100, _drops(directory, options, progress, accuracy, images))
+    card = load_manifest(directory).model
+    card.require_one_row("--max-drop")
+    drops = _drops(directory, options, progress, accuracy, images)
+    return Goal("drop", (max_drop or 0.0) / 100, drops, "recall@1" if card.embeds else "top-1")
 
 
 def _drops(
@@ -108,23 +114,33 @@ def _drops(
     if accuracy is not None:
         needs("report")
         from tokfilter.artifacts.manifest import load_manifest
-        from tokfilter.benchmarks.documents import accuracy_from_file
+        from tokfilter.benchmarks.documents import accuracy_from_file, similarity_from_file
         from tokfilter.runtime.tuning.tune import drops_from_accuracy
 
-        return drops_from_accuracy(accuracy_from_file(accuracy), load_manifest(directory))
+        manifest = load_manifest(directory)
+        read = similarity_from_file if manifest.model.embeds else accuracy_from_file
+        return drops_from_accuracy(read(accuracy), manifest)
     assert images is not None
     return _measured_drops(directory, options, progress, images)
 
 
 def _measured_drops(directory: Path, options: "SessionOptions", progress: "Progress", images: Path) -> dict[int, float]:
-    """Loss of top-1 on images that the model was not trained on, where that is known."""
+    """Loss of top-1, or of recall@1, on images that the model was not trained on, where that is known."""
     from tokfilter.artifacts.manifest import load_manifest
-    from tokfilter.runtime.labelled import IMAGES, drops_from_images, labelled_files, untrained_files
+    from tokfilter.runtime.labelled import (
+        IMAGES,
+        drops_from_images,
+        embedded_files,
+        labelled_files,
+        recall_drops,
+        untrained_files,
+    )
     from tokfilter.runtime.sessions import open_session
     from tokfilter.runtime.tuning.tune import tested_budgets
 
     manifest, skipped = load_manifest(directory), list[str]()
-    files = labelled_files(images, manifest.model.class_names)
+    embeds = manifest.model.embeds
+    files = embedded_files(images) if embeds else labelled_files(images, manifest.model.class_names)
     split = _split(directory, manifest, options.bundle)
     if isinstance(split, str):
         click.echo(f"warning: {split}: all {len(files)} images are used, and some may be training images.", err=True)
@@ -141,7 +157,8 @@ def _measured_drops(directory: Path, options: "SessionOptions", progress: "Progr
         open_session(directory, "filtered", options) as filtered,
     ):
         budgets = tested_budgets(manifest, filtered.budgets)
-        drops = drops_from_images(full, filtered, manifest.model, files, budgets, report, progress)
+        measure = recall_drops if embeds else drops_from_images
+        drops = measure(full, filtered, manifest.model, files, budgets, report, progress)
     if skipped:
         click.echo(f"{len(skipped)} of {len(files)} images were left out because they are damaged", err=True)
     return drops

@@ -1,4 +1,4 @@
-"""Top-1 of an engine on labelled images, at several budgets, without torch."""
+"""Top-1 of an engine on labelled images, or recall@1 of its embeddings, at several budgets, without torch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,13 +8,14 @@ import numpy as np
 
 from tokfilter.artifacts.images import image_extensions, open_image
 from tokfilter.artifacts.manifest import ModelCard
+from tokfilter.artifacts.neighbours import retrieval_of
 from tokfilter.artifacts.split import Split, key_from_file
 from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 from tokfilter.runtime.preprocess import Preprocess, preprocess_from_card
 from tokfilter.runtime.session import Array, Session
 
-__all__ = ["IMAGES", "drops_from_images", "labelled_files", "untrained_files"]
+__all__ = ["IMAGES", "drops_from_images", "embedded_files", "labelled_files", "recall_drops", "untrained_files"]
 
 IMAGES: Final = 8
 """Of a batch."""
@@ -45,6 +46,51 @@ def drops_from_images(
     if count == 0:
         raise DataError(f"none of {len(files)} images can be decoded, first {files[0][0]}: give others.")
     return {k: (right - value) / count for k, value in correct.items()}
+
+
+def recall_drops(
+    full: Session,
+    filtered: Session,
+    card: ModelCard,
+    files: Sequence[tuple[Path, int]],
+    budgets: Sequence[int],
+    report: Callable[[str], None],
+    progress: Callable[[str, float], None] = lambda what, fraction: None,
+) -> dict[int, float]:
+    """Budget -> loss of recall@1 against the full model, of embeddings (``artifacts/neighbours.py``).
+
+    files: of ``embedded_files``; all outputs are held in memory
+    report: gets the name and reason of each image that is left out because it is damaged
+    Raises DataError where fewer than two can be decoded.
+    """
+    outputs: dict[int, list[Array]] = {k: [] for k in (card.num_patches, *budgets)}
+    classes: list[int] = []
+    for images, labels in _batches(files, preprocess_from_card(card), report):
+        classes += labels.tolist()
+        progress(f"recall@1 of {len(files)} images at {len(budgets)} budgets", len(classes) / len(files))
+        outputs[card.num_patches].append(full.run(images, card.num_patches).embedding)
+        for k in budgets:
+            outputs[k].append(filtered.run(images, k).embedding)
+    if len(classes) < 2:
+        raise DataError(f"recall@1 needs at least 2 images that can be decoded, got {len(classes)} of {len(files)}.")
+    rows = {k: np.concatenate(parts) for k, parts in outputs.items()}
+    truth, known = rows[card.num_patches], None if min(classes) < 0 else classes
+    most = retrieval_of(truth, truth, known).recall
+    return {k: most - retrieval_of(rows[k], truth, known).recall for k in budgets}
+
+
+def embedded_files(folder: Path) -> list[tuple[Path, int]]:
+    """Images with the index of their subfolder, or -1 for the images of a folder without subfolders.
+
+    Raises DataError where there are no images.
+    """
+    if not folder.is_dir() or any(path.is_dir() for path in folder.iterdir()):
+        return labelled_files(folder, ())
+    extensions = image_extensions()
+    files = [(path, -1) for path in sorted(folder.iterdir()) if path.suffix.lower() in extensions]
+    if not files:
+        raise DataError(f"{folder} has no images: give a folder of JPEG, PNG, WebP... files.")
+    return files
 
 
 def _batches(

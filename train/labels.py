@@ -19,7 +19,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.dataset import TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.first_order import first_order_loss
-from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, image_loss
+from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, check_loss, image_loss
 from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
@@ -140,6 +140,7 @@ def autocast_from_precision(precision: LabelPrecision, device: torch.device) -> 
 def _delta_loss(
     model: FilteredViT, images: Tensor, labels: Tensor, config: LabelConfig, chunk: int, positions: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    check_loss(config.loss, 0 if model.output_name == "embedding" else model.output_shape[0])
     if config.method == "first-order":
         return first_order_loss(model, images, labels, config.mask, chunk)
     if config.method == "grouped":

@@ -11,6 +11,7 @@ from PIL import Image
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.images import open_image
+from tokfilter.errors import DataError
 from tokfilter.runtime.labelled import labelled_files
 from tokfilter.runtime.mask_pictures import mask_picture
 from tokfilter.runtime.pictures import BudgetResult, Picture, scale_from_size
@@ -26,11 +27,16 @@ Sample = tuple[Image.Image, str | None]
 
 
 def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Sequence[Keep]) -> list[Picture]:
-    """Classify samples with every token and at each budget. Raises BudgetError."""
+    """Classify samples with every token and at each budget. Raises BudgetError, DataError for embeddings."""
+    model = model_from_bundle(bundle)
+    if model.output_name == "embedding":
+        raise DataError(
+            "the report's pictures show classes or masks, and this model gives embeddings (num_classes=0): draw its "
+            "kept tokens with `tokfilter predict -o`."
+        )
     transform = preprocess_from_fields(asdict(bundle.preprocessing))
     dataset = [transform.view(image) for image, _ in samples]
     images = torch.from_numpy(np.stack([transform.input_from_view(view) for view in dataset]))
-    model = model_from_bundle(bundle)
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} | {model.num_patches}, reverse=True)
     columns = [_choices(model, images, k, bundle.class_names, dataset) for k in budgets]
     with torch.inference_mode():

@@ -52,12 +52,14 @@ class Goal:
 
     kind, value: latency (at most, milliseconds per batch), speedup (at least), or drop (at most, a fraction of 1)
     drops: budget -> loss of top-1 against the full model, for a goal of kind drop
+    metric: what ``drops`` are points of
     Raises DataError.
     """
 
     kind: Literal["latency", "speedup", "drop"]
     value: float
     drops: Mapping[int, float] = field(default_factory=dict)
+    metric: Literal["top-1", "recall@1"] = "top-1"
 
     def __post_init__(self) -> None:
         check_value(self.kind, self.value)
@@ -74,7 +76,7 @@ class Goal:
 
     def __str__(self) -> str:
         words = {"latency": f"at most {self.value:g} ms", "speedup": f"at least {self.value:g} times as fast as full"}
-        return words.get(self.kind, f"at most {100 * self.value:g} points of top-1 lost")
+        return words.get(self.kind, f"at most {100 * self.value:g} points of {self.metric} lost")
 
 
 def check_value(kind: str, value: float) -> None:

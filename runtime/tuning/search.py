@@ -201,7 +201,7 @@ def _select_by_drop(search: _Search, prefix_tokens: int) -> TunedBudget:
     point = search.remeasure(tokens)
     extra = "" if tokens == least else f" ({tokens - least} more than needed, at equal latency)"
     loss = 100 * _drop_at(goal.drops, tokens)
-    met = f"{loss:.1f} points of top-1 lost, goal {goal} is met.{_drift_text(search.drift)}"
+    met = f"{loss:.1f} points of {goal.metric} lost, goal {goal} is met.{_drift_text(search.drift)}"
     return TunedBudget(tokens, point, _ordered(search.curve), f"{_figures(point)}{extra}: {met}", search.drift)
 
 

@@ -145,18 +145,21 @@ def _served(batches: Sequence[int], manifest: Manifest, specs: Sequence[EngineSp
 
 
 def drops_from_accuracy(document: Mapping[str, Any], manifest: Manifest) -> dict[int, float]:
-    """Budget -> loss of mean top-1 against full, from accuracy.json. Raises DataError for another model's."""
-    model = document.get("model", {})
+    """Budget -> loss of mean top-1 against full, from accuracy.json; of recall@1, from similarity.json.
+
+    Raises DataError for another model's.
+    """
+    model, column = document.get("model", {}), "recall" if document["schema"] == "tokfilter/similarity" else "mean"
     if (model.get("architecture"), model.get("patches")) != (manifest.model.architecture, manifest.model.num_patches):
         raise DataError(
             f"accuracy.json is of {model.get('architecture')} with {model.get('patches')} patches, the export of "
             f"{manifest.model.architecture} with {manifest.model.num_patches}: evaluate the bundle that was exported."
         )
     rows = document["rows"]
-    full = next((row["mean"] for row in rows if row["method"] == "full"), None)
+    full = next((row[column] for row in rows if row["method"] == "full"), None)
     if full is None:
         raise DataError("accuracy.json has no row of the full model: evaluate again with keep 1.0 among the budgets.")
-    return {row["tokens"]: full - row["mean"] for row in rows if row["method"] == "filter"}
+    return {row["tokens"]: full - row[column] for row in rows if row["method"] != "full"}
 
 
 def tested_budgets(manifest: Manifest, served: Budgets) -> list[int]:

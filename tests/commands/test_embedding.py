@@ -8,11 +8,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from service_client import ask
 
+from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.documents import document_from_file
+from tokfilter.benchmarks.service.process import serving
 from tokfilter.cli import cli
+from tokfilter.runtime.labelled import embedded_files, recall_drops
 from tokfilter.runtime.sessions import open_session
 from tokfilter.tests.tools.small_models import small_embedding_model, write_export
+from tokfilter.train.data import images_from_folder
+from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.similarity import evaluate_similarity
 from tokfilter.vit.bundle import load_model, save_bundle
 
 
@@ -128,6 +135,10 @@ def test_what_needs_classes_refuses_embeddings(folder, tmp_path):
             "int8 is checked by its top-1, which a model with embeddings has not",
         ),
         (("train", folder / "classes", "--checkpoint", folder / "model.pt"), "--loss feature"),
+        (
+            ("report", "--bundle", folder / "model.pt", "-o", tmp_path / "r.html"),
+            "report's pictures show classes or masks",
+        ),
         (("label", folder / "classes", folder / "model.pt", "-o", tmp_path / "labels"), "--loss feature"),
     ):
         result = tokfilter(*arguments)
@@ -151,3 +162,43 @@ def test_a_triton_repository_names_the_embedding(folder, tmp_path):
     texts = [path.read_text() for path in (tmp_path / "triton").rglob("config.pbtxt")]
     assert texts and all('name: "embedding"' in text and 'name: "logits"' not in text for text in texts)
     assert "Output `embedding`" in (tmp_path / "triton/README.md").read_text()
+
+
+@pytest.mark.parametrize("data", ["flat", "classes"])
+def test_tune_takes_points_of_recall(folder, data, tmp_path):
+    shutil.copytree(folder / "out", tmp_path / "out")
+    common = ["tune", tmp_path / "out", "--duration", 0.01, "--model-batches", "", "--json"]
+    measured = tokfilter(*common, "--max-drop", 100, "--images", folder / data)
+    assert measured.exit_code == 0, measured.output
+    assert "points of recall@1 lost" in json.loads(measured.stdout)["choice"]["reason"]
+    output = tmp_path / "similarity.json"
+    assert tokfilter("eval", folder / "model.pt", folder / data, "-o", output, "--keep", "0.5,4t").exit_code == 0
+    read = tokfilter(*common, "--max-drop", 100, "--accuracy", output)
+    assert read.exit_code == 0 and "of recall@1 lost" in read.output, read.output
+
+
+def test_recall_drops_of_an_engine_are_those_of_torch(folder):
+    manifest = load_manifest(folder / "out")
+    model = load_model(folder / "model.pt")
+    for data in ("flat", "classes"):
+        with open_session(folder / "out", "full") as full, open_session(folder / "out") as filtered:
+            drops = recall_drops(full, filtered, manifest.model, embedded_files(folder / data), [4, 8], print)
+        dataset = ImageDataset(images_from_folder(folder / data, need_classes=False), model.info.preprocessing)
+        rows = evaluate_similarity(model, dataset, (1.0, 4, 8), lambda step, fraction: None)
+        expected = {row.tokens: rows[0].recall - row.recall for row in rows[1:]}
+        assert drops == pytest.approx(expected)
+
+
+def test_the_service_answers_with_the_embedding(folder):
+    pytest.importorskip("fastapi", reason="needs the extra service: pip install 'tokfilter[service]'")
+    content = (folder / "flat/0.png").read_bytes()
+    predicted = json.loads(tokfilter("predict", folder / "out", folder / "flat/0.png", "--json").stdout)
+    kind = {"content-type": "image/png"}
+    with serving(folder / "out") as running:
+        status, _, answer = ask(running.url, "/embed", content, kind)
+        assert status == 200 and answer["tokens"] == 8
+        np.testing.assert_allclose(answer["embedding"], predicted["embedding"], atol=1e-4)
+        status, _, answer = ask(running.url, "/classify", content, kind)
+        assert status == 404 and answer["detail"] == "this model gives embeddings: POST the image to /embed."
+        _, _, text = ask(running.url, "/docs")
+        assert "/embed?keep=0.5'" in text and "classify" not in text

@@ -178,6 +178,13 @@ def test_kl_needs_a_classifier_and_cross_entropy_too(flat):
         fit(small_embedding_model(), flat, loss="feature", overrides={"stages": ["backbone", "label", "filter"]})
 
 
+@pytest.mark.parametrize("loss", ["kl", "cross-entropy"])
+def test_delta_loss_of_an_embedding_by_classes_is_refused(loss):
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(DataError, match=f"the loss {loss} .* gives an embedding"):
+        delta_loss(small_embedding_model(), images, torch.zeros(1, dtype=torch.long), LabelConfig(loss=loss))
+
+
 def test_a_classifier_learns_from_a_flat_folder_by_kl(flat):
     model = small_model()
     torch.nn.init.normal_(model.backbone.head.weight, std=0.3)

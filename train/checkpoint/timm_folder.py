@@ -21,8 +21,7 @@ def model_from_timm_folder(folder: Path, config: Fields, overrides: dict[str, An
     Raises DataError for a file that is absent or unsound.
     """
     cfg = config.part("pretrained_cfg") if "pretrained_cfg" in config else config
-    classes = config.count("num_classes", 1, 1_000_000) if "num_classes" in config else 0
-    classes = classes or cfg.count("num_classes", 1, 1_000_000)
+    classes = (config if "num_classes" in config else cfg).count("num_classes", 0, 1_000_000)  # 0: an embedding
     preprocessing = replaced(_preprocessing(cfg), overrides)
     arguments = {**_arguments(config), "num_classes": classes}
     if "input_size" in preprocessing and (overrides.get("input_size") or "img_size" not in arguments):

@@ -64,8 +64,9 @@ def test_values_that_are_given_replace_the_folders(folder):
     assert model.info.preprocessing.mean == (0.5, 0.5, 0.5) and model.info.preprocessing.crop_pct == 0.75
 
 
-def test_timms_own_writer_is_read(tmp_path):
-    model = timm.create_model("vit_tiny_patch16_224", **SHAPE).eval()
+@pytest.mark.parametrize("classes", [3, 0])
+def test_timms_own_writer_is_read(tmp_path, classes):
+    model = timm.create_model("vit_tiny_patch16_224", **{**SHAPE, "num_classes": classes}).eval()
     save_for_hf(
         model, tmp_path, model_args={k: v for k, v in SHAPE.items() if k != "num_classes"}, safe_serialization=True
     )
@@ -82,7 +83,7 @@ def test_timms_own_writer_is_read(tmp_path):
         ({"model_args": {"norm_layer": {"a": 1}}}, "norm_layer must be a plain value"),
         ({"model_args": {"embed_dim": 48, "num_heads": 3, "patch_size": 8}}, "does not fit VisionTransformer"),
         ({"num_classes": 4, "label_names": None}, "has 3 classes, the data has 4"),
-        ({"num_classes": 0}, "num_classes must be a whole number from 1"),
+        ({"num_classes": -1}, "num_classes must be a whole number from 0"),
         ({"label_names": ["a"]}, "expected names for the 3 classes of the classifier, got 1"),
         ({"pretrained_cfg": {**PIXELS, "std": [0, 0, 0]}}, "std must be three numbers"),
         ({"pretrained_cfg": {**PIXELS, "interpolation": "random"}}, "interpolation must be one of nearest"),
