@@ -18,6 +18,7 @@ from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.distillation import check_losses, feature_distance, final_features, token_cuts
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, loss_metrics, train
+from tokfilter.train.mixing import check_mixing, mixed
 from tokfilter.train.recompute import Checkpointing, recomputed_blocks
 from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
@@ -78,6 +79,12 @@ class FineTuning:
                 f"has no meaning, got {self.distill:g}: set finetune.distill to 0."
             )
 
+        if self.loss != CROSS_ENTROPY and self.augmentation.mixes:
+            raise DataError(
+                f"mixup and cutmix mix class labels, which the loss {self.loss} does not use: set data.mixup and "
+                "data.cutmix to 0."
+            )
+
     @property
     def needs_teacher(self) -> bool:
         """Whether it compares with the model as it was before."""
@@ -89,7 +96,7 @@ class FineTuning:
         What earlier versions did not have is left out at its default, so that their checkpoints stay valid.
         """
         later = {"loss": CROSS_ENTROPY, "token_cut": 0.0, "distill_features": 0.0, "checkpointing": "off"}
-        fields = {**asdict(self), "plan": self.plan.identity()}
+        fields = {**asdict(self), "plan": self.plan.identity(), "augmentation": self.augmentation.identity()}
         return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
 
@@ -145,9 +152,19 @@ def _run(
     if isinstance(model, FilteredViT) and config.fixed is not None:
         model.drop.tokens(config.fixed)
 
+    change = config.augmentation
+    mixing = change.mixes
+    if mixing:
+        check_mixing(min(config.plan.batch, len(dataset)))
+
     def loss(batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)
         images, labels = augmented(images, batch.labels.to(device), config.augmentation, generator, share)
+        smoothing = config.smoothing
+        if mixing and labels.ndim == 1:
+            classes = getattr(model, "backbone", model).num_classes
+            images, labels = mixed(images, labels, change.mixup, change.cutmix, classes, smoothing, generator)
+            smoothing = 0.0  # the labels have it
         keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
         keeps = [max(k, smallest) for k in keeps]
         _reseed(model, generator)
@@ -160,7 +177,7 @@ def _run(
             with torch.no_grad(), final_features(teacher, distils_features) as targets:
                 full = teacher(images, teacher.num_patches)
         if config.loss == CROSS_ENTROPY:
-            value = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
+            value = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             if full is not None and config.distill > 0:
                 value = value + config.distill * output_distance(logits, full, "kl").mean()
         else:

@@ -44,6 +44,8 @@ class DataSettings:
         default=1.0, metadata=_about("augmentation: smallest fraction of height and width that is shown", "(0, 1]")
     )
     flip: float = field(default=0.0, metadata=_about("augmentation: probability of mirroring left to right", "[0, 1]"))
+    mixup: float = field(default=0.0, metadata=_about("augmentation: alpha of timm's mixup; 0: none", "[0, inf)"))
+    cutmix: float = field(default=0.0, metadata=_about("augmentation: alpha of timm's cutmix; 0: none", "[0, inf)"))
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,10 @@ def config_from_recipe(
     reducer: in place of the recipe's
     Raises DataError, BudgetError for settings that exclude each other.
     """
-    labels, augmentation = recipe.labels, Augmentation(recipe.data.zoom, recipe.data.flip)
+    labels, augmentation = (
+        recipe.labels,
+        Augmentation(**{k: getattr(recipe.data, k) for k in ("zoom", "flip", "mixup", "cutmix")}),
+    )
     shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
     reducer = reducer or recipe.reducer.config()
     default: tuple[str, ...] = STAGES if reducer.name == "filter" else ("backbone", "finetune")
