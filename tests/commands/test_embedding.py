@@ -1,5 +1,6 @@
 """An embedding bundle in every command: each works, or refuses with a sentence."""
 
+import asyncio
 import json
 import shutil
 
@@ -8,14 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from service_client import ask
 
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.documents import document_from_file
-from tokfilter.benchmarks.service.process import serving
 from tokfilter.cli import cli
 from tokfilter.runtime.labelled import embedded_files, recall_drops
-from tokfilter.runtime.sessions import open_session
+from tokfilter.runtime.sessions import SessionOptions, open_session
 from tokfilter.tests.tools.small_models import small_embedding_model, write_export
 from tokfilter.train.data import images_from_folder
 from tokfilter.train.dataset import ImageDataset
@@ -54,8 +53,6 @@ def expected(folder, keep):
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 @pytest.mark.parametrize("keep", [4, 1.0])
 def test_sessions_give_the_embedding(folder, runtime, keep):
-    from tokfilter.runtime.sessions import SessionOptions
-
     images, embedding, by_torch = expected(folder, keep)
     role = "full" if keep == 1.0 else "filtered"
     with open_session(folder / "out", role, SessionOptions(runtime)) as session:
@@ -189,16 +186,45 @@ def test_recall_drops_of_an_engine_are_those_of_torch(folder):
         assert drops == pytest.approx(expected)
 
 
+async def asked(app, requests):
+    """Answers of an ASGI app to (method, path, body): status and text of each; the app starts and stops around them."""
+    waiting: asyncio.Queue = asyncio.Queue()
+    started = asyncio.Queue()
+    life = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, waiting.get, started.put))
+    await waiting.put({"type": "lifespan.startup"})
+    assert (await started.get())["type"] == "lifespan.startup.complete"
+    answers = []
+    for method, path, body in requests:
+        sent: asyncio.Queue = asyncio.Queue()
+        incoming: asyncio.Queue = asyncio.Queue()
+        await incoming.put({"type": "http.request", "body": body, "more_body": False})
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+            "headers": [(b"host", b"x"), (b"content-type", b"image/png"), (b"content-length", b"%d" % len(body))],
+        }  # fmt: skip
+        await app(scope, incoming.get, sent.put)
+        parts = [sent.get_nowait() for _ in range(sent.qsize())]
+        answers.append((parts[0]["status"], b"".join(part.get("body", b"") for part in parts[1:]).decode()))
+    await waiting.put({"type": "lifespan.shutdown"})
+    await life
+    return answers
+
+
 def test_the_service_answers_with_the_embedding(folder):
     pytest.importorskip("fastapi", reason="needs the extra service: pip install 'tokfilter[service]'")
+    from tokfilter.runtime.service.app import Service
+    from tokfilter.runtime.service.engine import engine_from_directory
+    from tokfilter.runtime.service.limits import Limits
+
     content = (folder / "flat/0.png").read_bytes()
     predicted = json.loads(tokfilter("predict", folder / "out", folder / "flat/0.png", "--json").stdout)
-    kind = {"content-type": "image/png"}
-    with serving(folder / "out") as running:
-        status, _, answer = ask(running.url, "/embed", content, kind)
-        assert status == 200 and answer["tokens"] == 8
-        np.testing.assert_allclose(answer["embedding"], predicted["embedding"], atol=1e-4)
-        status, _, answer = ask(running.url, "/classify", content, kind)
-        assert status == 404 and answer["detail"] == "this model gives embeddings: POST the image to /embed."
-        _, _, text = ask(running.url, "/docs")
-        assert "/embed?keep=0.5'" in text and "classify" not in text
+    requests = [("POST", "/embed", content), ("POST", "/classify", content), ("GET", "/docs", b"")]
+    with engine_from_directory(folder / "out", SessionOptions()) as engine:
+        embedded, refused, page = asyncio.run(asked(Service(engine, Limits()).app, requests))
+    assert embedded[0] == 200 and json.loads(embedded[1])["tokens"] == 8
+    np.testing.assert_allclose(json.loads(embedded[1])["embedding"], predicted["embedding"], atol=1e-4)
+    assert refused[0] == 404
+    assert json.loads(refused[1])["detail"] == "this model gives embeddings: POST the image to /embed."
+    assert "/embed?keep=0.5'" in page[1] and "classify" not in page[1]
