@@ -64,7 +64,8 @@ def fit(
         in place of the class index a class for each pixel of the masks, [H', W'], -100 for pixels without one. With
         loss="feature" or "kl" also a folder of images without classes, and a loader of images alone
     recipe: a recipe, the name of a built-in one, or a TOML file (``tokfilter train --print-recipe``)
-    overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``
+    overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``. With a mask head
+        ``labels.mask`` is mean where it is unset, as docs/segmentation.md has measured
     folder: keeps labels and checkpoints; None uses a temporary folder, with several processes give one
     resume: continue from the checkpoints in ``folder``; the model must be the one that the interrupted call began with
     progress: called with the step's name and the completed fraction
@@ -80,6 +81,8 @@ def fit(
     settings = _recipe(recipe, {**(overrides or {}), **({} if loss is None else {"loss": loss})})
     head = model.mask_head
     check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
+    if head is not None and settings.labels.mask is None:
+        settings = changed_recipe(settings, {"labels.mask": "mean"})
     check_losses(model.drop.name, settings.finetune.token_cut)
     _check_reducer(model, settings.reducer)
     with context_from_torchrun() as processes, _folder(folder, processes) as run_folder, torch.random.fork_rng():

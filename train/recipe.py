@@ -55,8 +55,9 @@ class LabelSettings:
     method: LabelMethod = field(
         default="exact", metadata=_about("one pass per token, one gradient per image, or one pass per group")
     )
-    mask: MaskValue = field(
-        default="zero", metadata=_about("what replaces a masked token; removed: the token is dropped")
+    mask: MaskValue | None = field(
+        default=None,
+        metadata=_about("what replaces a masked token; removed: it is dropped; unset: zero, for a mask head mean"),
     )
     mask_point: MaskPoint = field(
         default="after", metadata=_about("mask before or after the position embedding is added")
@@ -261,7 +262,7 @@ def config_from_recipe(
         seed=recipe.seed,
         filter_config=FilterConfig(**shape, summary=recipe.filter.global_context),
         labels=LabelConfig(
-            mask=MaskConfig(labels.mask, labels.mask_point),
+            mask=MaskConfig(labels.mask or "zero", labels.mask_point),
             rho=labels.rho,
             fraction=labels.fraction,
             method=labels.method,

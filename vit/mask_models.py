@@ -50,7 +50,7 @@ def new_mask_head(model: FilteredViT, config: MaskHeadConfig) -> MaskHead:
     if model.drop.adds_tokens:
         raise UnsupportedModelError(
             f"masks need the position of every token, and the reducer {model.drop.name} adds tokens that have none. "
-            "Choose the filter, or EViT with fuse=False."
+            "Choose filter, idle, dynamic, or evit with fuse=False."
         )
     embedding = model.backbone.patch_embed
     image, patch = embedding.img_size, embedding.patch_size

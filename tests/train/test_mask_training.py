@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from small_models import small_mask_model, small_model
+from small_models import SMALL, small_mask_model, small_model
 from torch.utils.data import TensorDataset
 
-from tokfilter.errors import DataError
+from tokfilter.errors import DataError, UnsupportedModelError
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.fit import fit
 from tokfilter.train.image_loss import image_loss
@@ -14,8 +14,10 @@ from tokfilter.train.labels import LabelConfig, delta_loss, identity_from
 from tokfilter.train.mask_evaluation import evaluate_masks, iou_from_counts, pixel_counts
 from tokfilter.train.masking import MaskConfig
 from tokfilter.train.tensor_dataset import IGNORED, dataset_from_loader
+from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.mask_models import add_mask_head
+from tokfilter.vit.patch import patch
 
 
 def data(count=16, size=16):
@@ -68,8 +70,30 @@ def test_a_loader_of_masks_trains_head_filter_and_fill(tmp_path):
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {"mask_head.queries", "mask_head.fill.project.weight", "backbone.blocks.0.attn.qkv.weight"} <= changed
     assert record["data"]["classes"] == 3 and model.scorer.trained
+    assert record["label"]["mask"] == {"value": "mean", "point": "after"}  # the default of mask heads
     save_bundle(model, tmp_path / "model.pt")
     assert (tmp_path / "model.pt").stat().st_size > 10_000
+
+
+def test_a_mask_head_takes_the_mask_of_the_recipe_too():
+    overrides = {"stages": ["label", "filter"], "filter.epochs": 1, "filter.batch": 8, "labels.limit": 4}
+    record = fit(small_mask_model(), data(), overrides={**overrides, "labels.mask": "zero"})
+    assert record["label"]["mask"] == {"value": "zero", "point": "after"}
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_class_attention_is_fine_tuned_for_masks_where_tokens_keep_their_places(fuse):
+    """EViT without its fused token has no filter to train; the head and the backbone are."""
+    model = patch(create_backbone(SMALL), reducer=("evit", {"stages": [1, 2], "fuse": fuse}))
+    if fuse:
+        with pytest.raises(UnsupportedModelError, match="position"):
+            add_mask_head(model, 3, size=16, width=8)
+        return
+    add_mask_head(model, 3, size=16, width=8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    record = fit(model, data(8), overrides={"finetune.epochs": 1, "finetune.batch": 8, "finetune.distill_features": 1})
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"mask_head.queries", "mask_head.fill.project.weight"} <= changed and record["finetune"]["steps"] == 1
 
 
 @pytest.mark.parametrize(

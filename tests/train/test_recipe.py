@@ -126,7 +126,7 @@ def test_a_file_may_name_a_few_settings_and_overrides_come_last(tmp_path):
     expected = changed_recipe(Recipe(), {"keep": 49, "labels.mask": "mean", "finetune.epochs": 2, "finetune.lr": 1.0})
     assert recipe == expected
     assert isinstance(recipe.finetune.lr, float)
-    assert changed("labels.rho=0.1", "labels.rho=none") == Recipe()
+    assert changed("labels.rho=0.1", "labels.rho=none") == changed("labels.mask=none") == Recipe()
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.artifacts.mask_config import FILLS
+from tokfilter.vit.reducers.base import as_index
 
 __all__ = ["Fill", "fill_from_name", "scatter_scores"]
 
@@ -63,7 +64,7 @@ class NearestFill(Fill):
 
     def forward(self, scores: Tensor, positions: Tensor, embedded: Tensor, score: Score) -> Tensor:
         """As ``Fill.forward``: a kept token is the nearest to its own place."""
-        nearest = F.embedding(positions.long(), self.get_buffer("squared")).argmin(dim=1)
+        nearest = F.embedding(as_index(positions), self.get_buffer("squared")).argmin(dim=1)
         return scores.gather(1, nearest.unsqueeze(-1).expand(-1, -1, scores.shape[2]))
 
 
@@ -96,7 +97,7 @@ class DroppedMeanFill(EmbeddingFill):
 
     def background(self, scores: Tensor, positions: Tensor, embedded: Tensor, score: Score) -> Tensor:
         """As ``Fill.background``."""
-        places = positions.long().unsqueeze(-1)
+        places = as_index(positions).unsqueeze(-1)
         kept = torch.zeros_like(places, dtype=embedded.dtype)
         dropped = torch.ones_like(embedded[:, :, :1]).scatter(1, places, kept)
         mean = (embedded * dropped).sum(dim=1, keepdim=True) / dropped.sum(dim=1, keepdim=True).clamp_min(1)
@@ -120,4 +121,4 @@ def fill_from_name(name: str, channels: int, width: int, grid: tuple[int, int]) 
 
 def scatter_scores(background: Tensor, scores: Tensor, positions: Tensor) -> Tensor:
     """Put the scores of kept tokens to their places. background: [B, N, M], scores: [B, k, M], positions: [B, k]."""
-    return background.scatter(1, positions.long().unsqueeze(-1).expand(-1, -1, scores.shape[2]), scores)
+    return background.scatter(1, as_index(positions).unsqueeze(-1).expand(-1, -1, scores.shape[2]), scores)

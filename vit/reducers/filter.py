@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokfilter.vit.backbone import check_filterable
-from tokfilter.vit.reducers.base import BlockTokens, Reducer
+from tokfilter.vit.reducers.base import BlockTokens, Reducer, as_index
 from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["PatchSlot", "TokenDrop", "TokenDropWithIndices"]
@@ -71,4 +71,4 @@ class TokenDropWithIndices(PatchSlot):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """tokens: [B, P+N, C]. Returns [B, P+k, C] and the positions [B, k] int64, None for every token."""
         selected, indices = self.reduce(tokens)
-        return selected, None if indices is None else indices.long()
+        return selected, None if indices is None else as_index(indices)

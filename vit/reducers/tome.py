@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokfilter.vit.reducers.base import as_index
 from tokfilter.vit.reducers.in_block import InBlockReducer, ReducedBlock
 
 __all__ = ["ToMe", "match_tokens", "merge_tokens"]
@@ -109,9 +110,9 @@ def merge_tokens(patches: Tensor, sizes: Tensor, partners: Tensor, rows: Tensor)
     Returns patches [B, k, C] and sizes [B, k].
     """
     own = torch.arange(patches.shape[1], device=patches.device).expand_as(partners)
-    stays = torch.zeros_like(partners).scatter(1, rows.long(), torch.ones_like(rows, dtype=partners.dtype))
+    stays = torch.zeros_like(partners).scatter(1, as_index(rows), torch.ones_like(rows, dtype=partners.dtype))
     targets = torch.where(stays == 1, own, partners)
-    matrix = (rows.long()[:, :, None] == targets[:, None]).to(patches.dtype)  # [B, k, n]
+    matrix = (as_index(rows)[:, :, None] == targets[:, None]).to(patches.dtype)  # [B, k, n]
     summed = matrix @ (patches * sizes[..., None])
     counts = (matrix @ sizes[..., None]).squeeze(-1)
     return summed / counts[..., None], counts

@@ -169,6 +169,12 @@ Result<Manifest> manifest_from_text(const std::string& content, const std::strin
         if (const Json& version = json.at("version"); version != kVersion)
             return Status(Code::manifest, text(name, " has manifest version ", printable(version.dump(), 80),
                                                "; this tokfilter reads ", kVersion, ". Export again."));
+        if (const Json& model = json.at("model"); model.is_object() && present(model, "output"))
+            return Status(
+                Code::manifest,
+                text(name, " is of a model that gives ", printable(model["output"].value("name", "")),
+                     ", and this library takes models that classify. Run it in Python: "
+                     "tokfilter.open_session."));
         return manifest_from_json(json);
     } catch (const Json::exception& error) {
         return Status(Code::manifest,

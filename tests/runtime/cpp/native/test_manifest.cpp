@@ -57,6 +57,13 @@ TEST_CASE("a missing directory and a missing manifest are named") {
     CHECK_STATUS(tokfilter::load_manifest(empty.path()).status(), Code::manifest, "needs a manifest");
 }
 
+TEST_CASE("a model that gives masks is refused by name") {
+    CHECK_STATUS(changed("/model/output", R"({"name": "masks", "shape": [3, 16, 16]})"), Code::manifest,
+                 "a model that gives masks", "tokfilter.open_session");
+    CHECK_STATUS(changed("/model/output", "7"), Code::manifest, "is damaged");
+    CHECK(changed("/model/output", "null").ok());
+}
+
 TEST_CASE("another format or version is refused by name") {
     CHECK_STATUS(changed("/format", R"("safetensors")"), Code::manifest, "is not a manifest of tokfilter");
     CHECK_STATUS(changed("/version", "2"), Code::manifest, "manifest version 2", "reads 1", "Export again");
