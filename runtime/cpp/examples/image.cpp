@@ -1,8 +1,9 @@
 #include "image.hpp"
 
 #include <climits>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -20,6 +21,8 @@ namespace {
 using tokfilter::Code;
 using tokfilter::Result;
 using tokfilter::Status;
+
+constexpr std::uintmax_t kMaxBytes = 600U << 20U;  // as in Python (artifacts/limits.py)
 
 struct Free {
     void operator()(void* memory) const { stbi_image_free(memory); }
@@ -76,9 +79,14 @@ Result<Pixels> decode(const std::uint8_t* data, std::size_t size, std::int64_t m
 }
 
 Result<Pixels> read_image(const std::string& path, std::int64_t max_pixels) {
-    std::ifstream file(path, std::ios::binary);
-    const std::vector<char> content{std::istreambuf_iterator<char>(file), {}};
-    if (!file || content.empty()) return Status(Code::argument, "no readable image at " + path + ".");
+    std::error_code error;  // of a device or a pipe there would be no end
+    const bool is_file = std::filesystem::is_regular_file(path, error);
+    const std::uintmax_t size = is_file ? std::filesystem::file_size(path, error) : 0;
+    std::ifstream file;
+    if (!error && size > 0 && size <= kMaxBytes) file.open(path, std::ios::binary);
+    std::vector<char> content(file.is_open() ? static_cast<std::size_t>(size) : 0);
+    if (content.empty() || !file.read(content.data(), static_cast<std::streamsize>(content.size())))
+        return Status(Code::argument, "no readable image at " + path + ".");
     return decode(reinterpret_cast<const std::uint8_t*>(content.data()), content.size(), max_pixels);
 }
 

@@ -1,7 +1,11 @@
 // Preprocessing and decoding: sizes and messages. Values are compared with Pillow and timm in
 // tests/runtime/cpp/test_library.py.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 
 #include "directory.hpp"
@@ -87,6 +91,18 @@ TEST_CASE("bytes that are not an image are refused") {
     CHECK_STATUS(example::decode(noise.data(), 0, 1000).status(), Code::argument, "JPEG or PNG");
     CHECK_STATUS(example::read_image("/nowhere.png", 1000).status(), Code::argument,
                  "no readable image at /nowhere.png");
+}
+
+TEST_CASE("what is no file, and a file without end, are not read") {
+    for (const char* path : {"/dev/zero", "/dev/null", "/", "/proc/self/mem"})
+        CHECK_STATUS(example::read_image(path, 1000).status(), Code::argument, "no readable image at");
+    testing::Directory directory;
+    const std::filesystem::path folder = directory.write(), pipe = folder / "pipe", hole = folder / "hole";
+    REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+    CHECK_STATUS(example::read_image(pipe.string(), 1000).status(), Code::argument, "no readable image at");
+    std::ofstream(hole) << "x";
+    std::filesystem::resize_file(hole, std::uintmax_t{1} << 40U);
+    CHECK_STATUS(example::read_image(hole.string(), 1000).status(), Code::argument, "no readable image at");
 }
 
 TEST_CASE("damaged EXIF data count as orientation 1") {
