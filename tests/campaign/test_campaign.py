@@ -4,11 +4,14 @@ import json
 from collections import Counter
 from itertools import count
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hostile import cases, damage, values, verdict
 from hostile.document import Figures, Findings, document
+from hostile.fuzz import Fuzzer, Original
 from hostile.kills import Killed, state
+from hostile.readers import BY_NAME, READERS
 from hostile.requests import made_request
 from hostile.server import CPU_S, Done, Server
 from schema_check import valid
@@ -56,6 +59,28 @@ def test_what_waits_or_computes_without_end_hangs(planted):
         (Done(-24, 30, 31, 0, False), ("hang",)),
     ):
         assert verdict.verdict(done, BASELINE, b"", [], False, []).faults == faults
+
+
+@pytest.mark.parametrize(
+    ("own", "taken", "hangs"), [(0.1, 10.5, True), (11, 12, False), (11, 20.9, False), (11, 21.1, True)]
+)
+def test_a_measurement_of_ten_seconds_is_no_hang_and_one_of_twenty_is(tmp_path, own, taken, hangs):
+    """The time of the same command with the unchanged files is subtracted, and no other."""
+    fuzzer = Fuzzer(SimpleNamespace(baseline=BASELINE), tmp_path, tmp_path, 0)
+    done, unchanged = Done(0, taken, taken, 0, False), Done(0, own, own, 0, False)
+    judged = verdict.verdict(done, BASELINE, b"Traceback (most recent call last)", [], False, [])
+    original = Original(unchanged, verdict.verdict(unchanged, BASELINE, b"", [], False, []), "")
+    found = fuzzer._without_asked_time(judged, done, original)
+    assert found.faults == (("hang", "traceback") if hangs else ("traceback",))
+
+
+def test_each_class_is_complete():
+    """Names are used once, what a command names is copied, and nothing is summed again without a manifest."""
+    assert len(BY_NAME) == len(READERS)
+    for reader in READERS:
+        for glob in reader.changed:
+            assert any(glob == name or glob.startswith((f"{name}/", "*")) for name in reader.files), reader.name
+        assert not reader.resum or any("out" in one or "*" in one for one in reader.changed), reader.name
 
 
 def test_a_write_outside_is_found_where_it_is_watched_and_elsewhere(planted, tmp_path):
@@ -117,8 +142,6 @@ def plain_files(folder):
 
 @pytest.mark.parametrize("name", ["manifest.json", "golden.npz", "export's graphs"])
 def test_a_case_can_be_made_again_and_differs_from_the_original(small, tmp_path, name):
-    from hostile.readers import BY_NAME
-
     made, kinds = [], Counter()
     for turn in ("first", "second"):
         found = []
