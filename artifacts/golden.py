@@ -1,7 +1,7 @@
 """Golden tensors of an export directory, read with numpy: outputs of torch that every engine is compared with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tokfilter.artifacts.checked import checked_bytes
 from tokfilter.artifacts.compare import compare_indices
+from tokfilter.artifacts.later import LaterChoices, later_from_arrays
 from tokfilter.artifacts.limits import MAX_GOLDEN, MAX_INPUT
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Manifest, ModelCard
 from tokfilter.artifacts.npz import arrays_from_npz
@@ -32,12 +33,14 @@ class GoldenArrays:
     scores: [G, N]
     full: [G, classes], masks [G, M, H', W'] of a model that gives those
     logits: budget k -> as ``full``
+    later: budget k -> what the choices behind the first keep; empty where there are none, or were not recorded
     """
 
     images: Array
     scores: Array
     full: Array
     logits: Mapping[int, Array]
+    later: Mapping[int, LaterChoices] = field(default_factory=dict)
 
     def tiled(self, batch: int, dtype: npt.DTypeLike = np.float32) -> Array:
         """The images repeated to a batch, in the input type of an engine: [batch, 3, H, W].
@@ -102,9 +105,9 @@ def _checked(arrays: Mapping[str, Array], card: ModelCard) -> GoldenArrays:
             raise ValueError(f"its array {name} must be {wanted}, got {found.dtype} {list(found.shape)}")
         if not np.isfinite(found).all():
             raise ValueError(f"its array {name} holds NaN or infinity")
-    golden = GoldenArrays(
-        arrays["images"], arrays["scores"], arrays["full"], {k: arrays[f"logits_{k}"] for k in budgets}
-    )
+    later = {k: found for k in budgets if (found := later_from_arrays(arrays, k, count, patches)) is not None}
+    logits = {k: arrays[f"logits_{k}"] for k in budgets}
+    golden = GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], logits, later)
     for k in budgets:
         problem = indices_problem(arrays[f"indices_{k}"], golden.scores)
         if problem:

@@ -1,7 +1,7 @@
 """`tokfilter export`: write a directory of graphs, engines, golden tensors and a manifest from a bundle."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from tokfilter import __version__
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.artifacts.files import sha256
+from tokfilter.artifacts.later import LaterChoices
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Manifest, ModelCard, entry_from_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.pixels import InputForm
@@ -56,6 +57,7 @@ from tokfilter.export.tensorrt8_forms import forms_for_tensorrt8
 from tokfilter.export.verify import Check, budgets_to_check, check_graph, report_from_checks, require_passed
 from tokfilter.export.versions import package_versions
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
+from tokfilter.vit.golden import later_from_model
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["export_bundle"]
@@ -110,7 +112,8 @@ def export_bundle(
         repairable = [e.path for e in entries if e.precision in LOW_TYPES and not options.auto_fp32]
         require_passed(checks, repairable)
         bundle = replace(bundle, golden=golden_at(bundle, model, options.budgets(model.num_patches)))
-        np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input))
+        later = later_from_model(model, bundle.golden.images, bundle.golden.indices)
+        np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input), **_later_arrays(later))
         report: dict[str, Any] = report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"}
         if quantizer.records:
             report["quantization"] = quantizer.records
@@ -257,6 +260,10 @@ def _checker(
             yield from check_graph(folder, entry, reference, golden, others, budgets)
 
     return check
+
+
+def _later_arrays(later: Mapping[int, LaterChoices]) -> dict[str, Any]:
+    return {name: array for k, choices in later.items() for name, array in choices.arrays(k).items()}
 
 
 def _arrays(bundle: Bundle, form: InputForm) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tokfilter.artifacts.pixels import InputForm, in_form, normalise, pixels_fro
 from tokfilter.errors import BundleError, DataError
 from tokfilter.vit.golden import golden_from_model
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.reducers.tome import best_partners
 
 __all__ = [
     "SUFFIXES",
@@ -61,12 +62,14 @@ class Expected:
     scores: [M, N]
     indices: [M, k] int32; None with every token
     later: [M, k_2 + k_3 ...] int32, rows that the choices after the first kept; None where there are none
+    partners: [M, N + k_1 ...] int32, rows that tokens are merged into unless they are kept; None without merging
     """
 
     logits: Array
     scores: Array
     indices: Array | None
     later: Array | None = None
+    partners: Array | None = None
 
 
 @dataclass
@@ -86,7 +89,7 @@ class Reference:
     def trust(self, bundle: Bundle, image_set: ImageSet) -> None:
         """Use the bundle's golden outputs for ``image_set``, where they hold what every choice kept."""
         golden = bundle.golden
-        if len(self.model.drop.choices) > 1:
+        if len(self.model.drop.choices) > 1 or self.model.drop.merges:
             return
         self._known[image_set.name, None] = Expected(golden.full.numpy(), golden.scores.numpy(), None)
         for k, logits in golden.logits.items():
@@ -94,14 +97,19 @@ class Reference:
             self._known[image_set.name, k] = Expected(logits.numpy(), golden.scores.numpy(), indices)
 
     @torch.inference_mode()
-    def logits_on(self, images: Tensor, kept: Sequence[Array]) -> tuple[Array, list[Array]]:
+    def logits_on(
+        self, images: Tensor, kept: Sequence[Array], partners: Sequence[Array] = ()
+    ) -> tuple[Array, list[Array], list[Array]]:
         """Logits [B, classes], or masks, of images [B, 3, H, W] with exactly the tokens kept that another runtime kept.
 
         kept: [B, k_s] for each stage
-        Also returns the scores [B, n] of each stage.
+        partners: [B, n_s] for each stage, the rows that tokens are merged into, where they are merged
+        Also returns for each stage the scores [B, n], and how much less similar the partners are than the best [B, n].
         """
         stages = [torch.from_numpy(np.ascontiguousarray(rows)) for rows in kept]
+        given = [torch.from_numpy(np.ascontiguousarray(rows)).long() for rows in partners]
         scores: list[Array] = []
+        lost: list[Array] = []
 
         def select(tokens: Tensor, found: Tensor, _k: int, prefix_tokens: int) -> tuple[Tensor, Tensor]:
             chosen = stages[len(scores)]
@@ -109,9 +117,15 @@ class Reference:
             rows = (chosen.long() + prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[2])
             return torch.cat([tokens[:, :prefix_tokens], tokens.gather(1, rows)], dim=1), chosen
 
-        with _selecting(self.model, select):
+        def pick(similarity: Tensor) -> tuple[Tensor, Tensor]:
+            best, chosen = similarity.amax(dim=-1), given[len(lost)]
+            found = similarity.gather(-1, chosen[..., None])[..., 0]
+            lost.append((best - found).numpy())
+            return best, chosen
+
+        with _selecting(self.model, select, pick):
             logits: Tensor = self.model(images, stages[0].shape[1])
-        return logits.numpy(), scores
+        return logits.numpy(), scores, lost
 
     @torch.inference_mode()
     def _computed(self, images: Tensor, budget: int | None) -> Expected:
@@ -120,6 +134,7 @@ class Reference:
         scores: list[Tensor] = []
         indices: list[Tensor] = []
         later: list[Tensor] = []
+        partners: list[Tensor] = []
         for part in torch.split(images, _BATCH):
             logits.append(model(part, model.num_patches if budget is None else budget))
             last = model.last
@@ -127,18 +142,24 @@ class Reference:
             everything = torch.arange(model.num_patches, dtype=torch.int32).expand(len(part), -1)
             indices.append(everything if last.indices is None else last.indices)
             later += [torch.cat(last.later, dim=1)] if last.later else []
+            partners += [torch.cat(last.partners, dim=1)] if last.partners else []
         kept = None if budget is None else torch.cat(indices).numpy()
-        rows = torch.cat(later).numpy() if later else None
-        return Expected(torch.cat(logits).numpy(), torch.cat(scores).numpy(), kept, rows)
+        behind = [torch.cat(parts).numpy() if parts else None for parts in (later, partners)]
+        return Expected(torch.cat(logits).numpy(), torch.cat(scores).numpy(), kept, *behind)
 
 
 @contextmanager
-def _selecting(model: FilteredViT, select: Any) -> Iterator[None]:
-    old, model.drop.select = model.drop.select, select
+def _selecting(model: FilteredViT, select: Any, pick: Any) -> Iterator[None]:
+    reducer: Any = model.drop
+    old, reducer.select = reducer.select, select
+    if reducer.merges:
+        reducer.pick = pick
     try:
         yield
     finally:
-        model.drop.select = old
+        reducer.select = old
+        if reducer.merges:
+            reducer.pick = best_partners
 
 
 def check_golden(bundle: Bundle, model: FilteredViT) -> None:

@@ -23,7 +23,7 @@ from tokfilter.kernels.op import DOMAIN, NAME, VERSION
 from tokfilter.trt.versions import IR_VERSION, MAX_OPSET
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["BATCH", "DEFAULT_OPSET", "full_trace_from_model", "traced_from_model"]
+__all__ = ["BATCH", "DEFAULT_OPSET", "full_trace_from_model", "output_names", "traced_from_model"]
 
 BATCH = "batch"
 """Name of the free dimension of images."""
@@ -31,7 +31,7 @@ BATCH = "batch"
 
 class _Slots(nn.Module):
     """images [B, 3, H, W] and slots [k_s] of each stage to logits or masks, indices and, with several choices, later
-    indices."""
+    indices, and partners where tokens are merged."""
 
     def __init__(self, model: FilteredViT) -> None:
         super().__init__()
@@ -57,8 +57,8 @@ class _Slots(nn.Module):
 
         with _replaced(reducer, "select", select), _replaced(reducer.state, "slots", slots):
             logits = self.model.predicted(images)
-        first, *later = chosen
-        return (logits, first, torch.cat(later, dim=1)) if later else (logits, first)
+        partners = self.model.last.partners
+        return (logits, chosen[0], *(torch.cat(parts, dim=1) for parts in (chosen[1:], partners) if parts))
 
 
 class _Full(nn.Module):
@@ -77,15 +77,15 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
     """A graph from images and slots to logits, an embedding or masks, and indices.
 
     Its TokenSelect nodes have no function body yet.
-    With several choices it also has the output ``later_indices``, [B, k_2 + k_3 ...]. Raises ExportError.
+    With several choices it also has the output ``later_indices``, [B, k_2 + k_3 ...], and where tokens are merged
+    ``partners``, [B, N + k_1 + k_2 ...]. Raises ExportError.
     """
     if model.num_patches < 2:
         raise ExportError(f"a filtered graph needs a model of 2 patch tokens or more, got {model.num_patches}.")
     stages = model.drop.stage_count
     # Half the tokens and more: no other dimension of the model is likely to have these lengths.
     slots = [torch.zeros(model.num_patches // 2 + 1 + stage, dtype=torch.int32) for stage in range(stages)]
-    outputs = [model.output_name, "indices", "later_indices"][: 2 if len(model.drop.choices) == 1 else 3]
-    graph = _graph_from_module(_Slots(model), model, slots, outputs, opset)
+    graph = _graph_from_module(_Slots(model), model, slots, output_names(model), opset)
     derive_later_slots(graph.graph, model.num_patches, stages)
     return _finished(graph)
 
@@ -93,6 +93,12 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
 def full_trace_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Model:
     """A graph from images to logits with every token, of a model that reduces inside its blocks. Raises ExportError."""
     return _finished(_graph_from_module(_Full(model), model, [], [model.output_name], opset))
+
+
+def output_names(model: FilteredViT) -> list[str]:
+    """Names of the outputs of a graph that drops or merges tokens."""
+    further = {"later_indices": len(model.drop.choices) > 1, "partners": model.drop.merges}
+    return [model.output_name, "indices", *(name for name, there in further.items() if there)]
 
 
 def _finished(graph: ir.Model) -> ir.Model:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, IndexComparison, compare_indices, score_rounding
+from tokfilter.artifacts.compare import SCORE_GAP, TOLERANCES, score_rounding
 from tokfilter.artifacts.compare_masks import compare_outputs
 from tokfilter.artifacts.manifest import Entry
 from tokfilter.errors import VerificationError
 from tokfilter.export.fp32_search import FP32_REMEDY
 from tokfilter.export.functions import with_function
+from tokfilter.export.kept_tokens import compare_kept
 from tokfilter.export.onnx_file import cpu_session, emulated_session, load_graph, save_graph
 from tokfilter.export.reference import Array, Expected, ImageSet, Reference
-from tokfilter.kernels.reference import token_select
+from tokfilter.export.trace import output_names
 from tokfilter.vit.model import FilteredViT
 
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
@@ -177,8 +177,7 @@ def _session_without_plugin(path: Path, entry: Entry) -> Any:
 
 def _signature_errors(session: Any, entry: Entry, model: FilteredViT) -> tuple[str, ...]:
     inputs = ["images"] if entry.role == "full" or entry.budget is not None else ["images", "slots"]
-    names = [model.output_name, "indices", "later_indices"]
-    outputs = names[: 1 if entry.role == "full" else min(len(model.drop.choices), 2) + 1]
+    outputs = output_names(model)[: 1 if entry.role == "full" else None]
     found = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     if found != (inputs, outputs):
         return (f"its inputs and outputs are {found[0]} and {found[1]}, expected {inputs} and {outputs}",)
@@ -201,7 +200,7 @@ def _check(
     expected = _rows(reference.expected(image_set, budget), rows)
     logits, found = _run(session, image_set.inputs[rows], batch, None if entry.budget is not None else budget)
     rounding = score_rounding(entry.precision or "fp32", reference.model.drop.name)
-    indices, expected_logits = _compare_indices(reference, images, found, expected, rounding)
+    indices, expected_logits = compare_kept(reference, images, found, expected, rounding)
     compared = compare_outputs(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
     row, token = (compared.worst, None) if indices is None or indices.worst is None else indices.worst
     return Check(
@@ -224,49 +223,15 @@ def _check(
     )
 
 
-def _compare_indices(
-    reference: Reference, images: Any, found: Sequence[Any], expected: Expected, rounding: float
-) -> tuple[IndexComparison | None, NDArray[np.float32]]:
-    """Kept tokens compared with torch's, and the expected logits: torch's on the tokens that the graph kept.
-
-    found: ``indices`` and ``later_indices``
-    """
-    if expected.indices is None:
-        return None, expected.logits
-    compared = compare_indices(found[0], expected.indices, expected.scores, rounding=rounding)
-    differs = compared.overlap < 1
-    if expected.later is not None:
-        if found[1].shape != expected.later.shape or found[1].dtype != np.int32:
-            error = f"later_indices are {found[1].dtype} {list(found[1].shape)}, expected {list(expected.later.shape)}"
-            return replace(compared, errors=(error,)), expected.logits
-        differs |= (found[1] != expected.later).any(axis=1)
-    changed = np.flatnonzero(differs)
-    if not len(changed) or compared.errors:
-        return compared, expected.logits
-    reducer = reference.model.drop
-    by_stage = reducer.counts(expected.indices.shape[1])
-    counts = [by_stage[stage] for stage in reducer.choices]
-    later = np.split(found[1][changed], np.cumsum(counts[1:])[:-1], axis=1) if len(counts) > 1 else []
-    logits = expected.logits.copy()
-    logits[changed], scores = reference.logits_on(images[changed], [found[0][changed], *later])
-    pairs = zip(later, scores[1:], strict=True)
-    errors = [error for rows, ranked in pairs for error in _of_stage(rows, ranked, rounding)]
-    return replace(compared, errors=tuple(errors[:1])), logits
-
-
-def _of_stage(rows: Any, scores: Array, rounding: float) -> tuple[str, ...]:
-    """Why rows [B, k] are not those of the highest scores [B, n] of a stage; empty where they are, up to near ties."""
-    expected = token_select(scores[:, :, None], scores, rows.shape[1], prefix_tokens=0)[1]
-    return compare_indices(rows, expected, scores, rounding=rounding).errors
-
-
 def _rows(expected: Expected, rows: Any) -> Expected:
-    indices, later = (None if kept is None else kept[rows] for kept in (expected.indices, expected.later))
-    return Expected(expected.logits[rows], expected.scores[rows], indices, later)
+    kept = (expected.indices, expected.later, expected.partners)
+    return Expected(
+        expected.logits[rows], expected.scores[rows], *(None if part is None else part[rows] for part in kept)
+    )
 
 
-def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Array, list[Array]]:
-    """Logits, and what else the graph gives: indices, later indices."""
+def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Array, dict[str, Array]]:
+    """Logits, and what else the graph gives, by name: indices, later indices, partners."""
     outputs: list[list[Array]] = []
     names = {item.name for item in session.get_inputs()}
     for start in range(0, len(images), batch):
@@ -275,4 +240,4 @@ def _run(session: Any, images: Array, batch: int, slots: int | None) -> tuple[Ar
             feed["slots"] = np.zeros(slots or 0, dtype=np.int32)
         outputs.append(session.run(None, feed))
     logits, *others = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
-    return logits, others
+    return logits, dict(zip([item.name for item in session.get_outputs()[1:]], others, strict=True))

@@ -145,7 +145,7 @@ class BoundRuns:
         cuda.synchronize(stream)
         h2d, compute, d2h = (cuda.milliseconds(a, b) for a, b in pairwise(self._events))
         copies = {name: host.copy() for name, host in results.items()}
-        return Result(copies[self.outputs[0].name], copies.get("indices"), Timing(h2d, compute, d2h, enqueue))
+        return Result.from_outputs(copies, self.outputs[0].name, Timing(h2d, compute, d2h, enqueue))
 
     def _shape(self, batch: int, k: int) -> _Shape:
         """Memory, binding and graph for a batch at k tokens, made at their first use."""

@@ -135,10 +135,11 @@ class OnnxRuntimeSession(CheckedSession):
         if len(self.inputs) == 2:
             feeds["slots"] = np.zeros(k, np.int32)
         try:
-            logits, *rest = self._session.run(None, feeds)
+            outputs = self._session.run(None, feeds)
         except Exception as error:  # see _open
             raise EngineError(f"ONNX Runtime failed at {k} tokens: {_first_line(error)}") from error
-        return Result(logits, rest[0] if rest else None)
+        names = [spec.name for spec in self.outputs]
+        return Result.from_outputs(dict(zip(names, outputs, strict=True)), names[0])
 
 
 def imported_onnxruntime() -> Any:

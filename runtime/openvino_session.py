@@ -34,15 +34,8 @@ Shape = tuple[int, int]
 """Images of a batch, kept tokens."""
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32, "i64": np.int64, "u8": np.uint8}
-_FREE = {
-    "images": "batch",
-    "slots": "kept",
-    "logits": "batch",
-    "masks": "batch",
-    "embedding": "batch",
-    "indices": "batch",
-}
-"""Name of an input or output -> name of its first dimension, where that is free."""
+_FREE = {"slots": "kept"}
+"""Name of an input -> name of its first dimension where that is not the batch."""
 
 
 @dataclass
@@ -158,7 +151,11 @@ class OpenVinoSession(CheckedSession):
         except Exception as error:  # see _load; this request is not used again
             raise EngineError(f"OpenVINO failed at {k} tokens: {_first_line(error)}") from error
         requests.free.append(request)
-        return _result([outputs[i] for i in range(len(self.outputs))])
+        return self._result([outputs[i] for i in range(len(self.outputs))])
+
+    def _result(self, outputs: list[Array]) -> Result:
+        names = [spec.name for spec in self.outputs]
+        return Result.from_outputs(dict(zip(names, outputs, strict=True)), names[0])
 
     def _requests_for(self, shape: Shape) -> "_Requests":
         """The requests of a batch and budget: of the one model for all, or of the model that is compiled for these."""
@@ -197,7 +194,7 @@ class OpenVinoSession(CheckedSession):
                 if done is not None and not failures:
                     seconds = perf_counter() - started[1]
                     outputs = [np.array(request.get_output_tensor(i).data) for i in range(len(self.outputs))]
-                    done(started[0], _result(outputs), seconds)
+                    done(started[0], self._result(outputs), seconds)
             except BaseException as error:  # raised again in the caller's thread
                 failures.append(error)
 
@@ -251,13 +248,9 @@ def _spec(port: Any) -> TensorSpec:
     name, shape = str(port.get_any_name()), port.get_partial_shape()
     sizes: list[int | str] = []
     for axis, size in enumerate(shape):
-        free = _FREE.get(name, "free") if axis == 0 else "kept" if name == "indices" else "free"
+        free = _FREE.get(name, "batch") if axis == 0 else "kept" if name == "indices" else "free"
         sizes.append(free if size.is_dynamic else int(size.get_length()))
     return TensorSpec(name, tuple(sizes), np.dtype(_DTYPES.get(port.get_element_type().get_type_name(), np.float32)))
-
-
-def _result(outputs: list[Array]) -> Result:
-    return Result(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
 
 def _first_line(error: Exception) -> str:

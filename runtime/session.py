@@ -6,7 +6,7 @@ type and finite values, budgets against the engine's range, no use after close, 
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -102,11 +102,24 @@ class Result:
         [B, M, H', W'], the same as ``masks``
     indices: [B, k] int32, kept positions among the patches; None from a full model
     timing: of the stages on a GPU; None on a CPU
+    later_indices: [B, k_2 + k_3 ...] int32, the rows that each choice behind the first kept among the tokens that it
+        ranked; None where a model chooses once
+    partners: [B, n_1 + n_2 ...] int32, of a model that merges tokens: for each choice the row that a token is merged
+        into unless it is kept
     """
 
     logits: Array
     indices: Array | None = None
     timing: Timing | None = None
+    later_indices: Array | None = None
+    partners: Array | None = None
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, Array], first: str, timing: Timing | None = None) -> "Result":
+        """The result in an engine's outputs by name; ``first`` is the name of the logits or masks."""
+        return cls(
+            outputs[first], outputs.get("indices"), timing, outputs.get("later_indices"), outputs.get("partners")
+        )
 
     @property
     def embedding(self) -> Array:

@@ -144,7 +144,7 @@ class TensorRTSession(CheckedSession):
             prepared = self._prepare(images.shape[0], k)
             timing = self._transfer_and_compute(self._cuda, prepared, images)
         results = {name: self._buffers[name].view(shape).copy() for name, shape in prepared.outputs.items()}
-        return Result(results[self.model_file.manifest.model.output_name], results.get("indices"), timing)
+        return Result.from_outputs(results, self.model_file.manifest.model.output_name, timing)
 
     def _transfer_and_compute(self, cuda: Cuda, prepared: _Prepared, images: Array) -> Timing:
         stream, events, buffers = self._stream, self._events, self._buffers

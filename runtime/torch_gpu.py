@@ -15,7 +15,7 @@ __all__ = ["GpuCall"]
 
 _DRY_RUNS: Final = 3
 
-_Call = Callable[[], tuple[Tensor, Tensor | None]]
+_Call = Callable[[], dict[str, Tensor]]
 
 
 class GpuCall:
@@ -30,10 +30,9 @@ class GpuCall:
         self._images = torch.zeros(shape, device="cuda")
         self._events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
         self._call: _Call = lambda: forward(self._images, k)
-        logits, indices = self._call()
-        self._host_outputs = [
-            torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (logits, indices) if t is not None
-        ]
+        self._host_outputs = {
+            name: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for name, t in self._call().items()
+        }
         if cuda_graph:
             try:
                 self._capture()
@@ -57,7 +56,7 @@ class GpuCall:
         with torch.cuda.graph(graph):
             outputs = call()
 
-        def replay() -> tuple[Tensor, Tensor | None]:
+        def replay() -> dict[str, Tensor]:
             graph.replay()
             return outputs
 
@@ -71,16 +70,16 @@ class GpuCall:
         start_event.record()
         self._images.copy_(self._host_images, non_blocking=True)
         copied.record()
-        outputs = [tensor for tensor in self._call() if tensor is not None]
+        outputs = self._call()
         computed.record()
-        for host, device in zip(self._host_outputs, outputs, strict=True):
-            host.copy_(device, non_blocking=True)
+        for name, host in self._host_outputs.items():
+            host.copy_(outputs[name], non_blocking=True)
         end_event.record()
         enqueue_ms = (perf_counter() - start) * 1e3
         end_event.synchronize()
         spans = (start_event.elapsed_time(copied), copied.elapsed_time(computed), computed.elapsed_time(end_event))
-        logits, *rest = [tensor.numpy().copy() for tensor in self._host_outputs]
-        return Result(logits, rest[0] if rest else None, Timing(*spans, enqueue_ms))
+        copies = {name: tensor.numpy().copy() for name, tensor in self._host_outputs.items()}
+        return Result.from_outputs(copies, "logits", Timing(*spans, enqueue_ms))
 
     def repeat(self, images: Array, seconds: float) -> list[Compute]:
         """Repeat the computation on images that stay on the device."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from tokfilter.runtime.torch_network import TYPES
-from tokfilter.runtime.torch_source import golden_from_bundle
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle
 
@@ -26,7 +25,7 @@ GRAPH, GOLDEN = "model.onnx", "golden.npz"
 def write_naive_onnx(bundle_path: Path, folder: Path, precision: str) -> None:
     """Write the graph and the golden tensors. Raises DataError, BundleError, and whatever the exporter raises."""
     bundle = load_bundle(bundle_path)
-    golden = golden_from_bundle(bundle)
+    golden = bundle.golden
     model = create_backbone(bundle.architecture)
     model.load_state_dict(bundle.backbone)
     dtype = TYPES[precision]
@@ -43,7 +42,7 @@ def write_naive_onnx(bundle_path: Path, folder: Path, precision: str) -> None:
             dynamo=True,
             verbose=False,
         )
-    np.savez(folder / GOLDEN, images=golden.images, scores=golden.scores, full=golden.full)
+    np.savez(folder / GOLDEN, images=golden.images.numpy(), scores=golden.scores.numpy(), full=golden.full.numpy())
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["MODES", "TYPES", "Forward", "Network", "compiled_network", "mode_from_option"]
 
-Forward = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
-"""Images [B, 3, H, W] and a budget -> logits [B, classes] in fp32, and kept positions [B, k] (None for every token)."""
+Forward = Callable[[Tensor, int], dict[str, Tensor]]
+"""Images [B, 3, H, W] and a budget -> the outputs of a graph by name: logits [B, classes] in fp32; with fewer tokens
+also indices [B, k], and later_indices and partners of models that have them."""
 
 TYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -57,12 +58,18 @@ class Network(nn.Module):
             if isinstance(getattr(part, "fused_attn", None), bool):
                 part.fused_attn = True
 
-    def forward(self, images: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
+    def forward(self, images: Tensor, k: int) -> dict[str, Tensor]:
         """As ``Forward``. images: [B, 3, H, W] of any float type."""
-        logits = self.model(images.to(self.dtype), k)
-        indices = self.model.last.indices
+        outputs = {"logits": self.model(images.to(self.dtype), k).float()}
+        last = self.model.last
+        if last.indices is not None:
+            outputs["indices"] = last.indices
+        if last.later:
+            outputs["later_indices"] = torch.cat(last.later, dim=1)
+        if last.partners:
+            outputs["partners"] = torch.cat(last.partners, dim=1)
         self.model.drop.state.last = None  # else a compiled graph returns all tokens too
-        return logits.float(), indices
+        return outputs
 
 
 def _in_fp32(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -87,14 +94,14 @@ def compiled_network(network: Network, mode: str) -> Forward:
     Raises EngineError (at a call) where the model does not compile.
     """
 
-    def sized(images: Tensor, slots: Tensor) -> tuple[Tensor, Tensor | None]:
-        found: tuple[Tensor, Tensor | None] = network(images, slots.shape[0])
+    def sized(images: Tensor, slots: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = network(images, slots.shape[0])
         return found
 
     run = torch.compile(sized, fullgraph=True, mode=mode)
     lengths: dict[int, Tensor] = {}
 
-    def forward(images: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
+    def forward(images: Tensor, k: int) -> dict[str, Tensor]:
         slots = lengths.setdefault(k, torch.zeros(k, dtype=torch.int32, device=images.device))
         _mark_free(images, slots)
         if mode in _OWN_GRAPHS and images.is_cuda:

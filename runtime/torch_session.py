@@ -112,12 +112,12 @@ class TorchSession(CheckedSession):
             if self.provider == "cuda":
                 with torch.cuda.device(self.device):
                     return self._gpu_call(self._forward, images.shape, k)(images)
-            logits, indices = self._forward(torch.from_numpy(np.ascontiguousarray(images)), k)
+            outputs = self._forward(torch.from_numpy(np.ascontiguousarray(images)), k)
         except torch.OutOfMemoryError as error:
             raise EngineError(
                 f"PyTorch has no device memory for a batch of {len(images)} at {k} tokens: use a smaller batch."
             ) from error
-        return Result(logits.numpy(), None if indices is None else indices.numpy())
+        return Result.from_outputs({name: tensor.numpy() for name, tensor in outputs.items()}, "logits")
 
     @torch.inference_mode()
     def _repeat(self, images: Array, k: int, seconds: float) -> list[Compute]:

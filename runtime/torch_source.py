@@ -11,6 +11,7 @@ from tokfilter.artifacts.golden import GoldenArrays
 from tokfilter.artifacts.manifest import Entry, Manifest, ModelCard, output_of
 from tokfilter.runtime.model_files import ModelFile, Role, check_bundle
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
+from tokfilter.vit.golden import later_from_model
 from tokfilter.vit.info import preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT, check_patched
 
@@ -34,7 +35,7 @@ def opened_bundle(
     manifest = _manifest(
         _card(model), {"name": path.name, "sha256": digest}, {} if manifest is None else manifest.choice
     )
-    return model, ModelFile(path.parent, manifest, entry, path), golden_from_bundle(bundle)
+    return model, ModelFile(path.parent, manifest, entry, path), golden_from_bundle(bundle, model)
 
 
 def opened_model(model: FilteredViT, role: Role, precision: str) -> tuple[FilteredViT, ModelFile]:
@@ -45,11 +46,12 @@ def opened_model(model: FilteredViT, role: Role, precision: str) -> tuple[Filter
     return copy.deepcopy(model), ModelFile(Path(), _manifest(_card(model), {}, {}), entry)
 
 
-def golden_from_bundle(bundle: Bundle) -> GoldenArrays:
-    """A bundle's golden tensors as arrays."""
+def golden_from_bundle(bundle: Bundle, model: FilteredViT) -> GoldenArrays:
+    """A bundle's golden tensors as arrays; what its model keeps behind the first choice is computed here."""
     golden = bundle.golden
     logits = {k: value.numpy() for k, value in golden.logits.items()}
-    return GoldenArrays(golden.images.numpy(), golden.scores.numpy(), golden.full.numpy(), logits)
+    later = later_from_model(model, golden.images, golden.indices)
+    return GoldenArrays(golden.images.numpy(), golden.scores.numpy(), golden.full.numpy(), logits, later)
 
 
 def _card(model: FilteredViT) -> ModelCard:

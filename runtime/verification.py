@@ -28,11 +28,13 @@ _NOT_MEASURED: Final = "No time was taken; export and verify again."
 class Verdict:
     """How one engine's outputs compare at one batch and budget.
 
-    compared: "logits and indices", "logits" or "indices" (where torch computed no logits at this budget)
+    compared: "logits and indices", "logits" or "indices" (where torch computed no logits at this budget, or
+        every image kept other tokens in near ties of later choices)
     largest_difference: of a logit, over the largest golden logit of the image; None where no logits were compared
     tolerance: for that difference
     same_top1: fraction of the compared images with the same top-1 class; of pixels with the same first mask
     same_indices: fraction of the kept tokens that the golden tensors keep too
+    same_later: the same of the choices behind the first, where they were compared
     """
 
     path: str
@@ -44,6 +46,7 @@ class Verdict:
     tolerance: float
     same_top1: float | None
     same_indices: float | None
+    same_later: float | None = None
 
 
 def checked_files(directory: str | Path) -> Manifest:
@@ -86,7 +89,10 @@ def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> str | Non
     found = list(_verdicts(ModelFile(directory, manifest, entry), options, batches, remedy=""))
     if any(verdict.largest_difference is not None for verdict in found):
         return None
-    return f"only its kept tokens were: torch computed no logits at {found[0].tokens} tokens"
+    return (
+        f"only its kept tokens were: at {found[0].tokens} tokens torch computed no logits, or every image kept other "
+        "tokens in near ties"
+    )
 
 
 def _require_target(entry: Entry) -> None:
@@ -155,7 +161,8 @@ def verify(
 ) -> Verdict:
     """Run the golden images in batches of ``batch`` at k tokens and compare. Raises VerificationError with figures.
 
-    Logits are compared on the images whose kept tokens are the golden ones: other tokens give other logits.
+    Logits are compared on the images whose kept tokens are the golden ones at every choice: other tokens give other
+    logits. Where all images differ in near ties of later choices, no logits are compared.
 
     remedy: the last sentence of the error message
     """
@@ -163,16 +170,23 @@ def verify(
     tolerance = TOLERANCES[entry.precision or "fp32"]
     images = golden.tiled(max(batch, len(golden.images)), session.inputs[0].dtype)
     rows = np.arange(len(images)) % len(golden.images)
-    logits, found = _run(session, images, batch, k)
+    logits, *kept = _run(session, images, batch, k)
+    found = kept[0]
     same = np.ones(len(rows), bool)
-    common: float | None = None
+    common = later_common = None
     errors: list[str] = []
+    later, in_later = golden.later.get(k), False
     if found is not None:
         rounding = score_rounding(entry.precision or "fp32", model_file.manifest.model.reducer["name"])
         expected_rows = golden.expected_indices(k)[rows]
         indices = compare_indices(found, expected_rows, golden.scores[rows], tolerance.common, rounding)
         same, common = indices.overlap == 1.0, float(indices.overlap.mean())
         errors += indices.errors
+        if later is not None and not errors:
+            behind = later.compare(kept, rows, same, tolerance, rounding)
+            in_later = same.any() and not behind.same.any()
+            same, later_common = behind.same, behind.overlap
+            errors += behind.errors
     expected = golden.full if k == golden.scores.shape[1] else golden.logits.get(k)
     difference = top1 = cosine = None
     if not np.isfinite(logits).all():
@@ -182,32 +196,45 @@ def verify(
         compared = compare_outputs(logits[same], expected[rows][same], tolerance)
         difference, top1, cosine = compared.relative, compared.top1, compared.cosine
         errors += compared.errors
-    elif expected is not None:
+    elif expected is not None and not in_later:
         errors.append("no image keeps the golden tokens, so no logits can be compared")
     verdict = Verdict(
         path=entry.path,
         sha256=entry.sha256,
         tokens=k,
         batch=batch,
-        compared=_compared(expected is not None, common is not None),
+        compared=_compared(expected is not None and not in_later, common is not None),
         largest_difference=difference,
         tolerance=tolerance.relative,
         same_top1=top1,
         same_indices=common,
+        same_later=later_common,
     )
     if errors:
         raise VerificationError(f"{_message(verdict, cosine, errors, tolerance)} {remedy}".rstrip())
     return verdict
 
 
-def _run(session: Session, images: Array, batch: int, k: int) -> tuple[Array, Array | None]:
-    """Logits [M, classes], or masks, in fp32 and indices [M, k] of images [M, 3, H, W]; the last batch is filled up."""
+def _run(session: Session, images: Array, batch: int, k: int) -> tuple[Array, Array | None, Array | None, Array | None]:
+    """Logits [M, classes], or masks, in fp32, indices [M, k], later indices and partners of images [M, 3, H, W].
+
+    The last batch is filled up.
+    """
     count = -(-len(images) // batch)
     padded = images if count * batch == len(images) else images[np.arange(count * batch) % len(images)]
     results = [session.run(padded[i * batch : (i + 1) * batch], k) for i in range(count)]
     logits = np.concatenate([result.logits for result in results])[: len(images)].astype(np.float32)
-    indices = [result.indices for result in results if result.indices is not None]
-    return logits, np.concatenate(indices)[: len(images)] if indices else None
+
+    def joined(parts: Sequence[Array | None]) -> Array | None:
+        there = [part for part in parts if part is not None]
+        return np.concatenate(there)[: len(images)] if there else None
+
+    return (
+        logits,
+        joined([result.indices for result in results]),
+        joined([result.later_indices for result in results]),
+        joined([result.partners for result in results]),
+    )
 
 
 def _compared(logits: bool, indices: bool) -> str:

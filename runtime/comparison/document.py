@@ -182,5 +182,8 @@ def _notes(measured: Measurements, rows: Sequence[Mapping[str, Any]]) -> list[st
         notes.append(f"other processes were running: load average {load:.1f} before the measurement")
     without = sorted({v["tokens"] for v in measured.verdicts if v["compared"] == "indices"})
     if without:
-        notes.append(f"there are no golden logits at {without} tokens: the kept indices were compared there")
+        notes.append(
+            f"the kept tokens were compared at {without} tokens, and no logits: torch computed none, or every image "
+            "kept other tokens in near ties"
+        )
     return notes

@@ -130,7 +130,7 @@ def test_the_filter_computes_in_fp32_and_attention_is_fused(model, images, monke
     calls = []
     fused = F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(a[0].dtype) or fused(*a, **k))
-    logits, _ = network(torch.from_numpy(images), 8)
+    logits = network(torch.from_numpy(images), 8)["logits"]
     assert logits.dtype == torch.float32 and calls == [torch.bfloat16] * 2  # one per block
 
 

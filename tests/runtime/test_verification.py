@@ -66,7 +66,7 @@ def test_an_engine_need_not_stand_in_the_manifest_yet(export_directory, sessions
 def test_an_engine_for_a_budget_without_golden_logits_is_not_called_compared(export_directory, sessions):
     manifest, entry = entry_of(export_directory, "model.onnx", budget_range=(5, 5, 5))
     assert verification.check_engine(export_directory, manifest, entry) == (
-        "only its kept tokens were: torch computed no logits at 5 tokens"
+        "only its kept tokens were: at 5 tokens torch computed no logits, or every image kept other tokens in near ties"
     )
     assert set(sessions.runs) == {(1, 5), (2, 5)}
 

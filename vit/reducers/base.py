@@ -47,6 +47,9 @@ class Selection:
     scores: [B, N], by which the first stage ranked the patches; None when every token was kept
     indices: [B, k] int32, positions that the first stage kept among the patches; None when every token was kept
     later: for each choice after the first [B, k_s] int32, the rows that it kept among the patch tokens that it got
+    later_scores: for each of them [B, n_s], by which it ranked these
+    partners: of a reducer that merges, for each choice [B, n_s] int32, the row that a token is merged into unless it is
+        kept
     all_left: whether the tokens that were not kept are behind the last block too, in their places
     """
 
@@ -54,6 +57,8 @@ class Selection:
     scores: Tensor | None = None
     indices: Tensor | None = None
     later: list[Tensor] = field(default_factory=list)
+    later_scores: list[Tensor] = field(default_factory=list)
+    partners: list[Tensor] = field(default_factory=list)
     all_left: bool = False
 
     @property
@@ -159,6 +164,15 @@ class Reducer(nn.Module, ABC):
         return list(range(self.stage_count))
 
     @property
+    def merges(self) -> bool:
+        """Whether tokens that are not kept are merged into others (``Selection.partners``)."""
+        return False
+
+    def choices_in_blocks(self, depth: int) -> list[tuple[int, int]]:
+        """For each choice its block, counted from 1, and its stage, from 0; none before the blocks."""
+        return []
+
+    @property
     def smallest(self) -> int:
         """The smallest budget."""
         return 1
@@ -223,4 +237,5 @@ class Reducer(nn.Module, ABC):
             last.scores, last.indices = scores, rows
         else:
             last.later.append(rows)
+            last.later_scores.append(scores)
         return selected, rows

@@ -68,6 +68,10 @@ class IdleViT(InBlockReducer):
         """Every block from the first stage on."""
         return {number: bisect_right(self.stages, number) - 1 for number in range(self.stages[0], depth + 1)}
 
+    def choices_in_blocks(self, depth: int) -> list[tuple[int, int]]:
+        """See Reducer: each idle block chooses."""
+        return list(self.acts_in(depth).items())
+
     def run(self, block: ReducedBlock, tokens: Tensor) -> Tensor:
         """One idle block. tokens: [B, P+N, C]. Returns the same shape."""
         if self.state.k is None:

@@ -120,6 +120,10 @@ class InBlockReducer(Reducer):
         """The blocks where it acts, counted from 1, and the stage of each."""
         return {number: stage for stage, number in enumerate(self.stages)}
 
+    def choices_in_blocks(self, depth: int) -> list[tuple[int, int]]:
+        """See Reducer."""
+        return [(number, stage) for stage, number in enumerate(self.stages)]
+
     @classmethod
     def check(cls, backbone: Any) -> None:
         """See Reducer."""

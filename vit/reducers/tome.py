@@ -12,7 +12,7 @@ after the first merge. The merge is a product with a matrix of zeros and ones, w
 multiply-accumulates count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,10 @@ from torch import Tensor
 from tokfilter.vit.reducers.base import as_index
 from tokfilter.vit.reducers.in_block import InBlockReducer, ReducedBlock
 
-__all__ = ["ToMe", "match_tokens", "merge_tokens"]
+__all__ = ["Pick", "ToMe", "best_partners", "match_tokens", "merge_tokens"]
+
+Pick = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Similarities [B, n, n] -> that of each token with its partner [B, n], and the partners [B, n] int64."""
 
 _STAYS = 1.5
 """Score of the tokens of the second set, above every cosine: they are never merged into another."""
@@ -39,8 +42,17 @@ class _Sizes:
         return _Sizes, ()
 
 
+def best_partners(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """The most similar token of each; see ``Pick``."""
+    best, partners = similarity.max(dim=-1)
+    return best, partners
+
+
 class ToMe(InBlockReducer):
-    """Merges tokens. stages: the blocks where it merges, counted from 1; None: all."""
+    """Merges tokens. stages: the blocks where it merges, counted from 1; None: all.
+
+    pick: chooses partners; replaced where those of another runtime are compared
+    """
 
     name = "tome"
     needs = "a merged token has no position"
@@ -48,6 +60,7 @@ class ToMe(InBlockReducer):
     def __init__(self, backbone: Any, stages: Sequence[int] | None = None) -> None:
         super().__init__(backbone, range(1, len(backbone.blocks) + 1) if stages is None else stages)
         self.sizes = _Sizes()
+        self.pick: Pick = best_partners
 
     def acts_in(self, depth: int) -> dict[int, int]:
         """Every block from the first stage on: attention is proportional in all that follow a merge. -1: no stage."""
@@ -57,6 +70,11 @@ class ToMe(InBlockReducer):
     @property
     def adds_tokens(self) -> bool:
         """A merged token stands for several positions."""
+        return True
+
+    @property
+    def merges(self) -> bool:
+        """See Reducer."""
         return True
 
     @property
@@ -84,13 +102,15 @@ class ToMe(InBlockReducer):
         """See InBlockReducer."""
         prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
         sizes = self.sizes.value if self.sizes.value is not None else torch.ones_like(patches[..., 0])
-        scores, partners = match_tokens(keys[:, :, self.prefix_tokens :].mean(dim=1), self.prefix_tokens)
+        scores, partners = match_tokens(keys[:, :, self.prefix_tokens :].mean(dim=1), self.prefix_tokens, self.pick)
         _, rows = self.chosen(tokens, scores, self.kept(stage))
+        assert self.state.last is not None
+        self.state.last.partners.append(torch.ops.aten._to_copy.default(partners, dtype=torch.int32))
         merged, self.sizes.value = merge_tokens(patches, sizes, partners, rows)
         return torch.cat([prefix, merged], dim=1)
 
 
-def match_tokens(keys: Tensor, prefix_tokens: int) -> tuple[Tensor, Tensor]:
+def match_tokens(keys: Tensor, prefix_tokens: int, pick: Pick = best_partners) -> tuple[Tensor, Tensor]:
     """Bipartite matching of alternate tokens.
 
     keys: [B, n, c] of the patch tokens; prefix_tokens: how many tokens come before them, for the alternation
@@ -99,7 +119,7 @@ def match_tokens(keys: Tensor, prefix_tokens: int) -> tuple[Tensor, Tensor]:
     direction = F.normalize(keys, dim=-1)
     second = (torch.arange(keys.shape[1], device=keys.device) + prefix_tokens) % 2 == 1
     similarity = torch.where(second, direction @ direction.transpose(1, 2), torch.full_like(keys[:1, :1, :1], -_STAYS))
-    best, partners = similarity.max(dim=-1)
+    best, partners = pick(similarity)
     return torch.where(second, torch.full_like(best[:1, :1], _STAYS), -best), partners
 
 
