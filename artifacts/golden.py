@@ -105,7 +105,8 @@ def _checked(arrays: Mapping[str, Array], card: ModelCard) -> GoldenArrays:
             raise ValueError(f"its array {name} must be {wanted}, got {found.dtype} {list(found.shape)}")
         if not np.isfinite(found).all():
             raise ValueError(f"its array {name} holds NaN or infinity")
-    later = {k: found for k in budgets if (found := later_from_arrays(arrays, k, count, patches)) is not None}
+    behind = {k: later_from_arrays(arrays, k, count, patches) for k in budgets}
+    later = {k: choices for k, choices in behind.items() if choices is not None}
     logits = {k: arrays[f"logits_{k}"] for k in budgets}
     golden = GoldenArrays(arrays["images"], arrays["scores"], arrays["full"], logits, later)
     for k in budgets:

@@ -55,7 +55,12 @@ _CARD_KEYS: Final = {"num_patches": "patches"}
 
 _FIELDS: Final = {key: name for name, key in _CARD_KEYS.items()}
 
-_UNSET: Final = (("input", "float"), ("output", None), ("reducer", ReducerConfig().as_dict()))
+_UNSET: Final[tuple[tuple[str, Any], ...]] = (
+    ("input", "float"),
+    ("output", None),
+    ("reducer", ReducerConfig().as_dict()),
+    ("choices", []),
+)
 """Keys of a card that are left out with these values."""
 
 _ADDED_KEYS: Final = ("verified", "unverified", "kept_fp32")
@@ -138,6 +143,8 @@ class ModelCard:
     input: how the graphs and engines take images; the key is left out where it is "float"
     output: what the graphs and engines return first; None and left out for logits [B, classes]
     reducer: name and settings (``artifacts/reducer.py``); the key is left out for the filter
+    choices: [block, stage] of each choice of tokens inside the blocks, blocks counted from 1 and stages from 0; left
+        out where there are none
     """
 
     architecture: str
@@ -152,6 +159,7 @@ class ModelCard:
     input: InputForm = "float"
     output: ModelOutput | None = None
     reducer: dict[str, Any] = field(default_factory=lambda: ReducerConfig().as_dict())
+    choices: list[list[int]] = field(default_factory=list)
 
     @property
     def output_name(self) -> str:

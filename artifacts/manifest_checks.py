@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tokfilter.artifacts.files import is_file_name
-from tokfilter.artifacts.limits import CROP_MODES, INTERPOLATIONS, MAX_COUNT, MAX_SIZE, MAX_TEXT
+from tokfilter.artifacts.limits import CROP_MODES, INTERPOLATIONS, MAX_COUNT, MAX_SIZE, MAX_STAGES, MAX_TEXT
 from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 
 __all__ = ["ClosedSets", "check_manifest"]
@@ -85,6 +85,7 @@ def _model(known: ClosedSets) -> Check:
                 {"name": _one_of(known.outputs), "shape": _sequence(_whole(1, MAX_SIZE), 3, least=1)}, {}
             ),
             "reducer": _reducer,
+            "choices": _sequence(_choice, MAX_STAGES),
         },
     )
 
@@ -270,6 +271,10 @@ def _reducer(value: Any, place: str) -> None:
         ReducerConfig(value["name"], value["settings"])
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+
+
+def _choice(value: Any, place: str) -> None:
+    _sequence(_whole(0, MAX_STAGES), 2, least=2)(value, place)
 
 
 def _file_name(value: Any, place: str) -> None:

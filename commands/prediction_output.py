@@ -45,9 +45,27 @@ def document_of(prediction: "Prediction", source: Path, image: Path, picture: Pa
         "tokens": prediction.tokens,
         "grid": list(prediction.grid),
         "indices": None if prediction.indices is None else prediction.indices.tolist(),
+        **_stages(prediction),
         **_areas(prediction),
         **({} if prediction.embedding is None else {"embedding": prediction.embedding.tolist()}),
     }
+
+
+def _stages(prediction: "Prediction") -> dict[str, Any]:
+    """The key ``stages`` of a model that reduces inside its blocks: positions of patches behind each choice."""
+    if not prediction.stages:
+        return {}
+    stages = [
+        {
+            "block": stage.block,
+            "kept": stage.alone,
+            "groups": stage.groups,
+            "idle": stage.waiting,
+            "dropped": stage.dropped,
+        }
+        for stage in prediction.stages
+    ]
+    return {"stages": stages}
 
 
 def _areas(prediction: "Prediction") -> dict[str, Any]:
@@ -91,6 +109,8 @@ def print_one(prediction: "Prediction", picture: Path | None, top: int) -> None:
     console.print(f"\n{prediction.tokens} of {rows * columns} patch tokens kept", style="dim")
     if prediction.indices is not None and 2 * columns <= console.width:
         console.print(_map(prediction))
+    for stage in prediction.stages:
+        console.print(stage.summary, style="dim")
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True, markup=False)
 

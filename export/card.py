@@ -36,7 +36,8 @@ def card_from_bundle(
         preprocessing=json.loads(json.dumps(asdict(bundle.preprocessing))),
         input=options.input,
         output=output_of(model.output_name, model.output_shape),
-        reducer=bundle.reducer.as_dict(),
+        reducer=model.drop.config.as_dict(),
+        choices=[list(choice) for choice in model.drop.choices_in_blocks(len(model.backbone.blocks))],
     )
 
 

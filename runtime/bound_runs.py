@@ -6,7 +6,7 @@ through page-locked memory, on the stream that ONNX Runtime computes on.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -62,6 +62,7 @@ class BoundRuns:
     device: kind and number, as ONNX Runtime's IOBinding takes them
     stream: that the session computes on
     graphs: capture a CUDA graph per shape
+    lengths: columns of further outputs at a budget, by name
     """
 
     onnxruntime: Any
@@ -72,6 +73,7 @@ class BoundRuns:
     device: tuple[str, int]
     stream: int
     graphs: bool = False
+    lengths: Callable[[int], Mapping[str, int]] = lambda _: {}
     _kept: "OrderedDict[tuple[int, int], _Shape]" = field(default_factory=OrderedDict, init=False)
     _staging: dict[str, Array] = field(default_factory=dict, init=False)
     _events: list[Any] = field(default_factory=list, init=False)
@@ -159,7 +161,10 @@ class BoundRuns:
 
     def _new_shape(self, batch: int, k: int) -> _Shape:
         specs = (*self.inputs, *self.outputs)
-        shapes = {spec.name: _sizes(spec, batch, k) for spec in specs}
+        lengths = self.lengths(k)
+        shapes = {
+            spec.name: (batch, lengths[spec.name]) if spec.name in lengths else _sizes(spec, batch, k) for spec in specs
+        }
         addresses: dict[str, int] = {}
         try:
             for spec in specs:

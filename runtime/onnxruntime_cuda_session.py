@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from tokfilter.artifacts.budget import Keep
@@ -11,6 +12,7 @@ from tokfilter.runtime.cuda_driver import DriverCuda
 from tokfilter.runtime.device_images import is_device_array, ortvalue_from_images
 from tokfilter.runtime.onnxruntime_session import OnnxRuntimeSession, available_provider, imported_onnxruntime
 from tokfilter.runtime.session import Array, Compute, Result
+from tokfilter.runtime.stages import output_lengths
 
 __all__ = ["OnnxRuntimeCudaSession"]
 
@@ -55,6 +57,7 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
                 f"CUDA graphs need ONNX Runtime 1.27 or later, which can release them; this is "
                 f"{onnxruntime.__version__}: {_UPGRADE}, or run with cuda_graph=False."
             )
+        card = self.model_file.manifest.model
         self._cuda = cuda = self._device_memory()
         try:
             with cuda.current():
@@ -69,6 +72,7 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
                     self._place,
                     self._stream,
                     self.cuda_graph,
+                    partial(output_lengths, card.choices, card.num_patches),
                 )
         except BaseException:
             self._release()

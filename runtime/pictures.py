@@ -13,13 +13,19 @@ import numpy.typing as npt
 from PIL import Image
 
 from tokfilter.errors import DataError
+from tokfilter.runtime.stages import Stage
 
 __all__ = [
     "BudgetResult",
+    "Grid",
+    "Mask",
+    "Numbers",
     "Picture",
+    "enlarged",
     "heat_picture",
     "kept_mask",
     "kept_picture",
+    "per_pixel",
     "scale_from_size",
     "sheet_from_pictures",
     "tiled",
@@ -55,6 +61,7 @@ class BudgetResult:
     predicted, probability: the most probable class, and its probability in 0..1
     indices: kept positions among the patches; None when every token was kept
     masks: the view under the colours of its classes, from a model that gives masks
+    stages: what each choice does with the patches, of a model that reduces inside its blocks
     """
 
     tokens: int
@@ -62,6 +69,7 @@ class BudgetResult:
     probability: float
     indices: tuple[int, ...] | None = None
     masks: Image.Image | None = None
+    stages: Sequence[Stage] = ()
 
 
 @dataclass(frozen=True)
@@ -117,9 +125,9 @@ def kept_picture(
     Raises DataError for a position outside the grid.
     """
     mask = kept_mask(indices, grid)
-    pixels = _pixels(view, grid, scale)
+    pixels = enlarged(view, grid, scale)
     height, width = pixels.shape[:2]
-    kept = _per_pixel(mask, height, width)
+    kept = per_pixel(mask, height, width)
     dropped = _VEIL * _SLATE + (1 - _VEIL) * (pixels @ _LUMINANCE)[..., None]
     ruled = _first_lines(height, grid[0])[:, None] | _first_lines(width, grid[1])[None, :]
     drawn = _FAINT * np.maximum(ruled, _crosses(height, width, grid))[..., None]
@@ -139,13 +147,13 @@ def heat_picture(view: Image.Image, scores: npt.ArrayLike, grid: Grid, scale: in
     values = np.asarray(scores, dtype=np.float64).ravel()
     if values.size != grid[0] * grid[1]:
         raise DataError(f"a grid of {grid[0]} x {grid[1]} patches needs {grid[0] * grid[1]} scores, got {values.size}.")
-    pixels = _pixels(view, grid, scale)
+    pixels = enlarged(view, grid, scale)
     height, width = pixels.shape[:2]
     anchors = np.linspace(0, 1, len(_HEAT))
     ranks = _ranked(values).reshape(grid)
     colours = np.stack([np.interp(ranks, anchors, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     grey = (pixels @ _LUMINANCE)[..., None]
-    return _image(0.7 * _per_pixel(colours, height, width) + 0.3 * grey)
+    return _image(0.7 * per_pixel(colours, height, width) + 0.3 * grey)
 
 
 def sheet_from_pictures(pictures: Sequence[Picture], budgets: Sequence[int], width: int = 112) -> Image.Image:
@@ -187,7 +195,7 @@ def _ranked(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return ranks
 
 
-def _pixels(view: Image.Image, grid: Grid, scale: int) -> Numbers:
+def enlarged(view: Image.Image, grid: Grid, scale: int) -> Numbers:
     """Enlarged pixels [height, width, 3]. Raises DataError when there are more patches than pixels along an edge."""
     if view.height * scale < grid[0] or view.width * scale < grid[1]:
         raise DataError(f"a picture of {view.width} x {view.height} pixels cannot show {grid[0]} x {grid[1]} patches.")
@@ -235,7 +243,7 @@ def _grown(mask: Mask, pixels: int) -> Mask:
     return spread
 
 
-def _per_pixel(patches: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
+def per_pixel(patches: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
     """Spread one value per patch [rows, columns, ...] over its pixels [height, width, ...]."""
     rows, columns = (np.diff(_edges(n, parts)) for n, parts in ((height, patches.shape[0]), (width, patches.shape[1])))
     return patches.repeat(rows, axis=0).repeat(columns, axis=1)

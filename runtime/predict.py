@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,8 @@ from tokfilter.errors import DataError
 from tokfilter.runtime.mask_pictures import classes_from_masks, mask_picture
 from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size, tiled
 from tokfilter.runtime.preprocess import preprocess_from_card, preprocess_from_fields
+from tokfilter.runtime.stage_pictures import stage_sheet
+from tokfilter.runtime.stages import Stage, stages_from_outputs
 
 if TYPE_CHECKING:
     from tokfilter.runtime.model_files import Role
@@ -38,6 +40,7 @@ __all__ = [
     "predictor",
     "probabilities_and_classes",
     "probabilities_from_logits",
+    "stages_from_model",
 ]
 
 Floats = npt.NDArray[Any]
@@ -65,6 +68,7 @@ class Prediction:
     scores: [patches], higher is more important; None from an engine, which does not return them
     classes: [H', W'], the class of each pixel; None from a model that classifies images
     embedding: [C], of a model without a classifier, which has no probabilities; None from others
+    stages: what each choice does with the patches, of a model that reduces inside its blocks; empty with every token
     """
 
     view: Image.Image
@@ -76,6 +80,7 @@ class Prediction:
     scores: npt.NDArray[np.float32] | None = None
     classes: npt.NDArray[np.int64] | None = None
     embedding: npt.NDArray[np.float32] | None = None
+    stages: Sequence[Stage] = ()
 
     @property
     def areas(self) -> list[Guess]:
@@ -144,15 +149,35 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
         images = torch.from_numpy(transform.input_from_view(view))[None].to(next(model.parameters()))
         logits = model(images, keep)[0].float().cpu().numpy()
         kept = model.last.indices
+        stages = stages_from_model(model)
         scores = model.scores(images)[0].float().cpu().numpy()
     model.train(was_training)
     tokens = model.num_patches if kept is None else kept.shape[1]
     indices = None if kept is None else kept[0].cpu().numpy()
     names = () if info is None else info.class_names
     if model.output_name == "embedding":
-        return Prediction(view, model.grid, np.empty(0), (), tokens, indices, scores, embedding=logits)
+        return Prediction(
+            view, model.grid, np.empty(0), (), tokens, indices, scores, embedding=logits, stages=stages[0]
+        )
     probabilities, classes = probabilities_and_classes(logits)
-    return Prediction(view, model.grid, probabilities, names, tokens, indices, scores, classes)
+    return Prediction(view, model.grid, probabilities, names, tokens, indices, scores, classes, stages=stages[0])
+
+
+def stages_from_model(model: "FilteredViT") -> list[list[Stage]]:
+    """The stages of each image of a patched model's last pass; empty lists with every token, and of a filter."""
+    last, depth = model.last, len(model.backbone.blocks)
+    images = len(last.tokens)
+    if last.indices is None:
+        return [[] for _ in range(images)]
+    parts = [[rows.cpu().numpy() for rows in some] for some in ([last.indices], last.later, last.partners)]
+    arrays = [np.concatenate(some, axis=1) if some else None for some in parts]
+    reducer, choices = model.drop.config.as_dict(), model.drop.choices_in_blocks(depth)
+    rows = [[None if array is None else array[image] for array in arrays] for image in range(images)]
+    return [
+        stages_from_outputs(reducer, choices, model.grid, first, later, partners)
+        for first, later, partners in rows
+        if first is not None
+    ]
 
 
 @contextmanager
@@ -178,11 +203,16 @@ def prediction_from_session(
     result = session.run(transform.input_from_view(view)[None], keep)
     tokens = session.budgets.tokens(keep)
     indices = None if result.indices is None or tokens == card.num_patches else result.indices[0]
+    grid = grid_from_card(card)
+    stages: list[Stage] = []
+    if indices is not None:
+        later, partners = (None if rows is None else rows[0] for rows in (result.later_indices, result.partners))
+        stages = stages_from_outputs(card.reducer, card.choices, grid, indices, later, partners)
     if card.embeds:
         embedding = result.embedding[0].astype(np.float32)
-        return Prediction(view, grid_from_card(card), np.empty(0), (), tokens, indices, embedding=embedding)
+        return Prediction(view, grid, np.empty(0), (), tokens, indices, embedding=embedding, stages=stages)
     probabilities, classes = probabilities_and_classes(result.logits[0])
-    return Prediction(view, grid_from_card(card), probabilities, card.class_names, tokens, indices, classes=classes)
+    return Prediction(view, grid, probabilities, card.class_names, tokens, indices, classes=classes, stages=stages)
 
 
 def check_scores(source: Path) -> None:
@@ -194,16 +224,20 @@ def check_scores(source: Path) -> None:
 def picture_from_prediction(found: Prediction, scores: bool = False) -> Image.Image:
     """The view with its kept tokens, or with the heat map of its scores; masks stand beside it.
 
+    One panel for each choice of tokens inside the blocks, but beside masks the first choice only.
+
     Raises DataError when there are no scores.
     """
     scale = scale_from_size(found.view.size, 448)
-    tokens = _picture_of_tokens(found, scores, scale)
     if found.classes is None:
-        return tokens
+        return _picture_of_tokens(found, scores, scale)
+    tokens = _picture_of_tokens(replace(found, stages=()), scores, scale)
     return tiled([[tokens], [mask_picture(found.view, found.classes, found.class_names, scale)]])
 
 
 def _picture_of_tokens(found: Prediction, scores: bool, scale: int) -> Image.Image:
+    if found.stages and not scores:
+        return stage_sheet(found.view, found.stages, found.grid, scale_from_size(found.view.size))
     if not scores:
         indices = range(found.tokens) if found.indices is None else found.indices
         return kept_picture(found.view, indices, found.grid, scale)

@@ -20,6 +20,7 @@ from tokfilter.runtime.cuda import Cuda, cuda_from_name
 from tokfilter.runtime.cuda_graph import Graphs
 from tokfilter.runtime.model_files import ModelFile, budgets_from_model_file
 from tokfilter.runtime.session import Array, Budgets, CheckedSession, Compute, Result, TensorSpec, Timing
+from tokfilter.runtime.stages import output_lengths
 from tokfilter.trt.engine import (
     Profile,
     capturable,
@@ -133,8 +134,12 @@ class TensorRTSession(CheckedSession):
         largest = {"batch": max(p.batch[1] for p in self._profiles), "k": self.budgets.high}
         self._stream = cuda.stream()
         self._events = [cuda.event() for _ in range(4)]
+        card = self.model_file.manifest.model
+        lengths = output_lengths(card.choices, card.num_patches, self.budgets.high)
         for spec in (*self.inputs, *self.outputs):
             shape = [largest[d] if isinstance(d, str) else d for d in spec.shape]
+            if spec.name in lengths:
+                shape[1] = max(lengths[spec.name], shape[1])
             size = int(np.prod(shape)) * spec.dtype.itemsize
             self._buffers[spec.name] = _Buffer(spec.dtype, cuda.allocate(size), cuda.pinned(size))
 

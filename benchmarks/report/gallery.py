@@ -15,7 +15,7 @@ from tokfilter.errors import DataError
 from tokfilter.runtime.labelled import labelled_files
 from tokfilter.runtime.mask_pictures import mask_picture
 from tokfilter.runtime.pictures import BudgetResult, Picture, scale_from_size
-from tokfilter.runtime.predict import class_name, probabilities_and_classes
+from tokfilter.runtime.predict import class_name, probabilities_and_classes, stages_from_model
 from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.model import FilteredViT
@@ -60,10 +60,10 @@ def _choices(
     ]
     chosen = model.last.indices
     kept = [None] * len(images) if chosen is None else [tuple(row) for row in chosen.tolist()]
-    best = probabilities.argmax(axis=-1)
+    best, stages = probabilities.argmax(axis=-1), stages_from_model(model)
     return [
-        BudgetResult(k, class_name(names, int(i)), float(row[i]), indices, masks)
-        for i, row, indices, masks in zip(best, probabilities, kept, drawn, strict=True)
+        BudgetResult(k, class_name(names, int(i)), float(row[i]), indices, masks, done)
+        for i, row, indices, masks, done in zip(best, probabilities, kept, drawn, stages, strict=True)
     ]
 
 

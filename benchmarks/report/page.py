@@ -17,6 +17,7 @@ from tokfilter.benchmarks.report.numbers import Numbers, fact
 from tokfilter.benchmarks.report.plots import CUT
 from tokfilter.benchmarks.report.summary import FILTER, FULL
 from tokfilter.runtime.pictures import BudgetResult, Picture, heat_picture, kept_picture, scale_from_size
+from tokfilter.runtime.stage_pictures import stage_picture
 
 __all__ = ["page_from_report"]
 
@@ -182,6 +183,10 @@ def _choice(picture: Picture, choice: BudgetResult, at: str, scale: int) -> dict
     return {
         "at": at,
         "image": image,
+        "stages": [
+            {"image": _data_uri(stage_picture(picture.view, stage, picture.grid, scale)), "summary": stage.summary}
+            for stage in choice.stages
+        ],
         "masks": None if choice.masks is None else _data_uri(choice.masks),
         "alt": f"the {choice.tokens} kept patches of {picture.grid[0] * picture.grid[1]}",
         "predicted": choice.predicted,

@@ -105,8 +105,8 @@ def test_arrays_are_read_as_they_were_written(merging):
         ("choices_4", lambda a: a[:, :1], "must be int32"),
         ("choices_4", lambda a: a[:0], "must be int32"),
         ("choices_4", lambda a: a[1:], "does not fit 4 of 6"),
-        ("choices_4", lambda a: a * [[1, 1], [1, 1], [1, 0]], "does not fit"),
-        ("choices_4", lambda a: a + np.array([[0, 0], [2, 0], [-2, 0]]), "does not fit|keeps more tokens"),
+        ("choices_4", lambda a: a * np.array([[1, 1], [1, 1], [1, 0]], np.int32), "does not fit"),
+        ("choices_4", lambda a: a + np.array([[0, 0], [2, 0], [-2, 0]], np.int32), "keeps more tokens"),
         ("later_indices_4", lambda a: a[:, :-1], r"must be int32 \[2, 5\]"),
         ("later_indices_4", lambda a: a[:, ::-1], "no rising ones"),
         ("later_indices_4", lambda a: a + 9, "no rising ones"),
@@ -118,8 +118,7 @@ def test_arrays_are_read_as_they_were_written(merging):
 )
 def test_unsound_arrays_are_refused(name, change, words):
     arrays = golden(merging=True).arrays(4)
-    changed = change(arrays[name])
-    arrays[name] = changed.astype(np.int32) if name == "choices_4" and "int64" not in str(changed.dtype) else changed
+    arrays[name] = change(arrays[name])
     with pytest.raises(ValueError, match=words):
         later_from_arrays(arrays, 4, 2, 6)
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import tokfilter
+from tokfilter.artifacts.golden import golden_of
 from tokfilter.artifacts.manifest import entry_from_file, load_manifest
 from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.errors import BudgetError, ExportError
@@ -17,8 +19,11 @@ from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.selection import plain_graph
+from tokfilter.export.serving.triton import triton_repository
 from tokfilter.export.shapes import infer_shapes
 from tokfilter.export.verify import check_graph
+from tokfilter.runtime.predict import picture_from_prediction, predict
+from tokfilter.runtime.verification import verdicts
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.macs import macs as macs_in_torch
 
@@ -68,7 +73,17 @@ def test_an_export_is_verified_in_two_precisions(reducer, tmp_path):
     budgets = {check["budget"] for check in manifest.verification["checks"] if check["path"] == "model.onnx"}
     assert len(budgets) >= 5
     with tokfilter.open_session(tmp_path / "out") as session:
-        assert session.run(np.zeros((2, 3, 32, 32), np.float32), 9).indices.shape == (2, 9)
+        result = session.run(np.zeros((2, 3, 32, 32), np.float32), 9)
+    assert result.indices.shape == (2, 9) and result.later_indices.shape == (2, 6 + 4)
+    assert (result.partners is None) == (reducer != "tome") and manifest.model.choices == [[1, 0], [2, 1], [3, 2]]
+    assert golden_of(tmp_path / "out", manifest).later[8].choices[:, 0].tolist() == [8, 4, 2]
+    compared = list(verdicts(tmp_path / "out"))
+    assert {found.same_later for found in compared if found.tokens < 16} == {1.0}
+    images = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    by_torch, by_engine = (predict(tmp_path / name, Image.fromarray(images), 9) for name in ("model.pt", "out"))
+    assert [stage.summary for stage in by_torch.stages] == [stage.summary for stage in by_engine.stages]
+    assert picture_from_prediction(by_engine).size == picture_from_prediction(by_torch).size
+    triton_repository(tmp_path / "out", tmp_path / "triton")
     with tokfilter.open_session(tmp_path / "out", "full") as session:
         assert session.run(np.zeros((2, 3, 32, 32), np.float32)).indices is None
 
