@@ -82,6 +82,8 @@ campaign: install
 
 # Hours on two cores. Writes benchmarks/results, and from it the tables of README and docs.
 bench: install
+	$(BENCH) study build/study --reducers --seeds 0,1,2
+	for data in fashion-mnist digits-in-scenes; do cp build/study/$$data.json benchmarks/results/reducers-$$data.json; done
 	$(BENCH) study build/study --data fashion-mnist --seeds 0,1,2,3,4 --ablation-seeds 0 --longer
 	$(BENCH) study build/study --data digits-in-scenes --seeds 0,1,2 --ablation-seeds 0 --longer
 	for data in fashion-mnist digits-in-scenes; do cp build/study/$$data.json benchmarks/results/accuracy-$$data.json; done

@@ -112,12 +112,22 @@ def model_card(bundle: Bundle) -> dict[str, Any]:
 
 
 def with_rates(document: Mapping[str, Any], speed: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the images per second of baseline_speed.json in every row that was timed there."""
-    rates: dict[tuple[str, int], dict[str, float]] = {}
+    """The document with the images per second of baseline_speed.json, and the speed-up over the full model, in every
+    row that was timed there. A row with every token has the rate of the full model."""
+    timed: dict[tuple[str, int], dict[str, Any]] = {}
     for row in speed["rows"]:
-        rates.setdefault((row["method"], row["tokens"]), {})[row["runtime"]] = row["images_per_s"]
-    rows = [
-        {**row, **({"images_per_s": found} if (found := rates.get((row["method"], row["tokens"]))) else {})}
-        for row in document["rows"]
-    ]
-    return {**document, "rows": rows}
+        timed.setdefault((row["method"], row["tokens"]), {})[row["runtime"]] = row
+    patches = document["model"]["patches"]
+
+    def rated(row: Mapping[str, Any]) -> dict[str, Any]:
+        budget = row.get("budget", row["tokens"])
+        found = timed.get(("full" if budget == patches else row["method"], budget))
+        if not found:
+            return dict(row)
+        rates = {runtime: measured["images_per_s"] for runtime, measured in found.items()}
+        speedups = {runtime: measured["speedup"] for runtime, measured in found.items()}
+        return {**row, "images_per_s": rates, "speedup": speedups}
+
+    parts = {name: [rated(row) for row in document[name]] for name in ("rows", "curve") if name in document}
+    settings = {**document["settings"], "speed": speed["settings"]}
+    return {**document, **parts, "settings": settings}

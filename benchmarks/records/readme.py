@@ -23,6 +23,7 @@ from tokfilter.benchmarks.records.label_tables import methods_table, trained_tab
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
 from tokfilter.benchmarks.records.portability_tables import portability_table
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
+from tokfilter.benchmarks.records.reducer_tables import equal_latency_table, reducer_table
 from tokfilter.benchmarks.records.segmentation_tables import mask_head_table, segmentation_table
 from tokfilter.benchmarks.records.tables import (
     Document,
@@ -69,12 +70,23 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "campaign_load": ("campaign.json", load_table),
     "mask_head": ("mask_head.json", mask_head_table),
     "segmentation": ("segmentation.json", segmentation_table),
+    **{
+        f"{data}_{table}": (f"reducers-{name}.json", write)
+        for data, name in (("fashion", "fashion-mnist"), ("digits", "digits-in-scenes"))
+        for table, write in (
+            ("all", accuracy_table),
+            ("reducers", reducer_table),
+            ("equal_latency", equal_latency_table),
+        )
+    },
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
 }
 """Name of a table -> (file in results, function that writes the table)."""
 
 _UNMEASURED: Final = {
+    "reducers-fashion-mnist.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
+    "reducers-digits-in-scenes.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "mask_head.json": "Not measured yet: `python -m tokfilter.benchmarks mask-head`.",
     "segmentation.json": "Not measured yet: `python -m tokfilter.benchmarks segmentation`.",
     "campaign.json": "Not measured yet: `make campaign`.",

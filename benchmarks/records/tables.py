@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from tokfilter.benchmarks.accuracy_document import mean_and_half_width
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
+from tokfilter.benchmarks.records.reducer_tables import REDUCER_NAMES
 from tokfilter.benchmarks.report.figures import method_name
 
 __all__ = ["Document", "ablation_table", "accuracy_table", "drop_table", "longer_table", "rate_table", "speed_table"]
@@ -116,7 +117,9 @@ def _budget_lines(rows: Sequence[Row], written: Callable[[Row], str]) -> list[st
     lines = [line("tokens kept", *(str(budget) for budget in budgets)), rule(len(budgets) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):
         found = [cells.get((method, budget)) for budget in budgets]
-        name = f"**{method_name(method)}**" if method == FILTER else method_name(method)
+        reducer = any(row is not None and "budget" in row for row in found)
+        name = REDUCER_NAMES[method] if reducer else method_name(method)
+        name = f"**{name}**" if method == FILTER else name
         lines.append(line(name, *("" if row is None else written(row) for row in found)))
     return lines
 

@@ -1,1 +1,1 @@
-"""The accuracy study: data sets, baselines (EViT, ToMe, scorers, lower resolution); studies of labels and export."""
+"""The accuracy study: data sets, reducers, baselines (scorers, lower resolution); studies of labels and export."""

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.study.baselines import (
-    MAC_BASELINES,
     TOKEN_BASELINES,
-    LowResolution,
     baseline_from_weights,
     grid_from_tokens,
 )
+from tokfilter.benchmarks.study.equal_cost import OTHER_REDUCERS, equal_budgets, filtered_model, reduced_model
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
 from tokfilter.export.onnx_file import save_graph
+from tokfilter.export.selection import plain_graph
 from tokfilter.export.simplify import simplify
 from tokfilter.export.trace import BATCH, DEFAULT_OPSET
 from tokfilter.trt.versions import IR_VERSION
@@ -28,14 +28,14 @@ from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.macs import macs
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["METHODS", "FixedBudget", "Row", "graphs_from_model", "macs_of_row", "model_of", "rows_of"]
+__all__ = ["METHODS", "FixedBudget", "Row", "graphs_from_model", "macs_of_row", "model_of", "own_budgets"]
 
-METHODS: Final = ("full", "filter", *TOKEN_BASELINES, *MAC_BASELINES)
+METHODS: Final = ("full", "filter", *TOKEN_BASELINES, *OTHER_REDUCERS)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method at one budget of patch tokens."""
+    """One method at a budget of its own, in patch tokens."""
 
     method: str
     tokens: int
@@ -61,29 +61,35 @@ class FixedBudget(nn.Module):
 
 
 def model_of(method: str, bundle: Bundle, seed: int = 0) -> Any:
-    """The bundle's model, or a baseline on the bundle's weights (fine-tuning would not change its speed).
+    """The bundle's model, or another method on the bundle's weights (fine-tuning would not change its speed).
 
     Raises UnsupportedModelError.
     """
     if method in ("full", "filter"):
         return model_from_bundle(bundle)
-    return baseline_from_weights(method, bundle.architecture, dict(bundle.backbone), seed, bundle.filter_config).eval()
+    weights = dict(bundle.backbone)
+    if method in OTHER_REDUCERS:
+        return reduced_model(bundle.architecture, method, weights)
+    return baseline_from_weights(method, bundle.architecture, weights, seed).eval()
 
 
-def rows_of(method: str, model: Any, budgets: list[int]) -> list[Row]:
-    """A method's rows: one for the full model, otherwise one for each budget that is possible."""
+def own_budgets(method: str, model: Any, bundle: Bundle, budgets: list[int]) -> tuple[dict[int, int], dict[int, str]]:
+    """For each budget of the filter that a method can reach its own budget, for the others the reason.
+
+    Reducers inside blocks get the multiply-accumulates of the filtered model, the other methods the number of tokens.
+    """
     if method == "full":
-        return [Row(method, model.num_patches)]
-    smallest = getattr(model, "min_tokens", 1)
-    return [Row(method, k) for k in budgets if smallest <= k < model.num_patches]
+        return {model.num_patches: model.num_patches}, {}
+    budgets = [k for k in budgets if k < model.num_patches]
+    if method not in OTHER_REDUCERS:
+        return {k: k for k in budgets}, {}
+    return equal_budgets(model, filtered_model(bundle.architecture, bundle.filter_config), budgets)
 
 
 def macs_of_row(row: Row, model: Any, bundle: Bundle) -> int:
     """Multiply-accumulates for one image."""
     if isinstance(model, FilteredViT):
         return macs(model, row.tokens)
-    if not isinstance(model, LowResolution):
-        return int(model.macs(row.tokens))
     grid = grid_from_tokens(row.tokens, model.grid)
     size = tuple(side * patch for side, patch in zip(grid, model.patch, strict=True))
     smaller = replace(bundle.architecture, kwargs={**bundle.architecture.kwargs, "img_size": size})
@@ -104,7 +110,7 @@ def graphs_from_model(method: str, model: Any, rows: list[Row], folder: Path) ->
         else:
             graph = fixed_graph_from_slots(slots, row.tokens)
         path = folder / f"{row.name}.onnx"
-        save_graph(graph, path)
+        save_graph(plain_graph(graph), path)
         yield row, path
 
 

@@ -1,16 +1,17 @@
-"""baseline_speed.json: images per second of the full model, the filter and every baseline, in PyTorch and ONNX Runtime.
+"""baseline_speed.json: images per second of the full model, the filter, other reducers and baselines on this CPU.
 
-``python -m tokfilter.benchmarks baseline-speed model.pt --keep 0.7,0.5,0.35,0.25``. Each method runs in a process of
-its own, one at a time. In each round every row runs for one block, in a random order, so that the ratio to the full
-model compares blocks that are close in time. A row is timed only after its logits equal those of this process.
+``python -m tokfilter.benchmarks baseline-speed model.pt --keep 0.7,0.5,0.35,0.25``: PyTorch eager, and the exported
+graphs in ONNX Runtime and OpenVINO, each runtime in a process of its own. In each round every row runs for one block,
+in a random order, so that the ratio to the full model compares blocks that are close in time. A row is timed only after
+its logits equal those of this process.
 """
 
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import numpy as np
@@ -25,17 +26,23 @@ from tokfilter.benchmarks.study.baseline_models import (
     graphs_from_model,
     macs_of_row,
     model_of,
-    rows_of,
+    own_budgets,
 )
-from tokfilter.benchmarks.study.speed_worker import PreparedRow, open_row, seconds_per_call, worker_processes
-from tokfilter.errors import ExportError
+from tokfilter.benchmarks.study.equal_cost import OTHER_REDUCERS, curve_budgets
+from tokfilter.benchmarks.study.speed_worker import (
+    RUNTIMES,
+    PreparedRow,
+    missing,
+    open_row,
+    seconds_per_call,
+    worker_process,
+)
+from tokfilter.errors import ExportError, VerificationError
 from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 
-__all__ = ["RUNTIMES", "SpeedConfig", "document_from_bundle", "main"]
-
-RUNTIMES: Final = ("torch", "onnxruntime")
+__all__ = ["SpeedConfig", "document_from_bundle", "main"]
 
 Log = Callable[[str], None]
 
@@ -46,7 +53,7 @@ class SpeedConfig:
 
     batch: images per call
     rounds: blocks of each row; seconds: length of a block
-    threads: of either runtime
+    threads: of each runtime
     """
 
     batch: int = 32
@@ -61,13 +68,14 @@ def document_from_bundle(
     config: SpeedConfig,
     command: str,
     methods: Sequence[str] = METHODS,
-    runtimes: Sequence[str] = RUNTIMES,
+    runtimes: Sequence[str] = tuple(RUNTIMES),
     log: Log = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure every method at every budget, and always the full model.
+    """Measure every method at every budget of the filter, other reducers at all of their curve, and the full model.
 
-    Rows that are not possible are listed under ``absent`` with the reason: budgets too small for a baseline, graphs
-    that cannot be exported. Raises BundleError, BudgetError, VerificationError.
+    ``tokens`` of a row is the method's own budget. Rows that are not possible are listed under ``absent`` with the
+    reason: budgets of too little work for a reducer, graphs that cannot be exported, logits that differ, runtimes that
+    are not installed. Raises BundleError, BudgetError.
     """
     num_patches = model_from_bundle(load_bundle(path)).num_patches
     budgets = sorted({tokens_from_keep(keep, num_patches) for keep in keeps} - {num_patches}, reverse=True)
@@ -75,9 +83,14 @@ def document_from_bundle(
     rows: list[dict[str, Any]] = []
     absent: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tokfilter-baselines-") as scratch:
-        prepared = {m: _prepare(m, path, Path(scratch), budgets, config.batch, absent, log) for m in methods}
+        prepared = [
+            entry for m in methods for entry in _prepare(m, path, Path(scratch), budgets, config.batch, absent, log)
+        ]
         for runtime in runtimes:
-            rows += _runtime_rows(runtime, path, prepared, config, log)
+            if reason := missing(runtime):
+                absent += [_absent(runtime, method, 0, reason) for method in methods]
+            else:
+                rows += _runtime_rows(runtime, path, prepared, config, absent, log)
     settings = {**asdict(config), "interval": "95 %, bootstrap over rounds, for the speed-up; quartiles for the rate"}
     return {**header("baseline-speed", command), "settings": settings, "rows": rows, "absent": absent}
 
@@ -89,20 +102,20 @@ def _prepare(
     log(f"{method}: golden logits and graphs")
     bundle = load_bundle(path)
     model = model_of(method, bundle)
-    rows = rows_of(method, model, budgets)
-    if method != "full":
-        reason = f"costs more than the filter there; its smallest budget is {getattr(model, 'min_tokens', 1)} tokens"
-        absent += [_absent(r, method, k, reason) for k in budgets if Row(method, k) not in rows for r in RUNTIMES]
+    own, unreachable = own_budgets(method, model, bundle, budgets)
+    absent += [_absent("", method, k, reason) for k, reason in unreachable.items()]
+    counts = {*own.values(), *(curve_budgets(model) if method in OTHER_REDUCERS else ())}
+    rows = [Row(method, k) for k in sorted(counts, reverse=True)]
     graphs: dict[Row, Path] = {}
     try:
         graphs = dict(graphs_from_model(method, model, rows, folder))
     except ExportError as error:
-        absent += [_absent("onnxruntime", method, row.tokens, str(error)) for row in rows]
+        absent += [_absent("onnxruntime, openvino", method, row.tokens, str(error)) for row in rows]
     images = bundle.golden.images[torch.arange(batch) % len(bundle.golden.images)]
     prepared = []
     for row in rows:
         with torch.inference_mode():
-            logits = FixedBudget(model_of(method, bundle), row.tokens)(images)
+            logits = FixedBudget(model, row.tokens)(images)
         golden = folder / f"{row.name}.npz"
         np.savez(golden, images=images.numpy(), logits=logits.numpy())
         prepared.append(PreparedRow(row, macs_of_row(row, model, bundle), golden, graphs.get(row)))
@@ -110,28 +123,39 @@ def _prepare(
 
 
 def _absent(runtime: str, method: str, tokens: int, reason: str) -> dict[str, Any]:
+    """A row that is not there. runtime: empty for all of them; tokens: a budget of the filter, 0 for all."""
     return {"runtime": runtime, "method": method, "tokens": tokens, "reason": reason}
 
 
 def _runtime_rows(
-    runtime: str, path: Path, prepared: Mapping[str, list[PreparedRow]], config: SpeedConfig, log: Log
+    runtime: str,
+    path: Path,
+    prepared: Sequence[PreparedRow],
+    config: SpeedConfig,
+    absent: list[dict[str, Any]],
+    log: Log,
 ) -> list[dict[str, Any]]:
     """Time every row of one runtime, round by round."""
     times_ms: dict[Row, list[float]] = {}
-    entries = [entry for method in prepared.values() for entry in method if runtime == "torch" or entry.graph]
-    with worker_processes({entry.row.method for entry in entries}, runtime, path, config.threads) as processes:
-        differences = {e.row: processes[e.row.method].submit(open_row, e).result() for e in entries}
-        order = [entry.row for entry in entries]
+    with worker_process(runtime, path, config.threads) as process:
+        differences = {}
+        for entry in prepared:
+            try:
+                if runtime == "torch" or entry.graph:
+                    differences[entry.row] = process.submit(open_row, entry).result()
+            except VerificationError as error:
+                absent.append(_absent(runtime, entry.row.method, entry.row.tokens, str(error)))
+        order = list(differences)
         generator = random.Random(0)
-        for done in range(-1, config.rounds):  # the first round warms up and is not recorded
+        for done in range(config.rounds):
             generator.shuffle(order)
             for row in order:
-                seconds = processes[row.method].submit(seconds_per_call, row, config.seconds).result()
-                if done >= 0:
-                    times_ms.setdefault(row, []).append(seconds * 1e3 / config.batch)
+                seconds = process.submit(seconds_per_call, row, config.seconds).result()
+                times_ms.setdefault(row, []).append(seconds * 1e3 / config.batch)
             log(f"{runtime}: round {done + 1} of {config.rounds}")
     full = next(times_ms[row] for row in order if row.method == "full")
-    return [_result(runtime, entry, times_ms[entry.row], full, differences[entry.row]) for entry in entries]
+    timed = [entry for entry in prepared if entry.row in differences]
+    return [_result(runtime, entry, times_ms[entry.row], full, differences[entry.row]) for entry in timed]
 
 
 def _result(
@@ -158,7 +182,7 @@ def _result(
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images per call.")
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Blocks per row.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=0.5, show_default=True, help="Length of a block.")
-@threads_option(1, "Of PyTorch and of ONNX Runtime.")
+@threads_option(1, "Of each runtime.")
 @output_option("baseline_speed.json")
 @json_option
 def main(

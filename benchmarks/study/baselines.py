@@ -1,5 +1,4 @@
-"""The filter's baselines: token choices and lower resolution at the same number of tokens; pruning and merging inside
-the blocks at the same number of multiply-accumulates."""
+"""The filter's baselines: other choices of tokens, and lower resolution, at the same number of tokens."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -8,20 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
-from tokfilter.artifacts.bundle import Architecture, FilterConfig
-from tokfilter.benchmarks.study.evit_baseline import EViTBaseline
-from tokfilter.benchmarks.study.tome_baseline import ToMeBaseline
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.scorers import CentreScorer, NormScorer, RandomScorer
 
-__all__ = ["MAC_BASELINES", "TOKEN_BASELINES", "LowResolution", "baseline_from_weights", "grid_from_tokens"]
+__all__ = ["TOKEN_BASELINES", "LowResolution", "baseline_from_weights", "grid_from_tokens"]
 
 TOKEN_BASELINES: Final = ("random", "centre", "norm", "resolution")
 """At the filter's number of tokens; every budget is possible."""
-
-MAC_BASELINES: Final = {"evit": EViTBaseline, "tome": ToMeBaseline}
-"""At the filter's number of multiply-accumulates; budgets below their ``min_tokens`` are not possible."""
 
 
 class LowResolution(nn.Module):
@@ -54,19 +48,11 @@ def grid_from_tokens(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     return min(similar or candidates, key=lambda shape: (shape[0] * shape[1], abs(shape[0] - shape[1])))
 
 
-def baseline_from_weights(
-    name: str,
-    architecture: Architecture,
-    weights: dict[str, Tensor],
-    seed: int,
-    filter_config: FilterConfig | None = None,
-) -> Any:
+def baseline_from_weights(name: str, architecture: Architecture, weights: dict[str, Tensor], seed: int) -> Any:
     """A baseline on the start weights of the filter's model.
 
-    name: one of TOKEN_BASELINES or MAC_BASELINES
+    name: one of TOKEN_BASELINES
     seed: of the random scores
-    filter_config: of the filter whose cost the MAC_BASELINES match
-    Raises UnsupportedModelError.
     """
     if name == "resolution":
         flexible = replace(architecture, kwargs={**architecture.kwargs, "dynamic_img_size": True})
@@ -75,8 +61,6 @@ def baseline_from_weights(
         return LowResolution(backbone, backbone.patch_embed.grid_size, backbone.patch_embed.patch_size)
     backbone = create_backbone(architecture)
     backbone.load_state_dict(weights)
-    if name in MAC_BASELINES:
-        return MAC_BASELINES[name](backbone, filter_config)
     grid: tuple[int, int] = backbone.patch_embed.grid_size
     scorers = {"random": RandomScorer(seed), "centre": CentreScorer(grid), "norm": NormScorer()}
     return FilteredViT(backbone, scorers[name], keep=1.0)

@@ -1,14 +1,16 @@
 """The methods of the accuracy study by their row names, and the training settings of each.
 
 Every method starts from the same backbone and gets the same fine-tuning. The token filter and its ablations run the
-stages of ``train`` and differ in one setting each; the baselines differ in which tokens they keep.
+stages of ``train`` and differ in one setting each; the baselines differ in which tokens they keep, the other reducers
+in how they get rid of them.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from tokfilter.benchmarks.study.baselines import MAC_BASELINES, TOKEN_BASELINES
+from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES
+from tokfilter.benchmarks.study.equal_cost import OTHER_REDUCERS
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.masking import MaskConfig
 from tokfilter.train.token_sets import Grouping
@@ -22,6 +24,7 @@ __all__ = [
     "LONGER_BASELINES",
     "LONG_SPECIALISTS",
     "MAIN",
+    "REDUCERS",
     "SPECIALISTS",
     "longer",
     "with_global_context",
@@ -39,7 +42,9 @@ BEST: Final = "filter, distilled, with summary"
 """Our best variant: the class token also gets an MLP of all patch tokens (``vit/global_context.py``)."""
 SPECIALISTS: Final = "one checkpoint per budget"
 
-MAIN: Final = (BEFORE, FILTER, DISTILLED, BEST, *TOKEN_BASELINES, *MAC_BASELINES)
+REDUCERS: Final = (BEFORE, FILTER, BEST, "resolution", *OTHER_REDUCERS)
+"""The rows of the two tables of reducers. Other choices of tokens are in the whole study."""
+MAIN: Final = (BEFORE, FILTER, DISTILLED, BEST, *TOKEN_BASELINES, *OTHER_REDUCERS)
 
 LONGER_BASELINES: Final = {
     "longer: token merging": "tome",

@@ -12,8 +12,17 @@ from typing import Any, Final
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, rows_of
-from tokfilter.benchmarks.study.baselines import MAC_BASELINES, TOKEN_BASELINES, baseline_from_weights
+from tokfilter.artifacts.reducer import ReducerConfig
+from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row
+from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES, baseline_from_weights
+from tokfilter.benchmarks.study.equal_cost import (
+    OTHER_REDUCERS,
+    count,
+    curve_budgets,
+    equal_budgets,
+    filtered_model,
+    reduced_model,
+)
 from tokfilter.benchmarks.study.methods import (
     BEFORE,
     FILTER,
@@ -41,7 +50,7 @@ from tokfilter.train.start import Start, start_from_bundle, start_from_timm
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.macs import macs
 
-__all__ = ["DRAWS", "Rows", "SeedRun", "rows_from_method", "write_data"]
+__all__ = ["DRAWS", "Rows", "SeedRun", "has_rows", "rows_from_method", "write_data"]
 
 DRAWS: Final = "rival-"
 """Prefix of a baseline's name in its random seeds. The published rows were drawn with it: it must not change."""
@@ -113,14 +122,24 @@ def write_data(task: Task, config: StudyConfig, seed: int, data: Path, progress:
 def rows_from_method(run: SeedRun, method: str) -> Rows:
     """Method, tokens, macs, correct, images and top1 of one method at each budget that is possible for it.
 
+    Rows of a reducer inside blocks also have its own ``budget``, and the rows of its curve have no ``tokens``.
     Rows of an interrupted study are read from the folder. Raises DataError for a folder of another study.
     """
     _check_folder(run)
-    path = run.folder / "rows" / f"{_slug(method)}.json"
+    path = _rows_file(run.folder, method)
     if not path.is_file():
         write_json(path, {"rows": [{"method": method, **row} for row in _measure(run, method)]})
     rows: Rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return rows
+
+
+def has_rows(folder: Path, method: str) -> bool:
+    """Whether a seed's folder has the rows of a method."""
+    return _rows_file(folder, method).is_file()
+
+
+def _rows_file(folder: Path, method: str) -> Path:
+    return folder / "rows" / f"{_slug(method)}.json"
 
 
 def _check_folder(run: SeedRun) -> None:
@@ -137,10 +156,12 @@ def _check_folder(run: SeedRun) -> None:
 def _measure(run: SeedRun, method: str) -> Rows:
     if method == BEFORE:
         return _before(run)
-    if method in (*TOKEN_BASELINES, *MAC_BASELINES):
-        return _baseline(run, method, run.train_config)
-    if method in LONGER_BASELINES:
-        return _baseline(run, LONGER_BASELINES[method], longer(run.train_config))
+    name, config = LONGER_BASELINES.get(method), run.train_config
+    name, config = (method, config) if name is None else (name, longer(config))
+    if name in TOKEN_BASELINES:
+        return _baseline(run, name, config)
+    if name in OTHER_REDUCERS:
+        return _reducer(run, method, name, config)
     if method in (SPECIALISTS, LONG_SPECIALISTS):
         config = run.train_config if method == SPECIALISTS else with_global_context(longer(run.train_config))
         return [_specialist(run, method, config, keep) for keep in run.task.budgets if keep != 1.0]
@@ -189,15 +210,32 @@ def _specialist(run: SeedRun, name: str, config: TrainConfig, keep: Keep) -> dic
 def _baseline(run: SeedRun, name: str, config: TrainConfig) -> Rows:
     bundle, finetune = load_bundle(run.backbone), config.finetune
     weights = copy.deepcopy(dict(bundle.backbone))
-    baseline: Any = baseline_from_weights(name, bundle.architecture, weights, run.seed, config.filter_config)
+    baseline: Any = baseline_from_weights(name, bundle.architecture, weights, run.seed)
     train, test = run.datasets
     teacher = copy.deepcopy(baseline).eval().requires_grad_(False) if finetune.distill else None
     run_dir = run.run_dir(name if config == run.train_config else f"longer: {name}")
     train_elastic(baseline, train, finetune, config.seed, run_dir, name=f"{DRAWS}{name}", teacher=teacher)
-    budgets = [tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets]
-    possible = [row.tokens for row in rows_of(name, baseline, budgets)]
-    results = evaluate(baseline, test, possible, run.progress, seed=config.seed) if possible else []
+    budgets = {tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets} - {baseline.num_patches}
+    results = evaluate(baseline, test, sorted(budgets), run.progress, seed=config.seed)
     return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), baseline, bundle)} for a in results]
+
+
+def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig) -> Rows:
+    """Fine-tuned as the filter's model is, images and budgets of each step included; what it learns is trained too."""
+    start = start_from_bundle(run.backbone, run.splits.train.class_names)
+    model = reduced_model(start.architecture, name)
+    patches, filtered = model.num_patches, filtered_model(start.architecture, config.filter_config)
+    wanted = [tokens_from_keep(keep, patches) for keep in run.task.budgets if keep != 1.0]
+    own, _ = equal_budgets(model, filtered, wanted)
+    config = replace(config, stages=("finetune",), reducer=ReducerConfig(name), keep=1.0)
+    keeps = [patches, *own.values(), *curve_budgets(model)]
+    bundle = bundle_from_start(start, run.splits, config, run.run_dir(method), None, keeps, run.datasets)
+    found = {
+        row["tokens"]: {name: row[name] for name in ("correct", "images", "top1")}
+        for row in bundle.training["accuracy"]
+    }
+    curve = {k: {"budget": k, "macs": count(model, k), **result} for k, result in found.items()}
+    return [{"tokens": k, **curve[budget]} for k, budget in own.items()] + list(curve.values())
 
 
 def _slug(name: str) -> str:

@@ -1,13 +1,14 @@
-"""The child processes of baseline_speed: one per method; each compares a row with its golden logits, then times it."""
+"""The child process of baseline_speed, one per runtime: it compares a row with its golden logits, then times it."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from tokfilter.artifacts.compare import TOLERANCES, compare_logits
 from tokfilter.artifacts.npz import arrays_from_npz
 from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.benchmarks.study.baseline_models import FixedBudget, Row, model_of
-from tokfilter.errors import VerificationError
+from tokfilter.errors import MissingDependencyError, VerificationError
+from tokfilter.runtime.openvino_engine import OpenVinoOptions, check_compiled, compile_properties, imported_openvino
 from tokfilter.vit.bundle import load_bundle
 
-__all__ = ["PreparedRow", "Worker", "open_row", "seconds_per_call", "worker_processes"]
+__all__ = ["RUNTIMES", "PreparedRow", "Worker", "missing", "open_row", "seconds_per_call", "worker_process"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class PreparedRow:
 
 
 class Worker:
-    """State of a child process: runtime ("torch" or "onnxruntime"), bundle, and one callable for each open row."""
+    """State of a child process: runtime (a key of RUNTIMES), bundle, and one callable for each open row."""
 
     runtime: str
     bundle: Path
@@ -53,16 +55,21 @@ class Worker:
 
 
 @contextmanager
-def worker_processes(
-    methods: set[str], runtime: str, bundle: Path, threads: int
-) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    """One process for each method."""
+def worker_process(runtime: str, bundle: Path, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """The process of a runtime."""
     spawn = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        yield {
-            method: stack.enter_context(ProcessPoolExecutor(1, spawn, Worker.start, (runtime, bundle, threads)))
-            for method in sorted(methods)
-        }
+    with ProcessPoolExecutor(1, spawn, Worker.start, (runtime, bundle, threads)) as process:
+        yield process
+
+
+def missing(runtime: str) -> str:
+    """Why a runtime cannot be measured here; empty where it can."""
+    try:
+        if runtime == "openvino":
+            imported_openvino()
+    except MissingDependencyError as error:
+        return str(error)
+    return ""
 
 
 def open_row(entry: PreparedRow) -> float:
@@ -73,7 +80,7 @@ def open_row(entry: PreparedRow) -> float:
     with open_regular(entry.golden) as file:
         arrays = arrays_from_npz(file)
     images, expected = arrays["images"], arrays["logits"]
-    call = _torch_call(entry, images) if Worker.runtime == "torch" else _onnxruntime_call(entry, images)
+    call = RUNTIMES[Worker.runtime](entry, images)
     compared = compare_logits(np.asarray(call()), expected, TOLERANCES["fp32"])
     if compared.errors:
         raise VerificationError(
@@ -85,7 +92,7 @@ def open_row(entry: PreparedRow) -> float:
 
 
 def _torch_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
-    module = FixedBudget(model_of(entry.row.method, load_bundle(Worker.bundle)), entry.row.tokens)
+    module = FixedBudget(_model(Worker.bundle, entry.row.method), entry.row.tokens)
     tensor = torch.from_numpy(images)
 
     def call() -> Any:
@@ -93,6 +100,11 @@ def _torch_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
             return module(tensor).numpy()
 
     return call
+
+
+@cache
+def _model(path: Path, method: str) -> Any:
+    return model_of(method, load_bundle(path))
 
 
 def _onnxruntime_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
@@ -104,6 +116,24 @@ def _onnxruntime_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(entry.graph), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(["logits"], {"images": images})[0]
+
+
+def _openvino_call(entry: PreparedRow, images: Any) -> Callable[[], Any]:
+    core = imported_openvino().Core()
+    model = core.read_model(str(entry.graph))
+    model.reshape({"images": list(images.shape)})
+    compiled = core.compile_model(model, "CPU", compile_properties(OpenVinoOptions(streams=1, threads=Worker.threads)))
+    check_compiled(compiled, "fp32", str(entry.graph))
+    request = compiled.create_infer_request()
+    return lambda: request.infer({"images": images}, share_inputs=True)["logits"]
+
+
+RUNTIMES: Final[dict[str, Callable[[PreparedRow, Any], Callable[[], Any]]]] = {
+    "torch": _torch_call,
+    "onnxruntime": _onnxruntime_call,
+    "openvino": _openvino_call,
+}
+"""Name of a runtime -> (row, images) -> a call that gives the logits. PyTorch runs the module, the others its graph."""
 
 
 def seconds_per_call(row: Row, seconds: float) -> float:

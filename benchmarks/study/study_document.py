@@ -5,9 +5,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.accuracy_document import interval_name, model_card, row_from_members
 from tokfilter.benchmarks.options import PROGRAM
-from tokfilter.benchmarks.study.methods import ABLATIONS, BEFORE, FILTER, LONG_SPECIALISTS, LONGER, MAIN, SPECIALISTS
+from tokfilter.benchmarks.study.equal_cost import OTHER_REDUCERS, equal_budgets, filtered_model, reduced_model
+from tokfilter.benchmarks.study.methods import (
+    ABLATIONS,
+    BEFORE,
+    FILTER,
+    LONG_SPECIALISTS,
+    LONGER,
+    MAIN,
+    REDUCERS,
+    SPECIALISTS,
+)
 from tokfilter.benchmarks.study.seed_run import Rows
 from tokfilter.benchmarks.study.tasks import StudyConfig, Task
 from tokfilter.runtime.measure.record import header
@@ -25,10 +36,13 @@ def document_from_rows(
     model: a bundle of the study, for the model's facts
     """
     bundle, every_row = load_bundle(model), [row for rows in per_seed.values() for row in rows]
+    curve = [row for row in every_row if "tokens" not in row]
+    every_row = [row for row in every_row if "tokens" in row]
     card = model_card(bundle)
     before = [row["top1"] for row in every_row if row["method"] == BEFORE]
     after = [row for row in every_row if row["method"] != BEFORE]
     parts = {
+        "curve": [{**row, "tokens": row["budget"]} for row in curve if row["method"] in OTHER_REDUCERS],
         "longer": [row for row in after if row["method"] in (*LONGER, LONG_SPECIALISTS)],
         "ablations": _ablations(per_seed.values()),
     }
@@ -44,14 +58,30 @@ def document_from_rows(
         },
         "rows": _joined([row for row in after if row["method"] in ("full", *MAIN)], card["patches"]),
     }
-    return document | {name: _joined(rows, card["patches"]) for name, rows in parts.items() if rows}
+    document |= {name: _joined(rows, card["patches"]) for name, rows in parts.items() if rows}
+    absent = _absent(bundle, [row["tokens"] for row in document["rows"] if row["method"] == FILTER], curve)
+    return document | ({"absent": absent} if absent else {})
 
 
-def study_command(task: Task, seeds: Sequence[int], ablation_seeds: Sequence[int] | None, longer: bool) -> str:
+def _absent(bundle: Bundle, budgets: Sequence[int], curve: Rows) -> Rows:
+    """The budgets of the filter at which a reducer of the study costs more, with the reason."""
+    filtered = filtered_model(bundle.architecture, bundle.filter_config)
+    return [
+        {"method": name, "tokens": k, "reason": reason}
+        for name in dict.fromkeys(row["method"] for row in curve if row["method"] in OTHER_REDUCERS)
+        for k, reason in equal_budgets(reduced_model(bundle.architecture, name), filtered, budgets)[1].items()
+    ]
+
+
+def study_command(
+    task: Task, seeds: Sequence[int], ablation_seeds: Sequence[int] | None, methods: Sequence[str]
+) -> str:
     """The command that gives the rows of one data set again."""
     command = f"{PROGRAM} study WORK --data {task.name} --seeds {_text(seeds)}"
+    if tuple(methods) == REDUCERS:
+        return f"{command} --reducers"
     command += "" if ablation_seeds is None else f" --ablation-seeds {_text(ablation_seeds)}"
-    return f"{command} --longer" if longer else command
+    return f"{command} --longer" if any(method in LONGER for method in methods) else command
 
 
 def _text(numbers: Sequence[int]) -> str:
@@ -63,7 +93,8 @@ def _joined(members: Rows, num_patches: int) -> Rows:
     cells: dict[tuple[str, int, int], Rows] = {}
     for row in members:
         cells.setdefault((row["method"], row["tokens"], row["macs"]), []).append(row)
-    return [row_from_members(*cell, rows, num_patches) for cell, rows in cells.items()]
+    own = {cell: {"budget": rows[0]["budget"]} if "budget" in rows[0] else {} for cell, rows in cells.items()}
+    return [row_from_members(*cell, rows, num_patches) | own[cell] for cell, rows in cells.items()]
 
 
 def _ablations(per_seed: Iterable[Rows]) -> Rows:

@@ -25,7 +25,7 @@ from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import DOCS, RESULTS, WHEELS
-from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, rows_of
+from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, own_budgets
 from tokfilter.benchmarks.study.trained_vit_pictures import write_pictures
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, Sizes, images_of, trained_bundle
 from tokfilter.benchmarks.study.trained_vit_tuning import TUNED, TUNING, tuned_model
@@ -56,7 +56,9 @@ def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None 
     tests = ImageDataset(images["test"], bundle.preprocessing, progress)
     frozen, tuned = folder / "answers", folder / "tuned-answers"
     correct = {
-        method: _predictions(partial(_model, method, bundles.get(method, bundle)), method, tests, frozen, progress)
+        method: _predictions(
+            partial(_model, method, bundles.get(method, bundle)), method, bundle, tests, frozen, progress
+        )
         for method in METHODS
     }
     rows = [row for method in METHODS for row in _rows(method, bundle, correct[method], correct["filter"], False)]
@@ -64,6 +66,7 @@ def measure(folder: Path, wheels: Path, progress: Progress, sizes: Sizes | None 
         method: _predictions(
             partial(tuned_model, method, bundle, images["tuned"], folder / "tuned", progress),
             method,
+            bundle,
             tests,
             tuned,
             progress,
@@ -99,15 +102,19 @@ def _bundle(name: str, folder: Path, images: Mapping[str, ImageList], wheels: Pa
 
 
 def _predictions(
-    make: Callable[[], Any], method: str, tests: ImageDataset, folder: Path, progress: Progress
+    make: Callable[[], Any], method: str, bundle: Bundle, tests: ImageDataset, folder: Path, progress: Progress
 ) -> dict[int, Any]:
-    """Budget -> whether each test image is classified correctly by the model from ``make``. Stored in ``folder``."""
+    """Budget of the filter -> whether each test image is classified correctly. Stored in ``folder``.
+
+    make: gives the model
+    """
     kept = folder / f"{method}.json"
     if kept.is_file():
         return {int(k): np.array(right) for k, right in json.loads(kept.read_text(encoding="utf-8")).items()}
     model = make()
     budgets = [tokens_from_keep(keep, model.num_patches) for keep in BUDGETS]
-    found = {row.tokens: _correct(model, row.tokens, tests, progress) for row in rows_of(method, model, budgets)}
+    own, _ = own_budgets(method, model, bundle, budgets)
+    found = {k: _correct(model, budget, tests, progress) for k, budget in own.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(kept, {str(k): right.astype(int).tolist() for k, right in found.items()})
     return found
@@ -130,6 +137,7 @@ def _rows(
     method: str, bundle: Bundle, correct: dict[int, Any], filtered: dict[int, Any], tuned: bool
 ) -> list[dict[str, Any]]:
     model = _model(method, bundle)
+    own, _ = own_budgets(method, model, bundle, list(correct))
     rows = []
     for tokens, right in sorted(correct.items(), reverse=True):
         low, high = wilson(int(right.sum()), len(right))
@@ -138,7 +146,7 @@ def _rows(
             "fine_tuned": tuned,
             "tokens": tokens,
             "keep": tokens / model.num_patches,
-            "macs": macs_of_row(Row(method, tokens), model, bundle),
+            "macs": macs_of_row(Row(method, own[tokens]), model, bundle),
             "correct": int(right.sum()),
             "top1": float(right.mean()),
             "low": low,

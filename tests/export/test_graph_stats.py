@@ -1,10 +1,9 @@
-"""One count of MACs: in the ONNX graph, by torch, and by the formula of the study."""
+"""One count of MACs: in the ONNX graph, and by torch."""
 
 import pytest
 import torch
 
-from tokfilter.artifacts.bundle import Architecture, FilterConfig
-from tokfilter.benchmarks.study.block_costs import costs_from_backbone
+from tokfilter.artifacts.bundle import Architecture
 from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
 from tokfilter.export.graph_stats import lengths_of, macs
 from tokfilter.export.shapes import infer_shapes
@@ -37,14 +36,3 @@ def test_graph_and_torch_count_the_same(name):
     infer_shapes(slots)
     for k in (1, 7, n // 2, n - 1):
         assert macs(slots, lengths_of(slots, k)) == macs_of_model(model, k)
-
-
-@pytest.mark.parametrize("name", ["one prefix token", "two prefix tokens"])
-def test_the_formula_of_the_study_counts_the_same(name):
-    architecture, kwargs = MODELS[name]
-    backbone = create_backbone(Architecture(architecture, kwargs))
-    model = FilteredViT(backbone)
-    model.drop.scorer = model.new_filter(FilterConfig())
-    costs = costs_from_backbone(backbone, FilterConfig())
-    for k in (1, 7, model.num_patches // 2, model.num_patches):
-        assert costs.filtered(k) == macs_of_model(model, k)

@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 
 from tokfilter.benchmarks.documents import document_from_file
+from tokfilter.benchmarks.study import accuracy
 from tokfilter.benchmarks.study.accuracy import demo_study, run
+from tokfilter.benchmarks.study.baseline_speed import SpeedConfig
 from tokfilter.benchmarks.study.methods import ABLATIONS, FILTER, LONGER, MAIN, SPECIALISTS
 from tokfilter.benchmarks.study.seed_run import DRAWS, SeedRun
 from tokfilter.benchmarks.study.tasks import DIGITS, StudyConfig
@@ -13,7 +15,7 @@ from tokfilter.vit.bundle import load_bundle
 
 SMALL = StudyConfig(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
 GROUPED = "labels: grouped"
-METHODS = [*MAIN, *LONGER, GROUPED, SPECIALISTS]
+METHODS = [name for name in MAIN if name not in ("dynamic", "idle", "frequency")] + [*LONGER, GROUPED, SPECIALISTS]
 
 
 def silent(stage, fraction):
@@ -60,21 +62,61 @@ def test_every_method_has_its_rows(study):
     _, document = study
     budgets = {44, 32, 22, 16, 9}
     cells = {(row["method"], row["tokens"]) for row in document["rows"]}
-    for method in ("filter", "random", "centre", "norm", "resolution", "evit"):
+    for method in ("filter", "random", "centre", "norm", "resolution"):
         assert {tokens for name, tokens in cells if name == method} == budgets
-    assert ("tome", 32) in cells and ("tome", 9) not in cells  # four blocks can only halve so often
+    for method in ("evit", "tome"):
+        missing = {row["tokens"]: row["reason"] for row in document["absent"] if row["method"] == method}
+        assert {tokens for name, tokens in cells if name == method} == {44, 32} == budgets - missing.keys()
+        assert all("costs at least" in reason for reason in missing.values())
     assert {row["method"] for row in document["ablations"]} == {FILTER, GROUPED, SPECIALISTS}
     assert {row["method"] for row in document["longer"]} == set(LONGER)
     assert document["command"].endswith("--data digits-in-scenes --seeds 0,1 --longer")
     assert ("filter, distilled, with summary", 9) in cells
 
 
-def test_baselines_inside_the_blocks_cost_what_the_filter_costs(study):
+def test_reducers_cost_what_the_filter_costs_and_have_a_curve_of_their_own_budgets(study):
     _, document = study
-    macs = {(row["method"], row["tokens"]): row["macs"] for row in document["rows"]}
-    for (method, tokens), count in macs.items():
-        if method in ("evit", "tome"):
-            assert macs["filter", tokens] <= count <= 1.1 * macs["filter", tokens]
+    macs = {(row["method"], row["tokens"]): row for row in document["rows"]}
+    for (method, tokens), row in macs.items():
+        assert ("budget" in row) == (method in ("evit", "tome"))
+        if "budget" in row:
+            assert macs["filter", tokens]["macs"] <= row["macs"] <= 1.1 * macs["filter", tokens]["macs"]
+    curve = {(row["method"], row["tokens"]): row for row in document["curve"]}
+    assert {method for method, _ in curve} == {"evit", "tome"} and len(curve) == len(document["curve"])
+    for method in ("evit", "tome"):
+        budgets = sorted(tokens for name, tokens in curve if name == method)
+        assert budgets[-1] == 64 and budgets[0] == {"evit": 8, "tome": 32}[method]
+        for tokens in (44, 32):
+            at = macs[method, tokens]
+            assert curve[method, at["budget"]]["top1"] == at["top1"]
+
+
+def test_rates_are_added_to_rows_that_are_there_and_nothing_is_trained(task, study, monkeypatch):
+    folder, _ = study
+    asked = []
+
+    def measured(path, keeps, config, command, methods, log):
+        asked.append(methods)
+        rows = [("full", 64, 10.0), ("filter", 32, 20.0), ("evit", 57, 12.0)]
+        found = [
+            {"runtime": "openvino", "method": m, "tokens": k, "images_per_s": rate, "speedup": {"value": rate / 10}}
+            for m, k, rate in rows
+        ]
+        return {"settings": {"batch": 2}, "rows": found}
+
+    monkeypatch.setattr(accuracy, "speed_from_bundle", measured)
+    methods = [name for name in METHODS if name not in LONGER]
+    for _ in range(2):
+        found = run(folder, [task], [0, 1], 1, methods, None, SpeedConfig(), False)["digits-in-scenes"]
+    assert len(asked) == 1 and "evit" in asked[0] and "random" not in asked[0]
+    rates = {(r["method"], r["tokens"]): r["images_per_s"]["openvino"] for r in found["rows"] if "images_per_s" in r}
+    assert rates == {("full", 64): 10.0, ("filter", 32): 20.0}
+    assert {(r["method"], r["tokens"]) for r in found["curve"] if "speedup" in r} == {
+        ("evit", 57), ("evit", 64), ("tome", 64),
+    }  # fmt: skip
+    assert found["settings"]["speed"] == {"batch": 2}
+    with pytest.raises(DataError, match=r"no rows of 'idle' yet: run the study without --speed-only"):
+        run(folder, [task], [0, 1], 1, ["idle"], None, SpeedConfig(), False)
 
 
 def test_an_interrupted_study_continues(task, study, tmp_path):

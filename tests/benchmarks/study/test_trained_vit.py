@@ -100,8 +100,8 @@ def test_predictions_are_stored_and_not_computed_again(bundle, pictures, tmp_pat
         made.append(1)
         return trained_vit._model("filter", bundle)
 
-    first = trained_vit._predictions(make, "filter", tests, tmp_path / "answers", quiet)
-    again = trained_vit._predictions(make, "filter", tests, tmp_path / "answers", quiet)
+    first = trained_vit._predictions(make, "filter", bundle, tests, tmp_path / "answers", quiet)
+    again = trained_vit._predictions(make, "filter", bundle, tests, tmp_path / "answers", quiet)
     assert len(made) == 1 and first.keys() == again.keys() == {11, 8, 5, 4}
     assert all(np.array_equal(first[k], again[k]) for k in first)
     model = make()

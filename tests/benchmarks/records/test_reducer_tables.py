@@ -1,0 +1,78 @@
+"""The tables of reducers: what is at equal latency, what cannot be reached, and what is not measured."""
+
+import pytest
+
+from tokfilter.benchmarks.records.reducer_tables import equal_latency_table, reducer_table, top1_at_latency
+
+ENGINES = ("torch", "onnxruntime", "openvino")
+
+
+def row(method, tokens, macs, top1, rate=None, **more):
+    rates = {"images_per_s": dict.fromkeys(ENGINES, rate)} if rate else {}
+    speedup = {"speedup": {name: {"value": rate / 100} for name in ENGINES}} if rate else {}
+    return {"method": method, "tokens": tokens, "macs": macs, "top1": top1, **rates, **speedup, **more}
+
+
+@pytest.fixture
+def document():
+    return {
+        "created": "2026-11-27T00:00:00Z", "command": "study WORK --reducers", "versions": {"torch": "2", "numpy": "2"},
+        "machine": {"cpu": "CPU", "cores": 2, "gpus": []},
+        "data": {"name": "pictures"},
+        "settings": {"interval": "Student's t over 2 seeds", "speed": {"batch": 32, "threads": 1}},
+        "rows": [
+            row("full", 64, 1000, [0.9, 0.9], 100.0),
+            row("filter", 32, 500, [0.8, 0.82], 180.0),
+            row("filter", 9, 200, [0.7, 0.7], 400.0),
+            row("random", 32, 490, [0.5, 0.5]),
+            row("evit", 32, 510, [0.85, 0.85], 150.0, budget=22),
+        ],
+        "curve": [
+            row("evit", 64, 1000, [0.9, 0.9], 100.0),
+            row("evit", 22, 510, [0.85, 0.85], 150.0),
+            row("evit", 8, 400, [0.75, 0.77], 200.0),
+        ],
+        "absent": [{"method": "evit", "tokens": 9, "reason": "costs more"}],
+    }  # fmt: skip
+
+
+def test_between_two_budgets_the_line_is_straight_in_latency(document):
+    curve = document["curve"]
+    assert top1_at_latency(curve, "torch", 150.0) == [0.85, 0.85]
+    part = (1 / 180 - 1 / 200) / (1 / 150 - 1 / 200)
+    assert top1_at_latency(curve, "torch", 180.0) == pytest.approx([0.75 + part * 0.1, 0.77 + part * 0.08])
+    assert top1_at_latency(curve, "torch", 50.0) == [0.9, 0.9]  # slower than every token: nothing better is known
+    assert top1_at_latency(curve, "torch", 400.0) is None
+    assert top1_at_latency(curve, "tensorrt", 100.0) is None
+
+
+def test_of_budgets_out_of_order_the_largest_that_is_not_slower_counts():
+    curve = [row("idle", k, k, [k / 10], rate) for k, rate in ((1, 100.0), (2, 90.0), (3, 100.0), (4, 80.0))]
+    assert top1_at_latency(curve, "torch", 100.0) == [0.3]
+
+
+def test_every_reducer_has_its_cost_and_efficiency(document):
+    lines = reducer_table(document).splitlines()
+    assert lines[2].split(" | ")[:5] == ["| 64", "every token", "64", "90.0 (90.0 to 90.0)", "0.00"]
+    (evit,) = [text for text in lines if "| EViT |" in text]
+    assert "| 22 | 85.0 (85.0 to 85.0) |" in evit and evit.endswith("| 150 | 150 | 150 | 0.77 | 0.77 | 0.77 |")
+    assert "random" not in "".join(lines)
+    assert "even the smallest budget costs more: EViT at 9." in lines[-1]
+
+
+def test_at_equal_latency_each_engine_has_all_reducers(document):
+    lines = equal_latency_table(document).splitlines()
+    assert lines[2] == "| PyTorch | latency of the filter | 177.8 ms | 80.0 ms |"
+    assert lines[3].startswith("|  | **token filter** | 81.0 (") and lines[4].startswith("|  | EViT | 79.")
+    assert lines[4].endswith("| – |")
+    assert [text.split(" | ")[0] for text in lines[5::3][:2]] == ["| ONNX Runtime", "| OpenVINO"]
+
+
+def test_without_rates_the_tables_say_so(document):
+    for part in ("rows", "curve"):
+        for found in document[part]:
+            found.pop("images_per_s", None), found.pop("speedup", None)
+    del document["settings"]["speed"]
+    assert equal_latency_table(document) == "Images per second are not measured yet."
+    text = reducer_table(document)
+    assert "Images per second are not measured yet." in text and "images/s" not in text
