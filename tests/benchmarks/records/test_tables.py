@@ -39,14 +39,12 @@ def test_provenance_of_a_table():
 
 
 def test_rates_are_added_to_timed_rows():
-    speed = {
-        "rows": [
-            {"method": "filter", "tokens": 36, "runtime": "torch", "images_per_s": 12.6},
-            {"method": "filter", "tokens": 36, "runtime": "onnxruntime", "images_per_s": 99.2},
-            {"method": "norm", "tokens": 36, "runtime": "torch", "images_per_s": 7.0},
-        ]
-    }
-    timed = with_rates(DOCUMENT, speed)
+    found = [("filter", "torch", 12.6), ("filter", "onnxruntime", 99.2), ("norm", "torch", 7.0)]
+    rows = [
+        {"method": method, "tokens": 36, "runtime": runtime, "images_per_s": rate, "speedup": {"value": 1.0}}
+        for method, runtime, rate in found
+    ]
+    timed = with_rates(DOCUMENT, {"settings": {}, "rows": rows})
     assert "images_per_s" not in DOCUMENT["rows"][0] and len(timed["rows"]) == len(DOCUMENT["rows"])
     table = cells(rate_table(timed))
     assert table["**token filter**"] == ["13 / 99"]
