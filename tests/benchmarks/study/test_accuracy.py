@@ -110,7 +110,8 @@ def test_rates_are_added_to_rows_that_are_there_and_nothing_is_trained(task, stu
         found = run(folder, [task], [0, 1], 1, methods, None, SpeedConfig(), False)["digits-in-scenes"]
     assert len(asked) == 1 and "evit" in asked[0] and "random" not in asked[0]
     rates = {(r["method"], r["tokens"]): r["images_per_s"]["openvino"] for r in found["rows"] if "images_per_s" in r}
-    assert rates == {("full", 64): 10.0, ("filter", 32): 20.0}
+    assert rates["full", 64] == 10.0  # as every checkpoint with every token
+    assert {cell: rate for cell, rate in rates.items() if cell[1] != 64} == {("filter", 32): 20.0}
     assert {(r["method"], r["tokens"]) for r in found["curve"] if "speedup" in r} == {
         ("evit", 57), ("evit", 64), ("tome", 64),
     }  # fmt: skip
