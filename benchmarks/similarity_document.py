@@ -33,11 +33,11 @@ def evaluation_from_bundle(
     """
     bundle = load_bundle(path)
     model = model_from_bundle(bundle)
+    for keep in keeps:
+        tokens_from_keep(keep, model.num_patches)
     listed, divided = listed_images(bundle, data)
     if listed.labelled and model.output_name != "embedding" and reference is None:
         return document_from_bundle(path, data, keeps, batch, command, progress, report, choice)
-    for keep in keeps:
-        tokens_from_keep(keep, model.num_patches)
     truth = None if reference is None else _reference(reference, bundle)
     tested = part_from_images(listed, divided, bundle.split, choice, progress, report)
     dataset = ImageDataset(tested.images, bundle.preprocessing, progress)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tokfilter.train.label_store import LabelStore, Shard
-from tokfilter.train.loop import _save
+from tokfilter.train.run_checkpoint import save_run
 
 
 class Files:
@@ -44,10 +44,10 @@ def test_labels_on_a_full_disk(tmp_path):
 
 def test_a_checkpoint_on_a_full_disk_leaves_the_old_one(tmp_path):
     module = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(module.parameters())
+    parts = {"weights": module, "optimizer": torch.optim.AdamW(module.parameters())}
     path = tmp_path / "x.checkpoint.pt"
-    _save(path, "me", module, optimizer, [1.0])
+    save_run(path, "me", [1.0], parts)
     old = path.read_bytes()
     with full_disk(), pytest.raises(OSError, match="disk may be full|too large"):
-        _save(path, "me", module, optimizer, [1.0, 2.0])
+        save_run(path, "me", [1.0, 2.0], parts)
     assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_bytes() == old

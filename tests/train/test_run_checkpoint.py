@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokfilter.errors import DataError
 from tokfilter.train.checksums import content_sum
-from tokfilter.train.loop import _resumed, _save
+from tokfilter.train.run_checkpoint import restored, save_run
 
 
 def parts():
@@ -16,19 +16,20 @@ def parts():
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return module, optimizer
+    return {"weights": module, "optimizer": optimizer}
 
 
 @pytest.fixture
 def path(tmp_path):
-    _save(tmp_path / "x.checkpoint.pt", "me", *parts(), [1.0, 0.5])
+    save_run(tmp_path / "x.checkpoint.pt", "me", [1.0, 0.5], parts())
     return tmp_path / "x.checkpoint.pt"
 
 
 def test_a_checkpoint_is_read_back(path):
-    module, optimizer = parts()
-    assert _resumed(path, "me", torch.nn.Linear(3, 2), torch.optim.AdamW(module.parameters())) == [1.0, 0.5]
-    assert _resumed(path.with_name("none"), "me", module, optimizer) == []
+    written, module = parts()["weights"], torch.nn.Linear(3, 2)
+    read = {"weights": module, "optimizer": torch.optim.AdamW(module.parameters())}
+    assert restored(path, "me", read) == [1.0, 0.5] and torch.equal(module.weight, written.weight)
+    assert restored(path.with_name("none"), "me", read) == []
 
 
 def halved(content):
@@ -49,7 +50,7 @@ def test_an_altered_checkpoint_is_refused(path, alter):
     alter(content)
     torch.save(content, path)
     with pytest.raises(DataError, match="its content has another checksum. Delete it"):
-        _resumed(path, "me", *parts())
+        restored(path, "me", parts())
 
 
 def nested(content):
@@ -76,28 +77,28 @@ def test_a_checkpoint_without_values_of_its_own_is_refused(path, alter):
     alter(content)
     torch.save(content, path)
     with pytest.raises(DataError, match="is damaged: it (holds tensors that are not dense|must hold at most 4000000)"):
-        _resumed(path, "me", *parts())
+        restored(path, "me", parts())
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read(path):
     content = torch.load(path, weights_only=True)
     del content["sha256"]
     torch.save(content, path)
-    assert _resumed(path, "me", *parts()) == [1.0, 0.5]
+    assert restored(path, "me", parts()) == [1.0, 0.5]
     del content["optimizer"]
     torch.save(content, path)
     with pytest.raises(DataError, match="does not fit this run"):
-        _resumed(path, "me", *parts())
+        restored(path, "me", parts())
 
 
 def test_a_flipped_bit_is_found(path):
     content = bytearray(path.read_bytes())
-    place = content.find(parts()[0].weight.detach().numpy().tobytes())
+    place = content.find(parts()["weights"].weight.detach().numpy().tobytes())
     assert place > 0
     content[place] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
-        _resumed(path, "me", *parts())
+        restored(path, "me", parts())
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=3)
