@@ -149,13 +149,14 @@ def drops_from_accuracy(document: Mapping[str, Any], manifest: Manifest) -> dict
 
     Raises DataError for another model's.
     """
-    model, column = document.get("model", {}), "recall" if document["schema"] == "tokfilter/similarity" else "mean"
+    model, embeds = document.get("model", {}), document["schema"] == "tokfilter/similarity"
+    column = "recall" if embeds else "mean"
     if (model.get("architecture"), model.get("patches")) != (manifest.model.architecture, manifest.model.num_patches):
         raise DataError(
             f"accuracy.json is of {model.get('architecture')} with {model.get('patches')} patches, the export of "
             f"{manifest.model.architecture} with {manifest.model.num_patches}: evaluate the bundle that was exported."
         )
-    rows = document["rows"]
+    rows = [row for row in document["rows"] if embeds or row["method"] in ("full", "filter")]  # no baselines of a study
     full = next((row[column] for row in rows if row["method"] == "full"), None)
     if full is None:
         raise DataError("accuracy.json has no row of the full model: evaluate again with keep 1.0 among the budgets.")

@@ -236,14 +236,21 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
 
 def test_each_of_several_processes_checks_its_part_of_the_images(tmp_path):
     folder = in_folder(tmp_path / "data", {**classes(), "bee/none.png": b"no image", "cat/none.png": b""})
-    images, reports, raised = images_from_folder(folder), [], []
+    images, reports, raised, counted = images_from_folder(folder), [], [], []
 
     class Half(DistContext):
         def all_reduce(self, flags):
             raised.append(flags.clone())
             return flags
 
+        def sum(self, keys):
+            counted.append(keys.clone())
+            return keys
+
     for rank in (0, 1):
         checked(images, quiet, reports.append, Half(rank, 2))
+    alone = checked(images, quiet, lambda text: None)
+    whole = [i for i in range(len(images)) if not (raised[0] | raised[1])[i]]
+    assert [int(counted[0][i] + counted[1][i]) for i in whole] == list(alone.keys)
     assert sorted(text.split(" is")[0].rsplit("/", 2)[1] for text in reports) == ["bee", "cat"]
     assert (raised[0] | raised[1]).sum() == 2

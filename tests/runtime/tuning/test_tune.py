@@ -76,7 +76,8 @@ def accuracy(architecture="vit_tiny_patch16_224", patches=16, full=True):
     rows = [{"method": "filter", "tokens": k, "mean": mean} for k, mean in ((4, 0.7), (8, 0.79), (12, 0.81))]
     rows += [{"method": "random", "tokens": 8, "mean": 0.1}]
     rows += [{"method": "full", "tokens": 16, "mean": 0.8}] if full else []
-    return {"model": {"architecture": architecture, "patches": patches}, "rows": rows}
+    model = {"architecture": architecture, "patches": patches}
+    return {"schema": "tokfilter/accuracy", "model": model, "rows": rows}
 
 
 def test_drops_come_from_the_filters_rows(export_directory):
