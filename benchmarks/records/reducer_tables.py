@@ -48,13 +48,15 @@ def equal_latency_table(document: Document) -> str:
     filtered.sort(key=lambda row: -int(row["tokens"]))
     lines = [line("engine", "reducer", *(f"{row['tokens']} tokens" for row in filtered)), rule(2 + len(filtered))]
     batch = document["settings"]["speed"]["batch"]
+    full = next(row for row in document["rows"] if row["method"] == "full")
     for engine in engines:
-        times = [f"{1e3 * batch / row['images_per_s'][engine]:.1f} ms" for row in filtered]
+        every = 1e3 * batch / full["images_per_s"][engine]
+        times = [f"{every / row['speedup'][engine]['value']:.1f} ms" for row in filtered]
         lines.append(line(_ENGINES[engine], "latency of the filter", *times))
         lines.append(line("", "**token filter**", *(_interval(row["top1"]) for row in filtered)))
         for name in dict.fromkeys(row["method"] for row in document["curve"]):
             curve = [row for row in document["curve"] if row["method"] == name]
-            found = [top1_at_latency(curve, engine, row["images_per_s"][engine]) for row in filtered]
+            found = [top1_at_latency(curve, engine, row["speedup"][engine]["value"]) for row in filtered]
             cells = ["–" if top1 is None else _interval(top1) for top1 in found]
             lines.append(line("", REDUCER_NAMES[name], *cells))
     what = f"{document['data']['name']}, top-1 in % at the filter's latency for a batch of {batch}; intervals: "
@@ -63,19 +65,22 @@ def equal_latency_table(document: Document) -> str:
     return "\n".join([*lines, "", f"{what}{document['settings']['interval']}. {note} {where}"])
 
 
-def top1_at_latency(curve: Sequence[Row], engine: str, rate: float) -> list[float] | None:
-    """Top-1 of each seed at the latency of ``rate`` images per second; None where every measured budget is slower.
+def top1_at_latency(curve: Sequence[Row], engine: str, speedup: float) -> list[float] | None:
+    """Top-1 of each seed at the latency of the full model over ``speedup``; None where every measured budget is slower.
 
     The largest measured budget that is not slower, and from there a straight line in latency to the next larger one.
+    Latencies are those over the full model's, which were measured in pairs; images per second of different rows were not.
     """
-    timed = sorted((row for row in curve if engine in row.get("images_per_s", {})), key=lambda row: int(row["tokens"]))
-    fast = [place for place, row in enumerate(timed) if row["images_per_s"][engine] >= rate]
+    timed = sorted((row for row in curve if engine in row.get("speedup", {})), key=lambda row: int(row["tokens"]))
+    latencies = [1 / row["speedup"][engine]["value"] for row in timed]
+    wanted = 1 / speedup
+    fast = [place for place, latency in enumerate(latencies) if latency <= wanted]
     if not fast:
         return None
-    below, above = timed[fast[-1]], timed[min(fast[-1] + 1, len(timed) - 1)]
-    near, far, wanted = 1 / below["images_per_s"][engine], 1 / above["images_per_s"][engine], 1 / rate
+    below, above = fast[-1], min(fast[-1] + 1, len(timed) - 1)
+    near, far = latencies[below], latencies[above]
     part = (wanted - near) / (far - near) if far > near else 0.0
-    return [low + part * (high - low) for low, high in zip(below["top1"], above["top1"], strict=True)]
+    return [low + part * (high - low) for low, high in zip(timed[below]["top1"], timed[above]["top1"], strict=True)]
 
 
 def _cost_line(row: Row, name: str, full: Row, engines: Sequence[str]) -> str:
