@@ -69,7 +69,7 @@ def top1_at_latency(curve: Sequence[Row], engine: str, speedup: float) -> list[f
     """Top-1 of each seed at the latency of the full model over ``speedup``; None where every measured budget is slower.
 
     The largest measured budget that is not slower, and from there a straight line in latency to the next larger one.
-    Latencies are those over the full model's, which were measured in pairs; images per second of different rows were not.
+    Latencies are relative to the full model's, measured in pairs; images per second of different rows were not.
     """
     timed = sorted((row for row in curve if engine in row.get("speedup", {})), key=lambda row: int(row["tokens"]))
     latencies = [1 / row["speedup"][engine]["value"] for row in timed]
