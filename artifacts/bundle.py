@@ -250,7 +250,8 @@ def sound_bundle(source: str) -> Iterator[None]:
     except TokfilterError as error:
         raise BundleError(f"{source} is not a sound bundle: {error}") from error
     except Exception as error:  # timm and torch raise many types for what they cannot build
-        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        sentence = isinstance(error, ValueError) and str(error) != ""  # of other types the name says more
+        reason = (str(error) if sentence else f"{type(error).__name__}: {error}")[:300]
         raise BundleError(f"{source} is not a sound bundle: {reason}. {_REMEDY}") from error
 
 

@@ -79,6 +79,8 @@ def _make_reshapes_constant(graph: ir.Graph) -> None:
         if target is None:
             continue
         name = f"{node.outputs[0].name}_shape"
+        while name in graph.initializers:  # of another Reshape, where a rewrite gave this one's result a new name
+            name += "_"
         constant = ir.Value(name=name, const_value=ir.tensor(np.array(target, dtype=np.int64), name=name))
         graph.register_initializer(constant)
         node.replace_input_with(1, constant)

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from tokfilter.artifacts.budget import KEEP_HELP, Keep
 from tokfilter.artifacts.bundle import FilterConfig
-from tokfilter.artifacts.reducer import ReducerConfig
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
+from tokfilter.errors import RecipeError
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import STAGES, TrainConfig
 from tokfilter.train.filter_training import FilterTraining, Objective
@@ -202,11 +203,27 @@ class ReducerSettings:
     def config(self, start: ReducerConfig | None = None) -> ReducerConfig:
         """The reducer, with the settings of the start model's where it is the same.
 
-        Raises ValueError for settings that it does not have.
+        Raises RecipeError for settings that it does not have.
         """
         name = self.name or (start.name if start is not None else "filter")
         own = start.settings if start is not None and start.name == name else {}
-        return ReducerConfig(name, {**own, **self.given})
+        return _reducer(name, {**own, **self.given})
+
+    def sample(self) -> ReducerConfig:
+        """A reducer to check a recipe with while the start model is unknown: the named one, or one with these settings.
+
+        Raises RecipeError where none has them all.
+        """
+        fitting = (name for name, known in REDUCERS.items() if self.given.keys() <= known.keys())
+        return _reducer(self.name or next(fitting, "filter"), self.given)
+
+
+def _reducer(name: str, settings: Mapping[str, Any]) -> ReducerConfig:
+    try:
+        return ReducerConfig(name, settings)
+    except ValueError as error:
+        remedy = "reducer.name (--reducer) chooses another reducer, reducer.NAME=none unsets a setting"
+        raise RecipeError(f"{error}: {remedy}.") from error
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def changed_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     top = tables.pop("")
     recipe = replace(recipe, **top, **{name: replace(getattr(recipe, name), **keys) for name, keys in tables.items()})
     try:
-        config_from_recipe(recipe, images=1)
+        config_from_recipe(recipe, images=1, reducer=recipe.reducer.sample())
     except (TokfilterError, ValueError) as error:
         raise RecipeError(f"settings of the recipe exclude each other: {error}") from error
     return recipe

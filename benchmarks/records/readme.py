@@ -31,7 +31,6 @@ from tokfilter.benchmarks.records.tables import (
     accuracy_table,
     drop_table,
     longer_table,
-    rate_table,
     speed_table,
 )
 
@@ -42,8 +41,6 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
     "speed": ("runtime.json", speed_table),
     "digits": ("accuracy-digits-in-scenes.json", accuracy_table),
-    "fashion_rates": ("accuracy-fashion-mnist.json", rate_table),
-    "digits_rates": ("accuracy-digits-in-scenes.json", rate_table),
     "fashion_drops": ("accuracy-fashion-mnist.json", drop_table),
     "digits_drops": ("accuracy-digits-in-scenes.json", drop_table),
     "fashion_longer": ("accuracy-fashion-mnist.json", longer_table),
@@ -120,8 +117,14 @@ def page_with_tables(text: str, results: Path = RESULTS) -> str:
 
 @click.command("readme")
 def main() -> None:
-    """Rewrite the tables of README.md and docs/ from benchmarks/results."""
+    """Rewrite the tables of README.md and docs/, and the charts of docs/, from benchmarks/results."""
+    from tokfilter.benchmarks.records.latency_charts import CHARTS, chart_of  # matplotlib takes a second to import
+
     for page in pages():
         text = page_with_tables(page.read_text(encoding="utf-8"))
         with atomic_path(page) as part:
             part.write_text(text, encoding="utf-8")
+    for name, source in CHARTS.items():
+        if (RESULTS / source).is_file():
+            with atomic_path(ROOT / "docs" / name) as part:
+                part.write_bytes(chart_of(name))

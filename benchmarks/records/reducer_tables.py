@@ -6,7 +6,7 @@ from typing import Any, Final
 from tokfilter.benchmarks.accuracy_document import mean_and_half_width
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
 
-__all__ = ["REDUCER_NAMES", "equal_latency_table", "reducer_table", "top1_at_latency"]
+__all__ = ["ENGINES", "REDUCER_NAMES", "equal_latency_table", "reducer_table", "timed_engines", "top1_at_latency"]
 
 REDUCER_NAMES: Final = {
     "evit": "EViT",
@@ -15,7 +15,7 @@ REDUCER_NAMES: Final = {
     "idle": "IdleViT",
     "frequency": "frequency-aware",
 }
-_ENGINES: Final = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+ENGINES: Final = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _PACKAGES: Final = ("torch", "timm", "onnxruntime", "openvino")
 _UNTIMED: Final = "Images per second are not measured yet."
 
@@ -24,10 +24,10 @@ Row = Mapping[str, Any]
 
 def reducer_table(document: Document) -> str:
     """Every reducer at each budget of the filter: top-1, multiply-accumulates, images per second, efficiency."""
-    engines = _engines(document)
+    engines = timed_engines(document)
     full = next(row for row in document["rows"] if row["method"] == "full")
-    columns = [f"images/s, {_ENGINES[name]}" for name in engines]
-    columns += [f"efficiency, {_ENGINES[name]}" for name in engines]
+    columns = [f"images/s, {ENGINES[name]}" for name in engines]
+    columns += [f"efficiency, {ENGINES[name]}" for name in engines]
     lines = [line("filter's tokens", "reducer", "its budget", "top-1, %", "MMACs", *columns), rule(5 + len(columns))]
     lines.append(_cost_line(full, "every token", full, engines))
     rows = [row for row in document["rows"] if row["method"] == "filter" or "budget" in row]
@@ -41,7 +41,7 @@ def reducer_table(document: Document) -> str:
 
 def equal_latency_table(document: Document) -> str:
     """Top-1 of every reducer at the latency of the filter, for each engine."""
-    engines = _engines(document)
+    engines = timed_engines(document)
     if not engines:
         return _UNTIMED
     filtered = [row for row in document["rows"] if row["method"] == "filter"]
@@ -52,7 +52,7 @@ def equal_latency_table(document: Document) -> str:
     for engine in engines:
         every = 1e3 * batch / full["images_per_s"][engine]
         times = [f"{every / row['speedup'][engine]['value']:.1f} ms" for row in filtered]
-        lines.append(line(_ENGINES[engine], "latency of the filter", *times))
+        lines.append(line(ENGINES[engine], "latency of the filter", *times))
         lines.append(line("", "**token filter**", *(_interval(row["top1"]) for row in filtered)))
         for name in dict.fromkeys(row["method"] for row in document["curve"]):
             curve = [row for row in document["curve"] if row["method"] == name]
@@ -111,9 +111,10 @@ def _budgets(document: Document) -> list[int]:
     return sorted({row["tokens"] for row in document["rows"] if row["method"] == "filter"}, reverse=True)
 
 
-def _engines(document: Document) -> list[str]:
+def timed_engines(document: Document) -> list[str]:
+    """The engines in which every row of the filter was timed."""
     timed = [row["images_per_s"] for row in document["rows"] if row["method"] == "filter" and "images_per_s" in row]
-    return [name for name in _ENGINES if timed and all(name in rates for rates in timed)]
+    return [name for name in ENGINES if timed and all(name in rates for rates in timed)]
 
 
 def _timing(speed: Mapping[str, Any]) -> str:

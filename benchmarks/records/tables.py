@@ -8,7 +8,7 @@ from tokfilter.benchmarks.records.markdown import Document, line, provenance, ru
 from tokfilter.benchmarks.records.reducer_tables import REDUCER_NAMES
 from tokfilter.benchmarks.report.figures import method_name
 
-__all__ = ["Document", "ablation_table", "accuracy_table", "drop_table", "longer_table", "rate_table", "speed_table"]
+__all__ = ["Document", "ablation_table", "accuracy_table", "drop_table", "longer_table", "speed_table"]
 
 _PACKAGES: Final = ("torch", "timm", "onnxruntime")
 
@@ -57,14 +57,6 @@ def drop_table(document: Document) -> str:
     what = f"{document['data']['name']}, points of top-1; intervals: {interval}, of the differences."
     start = f"Before fine-tuning the full model had {100 * sum(before) / len(before):.1f} %."
     return "\n".join([*lines, "", f"{what} {start} {provenance(document, _PACKAGES)}"])
-
-
-def rate_table(document: Document) -> str:
-    """Images per second of every row, in PyTorch and in ONNX Runtime."""
-    timed = [row for row in document["rows"] if "images_per_s" in row]
-    lines = _budget_lines(timed, lambda row: _rates(row["images_per_s"]))
-    what = "Images per second, PyTorch / ONNX Runtime, batch 32, one thread."
-    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 
 def speed_table(document: Document) -> str:
@@ -126,8 +118,3 @@ def _budget_lines(rows: Sequence[Row], written: Callable[[Row], str]) -> list[st
 
 def _percent(row: Row) -> str:
     return f"{100 * row['mean']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-
-
-def _rates(rates: Mapping[str, float]) -> str:
-    found = (rates.get(runtime) for runtime in ("torch", "onnxruntime"))
-    return " / ".join("–" if rate is None else f"{rate:.0f}" for rate in found)

@@ -8,6 +8,7 @@ latency, where other budgets than these are needed.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from tokfilter.artifacts.budget import tokens_from_keep
@@ -37,12 +38,15 @@ def filtered_model(architecture: Architecture, config: FilterConfig) -> Filtered
 def reduced_model(architecture: Architecture, name: str, weights: Mapping[str, Tensor] | None = None) -> FilteredViT:
     """A model with another reducer in its default settings. weights: of the timm model; None: random ones.
 
+    What the reducer learns has random weights, the same in every process, where outputs of this model are compared.
     Raises UnsupportedModelError.
     """
     backbone = create_backbone(architecture)
     if weights is not None:
         backbone.load_state_dict(weights)
-    model = FilteredViT(backbone, keep=1.0, reducer=ReducerConfig(name))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = FilteredViT(backbone, keep=1.0, reducer=ReducerConfig(name))
     model.drop.state.warned = True  # of predictors with random weights: here they are timed and counted only
     return model.eval()
 

@@ -117,6 +117,11 @@ def test_a_reducer_is_named_with_its_settings_and_has_its_own_stages_of_training
     assert settings.config(start) == start and changed("reducer.name=tome").reducer.config(start).name == "tome"
     changed_settings = changed("reducer.name=evit", "reducer.fuse=true").reducer.config(start)
     assert changed_settings == ReducerConfig("evit", {"stages": [2], "fuse": True})
+    unnamed = changed("reducer.fuse=true").reducer  # of the start model's reducer, which is known later
+    assert unnamed.config(start) == changed_settings
+    for other in (None, ReducerConfig("tome")):
+        with pytest.raises(RecipeError, match=r"settings of (filter|tome) are .*, got 'fuse': reducer.name"):
+            unnamed.config(other)
 
 
 def test_a_file_may_name_a_few_settings_and_overrides_come_last(tmp_path):
@@ -160,7 +165,6 @@ def test_numbers_of_numpy_are_numbers():
         ("reducer.fuse=1", "reducer.fuse expects true or false, got '1'"),
         ("reducer.stages=", "reducer.stages expects a list of whole numbers, got ['']"),
         ("reducer.stages=4,b", "reducer.stages expects a list of whole numbers, got [4, 'b']"),
-        ("reducer.stages=4,7", "the settings of filter are none, got 'stages'"),
         ("labels.limit", "expected NAME=VALUE, such as labels.mask_point=before, got 'labels.limit'"),
     ],
 )
@@ -176,6 +180,8 @@ def test_what_no_recipe_has_is_refused(text, words):
         ["labels.method=grouped", "labels.group_size=5"],
         ["labels.method=first-order", "labels.mask=removed"],
         ["reducer.name=tome", "reducer.fuse=false"],
+        ["reducer.fuse=false", "reducer.windows=2,1"],
+        ["reducer.stages=4,7", "stages=label,filter"],
         ["reducer.name=evit", "reducer.stages=7,4"],
         ["reducer.name=frequency", "reducer.windows=3,2"],
         ["reducer.name=idle", "stages=label,filter"],

@@ -37,6 +37,14 @@ def test_the_budget_is_the_smallest_that_costs_no_less_than_the_filter(name, fil
     assert 44 in own and 9 in absent
 
 
+def test_random_weights_of_a_reducer_are_the_same_in_each_process():
+    torch.manual_seed(1)
+    one = reduced_model(DIGITS.architecture, "dynamic").drop.state_dict()
+    torch.manual_seed(2)
+    other = reduced_model(DIGITS.architecture, "dynamic").drop.state_dict()
+    assert len(one) > 6 and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_counts_are_those_of_fake_tensors(filtered):
     for k in (*BUDGETS, 64):
         assert count(filtered, k) == macs(filtered, k)
