@@ -54,6 +54,7 @@ def document_from_rows(
             "seeds": list(per_seed),
             "interval": interval_name(len(per_seed)),
             BEFORE: before,
+            "threads": 1,  # of each seed's process
             **asdict(config),
         },
         "rows": _joined([row for row in after if row["method"] in ("full", *MAIN)], card["patches"]),
