@@ -93,8 +93,11 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         known: onnx.ModelProto = symbolic.SymbolicShapeInference.infer_shapes(proto)
     except Exception:
-        # It raises all kinds of errors for unknown operators. ONNX's own infers less and never fails.
-        known = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        # It raises all kinds of errors for unknown operators. ONNX's own infers less.
+        try:
+            known = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except onnx.shape_inference.InferenceError:  # for nodes without their inputs
+            known = proto
     return known
 
 
@@ -109,9 +112,21 @@ def _symbolic_shape_infer() -> Any:
         raise MissingDependencyError(
             f"fuse needs onnxruntime's symbolic shape inference; none in {folder}. Install another onnxruntime."
         )
-    module = module_from_spec(spec)
+    module: Any = module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.onnx = _OnnxWithoutFiles()
     return module
+
+
+class _OnnxWithoutFiles:
+    """The package onnx for that module, which saves a model that it cannot infer into the working directory."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(onnx, name)
+
+    @staticmethod
+    def save_model(*args: object, **kwargs: object) -> None:
+        """Write nothing."""
 
 
 def _symbols(dims: Iterable[Any]) -> set[str]:

@@ -48,6 +48,50 @@ Pixels rgb_from_rgba(const Value* rgba, int width, int height) {
     return image;
 }
 
+constexpr std::uint8_t kStartOfScan = 0xDA, kHuffmanTables = 0xC4;
+
+// Whether each Huffman table of the segment at `at` (its length, 2 bytes) has at most 256 codes. stb_image
+// before 2.29 writes those of a larger one beyond its array.
+bool tables_fit(const std::uint8_t* data, std::size_t size, std::size_t at) {
+    if (size - at < 2) return true;
+    std::size_t left = (data[at] << 8U) + data[at + 1];
+    std::size_t position = at + 2;
+    for (left -= left < 2 ? left : 2; left >= 17 && size - position >= 17;) {
+        unsigned codes = 0;
+        for (std::size_t i = 1; i <= 16; ++i) codes += data[position + i];
+        if (codes > 256) return false;
+        position += 17;
+        left -= 17;
+        if (codes > left || codes > size - position) break;
+        position += codes;
+        left -= codes;
+    }
+    return true;
+}
+
+// Whether all Huffman tables of a JPEG file fit. Segments before the first scan are walked as stb_image walks
+// them; behind it stb_image searches for markers in its own way, so each pair of bytes that could be one is
+// looked at.
+bool huffman_tables_fit(const std::uint8_t* data, std::size_t size) {
+    std::size_t at = 2;
+    while (at + 1 < size) {
+        if (data[at] != 0xFF || data[at + 1] == 0xFF) {
+            ++at;
+            continue;
+        }
+        const std::uint8_t marker = data[at + 1];
+        at += 2;
+        if (marker == kHuffmanTables && !tables_fit(data, size, at)) return false;
+        if (marker == kStartOfScan) break;
+        if (size - at < 2) return true;
+        at += static_cast<std::size_t>((data[at] << 8U) + data[at + 1]);
+    }
+    for (; at + 1 < size; ++at)
+        if (data[at] == 0xFF && data[at + 1] == kHuffmanTables && !tables_fit(data, size, at + 2))
+            return false;
+    return true;
+}
+
 Status damaged() {
     return {Code::argument, "the image could not be decoded; it may be damaged or truncated."};
 }
@@ -63,6 +107,7 @@ Result<Pixels> decode(const std::uint8_t* data, std::size_t size, std::int64_t m
         return Status(Code::argument, "the image is refused: " + std::to_string(width) + " x " +
                                           std::to_string(height) + " pixels are more than " +
                                           std::to_string(max_pixels / 1000000) + " million. Scale it down.");
+    if (data[0] == 0xFF && !huffman_tables_fit(data, size)) return damaged();
     Pixels image;
     if (stbi_is_16_bit_from_memory(data, length) != 0) {
         const std::unique_ptr<std::uint16_t, Free> rgba(

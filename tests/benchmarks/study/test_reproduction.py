@@ -8,13 +8,11 @@ from click.testing import CliRunner
 from scipy import stats
 
 from tokfilter.benchmarks.documents import document_from_file
-from tokfilter.benchmarks.study.command import main
+from tokfilter.benchmarks.study import command
 from tokfilter.benchmarks.study.reproduction import check_published, lines_of_check, published_study
-from tokfilter.benchmarks.study.tasks import DIGITS, StudyConfig
+from tokfilter.benchmarks.study.tasks import DIGITS
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header, write_json
-
-SMALL = StudyConfig(train=64, test=20, backbone_steps=2, labelled=8, filter_steps=2, finetune_steps=2)
 
 
 def study(values, seeds, **settings):
@@ -72,27 +70,22 @@ def test_settings_of_the_document_are_taken_and_others_refused(tmp_path):
         published_study(path)
 
 
-def test_the_command_trains_the_seed_and_its_exit_code_says_whether_it_agrees(tmp_path):
-    config = asdict(SMALL)
-    published = study([0.1, 0.1], [0, 1], **config)
-    row = published["rows"][0]
-    published["rows"] = [
-        {**row, "method": "full" if tokens == 64 else "filter", "tokens": tokens, "top1": [0.0, 1.0]}
-        for tokens in (64, 44, 32, 22, 16, 9)
-    ]
-    published["data"]["images"] = 20
-    path = tmp_path / "published.json"
-    write_json(path, published)
-    work = tmp_path / "work"
-    done = CliRunner().invoke(main, [str(work), "--check", str(path), "--seeds", "1"])
-    assert done.exit_code == 0, done.output
-    check = document_from_file(work / "digits-in-scenes-check.json", "tokfilter/study-check")
-    assert len(check["rows"]) == 6 and check["settings"]["seeds"] == [1]
-    assert all(row["images"] <= 0 for row in check["rows"])  # that seed's published rows have every image right
-    for changed in published["rows"]:
-        changed["top1"] = [1.0, 1.0]
-    write_json(path, published)
-    done = CliRunner().invoke(main, [str(work), "--check", str(path), "--seeds", "1", "--json"])
+def test_the_exit_code_says_whether_the_seed_agrees(tmp_path, monkeypatch):
+    path, work, trained = tmp_path / "published.json", tmp_path / "work", []
+    write_json(path, study([0.89, 0.9, 0.91], [4, 1, 2], finetune_steps=7))
+
+    def run(folder, tasks, seeds, methods, log):
+        trained.append((folder, tasks[0].config.finetune_steps, seeds, methods))
+        return {"digits-in-scenes": study([0.9], seeds)}
+
+    monkeypatch.setattr(command, "run", run)
+    done = CliRunner().invoke(command.main, [str(work), "--check", str(path)])
+    assert done.exit_code == 0 and "inside, +10 images" in done.output, done.output
+    assert trained == [(work / "check", 7, [4], ["filter"])]
+    assert document_from_file(work / "digits-in-scenes-check.json", "tokfilter/study-check")["inside"]
+    write_json(path, study([0.1, 0.1, 0.1], [4, 1, 2]))
+    done = CliRunner().invoke(command.main, [str(work), "--check", str(path), "--seeds", "5", "--json"])
     assert done.exit_code == 1 and not json.loads(done.stdout)["inside"]
-    done = CliRunner().invoke(main, [str(work), "--check", str(path), "--seeds", "0,1"])
+    assert trained[1][2] == [5]
+    done = CliRunner().invoke(command.main, [str(work), "--check", str(path), "--seeds", "0,1"])
     assert done.exit_code == 2 and "one seed" in done.output

@@ -105,6 +105,26 @@ def test_jpeg_pixels_are_close_to_pillows_and_upright(fake: Path, tmp_path: Path
     assert np.abs(ours - theirs).mean() < 1.0 and np.abs(ours - theirs).max() <= 16
 
 
+@pytest.mark.parametrize("table", [0, 1, 2, 3])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_huffman_table_of_more_than_256_codes_is_refused(
+    fake: Path, run: Run, tmp_path: Path, table: int, progressive: bool
+) -> None:
+    """stb_image before 2.29 writes the codes beyond its array. Tables before the first scan and behind it."""
+    buffer = BytesIO()
+    photo((40, 30)).save(buffer, "jpeg", progressive=progressive)
+    data = bytearray(buffer.getvalue())
+    places = [place for place in range(len(data) - 1) if data[place : place + 2] == b"\xff\xc4"]
+    place = places[min(table, len(places) - 1)]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    assert decoded(fake, path).shape == (30, 40, 3)
+    data[place + 5 : place + 21] = bytes([0] * 14 + [200, 57])
+    path.write_bytes(data)
+    result = run(fake / "pixels", "decode", path, "1000000")
+    assert result.returncode == 1 and "could not be decoded" in result.stderr, result.stderr
+
+
 def test_damaged_images_are_errors_without_memory_faults(fake: Path, run: Run, tmp_path: Path) -> None:
     rng, path = np.random.default_rng(3), tmp_path / "a"
     for format in ("png", "jpeg"):
