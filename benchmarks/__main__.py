@@ -15,6 +15,7 @@ _MICRO: Final = "tokfilter.benchmarks.micro"
 PROGRAMS: Final = {
     "study": LazyCommand(f"{_STUDY}.command:main", "accuracy of filter, baselines and ablations, several seeds"),
     "trained-vit": LazyCommand(f"{_STUDY}.trained_vit:main", "the method on trained weights, with Fashion-MNIST"),
+    "frozen": LazyCommand(f"{_STUDY}.frozen:main", "a filter for a frozen, trained ViT, against token merging"),
     "baseline-speed": LazyCommand(f"{_STUDY}.baseline_speed:main", "images per second of the filter and its baselines"),
     "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),
     "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),

@@ -45,6 +45,10 @@ _STAGES = ("backbone", "label", "filter", "finetune")
     help="What gets rid of tokens (docs/reducers.md). Others than the filter are fine-tuned with the backbone; their "
     "settings: --set reducer.stages=3,6,9. Default: the bundle's, else filter.",
 )  # fmt: skip
+@click.option(
+    "--frozen-backbone", is_flag=True,
+    help="Train no weight of the backbone: the filter and its global context alone, in minutes (docs/frozen.md).",
+)  # fmt: skip
 @click.option("--stages", help="Some of backbone,label,filter,finetune. Default: those that the start weights lack.")
 @click.option("--keep", help=f"Default budget: {KEEP_HELP}. Default: the recipe's (0.5).")
 @click.option("--epochs", type=float, help="Epochs of each stage. Default: the recipe's (10, 10 and 5).")
@@ -70,7 +74,7 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
 
     Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli train DATA ... A batch counts the images of all.
     """
-    recipe = recipe_from_options(params["recipe"], params["settings"], _changes(params))
+    recipe = recipe_from_options(params["recipe"], params["settings"], _changes(params), params["frozen_backbone"])
     if print_recipe:
         from tokfilter.train.recipe_file import text_from_recipe
 
@@ -116,6 +120,8 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     with context_from_torchrun() as processes, progress_bar() if processes.is_main else nullcontext(quiet) as progress:
         splits = listed_splits(data, recipe.data.holdout, params["class_map"], processes, names, need_classes=labelled)
         lacking = _lacking_stages(params, labelled)
+        if recipe.frozen:
+            lacking = tuple(stage for stage in lacking if stage != "backbone")
         start = start_from_options(
             params["arch"],
             params["arch_arg"],

@@ -75,12 +75,21 @@ def recipe_options(command: Command) -> Command:
     return command
 
 
-def recipe_from_options(recipe: str, settings: Sequence[str], options: Mapping[str, Any]) -> "Recipe":
-    """The recipe, changed by options (values by dotted name, None: not given), then by --set. Raises RecipeError."""
-    from tokfilter.train.recipe_file import recipe_from_source, values_from_texts
+def recipe_from_options(
+    recipe: str, settings: Sequence[str], options: Mapping[str, Any], frozen: bool = False
+) -> "Recipe":
+    """The recipe, changed by options (values by dotted name, None: not given), then by --set. Raises RecipeError.
+
+    frozen: --frozen-backbone
+    """
+    from tokfilter.train.recipe import Recipe
+    from tokfilter.train.recipe_file import recipe_for_backbone, recipe_from_source, values_from_texts
 
     given = {name: value for name, value in options.items() if value is not None}
-    return recipe_from_source(recipe, {**given, **values_from_texts(settings)})
+    changes = {**given, **values_from_texts(settings)}
+    source, changes = recipe_for_backbone(recipe, changes, "frozen" if frozen else None)
+    assert not isinstance(source, Recipe)
+    return recipe_from_source(source, changes)
 
 
 def arguments_from_text(texts: Sequence[str]) -> dict[str, Any]:

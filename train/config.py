@@ -1,5 +1,6 @@
 """The settings of a training, with lengths in optimiser steps; ``recipe.py`` converts a recipe's epochs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,8 +13,9 @@ from tokfilter.train.finetune import FineTuning
 from tokfilter.train.image_loss import CROSS_ENTROPY
 from tokfilter.train.labels import LabelConfig
 
-__all__ = ["STAGES", "TrainConfig"]
+__all__ = ["STAGES", "TrainConfig", "check_frozen"]
 
+_LEARNS_IN_BLOCKS: Final = ("dynamic", "frequency")
 STAGES: Final = ("backbone", "label", "filter", "finetune")
 
 
@@ -27,6 +29,7 @@ class TrainConfig:
     label_chunk: masked variants per forward pass; bounds the memory
     seed: of every random draw
     reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
+    frozen: train no weight of the backbone: the filter, and in the stage finetune its global context
     """
 
     stages: tuple[str, ...] = STAGES
@@ -40,11 +43,14 @@ class TrainConfig:
     filter: FilterTraining = field(default_factory=FilterTraining)
     finetune: FineTuning = field(default_factory=FineTuning)
     reducer: ReducerConfig = field(default_factory=ReducerConfig)
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise DataError(f"stages are some of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}.")
+        if self.frozen:
+            check_frozen(self.stages, self.reducer.name)
         if "backbone" in self.stages and self.finetune.loss != CROSS_ENTROPY:
             raise DataError(
                 f"the stage backbone trains by class labels, which the loss {self.finetune.loss} does without: leave "
@@ -56,3 +62,22 @@ class TrainConfig:
                 f"the stage {trained[0]} trains a token filter, and the reducer is {self.reducer.name}: its stages are "
                 "backbone and finetune."
             )
+
+
+def check_frozen(stages: Sequence[str], reducer: str) -> None:
+    """Raise DataError for what a frozen backbone excludes."""
+    if "backbone" in stages:
+        raise DataError(
+            "the stage backbone trains the weights that a frozen backbone keeps: leave the stage out and start from "
+            "trained weights, or train without a frozen backbone."
+        )
+    if reducer in _LEARNS_IN_BLOCKS:
+        raise DataError(
+            f"the reducer {reducer} learns weights inside the blocks, which are trained together with the backbone: "
+            "train it without a frozen backbone, or choose the reducer filter."
+        )
+    if reducer != "filter":
+        raise DataError(
+            f"the reducer {reducer} learns nothing, so with a frozen backbone there is nothing to train: "
+            f"tokfilter.patch(model, reducer={reducer!r}) runs as it is."
+        )

@@ -51,6 +51,7 @@ class FineTuning:
     token_cut: weight of IdleViT's token-cut loss, mean over idle blocks and the budgets that drop tokens; 0: none
     distill_features: weight of the distance from the start model's features with every token; 0: none
     checkpointing: on keeps the inputs of blocks alone, and runs each block again for its gradients (``recompute.py``)
+    frozen: train the filter's global context alone; the backbone stays in evaluation mode
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=5e-4))
@@ -64,6 +65,7 @@ class FineTuning:
     token_cut: float = 0.0
     distill_features: float = 0.0
     checkpointing: Checkpointing = "off"
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= 1 and self.budgets >= 2):
@@ -95,7 +97,13 @@ class FineTuning:
 
         What earlier versions did not have is left out at its default, so that their checkpoints stay valid.
         """
-        later = {"loss": CROSS_ENTROPY, "token_cut": 0.0, "distill_features": 0.0, "checkpointing": "off"}
+        later = {
+            "loss": CROSS_ENTROPY,
+            "token_cut": 0.0,
+            "distill_features": 0.0,
+            "checkpointing": "off",
+            "frozen": False,
+        }
         fields = {**asdict(self), "plan": self.plan.identity(), "augmentation": self.augmentation.identity()}
         return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
@@ -189,7 +197,7 @@ def _run(
             value = value + config.distill_features * feature_distance(features, targets[0].tokens)
         return value
 
-    model.train()
+    model.train(not config.frozen)
     with recomputed_blocks(model, config.checkpointing):
         losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
     model.eval()

@@ -24,7 +24,7 @@ from tokfilter.train.evaluation import evaluate
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
 from tokfilter.train.recipe import Recipe, ReducerSettings, config_from_recipe
-from tokfilter.train.recipe_file import changed_recipe, recipe_from_source
+from tokfilter.train.recipe_file import changed_recipe, recipe_for_backbone, recipe_from_source
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import run_stages
 from tokfilter.train.tensor_dataset import dataset_from_loader
@@ -50,6 +50,7 @@ def fit(
     progress: Progress = quiet,
     loss: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    backbone: str | None = None,
 ) -> dict[str, Any]:
     """Label tokens by delta loss, train the filter, fine-tune the backbone: ``model`` is changed in place.
 
@@ -73,12 +74,15 @@ def fit(
         (cosine distance from the full model's output, for embedding models) or "kl" (from its class distribution)
     preprocessing: values that replace the model's, for a model that was fine-tuned with others than timm's: mean, std,
         interpolation, crop_pct, crop_mode
+    backbone: "frozen" trains no weight of it, the filter and its global context alone, by the recipe "frozen" where
+        ``recipe`` is "default" (docs/frozen.md); "trained", or None for what the recipe says
     Returns the training record: data, seed, settings and metrics of each stage; for a folder also "accuracy" on the
     test images, or "similarity" to the full model where there is no top-1. The model is in evaluation mode afterwards.
     Raises RecipeError, DataError, UnsupportedModelError.
     """
     check_patched(model)
-    settings = _recipe(recipe, {**(overrides or {}), **({} if loss is None else {"loss": loss})})
+    changes = {**(overrides or {}), **({} if loss is None else {"loss": loss})}
+    settings = _recipe(*recipe_for_backbone(recipe, changes, backbone))
     head = model.mask_head
     check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
     if head is not None and settings.labels.mask is None:
@@ -89,7 +93,7 @@ def fit(
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
         progress = progress if processes.is_main else quiet
         run_dir = RunDir(run_folder, resume, settings.save_seconds, progress, processes)
-        backbone: Any = model.backbone
+        own: Any = model.backbone
         pixels = _preprocessing(model, {"crop_pct": settings.data.crop_pct, **(preprocessing or {})})
         tests: ImageDataset | None = None
         dataset: TrainingData
@@ -97,12 +101,12 @@ def fit(
             dataset, tests, facts = _datasets_from_folder(Path(data), settings, pixels, model, run_dir)
         else:
             file = run_folder / ("images.f32" if processes.is_main else f"images.{processes.rank}.f32")
-            classes = backbone.num_classes if head is None else head.config.masks
+            classes = own.num_classes if head is None else head.config.masks
             size = () if head is None else head.config.size
             labelled = settings.loss == CROSS_ENTROPY
             dataset = dataset_from_loader(data, pixels, classes, file, progress, size, labelled)
             facts = {"train": _facts(dataset), "classes": classes}
-        stages = _STAGES if model.drop.name == "filter" else ("finetune",)
+        stages: tuple[str, ...] = _STAGES if model.drop.name == "filter" else ("finetune",)
         config = config_from_recipe(settings, len(dataset), stages, model.drop.config)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
         top1 = settings.loss == CROSS_ENTROPY or (tests is not None and _has_top1(model, tests))

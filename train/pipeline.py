@@ -114,6 +114,11 @@ def label_folder(
 def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> None:
     """What of a training can be refused before an image is read. Raises DataError, BudgetError."""
     _check_loss(start, config)
+    if config.frozen and not start.trained:
+        raise DataError(
+            f"a frozen backbone must be trained for the data's classes, and {start.origin} is not: train it first, "
+            "without --frozen-backbone, or start from trained weights (--checkpoint)."
+        )
     if "backbone" not in config.stages and not start.trained:
         raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
     if "finetune" in config.stages:

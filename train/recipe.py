@@ -1,12 +1,11 @@
 """A training recipe: all settings by name, each with its range and a line of help.
 
-``recipe_file.py`` reads and prints recipes as TOML. The defaults are the built-in recipe "default".
+``recipe_file.py`` reads and prints recipes as TOML. The defaults are the built-in recipe
+"default" (``built_in.py``).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from tokfilter.artifacts.budget import KEEP_HELP, Keep
 from tokfilter.artifacts.bundle import FilterConfig
@@ -23,7 +22,7 @@ from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
 from tokfilter.train.recompute import Checkpointing
 from tokfilter.train.token_sets import Grouping, GroupShape
 
-__all__ = ["BUILT_IN", "Recipe", "config_from_recipe"]
+__all__ = ["FilterSettings", "FinetuneSettings", "LabelSettings", "Recipe", "ReducerSettings", "config_from_recipe"]
 
 
 def _about(text: str, bounds: str | None = None) -> dict[str, str | None]:
@@ -66,7 +65,10 @@ class LabelSettings:
     group_shape: GroupShape = field(
         default="block", metadata=_about("method grouped: squares of neighbours, or random tokens")
     )
-    group_size: int = field(default=4, metadata=_about("method grouped: tokens that are masked together", "[2, inf)"))
+    group_size: int = field(
+        default=4,
+        metadata=_about("method grouped: tokens masked together; 0, for random groups: half of the tokens", "[0, inf)"),
+    )
     group_rounds: int = field(default=2, metadata=_about("method grouped: groups that each token is in", "[1, inf)"))
     precision: LabelPrecision = field(default="fp32", metadata=_about("of the forward passes"))
     limit: int | None = field(
@@ -240,6 +242,10 @@ class Recipe:
             "of labels and fine-tuning; feature (cosine) and kl compare with the full model, without classes"
         ),
     )
+    frozen: bool = field(
+        default=False,
+        metadata=_about("train no weight of the backbone, the filter and its global context alone (docs/frozen.md)"),
+    )
     seed: int = field(default=0, metadata=_about("of every random draw"))
     save_seconds: float = field(default=20.0, metadata=_about("time between checkpoints", "[0, inf)"))
     data: DataSettings = field(default_factory=DataSettings)
@@ -248,9 +254,6 @@ class Recipe:
     filter: FilterSettings = field(default_factory=FilterSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     reducer: ReducerSettings = field(default_factory=ReducerSettings)
-
-
-BUILT_IN: Final[Mapping[str, Recipe]] = MappingProxyType({"default": Recipe()})
 
 
 def config_from_recipe(
@@ -269,7 +272,7 @@ def config_from_recipe(
     shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
     reducer = reducer or recipe.reducer.config()
     default: tuple[str, ...] = STAGES if reducer.name == "filter" else ("backbone", "finetune")
-    if recipe.loss != CROSS_ENTROPY:  # the backbone is trained by class labels
+    if recipe.frozen or recipe.loss != CROSS_ENTROPY:  # the backbone is trained by class labels
         default = default[1:]
     return TrainConfig(
         stages=recipe.stages or stages or default,
@@ -306,6 +309,8 @@ def config_from_recipe(
             augmentation=augmentation,
             loss=recipe.loss,
             checkpointing=recipe.finetune.checkpointing,
+            frozen=recipe.frozen,
         ),
         reducer=reducer,
+        frozen=recipe.frozen,
     )

@@ -9,7 +9,8 @@ from typing import Any
 from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.limits import MAX_RECIPE
 from tokfilter.errors import RecipeError, TokfilterError
-from tokfilter.train.recipe import BUILT_IN, Recipe, config_from_recipe
+from tokfilter.train.built_in import BUILT_IN
+from tokfilter.train.recipe import Recipe, config_from_recipe
 from tokfilter.train.recipe_settings import checked_value, kind_of, kinds, unknown_setting, value_from_text
 
 if sys.version_info >= (3, 11):
@@ -17,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["changed_recipe", "recipe_from_source", "text_from_recipe", "values_from_texts"]
+__all__ = ["changed_recipe", "recipe_for_backbone", "recipe_from_source", "text_from_recipe", "values_from_texts"]
 
 
 def recipe_from_source(source: str | Path = "default", overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -30,6 +31,24 @@ def recipe_from_source(source: str | Path = "default", overrides: Mapping[str, A
     if recipe is None:
         recipe = changed_recipe(Recipe(), _values_from_file(Path(source)))
     return changed_recipe(recipe, overrides or {})
+
+
+def recipe_for_backbone(
+    recipe: str | Path | Recipe, changes: Mapping[str, Any], backbone: str | None
+) -> tuple[str | Path | Recipe, dict[str, Any]]:
+    """Recipe and changes for a backbone that is "frozen" or "trained"; None: as the recipe says. Raises RecipeError."""
+    if backbone not in (None, "frozen", "trained"):
+        raise RecipeError(f"the backbone is frozen or trained, got {backbone!r:.50}.")
+    changed = dict(changes)
+    if backbone is not None:
+        frozen = backbone == "frozen"
+        if changed.setdefault("frozen", frozen) != frozen:
+            raise RecipeError(
+                f"the backbone is {backbone}, and the setting frozen says {changed['frozen']}: leave one out."
+            )
+        if frozen and (recipe == "default" or recipe == BUILT_IN["default"]):
+            recipe = "frozen"
+    return recipe, changed
 
 
 def changed_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

@@ -15,7 +15,7 @@ from tokfilter.train.dataset import TrainingData
 from tokfilter.train.filter_training import train_filter
 from tokfilter.train.finetune import train_backbone, train_elastic
 from tokfilter.train.label_store import Labels, LabelStore
-from tokfilter.train.labels import identity_from, label_images
+from tokfilter.train.labels import backbone_digest, identity_from, label_images
 from tokfilter.train.loop import RunDir, generator_from
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.reducers.filter import PatchSlot
@@ -41,6 +41,9 @@ def run_stages(
     Raises DataError when the store belongs to another model or other data.
     """
     record: dict[str, Any] = {}
+    if config.frozen:
+        _check_summary(model, config)
+        record["frozen_backbone"] = backbone_digest(model.backbone)
     if "backbone" in config.stages:
         _freeze_scorer(model)
         metrics = train_backbone(model, dataset, config.backbone, config.seed, run_dir)
@@ -50,7 +53,7 @@ def run_stages(
     if "finetune" in config.stages:
         if before_finetune is not None:
             record["accuracy_before_finetune"] = before_finetune()
-        _freeze_scorer(model, but_summary=True)
+        _freeze_scorer(model, but_summary=True, frozen=config.frozen)
         teacher = _teacher(model) if config.finetune.needs_teacher else None
         other_reducer = not isinstance(model.drop, PatchSlot)
         if other_reducer:  # what it learns is trained here, so there is nothing to warn of
@@ -62,7 +65,18 @@ def run_stages(
                 if isinstance(part, TokenFilter):
                     part.trained = True
     model.eval()
+    if config.frozen and backbone_digest(model.backbone) != record["frozen_backbone"]:
+        raise DataError("the weights of the frozen backbone have changed: do not train them beside fit, and try again.")
     return record
+
+
+def _check_summary(model: FilteredViT, config: TrainConfig) -> None:
+    """Raise DataError where the stage finetune has nothing to train."""
+    if "finetune" in config.stages and not (isinstance(model.scorer, TokenFilter) and model.scorer.summary):
+        raise DataError(
+            "with a frozen backbone the stage finetune trains the filter's global context, and this filter has "
+            "none: set filter.global_context to 64, or leave the stage out (stages=label,filter)."
+        )
 
 
 def labelled_dataset(dataset: TrainingData, config: TrainConfig) -> TrainingData:
@@ -86,7 +100,7 @@ def _filter_stages(
     labels = _labels(model, subset, config, run_dir, given)
     model.requires_grad_(False)
     metrics = train_filter(model, subset, labels.delta, config.labels, config.filter, config.seed, run_dir)
-    model.requires_grad_(True)
+    model.requires_grad_(not config.frozen)
     settings = config.labels.record()
     return {
         "label": {**settings, "images": len(subset), "identity": labels.identity, "rho": metrics["rho"]},
@@ -117,9 +131,12 @@ def _teacher(model: FilteredViT) -> FilteredViT:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def _freeze_scorer(model: FilteredViT, but_summary: bool = False) -> None:
-    """Freeze the filter; its global context, which changes the class token and no scores, may train."""
-    model.requires_grad_(True)
+def _freeze_scorer(model: FilteredViT, but_summary: bool = False, frozen: bool = False) -> None:
+    """Freeze the filter; its global context, which changes the class token and no scores, may train.
+
+    frozen: freeze the backbone too
+    """
+    model.requires_grad_(not frozen)
     if not isinstance(model.drop, PatchSlot):
         return
     model.scorer.requires_grad_(False)

@@ -5,7 +5,7 @@ neighbours are redundant with them: masked alone, such a token adds no loss.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -24,7 +24,7 @@ class Grouping:
     """Which tokens are masked together.
 
     shape: block (squares of neighbours, shifted from round to round) or random (new partitions for each image)
-    size: tokens per group; a square number for blocks
+    size: tokens per group; a square number for blocks; 0: half of the model's tokens, for random groups
     rounds: smallest number of groups that each token is in
     """
 
@@ -35,7 +35,8 @@ class Grouping:
     def __post_init__(self) -> None:
         if self.shape not in get_args(GroupShape):
             raise DataError(f"groups are one of {', '.join(get_args(GroupShape))}, got {self.shape!r}.")
-        if self.size < 2 or self.rounds < 1:
+        half = self.size == 0 and self.shape == "random"
+        if (self.size < 2 and not half) or self.rounds < 1:
             raise DataError(
                 f"groups need at least 2 tokens and 1 round, got {self.size} and {self.rounds}. "
                 "For single tokens use the method exact."
@@ -58,10 +59,12 @@ def groups_of_tokens(grid: tuple[int, int], config: Grouping, positions: Tensor)
 
     grid: rows and columns of patch tokens
     positions: [B], indices of the images in their data set, the seeds of random groups
-    Returns [B, groups, config.size]; every token of an image is in at least ``config.rounds`` groups. Raises DataError
+    Returns [B, groups, size]; every token of an image is in at least ``config.rounds`` groups. Raises DataError
     when a group would hold every token, or a block does not fit the grid.
     """
     num_patches = grid[0] * grid[1]
+    if config.size == 0:
+        config = replace(config, size=max(1, num_patches // 2))
     side = math.isqrt(config.size)
     if config.size >= num_patches or (config.shape == "block" and side > min(grid)):
         raise DataError(

@@ -1,10 +1,10 @@
-"""Markdown tables of docs/labels.md and docs/trained-vit.md."""
+"""Markdown tables of docs/labels.md, docs/trained-vit.md and docs/frozen.md."""
 
 from typing import Final
 
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
 
-__all__ = ["methods_table", "trained_table"]
+__all__ = ["frozen_table", "methods_table", "trained_table"]
 
 _PACKAGES: Final = ("torch",)
 
@@ -35,6 +35,37 @@ def trained_table(document: Document) -> str:
         lines.append(line(name, *(_percent(rows[k]) if k in rows else "" for k in budgets)))
     what = f"{document['data']['name']}, {document['data']['images']} test images, one seed, Wilson intervals at 95 %."
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
+
+
+def frozen_table(document: Document) -> str:
+    """Top-1 in percent by method and budget, and the differences from the full model and from token merging."""
+    budgets = sorted({row["tokens"] for row in document["rows"]}, reverse=True)
+    found: dict[str, dict[int, Document]] = {}
+    for row in document["rows"]:
+        found.setdefault(row["method"], {})[row["tokens"]] = row
+    lines = [line("tokens kept", *map(str, budgets)), rule(len(budgets) + 1)]
+    for name, rows in found.items():
+        lines.append(line(_FROZEN_ROWS[name], *(_percent(rows[k]) if k in rows else "" for k in budgets)))
+    for other in ("full", "tome"):
+        ahead = {k: row["ahead"][other] for k, row in found["frozen"].items() if other in row["ahead"]}
+        cells = (" ".join(_points(*ahead[k])) if k in ahead else "" for k in budgets)
+        lines.append(line(f"frozen mode minus {_FROZEN_ROWS[other]}, points", *cells))
+    what = (
+        f"{document['data']['name']}, {document['data']['images']} test images, one seed, 95 % intervals: Wilson; of "
+        "differences for the same images. Token merging at the multiply-accumulates of the frozen mode. Training of "
+        f"that mode: {document['training']['seconds'] / 60:.0f} minutes of one core."
+    )
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
+
+
+_FROZEN_ROWS: Final = {"full": "every token", "frozen": "frozen mode", "tome": "token merging"} | {
+    "frozen, filter alone": "frozen mode without the global context"
+}
+"""Method of frozen.json -> its row."""
+
+
+def _points(value: float, low: float, high: float) -> tuple[str, str]:
+    return f"{100 * value:+.1f}", f"({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _percent(row: Document) -> str:

@@ -19,7 +19,7 @@ from tokfilter.benchmarks.records.cpu_tables import cpu_engines_table, cpu_figur
 from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.records.int8_tables import int8_table
-from tokfilter.benchmarks.records.label_tables import methods_table, trained_table
+from tokfilter.benchmarks.records.label_tables import frozen_table, methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
 from tokfilter.benchmarks.records.portability_tables import portability_table
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
@@ -52,6 +52,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "int8_accuracy": ("int8_accuracy.json", int8_table),
     "int8_accuracy_fashion": ("int8_accuracy_fashion.json", int8_table),
     "trained_vit": ("trained_vit.json", trained_table),
+    "frozen": ("frozen.json", frozen_table),
     "gpu_kernel": ("gpu-kernel.json", kernel_table),
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
     "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
@@ -84,6 +85,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
 _UNMEASURED: Final = {
     "reducers-fashion-mnist.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "reducers-digits-in-scenes.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
+    "frozen.json": "Not measured yet: `python -m tokfilter.benchmarks frozen WORK`.",
     "mask_head.json": "Not measured yet: `python -m tokfilter.benchmarks mask-head`.",
     "segmentation.json": "Not measured yet: `python -m tokfilter.benchmarks segmentation`.",
     "campaign.json": "Not measured yet: `make campaign`.",

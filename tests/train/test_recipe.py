@@ -229,7 +229,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, words):
 def test_a_recipe_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="there is none at"):
         recipe_from_source(tmp_path / "recipe.toml")
-    with pytest.raises(RecipeError, match="expected a TOML file or one of the built-in recipes default, got 'fast'"):
+    with pytest.raises(RecipeError, match="or one of the built-in recipes default, frozen, got 'fast'"):
         recipe_from_source("fast")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match="is not TOML"):
