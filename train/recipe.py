@@ -4,6 +4,7 @@
 "default" (``built_in.py``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
