@@ -10,13 +10,23 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tokfilter.artifacts.files import existing_file
-from tokfilter.artifacts.limits import IMAGE_FORMATS, MAX_IMAGE_FILE, MAX_IMAGE_PIXELS
+from tokfilter.artifacts.limits import (
+    DECODING_BYTES,
+    IMAGE_FORMATS,
+    MAX_DECODING,
+    MAX_IMAGE_FILE,
+    MAX_IMAGE_PIXELS,
+)
 from tokfilter.errors import DataError
 
 __all__ = ["image_extensions", "image_from_bytes", "open_image", "rgb_from_image"]
 
 _WIDE_MODES: Final = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _STRIP_PIXELS: Final = 200_000
+_TILE_SIDES: Final = (322, 323)
+"""Tags of a TIFF file: width and height of its tiles, each of which is decoded at once."""
+_PLAIN_PIXELS: Final = 1_000_000
+"""Of a PPM file whose pixels are written as text; Pillow reads each number by Python code."""
 
 
 def image_extensions() -> set[str]:
@@ -28,7 +38,7 @@ def open_image(path: str | Path) -> Image.Image:
     """Read an image file as an upright RGB image (``rgb_from_image``).
 
     Raises DataError when there is no such file, when it is no image of IMAGE_FORMATS or a damaged one, and when it has
-    more than MAX_IMAGE_PIXELS (``limits.py``).
+    more than MAX_IMAGE_PIXELS or takes more memory than MAX_DECODING (``limits.py``).
     """
     path = existing_file(path, "an image")
     if (size := path.stat().st_size) > MAX_IMAGE_FILE:
@@ -47,8 +57,9 @@ def _decoded(source: Path | io.BytesIO, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
             image = Image.open(source, formats=IMAGE_FORMATS)
         with image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise DataError(_too_many(f"{image.width} x {image.height} pixels"))
+            _check_size(image, len(source.getbuffer()) if isinstance(source, io.BytesIO) else 0)
+            if _is_turned(image):
+                ImageOps.exif_transpose(image, in_place=True)  # the pixels as they lie in the file are freed
             return rgb_from_image(image)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
@@ -58,6 +69,48 @@ def _decoded(source: Path | io.BytesIO, name: str) -> Image.Image:
         raise DataError(f"{name}: {_too_many('far more')}") from error
     except Exception as error:  # decoders raise many types for damaged files; the remedy is the same
         raise DataError(f"{name} could not be read, it may be damaged or cut short: {error}.") from error
+
+
+def _check_size(image: Image.Image, held: int) -> None:
+    """Raise DataError where an opened image has too many pixels, or would take too much memory.
+
+    held: bytes of its file in memory
+    """
+    size = f"{image.width} x {image.height} pixels"
+    pixels = image.width * image.height
+    if pixels > MAX_IMAGE_PIXELS:
+        raise DataError(_too_many(size))
+    form = "JPEG" if image.format == "MPO" else str(image.format)
+    one = 9 if form == "JPEG" and _has_one_scan(image) else DECODING_BYTES.get(form, 9)
+    tile_width, tile_height = (int(getattr(image, "tag_v2", {}).get(tag, 0)) for tag in _TILE_SIDES)
+    needed = max(pixels, tile_width * tile_height) * one + held
+    if needed > MAX_DECODING:
+        raise DataError(
+            f"decoding it would take up to {needed // 10**6} MB, expected at most {MAX_DECODING // 10**6}, got {size} "
+            f"of {form}. Scale the image down, or save it as PNG or JPEG (not progressive)."
+        )
+    if image.tile and image.tile[0][0] == "ppm_plain" and pixels > _PLAIN_PIXELS:
+        raise DataError(f"its pixels are text, expected at most {_PLAIN_PIXELS} of them, got {size}. Save it as PNG.")
+
+
+def _has_one_scan(image: Image.Image) -> bool:
+    """Whether an opened JPEG file has all its components in its first scan, in full.
+
+    Otherwise libjpeg holds the coefficients of the whole image (its documentation, "Memory management").
+    """
+    file, layers = getattr(image, "fp", None), getattr(image, "layers", 0)
+    if "progressive" in image.info or file is None:
+        return False
+    start = bytes((0xFF, 0xDA, 0, 6 + 2 * layers, layers))  # Pillow has read up to the end of this segment
+    place = file.tell()
+    file.seek(max(0, place - 8 - 2 * layers))
+    found: bool = file.read(len(start)) == start
+    file.seek(place)
+    return found
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
 
 def _too_many(found: str) -> str:
@@ -70,7 +123,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     EXIF orientation applied; 16 bits scaled to 8 (Pillow alone would clip); transparency blended onto white.
     Raises DataError for 32-bit pixels, whose range is not defined.
     """
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if _is_turned(image):
         image = ImageOps.exif_transpose(image)  # a copy, even of an upright image
     if image.mode in _WIDE_MODES:
         image = _by_strips(image, "L", _eight_bits)

@@ -1,6 +1,9 @@
-"""JSON of strangers: bounded in size and depth, without the NaN and Infinity that JSON has not."""
+"""JSON of strangers: bounded in size and depth, without what readers of JSON take for different things: a key twice,
+NaN, Infinity, and numbers that become it.
+"""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,13 +26,11 @@ def json_from_file(path: Path, limit: int = MAX_JSON) -> Any:
 
 
 def json_from_bytes(content: bytes) -> Any:
-    """What a JSON text holds. Raises ValueError: no JSON, nested too deep, a text that UTF-8 does not have."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not a number of JSON")
-
+    """What a JSON text holds. Raises ValueError: no JSON, nested too deep, a key twice, half a character."""
     try:
-        found = json.loads(content.decode("utf-8"), parse_constant=refuse)
+        found = json.loads(
+            content.decode("utf-8"), parse_constant=_refused, parse_float=_finite, object_pairs_hook=_object
+        )
         if b"\\ud" in content or b"\\uD" in content:
             json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -37,6 +38,26 @@ def json_from_bytes(content: bytes) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     _check_depth(found)
+    return found
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.40} is larger than any number that can be read")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"it has the key {twice!r:.80} more than once")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 __all__ = [
     "CROP_MODES",
+    "DECODING_BYTES",
     "IMAGE_FORMATS",
     "INTERPOLATIONS",
     "MAX_ARCHIVE_DEPTH",
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_CHECKPOINT_VALUES",
     "MAX_CLASS_MAP",
     "MAX_COUNT",
+    "MAX_DECODING",
     "MAX_FILE",
     "MAX_FILTER_DEPTH",
     "MAX_FOLDERS",
@@ -53,10 +55,15 @@ IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """Pillow's decoders that are used. Its others include EPS, which starts Ghostscript, and formats that nobody tests."""
 
 MAX_IMAGE_PIXELS: Final = 100_000_000
-"""Of an image, by its header, before it is decoded: medium-format cameras have 100 million.
+"""Of an image, by its header, before it is decoded: medium-format cameras have 100 million."""
 
-On the way to 8-bit RGB an image takes at most 9 bytes for each pixel (measured for every mode of PNG): below 1 GB.
-"""
+DECODING_BYTES: Final = {"WEBP": 21, "TIFF": 17, "JPEG": 13}
+"""Bytes for each pixel while an image is decoded and made 8-bit RGB, measured for the worst files: WebP holds two
+canvases and a copy of them, TIFF a strip or tile of all pixels in 16 bits, JPEG all coefficients where it has several
+scans. Other formats, and JPEG with one scan, take 9."""
+
+MAX_DECODING: Final = 900_000_000
+"""Bytes that decoding an image may take: 100 million pixels of a PNG file, or of a JPEG file with one scan."""
 
 MAX_RUN_MEMORY: Final = 3 << 29
 """Bytes that a process may take to run a model on the CPU, beside those for the model's files and for its activations:

@@ -8,9 +8,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, get_args
+from typing import Any, Final, Literal, get_args
 
 from tokfilter.artifacts.files import atomic_path, existing_file, inside, sha256
+from tokfilter.artifacts.json_file import json_from_bytes
 from tokfilter.artifacts.limits import MAX_MANIFEST
 from tokfilter.artifacts.manifest_checks import ClosedSets, check_manifest
 from tokfilter.artifacts.pixels import INPUT_FORMS, InputForm
@@ -232,7 +233,7 @@ class Manifest:
         content = {**asdict(self), "model": self.model.as_dict(), "files": files}
         try:
             text = json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=2, allow_nan=False)
-            check_manifest(json.loads(text), _KNOWN)
+            check_manifest(_content(text.encode()), _KNOWN)
         except ValueError as error:
             raise DataError(f"{NAME} would not be readable: {error}.") from error
         return text + "\n"
@@ -263,7 +264,7 @@ def manifest_from_bytes(encoded: bytes, path: Path) -> Manifest:
                 "again."
             )
         check_manifest(content, _KNOWN)
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep; or refused by a check
+    except ValueError as error:  # no JSON, no UTF-8, nested too deep; or refused by a check
         raise DataError(f"{path} is damaged ({error}). Export again.") from error
     card = {_FIELDS.get(key, key): value for key, value in content["model"].items()}
     others = {key: value for key, value in content.items() if key not in ("format", "version", "model", "files")}
@@ -275,14 +276,11 @@ def manifest_from_bytes(encoded: bytes, path: Path) -> Manifest:
 
 
 def _content(encoded: bytes) -> Any:
-    """What the file holds, NaN and Infinity refused, which JSON has not. Raises ValueError, RecursionError."""
+    """What the file holds. Raises ValueError."""
     if len(encoded) > MAX_MANIFEST:
         raise ValueError(f"it must have at most {MAX_MANIFEST >> 20} MiB, as every manifest has")
 
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"it holds {name}, which JSON has not")
-
-    return json.loads(encoded.decode("utf-8"), parse_constant=refuse)
+    return json_from_bytes(encoded)
 
 
 def save_manifest(directory: str | Path, manifest: Manifest) -> None:

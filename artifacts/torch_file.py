@@ -54,7 +54,7 @@ def _check_parts(file: IO[bytes]) -> None:
     try:
         archive = checked_archive(file, MAX_FILE)
         for part in archive.infolist():
-            if not part.filename.endswith(".pkl"):
+            if not part.filename.lower().endswith(".pkl"):  # torch finds names whatever their case
                 continue
             if part.file_size > MAX_PICKLE:
                 raise ValueError(f"its part {part.filename!r:.100} must have at most {MAX_PICKLE >> 20} MiB")

@@ -159,12 +159,11 @@ def _several(
         for done, (image, name) in enumerate(zip(images, picture_names(images), strict=True)):
             progress("classifying", done / len(images))
             try:
-                pixels = open_image(image.path)
+                prediction = classify(open_image(image.path))
             except (DataError, OSError) as error:
                 skipped += 1
                 click.echo(printable(f"skipped {error}"), err=True)
                 continue
-            prediction = classify(pixels)
             if model.npy is not None:
                 kept.append(prediction.embedding)
                 if prediction.embedding is None:

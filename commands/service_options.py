@@ -32,6 +32,7 @@ _LIMITS: Final = (
     _Limit("body-mb", "body_bytes", 1e6, 0.001, "Largest file."),
     _Limit("megapixels", "pixels", 1e6, 0.001, "Largest image."),
     _Limit("body-s", "body_s", 1, 0.1, "Time to send a file."),
+    _Limit("grace-s", "grace_s", 1, 0.0, "Time after which a slow file makes room for others, where --queue is full."),
     _Limit("bodies-mb", "bodies_bytes", 1e6, 0.001, "Files in memory before they are decoded."),
     _Limit("decoders", "decoders", 1, 1, "Threads that decode images."),
     _Limit("connections", "connections", 1, 1, "Most connections."),

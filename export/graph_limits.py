@@ -41,8 +41,11 @@ def _check_order(graph: ir.Model, name: str) -> None:
     onnx-ir makes up a value for a name that nothing gives, and fails when such a graph is copied.
     """
 
-    def check(body: ir.Graph, outer: frozenset[ir.Value]) -> None:
-        known = {*outer, *body.inputs, *body.initializers.values()}
+    known: set[ir.Value] = set()  # one set for all: a copy for each subgraph takes time by the square
+
+    def check(body: ir.Graph) -> None:
+        own = [*body.inputs, *body.initializers.values()]
+        known.update(own)
         for node in body:
             missing = [value for value in node.inputs if value is not None and value not in known]
             if missing:
@@ -51,14 +54,16 @@ def _check_order(graph: ir.Model, name: str) -> None:
                     f"{missing[0].name!r:.80}, which no input, weight or node above it gives."
                 )
             for inner in _subgraphs(node):
-                check(inner, frozenset(known))
+                check(inner)
             known.update(node.outputs)
+            own += node.outputs
         lost = [value for value in body.outputs if value not in known]
         if lost:
             raise ExportError(f"{name} is no valid ONNX graph: nothing gives its output {lost[0].name!r:.80}.")
+        known.difference_update(own)
 
     for body in (graph.graph, *(function.graph for function in graph.functions.values())):
-        check(body, frozenset())
+        check(body)
 
 
 def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:

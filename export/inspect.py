@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokfilter.artifacts.checked import check_file
+from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import load_manifest
-from tokfilter.errors import DataError, EngineError, TokfilterError
+from tokfilter.errors import EngineError, TokfilterError
 
 __all__ = ["inspect_path"]
 
@@ -24,10 +25,6 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir() or path.name == MANIFEST:
         described = _directory(path if path.is_dir() else path.parent)
-    elif not path.exists():
-        raise DataError(
-            f"inspect needs a bundle, an ONNX graph or an export directory, but there is nothing at {path}."
-        )
     elif _starts_as_archive(path):
         described = _bundle(path)
     else:
@@ -38,7 +35,7 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
 
 
 def _starts_as_archive(path: Path) -> bool:
-    with path.open("rb") as file:
+    with existing_file(path, "a bundle, an ONNX graph or an export directory").open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 

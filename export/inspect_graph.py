@@ -13,6 +13,8 @@ from tokfilter.export.shapes import infer_shapes
 __all__ = ["graph_description"]
 
 _PREFIX: Final = "tokfilter."
+_DIGITS: Final = 7
+"""Of a count of tokens."""
 
 
 def graph_description(path: Path) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def graph_description(path: Path) -> dict[str, Any]:
 
 def _number(metadata: dict[str, str], name: str) -> int | None:
     text = metadata.get(name, "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def _external_bytes(graph: ir.Model, path: Path) -> int:

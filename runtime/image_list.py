@@ -79,10 +79,14 @@ def _in_list(path: Path) -> Iterator[NamedImage]:
 def picture_names(images: Iterable[NamedImage]) -> Iterator[Path]:
     """A path for the picture of each image, relative to the folder of the pictures; no two are equal."""
     taken: set[Path] = set()
+    numbers: dict[Path, int] = {}  # of the last picture of each place
     for image in images:
-        name, number = image.place.with_name(f"{image.place.name}.png"), 1
-        while name in taken:
+        number = numbers.get(image.place, 0)
+        while True:
             number += 1
-            name = image.place.with_name(f"{image.place.name}-{number}.png")
+            name = image.place.with_name(f"{image.place.name}{f'-{number}' * (number > 1)}.png")
+            if name not in taken:
+                break
+        numbers[image.place] = number
         taken.add(name)
         yield name

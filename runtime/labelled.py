@@ -122,12 +122,13 @@ def labelled_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path,
         raise DataError(f"labelled images must be a folder with one subfolder per class, got {folder}.")
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
     names = list(class_names) or [path.name for path in subfolders]
-    unknown = [path.name for path in subfolders if path.name not in names]
+    known = set(names)
+    unknown = [path.name for path in subfolders if path.name not in known]
     if unknown:
         raise DataError(f"{folder} has subfolders that are no class of this model, first {unknown[0]!r}.")
-    extensions = image_extensions()
+    extensions, index = image_extensions(), {name: label for label, name in reversed(list(enumerate(names)))}
     files = [
-        (path, names.index(subfolder.name))
+        (path, index[subfolder.name])
         for subfolder in subfolders
         for path in sorted(subfolder.iterdir())
         if path.suffix.lower() in extensions

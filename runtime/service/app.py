@@ -17,8 +17,8 @@ from tokfilter import __version__
 from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.errors import BudgetError, TokfilterError
 from tokfilter.runtime.preprocess import Array
-from tokfilter.runtime.service.admission import Admission
-from tokfilter.runtime.service.batcher import Batcher
+from tokfilter.runtime.service.admission import SLOT, Admission
+from tokfilter.runtime.service.batcher import Batcher, Slot
 from tokfilter.runtime.service.bearer_token import BearerToken
 from tokfilter.runtime.service.body import BodyReader, check_type
 from tokfilter.runtime.service.decoding import Decoders
@@ -63,11 +63,11 @@ class Service:
             self.metrics.batches.observe,
         )
         self.metrics.watch(self.batcher)
-        self.bodies = BodyReader(limits.body_bytes, limits.body_s, limits.bodies_bytes)
+        self.bodies = BodyReader(limits.body_bytes, limits.body_s, limits.bodies_bytes, limits.grace_s)
         self.decoders = Decoders(engine.preprocess, limits)
         self.ready = False
         self.route, self.other = (_EMBED, _CLASSIFY) if engine.embeds else (_CLASSIFY, _EMBED)
-        self.app: ASGIApp = Admission(self._routes(), self.route, self.batcher, self.metrics)
+        self.app: ASGIApp = Admission(self._routes(), self.route, self.batcher, self.metrics, self.bodies.displace)
         if token is not None:
             self.app = BearerToken(self.app, token, self.metrics)
 
@@ -157,7 +157,8 @@ class Service:
     ) -> dict[str, Any]:
         tokens = self._tokens(keep)
         check_type(request.headers.get("content-type"))
-        body = await self.bodies.read(request.stream(), request.headers.get("content-length"))
+        slot: Slot = request.scope[SLOT]
+        body = await self.bodies.read(request.stream(), request.headers.get("content-length"), slot.release)
         try:
             image = await self.decoders.input_from_body(body)
         finally:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-__all__ = ["Batcher", "Full"]
+__all__ = ["Batcher", "Full", "Slot"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -21,6 +21,19 @@ Answer = TypeVar("Answer")
 
 class Full(Exception):  # noqa: N818  (a state, not a failure)
     """The batcher is at its limit of requests, or closed."""
+
+
+class Slot:
+    """A place of a request in flight. ``release`` gives it back, once."""
+
+    def __init__(self, on_release: Callable[[], None]) -> None:
+        self._on_release: Callable[[], None] | None = on_release
+
+    def release(self) -> None:
+        """Give the place back; further calls do nothing."""
+        if self._on_release is not None:
+            self._on_release()
+            self._on_release = None
 
 
 @dataclass(eq=False)
@@ -60,17 +73,21 @@ class Batcher(Generic[Item, Answer]):
         return len(self._queue)
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Hold one of the ``limit`` slots while the block runs. Raises Full."""
+    def slot(self) -> Iterator[Slot]:
+        """Hold one of the ``limit`` slots while the block runs, or until it is released. Raises Full."""
         if self._closed or self.admitted >= self.limit:
             raise Full
         self.admitted += 1
         self.taken += 1
+        slot = Slot(self._released)
         try:
-            yield
+            yield slot
         finally:
-            self.admitted -= 1
-            self._changed.set()
+            slot.release()
+
+    def _released(self) -> None:
+        self.admitted -= 1
+        self._changed.set()
 
     async def submit(self, item: Item, budget: int) -> Answer:
         """Return the answer for one item; call it within ``slot``. Raises the exception of its batch's ``run``."""

@@ -2,8 +2,11 @@
 
 import asyncio
 import io
+import math
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
 from PIL import Image, UnidentifiedImageError
@@ -31,41 +34,80 @@ def check_type(content_type: str | None) -> None:
         raise Refusal(415, f"expected a JPEG or PNG file as {' or '.join(_TYPES[:2])}, got {kind}.{remedy}")
 
 
+@dataclass(eq=False)
+class _Reading:
+    task: "asyncio.Task[None]"
+    since: float
+    on_displaced: Callable[[], None]
+
+
 class BodyReader:
     """Reads request bodies; the bytes of all of them are bounded.
 
+    A client that sends its body byte by byte would hold one of the places for requests for nothing, and a few dozen of
+    them all places. ``displace`` ends the slowest.
+
     most, seconds: of one body
     most_in_all: bytes of the bodies that are held
+    grace: seconds before which no body is displaced
     """
 
-    def __init__(self, most: int, seconds: float, most_in_all: int) -> None:
-        self.most, self.seconds, self.most_in_all = most, seconds, most_in_all
+    def __init__(self, most: int, seconds: float, most_in_all: int, grace: float = math.inf) -> None:
+        self.most, self.seconds, self.most_in_all, self.grace = most, seconds, most_in_all, grace
         self._sizes: dict[io.BytesIO, int] = {}  # of the bodies that are held; Pillow may close one
+        self._readings: dict[_Reading, None] = {}  # used as an ordered set, the oldest first
 
     @property
     def held(self) -> int:
         """Bytes of all bodies that are held."""
         return sum(self._sizes.values())
 
-    async def read(self, parts: AsyncIterator[bytes], content_length: str | None) -> io.BytesIO:
+    def displace(self) -> None:
+        """End the oldest reading, where it has lasted longer than the grace; its request gets 408."""
+        oldest = next((one for one in self._readings if not one.task.done()), None)
+        if oldest is not None and monotonic() - oldest.since > self.grace:
+            del self._readings[oldest]
+            oldest.on_displaced()
+            oldest.task.cancel()
+
+    async def read(
+        self,
+        parts: AsyncIterator[bytes],
+        content_length: str | None,
+        on_displaced: Callable[[], None] = lambda: None,
+    ) -> io.BytesIO:
         """Read a body; ``release`` it afterwards. Raises Refusal (400, 408, 413, 503).
 
         content_length: the request's header, if any
+        on_displaced: called when another request gets the place of this one
         """
         if content_length is not None and content_length.isdecimal() and int(content_length) > self.most:
             raise self._too_large()
         body = io.BytesIO()
         self._sizes[body] = 0
+        reading = _Reading(asyncio.ensure_future(self._collect(parts, body)), monotonic(), on_displaced)
+        self._readings[reading] = None
         try:
-            await asyncio.wait_for(self._collect(parts, body), self.seconds)
+            await asyncio.wait_for(reading.task, self.seconds)
             if not body.tell():
                 raise Refusal(400, "expected an image as the body, got an empty body.")
         except asyncio.TimeoutError as error:  # the built-in TimeoutError from Python 3.11 on
             self.release(body)
             raise Refusal(408, f"expected the whole image within {self.seconds:g} seconds.") from error
+        except asyncio.CancelledError as error:
+            self.release(body)
+            if reading in self._readings:
+                raise
+            raise Refusal(
+                408,
+                f"the service is full, and this image was not sent within {self.grace:g} seconds: another one has its "
+                "place. Try again later.",
+            ) from error
         except BaseException:
             self.release(body)
             raise
+        finally:
+            self._readings.pop(reading, None)
         return body
 
     async def _collect(self, parts: AsyncIterator[bytes], body: io.BytesIO) -> None:

@@ -13,6 +13,7 @@ class Limits:
     wait_ms: longest wait of an image for a fuller batch
     body_bytes, pixels: of an image, as sent and as decoded
     body_s: seconds for the body to arrive, and for the client to take an answer that does not fit the socket's buffer
+    grace_s: seconds after which a body that still arrives gives its place to a new request, where all are taken
     bodies_bytes: of all bodies that are being read or wait to be decoded
     decoders: threads that decode images
     draft: decode large JPEG files at a reduced size (``Preprocess.reduction``)
@@ -26,6 +27,7 @@ class Limits:
     body_bytes: int = 20_000_000
     pixels: int = 24_000_000
     body_s: float = 10.0
+    grace_s: float = 2.0
     bodies_bytes: int = 256_000_000
     decoders: int = 2
     draft: bool = True

@@ -110,3 +110,18 @@ def test_json_of_any_depth_is_read_or_refused(tmp_path, depth):
     else:
         with pytest.raises(ValueError, match="it is nested too deeply"):
             json_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": {"b": 1, "b": 2}}', "the key 'b' more than once"),
+        ("[1e999]", "larger than any number"),
+        ("[-1e400]", "larger than any number"),
+        ("[Infinity]", "not a number of JSON"),
+    ],
+)
+def test_what_readers_of_json_take_for_different_things_is_refused(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        json_from_file(tmp_path / "a.json")

@@ -229,7 +229,7 @@ def test_deep_nesting(folder, depth, start, end):
     deep = changed(("choice", "more"), 0)
     text = json.dumps(deep).replace('"more": 0', '"more": ' + start * depth + "1" + end * depth)
     (folder / NAME).write_text(text)
-    with pytest.raises(DataError, match="nested at most 16 deep|recursion"):
+    with pytest.raises(DataError, match="nested at most 16 deep|nested too deeply"):
         load_manifest(folder)
 
 
@@ -351,3 +351,14 @@ def test_a_reducer_is_one_of_a_closed_set(reducer, accepted):
 
 def test_the_schema_knows_every_reducer():
     assert SCHEMA["properties"]["model"]["properties"]["reducer"]["properties"]["name"]["enum"] == list(REDUCERS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"opset": 18', '"opset": 18, "opset": 18'), ('"opset": 18', '"opset": 18, "choice": {"more": 1e999}')],
+)
+def test_a_key_twice_and_numbers_that_become_infinity_are_refused(folder, old, new):
+    content = {key: value for key, value in GOOD.items() if key != "choice"}
+    (folder / NAME).write_text(json.dumps(content).replace(old, new))
+    with pytest.raises(DataError, match="more than once|larger than any number"):
+        load_manifest(folder)

@@ -131,3 +131,52 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     left.write_bytes(b"half")
     save_torch_file({"a": 1}, tmp_path / "x.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def rewritten(file, parts):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts:
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+def parts_of(file):
+    with zipfile.ZipFile(file) as archive:
+        return [(part.filename, archive.read(part)) for part in archive.infolist()]
+
+
+def test_a_pickle_is_checked_whatever_the_case_of_its_name(file):
+    """torch finds data.pkl under DATA.PKL too."""
+    parts = [(name.replace("data.pkl", "DATA.PKL"), content) for name, content in parts_of(file)]
+    rewritten(file, parts)
+    assert same(torch.load(file, weights_only=True)) and same(read_torch_file(file))
+    bytearray_of = b"\x80\x02cbuiltins\nbytearray\n(I1000000000000\ntR."
+    rewritten(file, [(name, bytearray_of if name.endswith("DATA.PKL") else content) for name, content in parts])
+    with pytest.raises(ValueError, match="asks for bytes that it does not hold"):
+        read_torch_file(file)
+
+
+def test_names_that_differ_by_case_alone_are_one_name(file):
+    parts = parts_of(file)
+    rewritten(file, [*parts, (parts[0][0].replace("data.pkl", "DATA.pkl"), parts[0][1])])
+    with pytest.raises(ValueError, match="bytes or names more than once"):
+        read_torch_file(file)
+
+
+def test_an_archive_with_two_lists_of_parts_is_refused(file):
+    """``zipfile`` takes the list before the record at the end, torch the one that the record names."""
+    archives = [io.BytesIO(), io.BytesIO()]  # of equal lengths: offsets of the second fit the first
+    for archive, rate in zip(archives, (0.2, 0.1), strict=True):
+        torch.save({**CONTENT, "rate": rate}, archive)
+    file.write_bytes(archives[0].getvalue() + archives[1].getvalue())
+    assert torch.load(file, weights_only=True)["rate"] == 0.2
+    with zipfile.ZipFile(file) as archive:
+        assert min(part.header_offset for part in archive.infolist()) == len(archives[0].getvalue())
+    with pytest.raises(ValueError, match="contradict each other|not where its record says"):
+        read_torch_file(file)
+
+
+@pytest.mark.parametrize("behind", [b"x", b"PK\x05\x06" + bytes(18)])
+def test_nothing_follows_the_records_of_an_archive(file, behind):
+    file.write_bytes(file.read_bytes() + behind)
+    with pytest.raises(ValueError, match="follows its list of parts|not where its record says"):
+        read_torch_file(file)

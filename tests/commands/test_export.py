@@ -1,6 +1,7 @@
 """`tokfilter export` and `tokfilter inspect` as typed."""
 
 import json
+import os
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -174,7 +175,9 @@ def test_inspect_refuses_a_graph_cut_short_nothing_and_an_empty_folder(traced_gr
     content = (tmp_path / "model.onnx").read_bytes()
     (tmp_path / "model.onnx").write_bytes(content[: len(content) // 2])
     assert "cut short" in run("inspect", tmp_path / "model.onnx").stderr
-    assert "there is nothing at" in run("inspect", tmp_path / "none").stderr
+    assert "there is none at" in run("inspect", tmp_path / "none").stderr
+    os.mkfifo(tmp_path / "pipe")
+    assert "there is none at" in run("inspect", tmp_path / "pipe").stderr
     (tmp_path / "empty").mkdir()
     assert "manifest" in run("inspect", tmp_path / "empty").stderr
 

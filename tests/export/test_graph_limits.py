@@ -129,3 +129,18 @@ def test_shapes_that_contradict_each_other_end_in_a_sentence_and_no_log(tmp_path
     assert not caplog.records
     with pytest.raises(ExportError, match=r"ONNX Runtime does not take x.onnx: .*Incompatible dimensions"):
         cpu_session(path, "fp32")
+
+
+def test_values_of_a_branch_are_unknown_behind_it(tmp_path):
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y", "b")]
+    branch = helper.make_graph([helper.make_node("Neg", ["x"], ["b"])], "b", [], [value[2]])
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=TensorProto.BOOL),
+        helper.make_node("If", ["c"], ["v"], then_branch=branch, else_branch=branch),
+        helper.make_node("Neg", ["b"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:2])
+    path = tmp_path / "x.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=OPSETS, ir_version=9).SerializeToString())
+    with pytest.raises(ExportError, match=r"takes 'b', which no input"):
+        load_graph(path)

@@ -144,3 +144,47 @@ def test_small_images_and_png_files_are_decoded_whole(form):
     content = photo(0, (280, 284) if form == "JPEG" else (640, 480), form)
     whole, reduced = (input_from_body(content, PLAIN, 10**7, draft) for draft in (False, True))
     np.testing.assert_array_equal(whole, reduced)
+
+
+async def never():
+    yield b"x"
+    await asyncio.Event().wait()
+
+
+def test_the_oldest_slow_body_makes_room_after_its_grace():
+    async def run():
+        reader, freed = BodyReader(60, 60, 100, grace=0), []
+        reading = [
+            asyncio.create_task(reader.read(never(), None, lambda number=number: freed.append(number)))
+            for number in range(2)
+        ]
+        while reader.held < 2:
+            await asyncio.sleep(0)
+        reader.displace()
+        with pytest.raises(Refusal, match="the service is full") as caught:
+            await reading[0]
+        assert caught.value.status == 408 and freed == [0] and reader.held == 1 and not reading[1].done()
+        reading[1].cancel()  # by its own connection: no refusal
+        with pytest.raises(asyncio.CancelledError):
+            await reading[1]
+        reader.displace()
+        assert freed == [0] and reader.held == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_keeps_its_place_within_its_grace_and_when_it_is_whole():
+    async def run():
+        reader = BodyReader(60, 60, 100, grace=1e9)
+        reading = asyncio.create_task(reader.read(never(), None, lambda: pytest.fail("it was displaced")))
+        while not reader.held:
+            await asyncio.sleep(0)
+        reader.displace()
+        await asyncio.sleep(0)
+        assert not reading.done()
+        reading.cancel()
+        reader.grace = 0
+        assert (await reader.read(parts(b"x"), None, lambda: pytest.fail("it was displaced"))).getvalue() == b"x"
+        reader.displace()
+
+    asyncio.run(run())

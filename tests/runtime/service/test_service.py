@@ -125,7 +125,7 @@ def test_health_and_metrics(running):
 
 
 def test_overload_gets_503_and_requests_in_flight_complete(export_directory):
-    with serving(export_directory, "--threads", 1, "--queue", 3) as running:
+    with serving(export_directory, "--threads", 1, "--queue", 3, "--grace-s", 600) as running:
         begun = [Begun(running, photo(seed)) for seed in range(3)]
         while ask(running.url, "/health/ready")[0] == 200:
             time.sleep(0.01)
@@ -144,6 +144,17 @@ def test_overload_gets_503_and_requests_in_flight_complete(export_directory):
         assert running.stop() == 0
 
 
+def test_bodies_that_hardly_arrive_do_not_take_the_places_of_others(export_directory):
+    with serving(export_directory, "--threads", 1, "--queue", 3, "--grace-s", 0, "--body-s", 600) as running:
+        slow = [Begun(running, photo(seed)) for seed in range(3)]
+        while ask(running.url, "/health/ready")[0] == 200:
+            time.sleep(0.01)
+        assert [ask(running.url, "/classify", photo(seed))[0] for seed in range(2)] == [200, 200]
+        assert slow[0].status() == 408
+        assert [one.finish() for one in slow[1:]] == [200, 200]
+        assert running.stop() == 0
+
+
 def test_a_body_that_does_not_arrive_times_out(export_directory):
     with serving(export_directory, "--threads", 1, "--queue", 1, "--body-s", 0.3) as running:
         assert Begun(running, photo()).status() == 408
@@ -151,7 +162,7 @@ def test_a_body_that_does_not_arrive_times_out(export_directory):
 
 
 def test_sigterm_under_load_completes_every_accepted_request(export_directory):
-    with serving(export_directory, "--threads", 1, "--queue", 8) as running:
+    with serving(export_directory, "--threads", 1, "--queue", 8, "--grace-s", 600) as running:
         slow = Begun(running, photo())
         statuses = []
 
