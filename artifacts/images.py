@@ -89,7 +89,8 @@ def _check_size(image: Image.Image, held: int) -> None:
             f"decoding it would take up to {needed // 10**6} MB, expected at most {MAX_DECODING // 10**6}, got {size} "
             f"of {form}. Scale the image down, or save it as PNG or JPEG (not progressive)."
         )
-    if image.tile and image.tile[0][0] == "ppm_plain" and pixels > _PLAIN_PIXELS:
+    tiles = getattr(image, "tile", ())
+    if tiles and tiles[0][0] == "ppm_plain" and pixels > _PLAIN_PIXELS:
         raise DataError(f"its pixels are text, expected at most {_PLAIN_PIXELS} of them, got {size}. Save it as PNG.")
 
 
