@@ -11,7 +11,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
 from tokfilter.train.image_loss import CROSS_ENTROPY
-from tokfilter.train.labels import LabelConfig
+from tokfilter.train.labels import LabelConfig, LabelPrecision
 
 __all__ = ["STAGES", "TrainConfig", "check_frozen"]
 
@@ -30,6 +30,7 @@ class TrainConfig:
     seed: of every random draw
     reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
     frozen: train no weight of the backbone: the filter, and in the stage finetune its global context
+    test_precision: of the forward passes that measure top-1, by autocast
     """
 
     stages: tuple[str, ...] = STAGES
@@ -44,6 +45,7 @@ class TrainConfig:
     finetune: FineTuning = field(default_factory=FineTuning)
     reducer: ReducerConfig = field(default_factory=ReducerConfig)
     frozen: bool = False
+    test_precision: LabelPrecision = "fp32"
 
     def __post_init__(self) -> None:
         unknown = [stage for stage in self.stages if stage not in STAGES]

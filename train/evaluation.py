@@ -11,6 +11,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
+from tokfilter.train.labels import LabelPrecision, autocast_from_precision
 from tokfilter.vit.scorers import RandomScorer
 
 __all__ = ["CONFIDENCE", "Accuracy", "evaluate", "wilson"]
@@ -52,10 +53,12 @@ def evaluate(
     batch: int = 128,
     seed: int = 0,
     processes: DistContext = SINGLE_PROCESS,
+    precision: LabelPrecision = "fp32",
 ) -> list[Accuracy]:
     """Top-1 of a model (``finetune.Budgeted``) at each budget, largest first. Raises BudgetError, DataError.
 
     processes: they divide the images among themselves, and all return the sum
+    precision: of the forward passes, by autocast
     """
     backbone = getattr(model, "backbone", None)
     if backbone is not None and not getattr(backbone, "num_classes", 1) and getattr(model, "mask_head", None) is None:
@@ -76,7 +79,9 @@ def evaluate(
     for done, part in enumerate(dataset.batches(torch.split(mine, batch) if len(mine) else ())):
         images, labels = dataset.normalised(part.images, device), part.labels.to(device)
         for place, k in enumerate(budgets):
-            correct[place] += (model(images, k).argmax(1) == labels).sum().cpu()
+            with autocast_from_precision(precision, device):
+                logits = model(images, k)
+            correct[place] += (logits.argmax(1) == labels).sum().cpu()
         progress("evaluating", done * batch / len(mine))
     count, sums = len(dataset), processes.sum(correct).tolist()
     return [

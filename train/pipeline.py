@@ -66,7 +66,8 @@ def bundle_from_start(
     record: dict[str, Any] = {**start.record, "start": start.origin, "data": _data_record(splits), "seed": config.seed}
 
     def accuracy(budgets: Sequence[Keep]) -> list[dict[str, Any]]:
-        return [asdict(row) for row in evaluate(model, tests, budgets, run_dir.progress, processes=processes)]
+        found = evaluate(model, tests, budgets, run_dir.progress, processes=processes, precision=config.test_precision)
+        return [asdict(row) for row in found]
 
     for name in ("accuracy_before_finetune", "accuracy", "similarity"):
         record.pop(name, None)  # of a training that the start model comes from

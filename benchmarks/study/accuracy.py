@@ -88,7 +88,8 @@ def run(
         write_data(job.task, job.task.config, job.seed, job.data, _silent)
     main = [method for method in methods if method in (*MAIN, *LONGER)]
     chosen: list[Sequence[str]] = [
-        methods if ablation_seeds is None or job.seed in ablation_seeds else main for job in seed_jobs
+        _methods_of(job.task, methods if ablation_seeds is None or job.seed in ablation_seeds else main)
+        for job in seed_jobs
     ]
     if not train:
         _check_rows(seed_jobs, chosen)
@@ -106,6 +107,10 @@ def run(
         documents[task.name] = document
         write_json(folder / f"{task.name}.json", document)
     return documents
+
+
+def _methods_of(task: Task, methods: Sequence[str]) -> Sequence[str]:
+    return [method for method in methods if task.methods is None or method in task.methods]
 
 
 def _rates(

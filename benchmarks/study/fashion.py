@@ -9,19 +9,40 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
 
 from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 
-__all__ = ["DEBIAN", "write_fashion"]
+__all__ = ["DEBIAN", "fashion_images", "write_fashion"]
 
 DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 
 
 def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lambda stage, fraction: None) -> None:
     """Write ``folder/train/<class>/*.png`` and ``folder/test/<class>/*.png``.
+
+    source: folder with the four .gz files; if it does not exist, torchvision downloads them
+    Raises DataError.
+    """
+    splits = fashion_images(source)
+    total, before = sum(len(images) for images, _, _ in splits.values()), 0
+    for name, (images, labels, classes) in splits.items():
+        folders = [folder / name / label for label in classes]
+        for path in folders:
+            path.mkdir(parents=True, exist_ok=True)
+        for i, (pixels, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            Image.fromarray(pixels).save(folders[label] / f"{i:05d}.png", compress_level=1)
+            if i % 1000 == 0:
+                progress("writing Fashion-MNIST", (before + i) / total)
+        before += len(images)
+
+
+def fashion_images(source: Path = DEBIAN) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]]:
+    """Split (train, test) -> images [n, 28, 28], their classes [n] and the classes' names, which are names of folders.
 
     source: folder with the four .gz files; if it does not exist, torchvision downloads them
     Raises DataError.
@@ -35,15 +56,11 @@ def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lamb
                 f"Fashion-MNIST is not complete in {source} and cannot be downloaded ({error}): install Debian's "
                 "package dataset-fashion-mnist, or give the folder with its four .gz files."
             ) from error
-    total = sum(map(len, splits))
-    for images, name, before in zip(splits, ("train", "test"), (0, len(splits[0])), strict=True):
-        folders = [folder / name / label.replace("/", " or ") for label in images.classes]
-        for path in folders:
-            path.mkdir(parents=True, exist_ok=True)
-        for i, (pixels, label) in enumerate(zip(images.data.numpy(), images.targets.tolist(), strict=True)):
-            Image.fromarray(pixels).save(folders[label] / f"{i:05d}.png", compress_level=1)
-            if i % 1000 == 0:
-                progress("writing Fashion-MNIST", (before + i) / total)
+    names = tuple(label.replace("/", " or ") for label in splits[0].classes)
+    return {
+        split: (images.data.numpy(), images.targets.numpy(), names)
+        for split, images in zip(("train", "test"), splits, strict=True)
+    }
 
 
 def _unpack(source: Path, scratch: Path) -> None:

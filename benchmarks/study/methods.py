@@ -18,6 +18,7 @@ from tokfilter.train.token_sets import Grouping
 __all__ = [
     "ABLATIONS",
     "BEFORE",
+    "BEST",
     "FILTER",
     "FILTER_CONFIGS",
     "LONGER",

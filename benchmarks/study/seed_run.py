@@ -10,8 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors.torch import save_file
+
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
+from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row
 from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES, baseline_from_weights
@@ -108,14 +111,21 @@ class SeedRun:
         return RunDir(self.folder / "work" / _slug(name), resume=True, progress=self.progress)
 
     def _new(self) -> Start:
-        classes = len(self.splits.train.class_names)
-        return start_from_timm(self.task.architecture, classes, seed=self.seed, preprocessing={"crop_pct": 1.0})
+        classes, checkpoint = len(self.splits.train.class_names), None
+        if self.task.start is not None:
+            checkpoint = self.folder / "start.safetensors"
+            if not checkpoint.is_file():
+                with atomic_path(checkpoint) as part:
+                    save_file(dict(self.task.start(self.task.wheels)), part)
+        return start_from_timm(
+            self.task.architecture, classes, checkpoint, new_head=True, seed=self.seed, preprocessing={"crop_pct": 1.0}
+        )
 
 
 def write_data(task: Task, config: StudyConfig, seed: int, data: Path, progress: Progress) -> None:
     """Write a task's images unless they are there. Raises DataError."""
     if not (data / "complete").is_file():
-        task.write(data, seed, config, progress)
+        task.write(data, seed, config, progress, task.wheels)
         (data / "complete").touch()
 
 
@@ -216,7 +226,7 @@ def _baseline(run: SeedRun, name: str, config: TrainConfig) -> Rows:
     run_dir = run.run_dir(name if config == run.train_config else f"longer: {name}")
     train_elastic(baseline, train, finetune, config.seed, run_dir, name=f"{DRAWS}{name}", teacher=teacher)
     budgets = {tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets} - {baseline.num_patches}
-    results = evaluate(baseline, test, sorted(budgets), run.progress, seed=config.seed)
+    results = evaluate(baseline, test, sorted(budgets), run.progress, seed=config.seed, precision=config.test_precision)
     return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), baseline, bundle)} for a in results]
 
 
@@ -228,7 +238,7 @@ def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig) -> Rows:
     wanted = [tokens_from_keep(keep, patches) for keep in run.task.budgets if keep != 1.0]
     own, _ = equal_budgets(model, filtered, wanted)
     config = replace(config, stages=("finetune",), reducer=ReducerConfig(name), keep=1.0)
-    keeps = [patches, *own.values(), *curve_budgets(model)]
+    keeps = [patches, *own.values(), *(curve_budgets(model) if run.task.curve else ())]
     bundle = bundle_from_start(start, run.splits, config, run.run_dir(method), None, keeps, run.datasets)
     found = {
         row["tokens"]: {name: row[name] for name in ("correct", "images", "top1")}

@@ -1,0 +1,168 @@
+"""objects-in-photographs: one garment or digit anywhere in a photograph of 224 pixels, among distractors; 20 classes.
+
+The class is that of the only whole garment or digit. Distractors are pieces of garments and digits (at most a third of
+the area), smooth blobs, noise, pieces of other photographs, and lines that end at the border. A split uses its own
+photographs, garments and digits for everything, distractors included. Images are JPEG files of quality 95, and
+``scenes.json`` says what each was made of.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tokfilter.benchmarks.study.photo_parts import (
+    Box,
+    Look,
+    draw_blob,
+    draw_line,
+    draw_noise,
+    draw_piece,
+    draw_shape,
+    window_of_photograph,
+)
+from tokfilter.benchmarks.study.photo_sources import Pixels, Shape, Sources
+from tokfilter.runtime.measure.record import write_json
+
+__all__ = ["SPLITS", "PhotoScene", "SceneLook", "photo_scenes", "write_photo_scenes"]
+
+SPLITS: Final = ("train", "test")
+_KINDS: Final = ("shape", "blob", "noise", "piece", "line")
+
+
+@dataclass(frozen=True)
+class SceneLook:
+    """Appearance of the scenes. Lengths in pixels.
+
+    size: height and width
+    object: range of the object's longer visible side; its logarithm is uniform. Here 1:8 to 1:2 of the image
+    distractor: the same of a distractor, before a piece is cut out of it
+    distractors: range of their number
+    part: range of the fraction of height and width that a piece of a garment or digit has
+    window: smallest side of the background's window in its photograph
+    brightness: range of the factor on the photograph
+    """
+
+    size: int = 224
+    object: tuple[int, int] = (28, 112)
+    distractor: tuple[int, int] = (28, 112)
+    distractors: tuple[int, int] = (3, 7)
+    part: tuple[float, float] = (0.35, 0.55)
+    window: int = 160
+    brightness: tuple[float, float] = (0.6, 1.1)
+    look: Look = field(default_factory=Look)
+
+
+@dataclass(frozen=True)
+class PhotoScene:
+    """An image and what it was made of.
+
+    image: [size, size, 3]
+    source: of the object (``Shape.source``)
+    box: of the object: top, left, bottom, right
+    photographs: the background's, then those of the pieces
+    distractors: kinds of the distractors in the order in which they were drawn
+    pieces_of: sources of the distractors that are pieces of a garment or digit
+    """
+
+    image: Pixels
+    class_name: str
+    source: str
+    box: Box
+    photographs: tuple[str, ...]
+    distractors: tuple[str, ...]
+    pieces_of: tuple[str, ...]
+
+
+def photo_scenes(
+    sources: Sources, split: str, count: int, seed: int, look: SceneLook | None = None
+) -> Iterator[PhotoScene]:
+    """Draw ``count`` scenes; every class is equally frequent, give or take one.
+
+    No garment or digit is an object twice before all of its class were one.
+    """
+    look = look or SceneLook()
+    for number, shape in enumerate(_objects(sources, split, count, seed)):
+        rng = np.random.default_rng([seed, SPLITS.index(split), number])
+        yield _scene(rng, sources, shape, look)
+
+
+def write_photo_scenes(
+    folder: Path,
+    seed: int,
+    counts: Mapping[str, int],
+    sources_of: Callable[[str], Sources],
+    look: SceneLook | None = None,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> None:
+    """Write ``folder/<split>/<class>/<number>.jpg`` for each split of ``counts``, and ``folder/scenes.json``.
+
+    sources_of: split -> its sources
+    Raises OSError, and what ``sources_of`` raises before anything is written.
+    """
+    found = {split: sources_of(split) for split in counts}
+    record: dict[str, dict[str, object]] = {}
+    for split, count in counts.items():
+        for name in found[split].shapes:
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+        for number, scene in enumerate(photo_scenes(found[split], split, count, seed, look)):
+            file = f"{split}/{scene.class_name}/{number:05d}.jpg"
+            Image.fromarray(scene.image).save(folder / file, quality=95)
+            facts = {name: value for name, value in vars(scene).items() if name != "image"}
+            record[file] = facts
+            if number % 50 == 0:
+                progress(f"photographs with objects: {split}", number / count)
+    write_json(folder / "scenes.json", {"seed": seed, "look": asdict(look or SceneLook()), "scenes": record})
+
+
+def _objects(sources: Sources, split: str, count: int, seed: int) -> Iterator[Shape]:
+    """The object of each scene."""
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    names = sorted(sources.shapes)
+    orders = {name: rng.permutation(len(sources.shapes[name])) for name in names}
+    used = dict.fromkeys(names, 0)
+    for label in rng.permutation(np.arange(count) % len(names)).tolist():
+        name = names[label]
+        shapes, order = sources.shapes[name], orders[name]
+        yield shapes[int(order[used[name] % len(order)])]
+        used[name] += 1
+
+
+def _scene(rng: np.random.Generator, sources: Sources, shape: Shape, look: SceneLook) -> PhotoScene:
+    background = list(sources.photographs)[int(rng.integers(len(sources.photographs)))]
+    photograph = sources.photographs[background]
+    canvas = window_of_photograph(rng, photograph, look.size, look.window, look.brightness)
+    kinds = [_KINDS[int(rng.integers(len(_KINDS)))] for _ in range(rng.integers(*look.distractors, endpoint=True))]
+    photographs, pieces_of = [background], []
+    for kind in kinds:
+        side = _length(rng, look.distractor)
+        if kind == "shape":
+            piece = _any_shape(rng, sources)
+            draw_shape(rng, canvas, piece, side, look.look, float(rng.uniform(*look.part)))
+            pieces_of.append(piece.source)
+        elif kind == "blob":
+            draw_blob(rng, canvas, side, look.look)
+        elif kind == "noise":
+            draw_noise(rng, canvas, side, look.look)
+        elif kind == "piece":
+            photographs.append(draw_piece(rng, canvas, sources.photographs, side, look.look)[1])
+        else:
+            draw_line(rng, canvas, look.look)
+    box = draw_shape(rng, canvas, shape, _length(rng, look.object), look.look)
+    pixels: NDArray[np.uint8] = canvas.clip(0, 255).astype(np.uint8)
+    return PhotoScene(pixels, shape.class_name, shape.source, box, tuple(photographs), tuple(kinds), tuple(pieces_of))
+
+
+def _length(rng: np.random.Generator, limits: tuple[int, int]) -> int:
+    low, high = np.log(limits)
+    return int(np.clip(round(float(np.exp(rng.uniform(low, high)))), *limits))
+
+
+def _any_shape(rng: np.random.Generator, sources: Sources) -> Shape:
+    names = sorted(sources.shapes)
+    shapes = sources.shapes[names[int(rng.integers(len(names)))]]
+    return shapes[int(rng.integers(len(shapes)))]
