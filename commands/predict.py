@@ -162,7 +162,8 @@ def _several(
                 prediction = classify(open_image(image.path))
             except (DataError, OSError) as error:
                 skipped += 1
-                click.echo(printable(f"skipped {error}"), err=True)
+                named = "" if str(image.path) in str(error) else f"{image.path}: "
+                click.echo(printable(f"skipped {named}{error}"), err=True)
                 continue
             if model.npy is not None:
                 kept.append(prediction.embedding)

@@ -274,3 +274,11 @@ def test_scores_are_refused_before_an_image_is_read(exported, photos, tmp_path, 
     result = run(exported, photos, "--scores", "-o", tmp_path / "kept")
     assert result.exit_code == 1 and "does not return its scores" in result.output
     assert not (tmp_path / "kept").exists()
+
+
+def test_an_image_that_is_too_elongated_is_skipped_by_name(exported, photo):
+    Image.new("1", (1, 400_000)).save(photo.with_name("long.png"))
+    result = run(exported, photo, photo.with_name("long.png"))
+    assert result.exit_code == 1
+    assert f"skipped {photo.with_name('long.png')}: an image of 1 x 400000" in result.stderr
+    assert str(photo) in result.stdout and "1 of 2 images could not be read" in result.stderr
