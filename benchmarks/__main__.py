@@ -17,6 +17,7 @@ PROGRAMS: Final = {
     "trained-vit": LazyCommand(f"{_STUDY}.trained_vit:main", "the method on trained weights, with Fashion-MNIST"),
     "frozen": LazyCommand(f"{_STUDY}.frozen:main", "a filter for a frozen, trained ViT, against token merging"),
     "baseline-speed": LazyCommand(f"{_STUDY}.baseline_speed:main", "images per second of the filter and its baselines"),
+    "per-image": LazyCommand(f"{_STUDY}.per_image:main", "budgets per image against one budget for all"),
     "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),
     "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),
     "segmentation": LazyCommand(f"{_STUDY}.segmentation:main", "mIoU with and without filtering, rules of filling"),

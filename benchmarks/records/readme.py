@@ -21,6 +21,7 @@ from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_tab
 from tokfilter.benchmarks.records.int8_tables import int8_table
 from tokfilter.benchmarks.records.label_tables import frozen_table, methods_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
+from tokfilter.benchmarks.records.per_image_tables import per_image_table
 from tokfilter.benchmarks.records.portability_tables import portability_table
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
 from tokfilter.benchmarks.records.reducer_tables import equal_latency_table, reducer_table
@@ -62,6 +63,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "cpu_forms": ("cpu_forms.json", forms_table),
     "cpu_options": ("cpu_forms.json", options_table),
     "cpu_profile": ("cpu_forms.json", profile_table),
+    "per_image": ("per_image.json", per_image_table),
     "portability": ("portability.json", portability_table),
     "campaign": ("campaign.json", campaign_table),
     "campaign_kills": ("campaign.json", kills_table),
