@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder with a subfolder per class.  [default: the images in the bundle]",
 )
-@click.option("--keep", multiple=True, default=("0.5,0.25,0.1",), show_default=True, help="Budgets of the pictures.")
+@click.option(
+    "--keep", multiple=True, help="Budgets of the pictures.  [default: 0.5,0.25,0.1, or the reducer's smallest]"
+)
 @click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Number of images.")
 @click.option(
     "--max-drop",
@@ -60,7 +62,12 @@ def report(
 
 def _pictures(path: Path, images: Path | None, keep: tuple[str, ...], count: int) -> "list[Picture]":
     from tokfilter.artifacts.budget import keeps_from_text
-    from tokfilter.benchmarks.report.gallery import pictures_from_bundle, samples_from_folder, samples_from_golden
+    from tokfilter.benchmarks.report.gallery import (
+        default_keeps,
+        pictures_from_bundle,
+        samples_from_folder,
+        samples_from_golden,
+    )
     from tokfilter.vit.bundle import load_bundle
 
     bundle = load_bundle(path)
@@ -68,4 +75,4 @@ def _pictures(path: Path, images: Path | None, keep: tuple[str, ...], count: int
         samples = samples_from_golden(bundle)[:count]
     else:
         samples = samples_from_folder(images, bundle.class_names, count)
-    return pictures_from_bundle(bundle, samples, keeps_from_text(keep))
+    return pictures_from_bundle(bundle, samples, keeps_from_text(keep) if keep else default_keeps(bundle))

@@ -20,10 +20,16 @@ from tokfilter.runtime.preprocess import preprocess_from_fields
 from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.model import FilteredViT
 
-__all__ = ["Sample", "pictures_from_bundle", "samples_from_folder", "samples_from_golden"]
+__all__ = ["Sample", "default_keeps", "pictures_from_bundle", "samples_from_folder", "samples_from_golden"]
 
 Sample = tuple[Image.Image, str | None]
 """An RGB image and its class, where known."""
+
+
+def default_keeps(bundle: Bundle) -> list[Keep]:
+    """Budgets of half, a quarter and a tenth of the tokens, where a model's reducer has them, else its smallest."""
+    model = model_from_bundle(bundle)
+    return [max(tokens_from_keep(keep, model.num_patches), model.drop.smallest) for keep in (0.5, 0.25, 0.1)]
 
 
 def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Sequence[Keep]) -> list[Picture]:
@@ -36,6 +42,8 @@ def pictures_from_bundle(bundle: Bundle, samples: Sequence[Sample], keeps: Seque
         )
     transform = preprocess_from_fields(asdict(bundle.preprocessing))
     dataset = [transform.view(image) for image, _ in samples]
+    if model.output_name == "masks":  # a class of the image would be compared with one of a pixel
+        samples = [(image, None) for image, _ in samples]
     images = torch.from_numpy(np.stack([transform.input_from_view(view) for view in dataset]))
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps} | {model.num_patches}, reverse=True)
     columns = [_choices(model, images, k, bundle.class_names, dataset) for k in budgets]

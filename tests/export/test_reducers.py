@@ -12,18 +12,23 @@ from tokfilter.artifacts.manifest import entry_from_file, load_manifest
 from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.errors import BudgetError, ExportError
 from tokfilter.export.cpu_form import for_cpu
+from tokfilter.export.functions import select_nodes
 from tokfilter.export.graph import slots_graph_from_model
 from tokfilter.export.graph_stats import attentions, lengths_of, macs
+from tokfilter.export.later_slots import stage_of
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
+from tokfilter.export.precision import cast_precision
 from tokfilter.export.reference import ImageSet, Reference
 from tokfilter.export.selection import plain_graph
+from tokfilter.export.serving.deepstream import deepstream_classifier
 from tokfilter.export.serving.triton import triton_repository
 from tokfilter.export.shapes import infer_shapes
 from tokfilter.export.verify import check_graph
 from tokfilter.runtime.predict import picture_from_prediction, predict
 from tokfilter.runtime.verification import verdicts
+from tokfilter.trt.build import BuildOptions, build_engine
 from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.macs import macs as macs_in_torch
 
@@ -48,7 +53,8 @@ def test_one_graph_gives_torchs_outputs_at_every_budget(reducer, family, tmp_pat
     model = model_of(reducer, family)
     traced = slots_graph_from_model(model)
     low, high = model.drop.smallest, model.drop.largest
-    budgets = sorted({low, low + 1, (low + high) // 2, high - 1, high})
+    budgets = sorted({low, low + 1, model.keep_tokens, high - 1, high})  # that of 0.7 in the middle
+    _check_plugin_form(model, traced)
     save_graph(plain_graph(for_cpu(traced)), tmp_path / "model.onnx")
     entry = entry_from_file(tmp_path, "model.onnx", "filtered", runtime="onnx", precision="fp32")
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -61,6 +67,27 @@ def test_one_graph_gives_torchs_outputs_at_every_budget(reducer, family, tmp_pat
         assert macs(traced, lengths) == macs_in_torch(model, k)
         found = [one.queries for one in attentions(traced, lengths) if one.queries == one.keys]
         assert found == [row.attention for row in model.drop.blocks(k, 3)]
+
+
+def _check_plugin_form(model, traced):
+    """Every choice of tokens is one node for the plugin, IdleViT's gathers of tokens and keys included."""
+    nodes = select_nodes(traced)
+    assert [stage_of(node) for node in nodes] == model.drop.choices
+    assert all(node.attributes.get_string("plugin_namespace", "") == "tokfilter" for node in nodes)
+    chosen = [node for node in traced.graph if node.op_type in ("TopK", "GatherND", "GatherElements")]
+    assert chosen == [] or model.drop.name in ("tome", "frequency")
+    if model.drop.name == "idle":
+        widths = {node.inputs[0].shape[2] for node in nodes}
+        assert widths == {2 * SHAPE["embed_dim"]}  # a token and its key
+
+
+def test_tensorrt_rtx_builds_it_without_a_gpu(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'tokfilter[rtx]'")
+    graph, options = slots_graph_from_model(model_of("idle")), BuildOptions(batch=(1, 2, 4), budget=(1, 12, 16))
+    for precision, form in (("fp32", graph), ("fp16", cast_precision(graph, "fp16"))):
+        save_graph(plain_graph(form), tmp_path / f"{precision}.onnx")
+        build_engine("tensorrt-rtx", tmp_path / f"{precision}.onnx", tmp_path / f"{precision}.plan", options)
+        assert (tmp_path / f"{precision}.plan").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("reducer", IN_BLOCK)
@@ -84,6 +111,7 @@ def test_an_export_is_verified_in_two_precisions(reducer, tmp_path):
     assert [stage.summary for stage in by_torch.stages] == [stage.summary for stage in by_engine.stages]
     assert picture_from_prediction(by_engine).size == picture_from_prediction(by_torch).size
     triton_repository(tmp_path / "out", tmp_path / "triton")
+    assert deepstream_classifier(tmp_path / "out", tmp_path / "deepstream").tokens == 11
     with tokfilter.open_session(tmp_path / "out", "full") as session:
         assert session.run(np.zeros((2, 3, 32, 32), np.float32)).indices is None
 

@@ -175,6 +175,15 @@ Result<Manifest> manifest_from_text(const std::string& content, const std::strin
                 text(name, " is of a model that gives ", printable(model["output"].value("name", "")),
                      ", and this library takes models that classify. Run it in Python: "
                      "tokfilter.open_session."));
+        if (const Json& model = json.at("model"); model.is_object() && present(model, "reducer")) {
+            const auto reducer = model["reducer"].value("name", "");
+            if (reducer != "filter")
+                return Status(
+                    Code::manifest,
+                    text(name, " is of a model that reduces tokens inside its blocks (", printable(reducer),
+                         "), and this library takes those of the token "
+                         "filter. Run it in Python: tokfilter.open_session."));
+        }
         return manifest_from_json(json);
     } catch (const Json::exception& error) {
         return Status(Code::manifest,

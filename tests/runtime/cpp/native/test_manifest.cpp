@@ -57,6 +57,14 @@ TEST_CASE("a missing directory and a missing manifest are named") {
     CHECK_STATUS(tokfilter::load_manifest(empty.path()).status(), Code::manifest, "needs a manifest");
 }
 
+TEST_CASE("a model with another reducer than the filter is refused by its name") {
+    CHECK_STATUS(changed("/model/reducer", R"({"name": "idle", "settings": {"stages": [2]}})"),
+                 Code::manifest, "reduces tokens inside its blocks (idle)", "tokfilter.open_session");
+    CHECK_STATUS(changed("/model/reducer", "7"), Code::manifest, "is damaged");
+    CHECK(changed("/model/reducer", R"({"name": "filter", "settings": {}})").ok());
+    CHECK(changed("/model/reducer", "null").ok());
+}
+
 TEST_CASE("a model that gives masks is refused by name") {
     CHECK_STATUS(changed("/model/output", R"({"name": "masks", "shape": [3, 16, 16]})"), Code::manifest,
                  "a model that gives masks", "tokfilter.open_session");
