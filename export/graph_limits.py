@@ -13,17 +13,18 @@ __all__ = ["check_limits"]
 
 
 def check_limits(graph: ir.Model, name: str) -> None:
-    """Raise ExportError: functions that call themselves or expand without end, inputs of nodes that nothing gives, and
-    tensors without a type or without their bytes.
+    """Raise ExportError: functions that call themselves or expand without end, names that are no text, inputs of nodes
+    that nothing gives, and tensors without a type or without their bytes.
     """
     count = _expanded(graph)
     if count > MAX_GRAPH_NODES:
         raise ExportError(
             f"{name} must have at most {MAX_GRAPH_NODES} nodes once its functions are expanded, and has more."
         )
+    _check_names(graph, name)
     _check_order(graph, name)
     for tensor in _tensors(graph):
-        if tensor.dtype == ir.DataType.UNDEFINED:
+        if not _has_type(tensor):
             raise ExportError(
                 f"{name}: tensor {tensor.name!r:.80} has no data type. The file is damaged: export it again."
             )
@@ -33,6 +34,26 @@ def check_limits(graph: ir.Model, name: str) -> None:
                 f"{name}: tensor {tensor.name!r:.80} {list(tensor.shape)} takes {tensor.nbytes} bytes and holds "
                 f"{held}. The file is damaged: export it again."
             )
+
+
+def _has_type(tensor: Any) -> bool:
+    try:
+        return bool(tensor.dtype != ir.DataType.UNDEFINED)
+    except ValueError:  # a number that ONNX gives no type
+        return False
+
+
+def _check_names(graph: ir.Model, name: str) -> None:
+    """Names are UTF-8: protobuf gives others as bytes, and onnx-ir fails when such a graph is written."""
+    bodies = [graph.graph, *graph.functions.values()]
+    for body in bodies:
+        texts: list[Any] = [value.name for value in (*body.inputs, *body.outputs)]
+        for node in body.all_nodes():
+            texts += [node.name, node.op_type, node.domain, node.doc_string, *node.attributes]
+            texts += [value.name for value in node.outputs]
+        broken = [text for text in texts if isinstance(text, bytes)]
+        if broken:
+            raise ExportError(f"{name}: the name {broken[0]!r:.80} is not UTF-8. The file is damaged: export it again.")
 
 
 def _check_order(graph: ir.Model, name: str) -> None:

@@ -32,6 +32,26 @@ def source(foreign_graph) -> Path:
     return foreign_graph(select, "torchscript", 17)
 
 
+def test_a_name_that_is_no_text_is_refused(source, tmp_path):
+    names = [node.name for node in onnx.load(source).graph.node if len(node.name) > 6]
+    data = source.read_bytes()
+    for name in {names[0], names[-1]}:
+        damaged = tmp_path / "damaged.onnx"
+        damaged.write_bytes(data.replace(name.encode(), b"\x80" * len(name)))
+        with pytest.raises(ExportError, match="is not UTF-8"):
+            fuse_graph(damaged, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("number", [0, 39, -1])
+def test_a_tensor_of_no_type_is_refused(source, tmp_path, number):
+    proto = onnx.load(source)
+    constant = next(node for node in proto.graph.node if node.op_type == "Constant")
+    constant.attribute[0].t.data_type = number
+    onnx.save(proto, tmp_path / "damaged.onnx")
+    with pytest.raises(ExportError, match=r"damaged"):
+        fuse_graph(tmp_path / "damaged.onnx", tmp_path / "out.onnx")
+
+
 def test_no_file(tmp_path):
     with pytest.raises(DataError, match="expected a file, but there is none at"):
         fuse_graph(tmp_path / "none.onnx", tmp_path / "out.onnx")

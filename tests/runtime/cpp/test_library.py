@@ -1,7 +1,9 @@
 """runtime/cpp: native tests over fake TensorRT under sanitizers; preprocessing compared with Pillow and timm."""
 
 import re
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -103,6 +105,15 @@ def test_jpeg_pixels_are_close_to_pillows_and_upright(fake: Path, tmp_path: Path
     ours, theirs = decoded(fake, tmp_path / "a.jpg"), np.asarray(open_image(tmp_path / "a.jpg")).astype(int)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).mean() < 1.0 and np.abs(ours - theirs).max() <= 16
+
+
+def test_a_png_without_pixels_is_an_error(fake: Path, run: Run, tmp_path: Path) -> None:
+    """Its IDAT chunk has no bytes."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", 50, 70, 8, 2, 0, 0, 0), b"IDAT", b"IEND")
+    data = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    result = run(fake / "pixels", "decode", tmp_path / "a.png", "1000000")
+    assert result.returncode == 1 and "could not be decoded" in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("table", [0, 1, 2, 3])
