@@ -45,10 +45,9 @@ def _has_type(tensor: Any) -> bool:
 
 def _check_names(graph: ir.Model, name: str) -> None:
     """Names are UTF-8: protobuf gives others as bytes, and onnx-ir fails when such a graph is written."""
-    bodies = [graph.graph, *graph.functions.values()]
-    for body in bodies:
+    for body in (graph.graph, *(function.graph for function in graph.functions.values())):
         texts: list[Any] = [value.name for value in (*body.inputs, *body.outputs)]
-        for node in body.all_nodes():
+        for node in ir.traversal.RecursiveGraphIterator(body):
             texts += [node.name, node.op_type, node.domain, node.doc_string, *node.attributes]
             texts += [value.name for value in node.outputs]
         broken = [text for text in texts if isinstance(text, bytes)]
