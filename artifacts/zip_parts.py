@@ -5,6 +5,7 @@ import math
 import os
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from io import BufferedReader
@@ -55,7 +56,9 @@ def checked_archive(file: IO[bytes], largest: float = math.inf) -> zipfile.ZipFi
     if size > largest:
         raise ValueError(f"it must have at most {int(largest) >> 20} MiB, got {size >> 20}")
     _check_end(file, size)
-    archive = zipfile.ZipFile(cast("IO[bytes]", _BoundedReads(file)))
+    reads = _BoundedReads(file)
+    archive = zipfile.ZipFile(cast("IO[bytes]", reads))
+    reads.largest = sys.maxsize  # the list is read; parts are no longer than the file
     parts = archive.infolist()
     inflated = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
     if inflated:
@@ -99,13 +102,16 @@ class _BoundedReads:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self.largest = MAX_PARTS_LIST
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
     def read(self, size: int = -1) -> bytes:
-        """At most MAX_PARTS_LIST bytes at once. Raises ValueError."""
-        content = self._file.read(MAX_PARTS_LIST + 1 if size < 0 else min(size, MAX_PARTS_LIST + 1))
-        if len(content) > MAX_PARTS_LIST:
+        """At most ``largest`` bytes at once. Raises ValueError."""
+        if self.largest == sys.maxsize:
+            return self._file.read(size)
+        content = self._file.read(self.largest + 1 if size < 0 else min(size, self.largest + 1))
+        if len(content) > self.largest:
             raise ValueError(f"its list of parts must have at most {MAX_PARTS_LIST >> 20} MiB")
         return content

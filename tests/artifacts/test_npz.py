@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from tokfilter.artifacts.limits import MAX_PARTS_LIST
 from tokfilter.artifacts.npz import arrays_from_npz
 from tokfilter.artifacts.zip_parts import DAMAGES
 
@@ -28,6 +29,12 @@ def test_what_numpy_writes_is_read():
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
         assert found[name].flags.writeable and found[name].flags.c_contiguous
+
+
+def test_an_array_may_be_larger_than_a_list_of_parts():
+    array = np.zeros(MAX_PARTS_LIST + 1, np.uint8)
+    array[-1] = 7
+    assert np.array_equal(arrays_from_npz(npz(masks=array))["masks"], array)
 
 
 def test_compressed_arrays_are_not_inflated():
