@@ -30,7 +30,7 @@ def limits_from_report(report: Mapping[str, Any]) -> list[str]:
     if report["story"]["same_model"] is False:
         limits.append("Accuracy and speed were measured on different models, so they are not combined.")
     if report["pictures"]:
-        limits.append("The pictures show the filter's selection on a few images: they are examples, not statistics.")
+        limits.append("The pictures show what is kept on a few images: they are examples, not statistics.")
     return limits
 
 
