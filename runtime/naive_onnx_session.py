@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime as most users run it: a default InferenceSession, images in, logits out, no budgets."""
+"""A graph in ONNX Runtime as most users run it: a default InferenceSession; images in, logits or masks out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 class NaiveOnnxSession(CheckedSession):
     """One graph with ONNX Runtime's defaults: no session options, no fixed buffers, no CUDA graph.
 
-    graph: with one input of images and logits as its first output
+    graph: with one input of images, and logits or masks as its first output
     patches: patch tokens of the model, all of which are kept
     provider, device: cpu, or cuda and the number of the GPU
     threads: intra-op threads; None leaves the number to ONNX Runtime
@@ -57,7 +57,7 @@ class NaiveOnnxSession(CheckedSession):
         (images,), logits = self._session.get_inputs(), self._session.get_outputs()[0]
         shape = tuple(size if isinstance(size, int) else "batch" for size in images.shape)
         self.inputs = (TensorSpec(images.name, shape, np.dtype(_TYPES[images.type])),)
-        self.outputs = (TensorSpec(logits.name, ("batch", logits.shape[1]), np.dtype(np.float32)),)
+        self.outputs = (TensorSpec(logits.name, ("batch", *logits.shape[1:]), np.dtype(np.float32)),)
         self._budgets = Budgets(self.patches, self.patches, self.patches, self.patches)
 
         def release() -> None:

@@ -81,6 +81,18 @@ def test_the_naive_graph_is_timms_own(export_directory, given, precision):
 
 
 @pytest.mark.slow
+def test_the_naive_graph_has_the_mask_head(mask_export_directory, mask_bundle_file):
+    manifest = load_manifest(mask_export_directory)
+    options = replace(OPTIONS, bundle=str(mask_bundle_file))
+    with (
+        engines_prepared(["onnx-naive"], mask_export_directory, manifest, options) as (spec,),
+        engines_open([spec]) as engines,
+    ):
+        verdict = engines["onnx-naive"].verify(2, manifest.model.num_patches)
+    assert verdict["largest_difference"] <= verdict["tolerance"]
+
+
+@pytest.mark.slow
 def test_an_engine_that_differs_is_not_timed(export_directory, given, monkeypatch):
     export = against._export
 
