@@ -3,6 +3,7 @@
 import io
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
@@ -146,16 +147,17 @@ class OpenVinoSession(CheckedSession):
     def _execute(self, images: Array, k: int) -> Result:
         requests = self._requests_for((len(images), k))
         request = requests.take()
+        result = self._infer(request, images, k)
+        requests.free.append(request)  # not after an error
+        return result
+
+    def _infer(self, request: Any, images: Array, k: int) -> Result:
         try:
             outputs = request.infer(self._feeds(images, k), share_inputs=True)
-        except Exception as error:  # see _load; this request is not used again
+        except Exception as error:  # see _load
             raise EngineError(f"OpenVINO failed at {k} tokens: {_first_line(error)}") from error
-        requests.free.append(request)
-        return self._result([outputs[i] for i in range(len(self.outputs))])
-
-    def _result(self, outputs: list[Array]) -> Result:
         names = [spec.name for spec in self.outputs]
-        return Result.from_outputs(dict(zip(names, outputs, strict=True)), names[0])
+        return Result.from_outputs({name: outputs[i] for i, name in enumerate(names)}, names[0])
 
     def _requests_for(self, shape: Shape) -> "_Requests":
         """The requests of a batch and budget: of the one model for all, or of the model that is compiled for these."""
@@ -177,45 +179,51 @@ class OpenVinoSession(CheckedSession):
         keep: Keep | None = None,
         done: Callable[[int, Result, float], None] | None = None,
     ) -> int:
-        """Run batches through OpenVINO's AsyncInferQueue: as many at the same time as there are streams.
+        """Run batches through OpenVINO, as many at the same time as there are streams.
 
-        The model of free shapes runs them, whatever ``fixed_shapes`` is.
+        The model of free shapes runs them, whatever ``fixed_shapes`` is. Each stream has a thread here that waits for it, in
+        place of OpenVINO's AsyncInferQueue: its threads take Python's lock after the last callback, and for ever where
+        the model is released by a thread that holds the lock and waits for them (OpenVINO 2026.4.1).
 
-        batches: images as for ``run``; an iterator is read as requests become free
-        done: called with the batch's position, its result and its seconds, from a thread of OpenVINO, in any order
+        batches: images as for ``run``; an iterator is read as streams become free, by one thread at a time
+        done: called with the batch's position, its result and its seconds, from several threads, in any order
         Returns the number of batches, when all are done. Raises as ``run``, after those that run have ended.
         """
         self._check_open()
-        k, failures = self.budgets.tokens(keep), deque[BaseException](maxlen=1)
-        queue = self._openvino.AsyncInferQueue(self._compiled, self.options.streams or 0)
+        k, source, lock = self.budgets.tokens(keep), iter(enumerate(batches)), Lock()
+        failures = deque[BaseException](maxlen=1)
 
-        def callback(request: Any, started: tuple[int, float, Any]) -> None:
-            try:
-                if done is not None and not failures:
-                    seconds = perf_counter() - started[1]
-                    outputs = [np.array(request.get_output_tensor(i).data) for i in range(len(self.outputs))]
-                    done(started[0], self._result(outputs), seconds)
-            except BaseException as error:  # raised again in the caller's thread
-                failures.append(error)
-
-        queue.set_callback(callback)
-        count = 0
-        try:
-            for images in batches:
-                check_images(images, self.inputs[0])
-                feeds = self._feeds(images, k)
-                queue.start_async(feeds, (count, perf_counter(), feeds), share_inputs=True)
-                count += 1
-                if failures:
+        def run_stream() -> int:
+            request, count = self._compiled.create_infer_request(), 0
+            while not failures:
+                with lock:
+                    position, images = next(source, (count, None))
+                if images is None:
                     break
-        finally:
+                check_images(images, self.inputs[0])
+                started = perf_counter()
+                result = self._infer(request, images, k)
+                if done is not None:
+                    done(position, result, perf_counter() - started)
+                count += 1
+            return count
+
+        def guarded() -> int:
             try:
-                queue.wait_all()
-            except Exception as error:  # see _load
-                failures.append(EngineError(f"OpenVINO failed at {k} tokens: {_first_line(error)}"))
+                return run_stream()
+            except BaseException as error:  # raised again in the caller's thread; the other streams end
+                failures.append(error)
+                return 0
+
+        streams = self.options.streams or int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        with ThreadPoolExecutor(streams, "openvino") as pool:
+            try:
+                counts = [future.result() for future in [pool.submit(guarded) for _ in range(streams)]]
+            except BaseException as error:  # Ctrl-C
+                failures.append(error)
         for failure in failures:
             raise failure
-        return count
+        return sum(counts)
 
 
 @dataclass
