@@ -181,9 +181,9 @@ class OpenVinoSession(CheckedSession):
     ) -> int:
         """Run batches through OpenVINO, as many at the same time as there are streams.
 
-        The model of free shapes runs them, whatever ``fixed_shapes`` is. Each stream has a thread here that waits for it, in
-        place of OpenVINO's AsyncInferQueue: its threads take Python's lock after the last callback, and for ever where
-        the model is released by a thread that holds the lock and waits for them (OpenVINO 2026.4.1).
+        The model of free shapes runs them, whatever ``fixed_shapes`` is. Each stream has a thread here that waits for
+        it, in place of OpenVINO's AsyncInferQueue: its threads take Python's lock after the last callback, and wait for
+        ever where the thread that releases the model holds the lock and waits for them (OpenVINO 2026.4.1).
 
         batches: images as for ``run``; an iterator is read as streams become free, by one thread at a time
         done: called with the batch's position, its result and its seconds, from several threads, in any order

@@ -52,5 +52,7 @@ def queued_offline(
         seconds=seconds,
         images_per_s=images / seconds,
         valid=None,
-        notes=("one session, requests queued in the engine: a latency counts from the start of its request",),
+        notes=(
+            "one session, as many requests at the same time as it has streams: a latency counts from the start of its request",
+        ),
     )

@@ -28,7 +28,7 @@ def test_offline_has_a_session_of_openvino_compiled_for_it(export_directory):
     found = valid(run_scenarios(export_directory, ["single-stream", "offline"], [0.5], options, config))
     rows = {(row["tokens"], row["scenario"]): row for row in found["rows"]}
     assert set(rows) == {(16, "SingleStream"), (16, "Offline"), (8, "SingleStream"), (8, "Offline")}
-    assert "requests queued in the engine" in rows[8, "Offline"]["notes"][0]
+    assert "as many requests at the same time" in rows[8, "Offline"]["notes"][0]
     assert rows[8, "Offline"]["queries"] >= 10
 
 

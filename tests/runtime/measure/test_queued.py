@@ -47,7 +47,7 @@ def test_offline_takes_the_queue_of_a_single_session_that_has_one():
     session = FakeQueue(FakeClock())
     assert isinstance(session, QueueSession)
     found = offline([session], IMAGES, ScenarioConfig(duration_s=0.01, warm_up_s=0.001, batch=2))
-    assert "requests queued in the engine" in found.notes[0]
+    assert "as many requests at the same time" in found.notes[0]
 
 
 def test_an_error_of_the_engine_is_raised():
