@@ -52,7 +52,5 @@ def queued_offline(
         seconds=seconds,
         images_per_s=images / seconds,
         valid=None,
-        notes=(
-            "one session, as many requests at the same time as it has streams: a latency counts from the start of its request",
-        ),
+        notes=("one session, as many requests at the same time as streams: a latency counts from its request's start",),
     )
