@@ -81,6 +81,15 @@ def test_weights_of_another_model_are_refused(tmp_path):
         start(checkpoint=tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("shape", [[1] * 30, [2], [], [0, 3, 8, 8]])
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed"])
+def test_weights_of_another_shape_are_refused(tmp_path, name, shape):
+    weights = trained(tmp_path / "w.safetensors").state_dict()
+    save_file({**weights, name: torch.zeros(shape)}, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=r"does not fit|other shapes|shape"):
+        start(checkpoint=tmp_path / "w.safetensors")
+
+
 def test_weights_of_another_image_size_get_their_positions_resampled(tmp_path):
     larger = dataclasses.replace(SMALL, kwargs={**SMALL.kwargs, "img_size": 64})
     trained(tmp_path / "w.safetensors", larger)
