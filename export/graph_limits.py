@@ -44,7 +44,15 @@ def _has_type(tensor: Any) -> bool:
 
 
 def _check_names(graph: ir.Model, name: str) -> None:
-    """Names are UTF-8: protobuf gives others as bytes, and onnx-ir fails when such a graph is written."""
+    """Names are UTF-8: protobuf gives others as bytes, and onnx-ir fails when such a graph is written.
+
+    Only nodes of functions take attributes from their function.
+    """
+    loose = [node.name for node in ir.traversal.RecursiveGraphIterator(graph.graph) if _takes_attributes(node)]
+    if loose:
+        raise ExportError(
+            f"{name} is no valid ONNX graph: node {loose[0]!r:.80} takes an attribute from a function and is in none."
+        )
     for body in (graph.graph, *(function.graph for function in graph.functions.values())):
         texts: list[Any] = [value.name for value in (*body.inputs, *body.outputs)]
         for node in ir.traversal.RecursiveGraphIterator(body):
@@ -53,6 +61,10 @@ def _check_names(graph: ir.Model, name: str) -> None:
         broken = [text for text in texts if isinstance(text, bytes)]
         if broken:
             raise ExportError(f"{name}: the name {broken[0]!r:.80} is not UTF-8. The file is damaged: export it again.")
+
+
+def _takes_attributes(node: ir.Node) -> bool:
+    return any(attribute.is_ref() for attribute in node.attributes.values())
 
 
 def _check_order(graph: ir.Model, name: str) -> None:

@@ -42,6 +42,16 @@ def test_a_name_that_is_no_text_is_refused(source, tmp_path):
             fuse_graph(damaged, tmp_path / "out.onnx")
 
 
+def test_an_attribute_of_a_function_outside_of_one_is_refused(source, tmp_path):
+    proto = onnx.load(source)
+    node = next(node for node in proto.graph.node if node.op_type == "TopK")
+    del node.attribute[:]
+    node.attribute.append(onnx.AttributeProto(name="axis", ref_attr_name="axis", type=onnx.AttributeProto.INT))
+    onnx.save(proto, tmp_path / "loose.onnx")
+    with pytest.raises(ExportError, match="takes an attribute from a function and is in none"):
+        fuse_graph(tmp_path / "loose.onnx", tmp_path / "out.onnx")
+
+
 @pytest.mark.parametrize("number", [0, 39, -1])
 def test_a_tensor_of_no_type_is_refused(source, tmp_path, number):
     proto = onnx.load(source)
