@@ -22,7 +22,7 @@ import torch
 from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
-from tokfilter.benchmarks.records.paths import RESULTS, WHEELS
+from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.pretrained_vit import (
     MEAN,
     STD,
@@ -31,6 +31,7 @@ from tokfilter.benchmarks.study.pretrained_vit import (
     photos_from_wheel,
     trained_weights,
 )
+from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.errors import DataError, VerificationError
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pipeline import export_bundle
@@ -108,9 +109,7 @@ def _row(check: Check) -> dict[str, Any]:
 
 
 @click.command()
-@click.option(
-    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
-)
+@wheels_option
 @output_option(RESULT)
 @json_option
 def main(wheels: Path, output: Path, as_json: bool) -> None:

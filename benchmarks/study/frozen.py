@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
-from tokfilter.benchmarks.records.paths import RESULTS, WHEELS
+from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, own_budgets
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, PIXELS, Sizes, images_of, weights_with_head
+from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.train.built_in import FROZEN
 from tokfilter.train.data import Progress, Splits
@@ -169,9 +170,7 @@ def paired_interval(ours: Any, theirs: Any) -> list[float]:
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
-)
+@wheels_option
 @output_option(RESULT)
 @json_option
 def main(work: Path, wheels: Path, output: Path, as_json: bool) -> None:

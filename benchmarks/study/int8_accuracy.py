@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from tokfilter.artifacts.bundle import Bundle, FilterConfig
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
-from tokfilter.benchmarks.records.paths import RESULTS, WHEELS
+from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, PIXELS, Sizes, images_of, weights_with_head
+from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.export.options import ExportOptions, Precision
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.runtime.measure.record import header
@@ -112,9 +113,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Also the model that `make demo` left.",
 )
-@click.option(
-    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
-)
+@wheels_option
 @output_option(RESULT)
 @json_option
 def main(work: Path | None, demo: Path | None, wheels: Path, output: Path, as_json: bool) -> None:

@@ -86,8 +86,8 @@ def sources_from_wheels(split: str, wheels: Path, fashion: Path = DEBIAN) -> Sou
 
     Raises DataError for a missing or damaged file.
     """
-    shapes = {**_garments(split, fashion), **_digits(split, wheels)}
-    return Sources(_photographs(split, wheels), shapes)
+    photographs, digits = _photographs(split, wheels), _digits(split, wheels)  # before Fashion-MNIST is downloaded
+    return Sources(photographs, {**_garments(split, fashion), **digits})
 
 
 def _photographs(split: str, wheels: Path) -> dict[str, Pixels]:

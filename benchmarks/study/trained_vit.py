@@ -24,11 +24,12 @@ from rich.progress import Progress as Bar
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
 from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
-from tokfilter.benchmarks.records.paths import DOCS, RESULTS, WHEELS
+from tokfilter.benchmarks.records.paths import DOCS, RESULTS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, own_budgets
 from tokfilter.benchmarks.study.trained_vit_pictures import write_pictures
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, Sizes, images_of, trained_bundle
 from tokfilter.benchmarks.study.trained_vit_tuning import TUNED, TUNING, tuned_model
+from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.train.data import ImageList, Progress
 from tokfilter.train.dataset import ImageDataset
@@ -174,9 +175,7 @@ def _label_facts(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
-)
+@wheels_option
 @output_option(RESULT)
 @json_option
 def main(work: Path, wheels: Path, output: Path, as_json: bool) -> None:

