@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not has_gpu():
         skip = pytest.mark.skip(reason="no NVIDIA GPU on this machine; `make test-gpu` on one that has it")
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu") is not None:
                 item.add_marker(skip)
 
 

@@ -14,7 +14,7 @@ from tokfilter.runtime.model_files import ModelFile, find_entry
 from tokfilter.runtime.session import Array
 from tokfilter.runtime.tensorrt_session import TensorRTSession
 
-__all__ = ["Call", "Options", "compare"]
+__all__ = ["Call", "Options", "call_of", "compare"]
 
 
 class Options(ctypes.Structure):
@@ -79,19 +79,23 @@ def _library_answer(
     """Logits [B, classes] and indices [B, k] from the C++ library."""
     logits = np.empty((len(images), classes), np.float32)
     indices = np.empty((len(images), tokens), np.int32)
-    full = role == "full"
-    call = Call(
-        ctypes.sizeof(Call),
-        images.ctypes.data,
-        (ctypes.c_int64 * 4)(*images.shape),
-        0 if full else tokens,
-        logits.ctypes.data,
-        logits.size,
-        None if full else indices.ctypes.data,
-        0 if full else indices.size,
-    )
+    call = call_of(images, tokens=0 if role == "full" else tokens, logits=logits)
+    if role != "full":
+        call.indices, call.indices_room = indices.ctypes.data, indices.size
     _checked(library, library.tokfilter_engine_run(engine, ctypes.byref(call), None))
     return logits, indices
+
+
+def call_of(images: Array, tokens: int, logits: Array) -> Call:
+    """A call with images [B, 3, H, W] in fp32 that writes logits [B, classes]; the caller keeps both arrays alive."""
+    return Call(
+        struct_size=ctypes.sizeof(Call),
+        images=images.ctypes.data,
+        shape=(ctypes.c_int64 * 4)(*images.shape),
+        tokens=tokens,
+        logits=logits.ctypes.data,
+        logits_room=logits.size,
+    )
 
 
 def _checked(library: Any, status: int) -> None:

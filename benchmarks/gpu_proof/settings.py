@@ -1,6 +1,7 @@
 """Settings of a run, the same in the parent and in the process of each step."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -123,5 +124,11 @@ def interpreter_from_tree(tree: Path, work: Path) -> Interpreter:
     if link.resolve() != ROOT:
         link.unlink(missing_ok=True)
         link.symlink_to(ROOT)
-    variables = {"LD_LIBRARY_PATH": tree / "lib", "PYTHONPATH": f"{tree / 'site'}:{link.parent}", "PYTHONNOUSERSITE": 1}
+    # The driver's folder may stand in the variable already, and a CPython with a shared library has it in python/lib.
+    libraries = [str(tree / "lib"), str(tree / "python" / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    variables = {
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "PYTHONPATH": f"{tree / 'site'}:{link.parent}",
+        "PYTHONNOUSERSITE": 1,
+    }
     return Interpreter(str(found[0]), tuple((name, str(value)) for name, value in variables.items()))

@@ -34,10 +34,10 @@ PREPARATION: Final = (
 STEPS: Final = (
     Step("golden", "Plugin inside TensorRT against golden tensors", f"{_PACKAGE}.golden:run", 240),
     Step("speed-deit_small", "Full against filtered", f"{_PACKAGE}.speed:run", 180, ("deit_small",)),
-    Step("speed-vit_base", "Full against filtered", f"{_PACKAGE}.speed:run", 240, ("vit_base",)),
-    Step("native", "Plugin engine against native TopK and Gather", f"{_PACKAGE}.native:run", 150, ("deit_small",)),
-    Step("attention", "Fused attention in every block", f"{_PACKAGE}.attention:run", 60),
     Step("engines-deit_small", "PyTorch, ONNX Runtime, TensorRT", f"{_PACKAGE}.frameworks:run", 240, ("deit_small",)),
+    Step("native", "Plugin engine against native TopK and Gather", f"{_PACKAGE}.native:run", 150, ("deit_small",)),
+    Step("speed-vit_base", "Full against filtered", f"{_PACKAGE}.speed:run", 240, ("vit_base",)),
+    Step("attention", "Fused attention in every block", f"{_PACKAGE}.attention:run", 60),
     Step("library", "C++ library against Python", f"{_PACKAGE}.native_library:run", 120, ("deit_small",)),
     Step("sanitizer", "compute-sanitizer memcheck", f"{_PACKAGE}.sanitizer:run", 180, ("deit_small",)),
     Step("engines-vit_base", "PyTorch, ONNX Runtime, TensorRT", f"{_PACKAGE}.frameworks:run", 240, ("vit_base",)),

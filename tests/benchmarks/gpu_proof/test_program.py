@@ -69,7 +69,8 @@ def test_a_wrong_folder_of_tensorrt_is_refused_before_anything_runs(run, tmp_pat
     assert "must have lib/, site/ and python/bin/python3.*" in result.output and "has lib" in result.output
 
 
-def test_the_other_python_sees_its_own_packages_and_this_one(tmp_path):
+def test_the_other_python_sees_its_own_packages_and_this_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/driver")
     for folder in ("lib", "site", "python/bin"):
         (tmp_path / "tree" / folder).mkdir(parents=True)
     (tmp_path / "tree" / "python" / "bin" / "python3.10").write_text("")
@@ -78,7 +79,9 @@ def test_the_other_python_sees_its_own_packages_and_this_one(tmp_path):
     site, package = variables["PYTHONPATH"].split(":")
     assert interpreter.command("m")[0].endswith("python3.10") and site.endswith("tree/site")
     assert (Path(package) / "tokfilter").samefile(ROOT)
-    assert variables["LD_LIBRARY_PATH"].endswith("tree/lib") and variables["PATH"] == os.environ["PATH"]
+    libraries = [str(tmp_path / "tree" / name) for name in ("lib", "python/lib")]
+    assert variables["LD_LIBRARY_PATH"].split(":") == [*libraries, "/driver"]
+    assert variables["PATH"] == os.environ["PATH"]
     assert interpreter_from_tree(tmp_path / "tree", tmp_path / "work") == interpreter  # the link is there already
 
 

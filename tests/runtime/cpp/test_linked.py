@@ -13,7 +13,7 @@ from paths import ROOT
 
 import tokfilter
 from tokfilter.artifacts.manifest import NAME
-from tokfilter.benchmarks.gpu_proof.library_worker import Call, Options
+from tokfilter.benchmarks.gpu_proof.library_worker import Options, call_of
 from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import find_tool
 
@@ -132,8 +132,7 @@ def test_golden_outputs_on_a_gpu(
         for tokens, expected in outputs.items():
             logits = np.empty(expected.shape, np.float32)
             indices = np.empty((len(images), tokens), np.int32)
-            shape = (ctypes.c_int64 * 4)(*images.shape)
-            call = Call(ctypes.sizeof(Call), images.ctypes.data, shape, tokens, logits.ctypes.data, logits.size)
+            call = call_of(images, tokens, logits)
             if not full:
                 call.indices, call.indices_room = indices.ctypes.data, indices.size
             code = library.tokfilter_engine_run(engine, ctypes.byref(call), None)
