@@ -5,28 +5,34 @@ NaN, Infinity, and numbers that become it.
 import json
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokfilter.artifacts.limits import MAX_JSON, MAX_JSON_DEPTH
+from tokfilter.artifacts.limits import MAX_JSON, MAX_JSON_DEPTH, MAX_JSON_VALUES
 from tokfilter.artifacts.zip_parts import open_regular
 
 __all__ = ["json_from_bytes", "json_from_file"]
 
 
-def json_from_file(path: Path, limit: int = MAX_JSON) -> Any:
-    """What a JSON file holds. Raises OSError; ValueError: more than ``limit`` bytes, nested too deep, no JSON."""
+def json_from_file(path: Path, limit: int = MAX_JSON, values: int = MAX_JSON_VALUES) -> Any:
+    """What a JSON file holds. Raises OSError; ValueError: more than ``limit`` bytes, or as ``json_from_bytes``."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"it must have at most {limit >> 20} MiB, got {size >> 20}")
         if not file.peek(1)[:1].strip(b"\0"):  # a hole of a sparse file
             raise ValueError("it is empty")
-        return json_from_bytes(file.read(size))
+        return json_from_bytes(file.read(size), values)
 
 
-def json_from_bytes(content: bytes) -> Any:
-    """What a JSON text holds. Raises ValueError: no JSON, nested too deep, a key twice, half a character."""
+def json_from_bytes(content: bytes, values: int = MAX_JSON_VALUES) -> Any:
+    """What a JSON text holds. Raises ValueError: no JSON, nested too deep, a key twice, half a character.
+
+    values: most values; counted by commas and brackets, before memory is taken for them
+    """
+    if sum(content.count(sign) for sign in (b",", b"[", b"{")) > values:
+        raise ValueError(f"it has more than {values:,} values")
     try:
         found = json.loads(
             content.decode("utf-8"), parse_constant=_refused, parse_float=_finite, object_pairs_hook=_object
@@ -55,8 +61,7 @@ def _finite(text: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise ValueError(f"it has the key {twice!r:.80} more than once")
     return found
 

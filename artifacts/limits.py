@@ -18,6 +18,8 @@ __all__ = [
     "MAX_CLASS_MAP",
     "MAX_COUNT",
     "MAX_DECODING",
+    "MAX_DOCUMENT",
+    "MAX_DOCUMENT_VALUES",
     "MAX_FILE",
     "MAX_FILTER_DEPTH",
     "MAX_FOLDERS",
@@ -32,7 +34,9 @@ __all__ = [
     "MAX_JPEG_SCANS",
     "MAX_JSON",
     "MAX_JSON_DEPTH",
+    "MAX_JSON_VALUES",
     "MAX_LABELS_JSON",
+    "MAX_LABELS_VALUES",
     "MAX_MANIFEST",
     "MAX_PARTS_LIST",
     "MAX_PICKLE",
@@ -118,8 +122,21 @@ MAX_IMAGE_LIST: Final = 64 << 20
 MAX_JSON: Final = 32 << 20
 """Bytes of other JSON files: the index of a model with a million tensors, and 21,841 class names, stay below."""
 
+MAX_JSON_VALUES: Final = 4_000_000
+"""Values of a JSON file, and commas and brackets in its texts: Python takes 64 bytes for a list that has two in the
+file, so that 64 MiB of them become 2 GB."""
+
 MAX_LABELS_JSON: Final = 512 << 20
 """Bytes of labels.json: the names of ImageNet-21k's 14 million images."""
+
+MAX_LABELS_VALUES: Final = 16_000_000
+"""Values of labels.json: as above. Python takes 1.5 GB for the names of so many images."""
+
+MAX_DOCUMENT: Final = 4 << 20
+"""Bytes of a measured document (bench.json, accuracy.json): the largest published one has 92 kB."""
+
+MAX_DOCUMENT_VALUES: Final = 200_000
+"""Values of a measured document: comparing one with its schema takes 20 to 40 microseconds."""
 
 MAX_CLASS_MAP: Final = 16 << 20
 """Bytes of a class map: ImageNet-21k's names take 1 MB."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from jsonschema.exceptions import best_match
 
 from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.json_file import json_from_file
+from tokfilter.artifacts.limits import MAX_DOCUMENT, MAX_DOCUMENT_VALUES
 from tokfilter.errors import DataError
 
 __all__ = [
@@ -27,6 +29,8 @@ _ROW_KEYS: Final = {"predicted_speedup": "mac_ratio", "reached": "efficiency"}
 _FIGURE_KEYS: Final = {"reached": "met"}
 """Former -> present key of a runtime figure."""
 
+_BREACHES: Final = 100
+"""Breaches of a schema of which the one that says most is named; a document of wrong rows has one for each."""
 
 _PARTS: Final = {
     "test": "test images",
@@ -46,7 +50,7 @@ def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
     name = schema.removeprefix("tokfilter/")
     path = existing_file(path, f"{name}.json")
     try:
-        content: dict[str, Any] = json_from_file(path)
+        content: dict[str, Any] = json_from_file(path, MAX_DOCUMENT, MAX_DOCUMENT_VALUES)
     except ValueError as error:  # of JSON, and of text that is not UTF-8
         raise DataError(f"{path}: expected JSON ({schema}), got {error}.") from error
     found = content.get("schema") if isinstance(content, dict) else None
@@ -56,7 +60,7 @@ def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
         raise DataError(f"{path} has version {content.get('version')!r} of {schema}; this tokfilter reads version 1.")
     content = with_current_keys(content)
     rules = json.loads(files("tokfilter.benchmarks").joinpath(f"schemas/{name}.json").read_text(encoding="utf-8"))
-    breach = best_match(Draft202012Validator(rules).iter_errors(content))
+    breach = best_match(islice(Draft202012Validator(rules).iter_errors(content), _BREACHES))
     if breach is not None:
         where, what = breach.json_path, f"{breach.message:.200}"
         raise DataError(f"{path} does not match its schema at {where}: {what}. Measure again.")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from tokfilter.commands.service_options import limit_options, limits_from
-from tokfilter.commands.session_options import BATCH, session_options, session_options_from
+from tokfilter.commands.session_options import BATCH, bounded_run, session_options, session_options_from
 
 
 @click.command()
@@ -25,13 +25,17 @@ def serve(directory: Path, **params: Any) -> None:
     """Serve the export DIRECTORY over HTTP: POST /classify with a JPEG or PNG file as body. See docs/service.md."""
     from tokfilter.runtime.service.app import Service
     from tokfilter.runtime.service.bearer_token import token_from_file
-    from tokfilter.runtime.service.engine import engine_from_directory
+    from tokfilter.runtime.service.engine import LARGEST, engine_from_directory
     from tokfilter.runtime.service.memory import keep_heap_small
     from tokfilter.runtime.service.server import serve as run
 
     token = None if params["token_file"] is None else token_from_file(params["token_file"])
+    options, limits, batch = session_options_from(params), limits_from(params), params["batch"]
     keep_heap_small()
-    with engine_from_directory(directory, session_options_from(params), params["batch"]) as engine:
-        service = Service(engine, limits_from(params), token)
+    with (
+        bounded_run(directory, [options], batch or LARGEST, more=limits.memory_bytes),
+        engine_from_directory(directory, options, batch) as engine,
+    ):
+        service = Service(engine, limits, token)
         run(service, params["host"], params["port"])
     click.echo(f"stopped: {service.metrics.answered() or 'no requests'}", err=True)

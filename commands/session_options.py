@@ -151,17 +151,18 @@ def engines_from(params: Mapping[str, Any]) -> "list[SessionOptions]":
 
 
 def bounded_run(
-    source: Path, engines: "Sequence[SessionOptions]", images: int, others: bool = False
+    source: Path, engines: "Sequence[SessionOptions]", images: int, others: bool = False, more: int = 0
 ) -> AbstractContextManager[None]:
     """A bound on memory while engines on the CPU run an export directory (``runtime.memory_bound``), else none.
 
     images: of the largest batch, of all streams together
     others: whether something else runs too, such as PyTorch
+    more: bytes that the process may take besides
     """
     from tokfilter.runtime.memory_bound import bounded_memory
 
     on_cpu = all(engine.runtime in ("onnx", "openvino") and engine.provider == "cpu" for engine in engines)
-    return bounded_memory(source, images) if on_cpu and source.is_dir() and not others else nullcontext()
+    return bounded_memory(source, images, more) if on_cpu and source.is_dir() and not others else nullcontext()
 
 
 def batches_from_text(option: str, text: str) -> list[int]:

@@ -31,14 +31,16 @@ _REFUSED: Final = ("bad_alloc", "bad allocation", "failed to allocate", "allocat
 
 
 @contextmanager
-def bounded_memory(source: Path, images: int = 1) -> Iterator[None]:
+def bounded_memory(source: Path, images: int = 1, more: int = 0) -> Iterator[None]:
     """Bound the memory of this process, and of those that it starts, while the block runs.
 
     source: the export directory or graph whose model runs
     images: of the largest batch
+    more: bytes that the process may take besides
     Raises EngineError where the block asked for more. Without effect on other systems than Linux.
     """
-    bound = MAX_RUN_MEMORY + _COPIES * _bytes(source) + images * MAX_IMAGE_MEMORY + (os.cpu_count() or 1) * _PER_CORE
+    cores = os.cpu_count() or 1
+    bound = MAX_RUN_MEMORY + _COPIES * _bytes(source) + images * MAX_IMAGE_MEMORY + cores * _PER_CORE + more
     try:
         with _limited(bound):
             yield

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.json_file import json_from_file
-from tokfilter.artifacts.limits import MAX_LABELS_JSON, MAX_SIZE
+from tokfilter.artifacts.limits import MAX_LABELS_JSON, MAX_LABELS_VALUES, MAX_SIZE
 from tokfilter.artifacts.torch_file import full_disk_named
 from tokfilter.errors import DataError
 from tokfilter.train.checksums import content_sum, json_sum
@@ -205,7 +205,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     """Raises DataError: no such file, another version, values that contradict each other, altered."""
     path = folder / _HEADER
     try:
-        header: dict[str, Any] = json_from_file(path, MAX_LABELS_JSON)
+        header: dict[str, Any] = json_from_file(path, MAX_LABELS_JSON, MAX_LABELS_VALUES)
         if header["format"] != _FORMAT or header["version"] not in _READ:
             raise DataError(
                 f"{path} was written by another program or in version {header['version']!r:.50}; this tokfilter "

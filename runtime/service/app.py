@@ -27,7 +27,7 @@ from tokfilter.runtime.service.limits import Limits
 from tokfilter.runtime.service.memory import give_back_memory
 from tokfilter.runtime.service.metrics import Metrics
 from tokfilter.runtime.service.page import page
-from tokfilter.runtime.service.refusal import Refusal
+from tokfilter.runtime.service.refusal import NO_MEMORY, Refusal
 
 __all__ = ["Service"]
 
@@ -147,6 +147,9 @@ class Service:
             self.metrics.refused.inc(refusal.status == 503)
         except ClientDisconnect:
             answer = _refused(400, "the connection was closed before the image was complete.")
+        except MemoryError:
+            answer = _refused(503, NO_MEMORY)
+            self.metrics.refused.inc()
         except TokfilterError as error:
             answer = _refused(500, str(error))
         self.metrics.requests.labels(answer.status_code).inc()

@@ -15,7 +15,7 @@ from tokfilter.artifacts.images import rgb_from_image
 from tokfilter.artifacts.limits import MAX_JPEG_SCANS
 from tokfilter.errors import DataError
 from tokfilter.runtime.preprocess import Array, Preprocess
-from tokfilter.runtime.service.refusal import Refusal
+from tokfilter.runtime.service.refusal import NO_MEMORY, Refusal
 
 __all__ = ["BodyReader", "check_type", "image_from_body", "input_from_body", "input_from_image"]
 
@@ -140,6 +140,8 @@ def image_from_body(body: io.BytesIO, most_pixels: int) -> Image.Image:
         raise Refusal(415, "expected a JPEG or PNG file, got other bytes.") from error
     except Image.DecompressionBombError as error:
         raise _too_many(most_pixels) from error
+    except MemoryError as error:
+        raise Refusal(503, NO_MEMORY) from error
     except Exception as error:  # decoders raise many kinds of exceptions for damaged files
         raise _damaged(error) from error
     if image.width * image.height > most_pixels:
@@ -161,6 +163,8 @@ def input_from_image(image: Image.Image, preprocess: Preprocess, draft: bool = T
         return preprocess(rgb_from_image(image))
     except DataError as error:
         raise Refusal(422, str(error)) from error
+    except MemoryError as error:
+        raise Refusal(503, NO_MEMORY) from error
     except Exception as error:  # as above
         raise _damaged(error) from error
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tokfilter.runtime.preprocess import Array, Preprocess
 from tokfilter.runtime.service.body import image_from_body, input_from_image
-from tokfilter.runtime.service.limits import Limits
+from tokfilter.runtime.service.limits import SMALL_PIXELS, Limits
 from tokfilter.runtime.service.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoders"]
 
-_SMALL: Final = 4_000_000
-"""Pixels that take well below 0.1 s."""
 _WAITING: Final = 8
 """Images of the largest size that may wait for a thread; a further one gets 503 at once."""
 
@@ -34,8 +32,7 @@ class Decoders:
 
     def __enter__(self) -> "Self":
         self._small = self._opened.enter_context(ThreadPoolExecutor(self.limits.decoders, "decode"))
-        large = max(1, self.limits.decoders // 2)
-        self._large = self._opened.enter_context(ThreadPoolExecutor(large, "decode-large"))
+        self._large = self._opened.enter_context(ThreadPoolExecutor(self.limits.large_decoders, "decode-large"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,7 +58,7 @@ class Decoders:
     def _begin(self, body: io.BytesIO) -> Array | Image.Image:
         """The input of a small image; a large one opened."""
         image = image_from_body(body, self.limits.pixels)
-        return image if image.width * image.height > _SMALL else self._decode(image)
+        return image if image.width * image.height > SMALL_PIXELS else self._decode(image)
 
     def _decode(self, image: Image.Image) -> Array:
         return input_from_image(image, self.preprocess, self.limits.draft)

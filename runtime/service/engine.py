@@ -22,9 +22,10 @@ from tokfilter.runtime.verification import verify
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Engine", "engine_from_directory"]
+__all__ = ["LARGEST", "Engine", "engine_from_directory"]
 
-_LARGEST: Final = 8
+LARGEST: Final = 8
+"""Images of a batch of an engine that takes any number."""
 
 
 @dataclass
@@ -89,7 +90,7 @@ def engine_from_directory(directory: Path, options: SessionOptions, largest: int
         session = session_from_model_file(chosen, options)
         thread.submit(session.__enter__).result()
         opened.callback(lambda: thread.submit(session.__exit__, None, None, None).result())
-        low, best, high = chosen.entry.batch_range or (1, _LARGEST, largest or _LARGEST)
+        low, best, high = chosen.entry.batch_range or (1, LARGEST, largest or LARGEST)
         preprocess = preprocess_from_card(chosen.manifest.model)
         engine = Engine(session, chosen, preprocess, low, max(low, min(largest or best, high)), thread, opened)
         golden = golden_of(chosen.directory, chosen.manifest)

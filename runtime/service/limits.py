@@ -1,8 +1,17 @@
 """Limits of one service process."""
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Limits"]
+from tokfilter.artifacts.limits import DECODING_BYTES
+
+__all__ = ["SMALL_PIXELS", "Limits"]
+
+SMALL_PIXELS: Final = 4_000_000
+"""Of an image that takes well below 0.1 s to decode; larger ones have threads of their own."""
+
+_CONNECTION: Final = 128 << 10
+"""Bytes of a connection beside its head: buffers of the socket's reader and writer, and the objects of a request."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +45,18 @@ class Limits:
     header_bytes: int = 16_384
     header_s: float = 10.0
     keep_alive_s: float = 5.0
+
+    @property
+    def large_decoders(self) -> int:
+        """Threads for images of more than SMALL_PIXELS."""
+        return max(1, self.decoders // 2)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that all requests together may take, beside the model's.
+
+        Bodies count twice, because a decoder may hold a copy; each decoder has the largest image that it takes.
+        """
+        decoded = self.decoders * min(self.pixels, SMALL_PIXELS) + self.large_decoders * self.pixels
+        held = self.connections * (self.header_bytes + _CONNECTION)
+        return 2 * self.bodies_bytes + decoded * DECODING_BYTES["JPEG"] + held

@@ -1,6 +1,11 @@
 """Exception for a request that is not served: HTTP status and message."""
 
-__all__ = ["Refusal"]
+from typing import Final
+
+__all__ = ["NO_MEMORY", "Refusal"]
+
+NO_MEMORY: Final = "there is no memory left for this image now. Try again later, or send a smaller one."
+"""With status 503: the system, or the limit under which the service runs, gave no more."""
 
 
 class Refusal(Exception):  # noqa: N818  (the client's error, not ours)

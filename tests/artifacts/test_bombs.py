@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from tokfilter.artifacts.json_file import json_from_file
-from tokfilter.artifacts.limits import MAX_LABELS_JSON
+from tokfilter.artifacts.limits import MAX_JSON_VALUES, MAX_LABELS_JSON
 
 PROGRAM = """
 import json, sys
@@ -67,6 +67,9 @@ def found(tmp_path_factory):
     sparse(folder / "hole.json", b"", MAX_LABELS_JSON)
     sparse(folder / "long.json", b"[", 1 << 40)
     (folder / "deep.json").write_text("[" * 1_000_000)
+    (folder / "many.json").write_text("[" + "[]," * MAX_JSON_VALUES + "[]]")
+    keys = ",".join(f'"{number}":0' for number in range(100_000))
+    (folder / "twice.json").write_text(f'{{{keys},"a":0,"a":0}}')
     sparse(folder / "end.zip", b"PK\x03\x04", 1 << 36)
     with (
         zipfile.ZipFile(folder / "deflated.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -87,6 +90,8 @@ def found(tmp_path_factory):
         ("hole.json", "it is empty"),
         ("long.json", "at most 512 MiB, got 1048576"),
         ("deep.json", "nested too deeply"),
+        ("many.json", "more than 4,000,000 values"),
+        ("twice.json", "the key 'a' more than once"),
         ("end.zip", "not a zip file"),
         ("deflated.npz", "is compressed"),
         ("fifo.npz", "no regular file"),

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from paths import DATA, RESULTS
 from PIL import Image
 
+from tokfilter.benchmarks import documents
 from tokfilter.benchmarks.documents import document_from_file
 from tokfilter.cli import cli
 from tokfilter.errors import DataError
@@ -36,6 +37,22 @@ def write(path, content):
 def test_invalid_documents_are_refused(tmp_path, content, words):
     with pytest.raises(DataError, match=words):
         document_from_file(write(tmp_path / "bench.json", content), "tokfilter/bench")
+
+
+def test_a_document_of_wrong_rows_is_refused_after_a_hundred(tmp_path, monkeypatch):
+    """A million of them would take minutes to compare with the schema."""
+    seen = []
+    monkeypatch.setattr(documents, "best_match", lambda breaches: seen.extend(breaches) or seen[0])
+    path = write(tmp_path / "bench.json", document("bench", rows=[0] * 1000))
+    with pytest.raises(DataError, match=r"does not match its schema at \$\.rows"):
+        document_from_file(path, "tokfilter/bench")
+    assert len(seen) == 100
+
+
+def test_a_document_of_more_values_than_any_measurement_has_is_refused(tmp_path):
+    path = write(tmp_path / "bench.json", document("bench", rows=[0] * 200_000))
+    with pytest.raises(DataError, match="more than 200,000 values"):
+        document_from_file(path, "tokfilter/bench")
 
 
 def test_former_keys_of_bench_are_read_under_their_present_names():

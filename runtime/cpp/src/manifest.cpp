@@ -1,10 +1,12 @@
 #include "manifest.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
+#include <vector>
 
 #include "preprocess.hpp"
 #include "text.hpp"
@@ -20,7 +22,8 @@ constexpr std::uintmax_t kLargest = 64u << 20;  // ImageNet-21k's class names ta
 constexpr std::int64_t kLargestSize = 1 << 20;  // keeps products of sizes far from overflow
 constexpr std::size_t kMostFiles = 10'000;      // the limits are those of artifacts/manifest_checks.py
 constexpr std::size_t kLongestName = 255, kLongestWord = 64, kLongestText = 16'000;
-constexpr int kDeepest = 64;  // nlohmann's dump is recursive
+constexpr int kDeepest = 64;                       // nlohmann's dump is recursive
+constexpr std::ptrdiff_t kMostValues = 4'000'000;  // 64 MiB of empty lists would take 1.4 GB
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
 
@@ -155,15 +158,30 @@ Manifest manifest_from_json(const Json& content) {
     return manifest;
 }
 
+// Other readers of JSON take the first or the last of a key that stands twice, so it is refused.
+Json parsed(const std::string& content) {
+    const auto values = std::count_if(content.begin(), content.end(),
+                                      [](char one) { return one == ',' || one == '[' || one == '{'; });
+    if (values > kMostValues) refuse("it has more than 4,000,000 values");
+    std::vector<std::set<std::string>> keys;
+    const auto check = [&keys](int depth, Json::parse_event_t event, Json& value) {
+        if (depth > kDeepest) refuse("its values are nested too deep");
+        if (event == Json::parse_event_t::object_start) keys.emplace_back();
+        if (event == Json::parse_event_t::object_end) keys.pop_back();
+        if (event != Json::parse_event_t::key) return true;
+        const auto& key = value.get_ref<const std::string&>();
+        if (!keys.back().insert(key).second)
+            refuse(text("it has the key '", printable(key, 80), "' more than once"));
+        return true;
+    };
+    return Json::parse(content, check);
+}
+
 }  // namespace
 
 Result<Manifest> manifest_from_text(const std::string& content, const std::string& name) {
     try {
-        const auto shallow = [](int depth, Json::parse_event_t, Json&) {
-            if (depth > kDeepest) refuse("its values are nested too deep");
-            return true;
-        };
-        const Json json = Json::parse(content, shallow);
+        const Json json = parsed(content);
         if (!json.is_object() || json.at("format") != kFormat)
             return Status(Code::manifest, text(name, " is not a manifest of tokfilter."));
         if (const Json& version = json.at("version"); version != kVersion)

@@ -41,6 +41,8 @@ CPU_S = 10.0
 """Processor time beyond the baseline above which a command hangs."""
 WALL_S = 60.0
 """Wall time after which a command is killed: it waits for something, or this machine is six times overloaded."""
+STOPPED_S = 5.0
+"""The forking process looks every 2 ms; after a longer gap it was stopped, and the command with it."""
 ADDRESS_SPACE = 6 << 30
 FILE_BYTES = 4 << 30
 
@@ -129,8 +131,12 @@ def _forked(asked):
     if not pid:
         _child(asked)
     deadline = begin + (asked["kill_after"] if asked["kill_after"] is not None else asked["wall_s"])
-    killed = False
+    killed, last = False, begin
     while True:
+        now = time.monotonic()
+        if now - last > STOPPED_S:  # not the command's time
+            begin, deadline = begin + now - last, deadline + now - last
+        last = now
         found, status, used = os.wait4(pid, os.WNOHANG)
         if found:
             break

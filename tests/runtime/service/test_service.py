@@ -1,6 +1,7 @@
 """`tokfilter serve` as a process on the loopback interface: answers, limits, and shutdown under load."""
 
 import ast
+import asyncio
 import html
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -22,7 +24,9 @@ from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.benchmarks.service.process import serving
 from tokfilter.errors import EngineError
 from tokfilter.runtime.predict import predict
+from tokfilter.runtime.service.app import Service
 from tokfilter.runtime.service.engine import engine_from_directory
+from tokfilter.runtime.service.limits import Limits
 from tokfilter.runtime.sessions import SessionOptions
 
 pytest.importorskip("fastapi", reason="needs the extra service: pip install 'tokfilter[service]'")
@@ -214,6 +218,53 @@ def test_startup_errors_are_one_message(export_directory, tmp_path, running):
     taken = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert taken.returncode != 0
     assert "address already in use" in taken.stderr and "Traceback" not in taken.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA bounds memory on Linux only")
+def test_memory_is_bounded_by_the_limits(running):
+    """Of the model, and of all requests: the options of this service are smaller than the defaults."""
+    limits = Path(f"/proc/{running.process.pid}/limits").read_text().splitlines()
+    soft = next(line.split()[3] for line in limits if line.startswith("Max data size"))
+    asked = Limits(body_bytes=1_000_000, pixels=500_000).memory_bytes
+    assert asked < int(soft) < asked + (9 << 30)
+
+
+@pytest.mark.parametrize("place", ["image_from_body", "input_from_image", "outputs"])
+def test_without_memory_a_request_gets_503(export_directory, monkeypatch, place):
+    """Where Pillow or the engine gets none: the image is not called damaged, and the service goes on."""
+
+    def none(*_, **__):
+        raise MemoryError
+
+    async def none_later(*_):
+        raise MemoryError
+
+    with engine_from_directory(export_directory, SessionOptions()) as engine:
+        if place == "image_from_body":
+            monkeypatch.setattr("PIL.Image.open", none)
+        elif place == "input_from_image":
+            monkeypatch.setattr("tokfilter.runtime.service.body.rgb_from_image", none)
+        else:
+            monkeypatch.setattr(engine, "outputs", none_later)
+        start, body = asyncio.run(_asked(Service(engine, Limits()), photo(0)))
+    assert start["status"] == 503 and (b"retry-after", b"1") in start["headers"]
+    assert "no memory left" in json.loads(body["body"])["detail"]
+
+
+async def _asked(service, content):
+    """The messages of the answer, without a server."""
+    sent, parts = [], [{"type": "http.request", "body": content}]
+
+    async def receive():
+        return parts.pop()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": [], "query_string": b""}
+    async with service._life(None):
+        await service.app(scope, receive, send)
+    return sent
 
 
 @pytest.fixture(scope="module")

@@ -214,3 +214,26 @@ TEST_CASE("text that is not JSON, truncated, or deeply nested") {
     CHECK_STATUS(manifest_from_text("[]", "m").status(), Code::manifest, "not a manifest of tokfilter");
     CHECK_STATUS(manifest_from_text("\xff\xfe", "m").status(), Code::manifest, "damaged");
 }
+
+TEST_CASE("a key twice in one object is refused, and in two objects it is not") {
+    Directory directory;
+    directory.write();
+    const std::string whole = directory.manifest();
+    CHECK(manifest_from_text(whole, "m").ok());
+    for (const std::string place : {"{", R"("model":{)", R"("preprocessing":{)"}) {
+        CAPTURE(place);
+        auto twice = whole;
+        const auto at = twice.find(place);
+        REQUIRE(at != std::string::npos);
+        twice.insert(at + place.size(), R"("keep":1,"keep":2,)");
+        CHECK_STATUS(manifest_from_text(twice, "m").status(), Code::manifest,
+                     "the key 'keep' more than once");
+    }
+}
+
+TEST_CASE("more values than memory should be taken for are refused") {
+    std::string many = R"({"format": [)";
+    for (int i = 0; i < 4'000'000; ++i) many += "[],";
+    CHECK_STATUS(manifest_from_text(many + "[]]}", "m").status(), Code::manifest,
+                 "more than 4,000,000 values");
+}
