@@ -136,6 +136,11 @@ def _configure(network: Network, options: BuildOptions, plugin: Path | None) -> 
     module, config = network.module, network.config
     # TensorRT's default for fp32 is TF32, which has as few digits as fp16: scores would differ, and so the kept tokens.
     config.clear_flag(module.BuilderFlag.TF32)
+    if network.way.precision == "layers":
+        # For a plugin, TensorRT 8 loads cuBLAS and cuDNN, which no layer here needs and a machine may not have.
+        config.set_tactic_sources(0)
+        # A session has one context per batch and budget, and 8.6 lets only one context use a profile by default.
+        config.set_preview_feature(module.PreviewFeature.PROFILE_SHARING_0806, True)
     if options.workspace is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace << 20)
     if options.version_compatible:

@@ -11,7 +11,7 @@ import click
 from tokfilter.artifacts.files import existing_file
 from tokfilter.benchmarks.gpu_proof.document import Document
 from tokfilter.benchmarks.gpu_proof.runner import run_steps
-from tokfilter.benchmarks.gpu_proof.settings import Settings
+from tokfilter.benchmarks.gpu_proof.settings import Settings, batches_from_text, models_from_text
 from tokfilter.benchmarks.gpu_proof.steps import steps_from_text
 from tokfilter.benchmarks.options import command_line, output_option
 from tokfilter.benchmarks.records.paths import ROOT
@@ -60,6 +60,8 @@ _PATH: Final = click.Path(path_type=Path)
     show_default=True,
     help="Measured seconds per row.",
 )
+@click.option("--models", "names", default="", help="Names with commas between: deit_small, vit_base.  [default: both]")
+@click.option("--batches", default="", help="Batch sizes with commas between.  [default: 1,8,32,128]")
 @output_option("gpu-proof.json")
 def main(text: str, listed: bool, output: Path, **params: Any) -> None:
     """Run every claim about a GPU on this one: build, compare with golden tensors, then measure.
@@ -87,6 +89,8 @@ def _settings(**params: Any) -> Settings:
     for name, option in (("plugin", "--plugin"), ("library", "--library")):
         if params[name] is not None:
             params[name] = existing_file(params[name], option).resolve()
+    params["models"] = models_from_text(params.pop("names"))
+    params["batches"] = batches_from_text(params["batches"])
     if params["headers"] is None and os.environ.get("TENSORRT_INCLUDE_DIR"):
         params["headers"] = Path(os.environ["TENSORRT_INCLUDE_DIR"])
     params["work"] = params["work"].resolve()

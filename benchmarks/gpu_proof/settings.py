@@ -11,11 +11,20 @@ from tokfilter.benchmarks.records.paths import ROOT
 from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.processes import Interpreter
 
-__all__ = ["BATCHES", "MODELS", "ModelSpec", "Settings", "interpreter_from_tree"]
+__all__ = [
+    "BATCHES",
+    "MODELS",
+    "ModelSpec",
+    "Settings",
+    "batches_from_text",
+    "interpreter_from_tree",
+    "models_from_text",
+]
 
 BATCHES: Final = (1, 8, 32, 128)
 _TIMED_KEEPS: Final = (0.7, 0.5, 0.35)
 _GOLDEN_COUNTS: Final = (37, 98)
+_LARGEST_BATCH: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,24 @@ class Settings:
         }
         models = tuple(ModelSpec(**model) for model in content["models"])
         return cls(**{**content, **paths, "batches": tuple(content["batches"]), "models": models})
+
+
+def models_from_text(text: str) -> tuple[ModelSpec, ...]:
+    """Models from names with commas between, in the order given; empty means all. Raises DataError."""
+    known = {model.name: model for model in MODELS}
+    names = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in known:
+            raise DataError(f"a model must be one of {', '.join(known)}, got {name!r}.")
+    return tuple(known[name] for name in names) or MODELS
+
+
+def batches_from_text(text: str) -> tuple[int, ...]:
+    """Batch sizes with commas between, in the order given; empty means all. Raises DataError."""
+    words = dict.fromkeys(word.strip() for word in text.split(",") if word.strip())
+    if not all(word.isdecimal() and 1 <= int(word) <= _LARGEST_BATCH for word in words):
+        raise DataError(f"batch sizes must be numbers from 1 to {_LARGEST_BATCH} with commas between, got {text!r}.")
+    return tuple(int(word) for word in words) or BATCHES
 
 
 def interpreter_from_tree(tree: Path, work: Path) -> Interpreter:

@@ -283,6 +283,7 @@ def fake_builder_module(version="10.13.0", layers=()):
     module.BuilderFlag = SimpleNamespace(
         VERSION_COMPATIBLE="version compatible", TF32="TF32", FP16="FP16", OBEY_PRECISION_CONSTRAINTS="obey"
     )
+    module.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="profile sharing")
     module.HardwareCompatibilityLevel = SimpleNamespace(__members__={"NONE": 0, "AMPERE_PLUS": 1})
     module.Dims, module.__version__, module.libraries, module.config = tuple, version, libraries, config
     return module
@@ -295,9 +296,16 @@ class FakeBuilderConfig:
         self.shapes, self.limits, self.flags, self.profiles, self.cache = {}, {}, ["TF32"], [], None
         self.add_optimization_profile = self.profiles.append
         self.set_flag, self.clear_flag = self.flags.append, self.flags.remove
+        self.tactic_sources, self.preview_features = None, {}
 
     def set_memory_pool_limit(self, pool, size):
         self.limits[pool] = size
+
+    def set_tactic_sources(self, sources):
+        self.tactic_sources = sources
+
+    def set_preview_feature(self, feature, on):
+        self.preview_features[feature] = on
 
     def create_timing_cache(self, content):
         return SimpleNamespace(content=content, serialize=lambda: b"timings")

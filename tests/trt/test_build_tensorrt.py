@@ -91,6 +91,7 @@ def test_8_6_builds_fp16_by_flags_and_names_of_layers(monkeypatch, tmp_path, pla
     target = build_engine("tensorrt", plain_graph, tmp_path / "model.plan", options)
     assert module.network_flags == 1, "explicit batch"
     assert module.config.flags == ["version compatible", "FP16", "obey"], "TF32 is off"
+    assert (module.config.tactic_sources, module.config.preview_features) == (0, {"profile sharing": True})
     assert (norm.precision, norm.types, product.precision) == ("fp32", {0: "fp32"}, None)
     assert module.libraries == module.config.plugins_to_serialize == [str(options.plugin)]
     target.pop("gpu")

@@ -10,7 +10,15 @@ from paths import ROOT
 
 from tokfilter.benchmarks.__main__ import cli
 from tokfilter.benchmarks.gpu_proof import program, runner
-from tokfilter.benchmarks.gpu_proof.settings import MODELS, ModelSpec, Settings, interpreter_from_tree
+from tokfilter.benchmarks.gpu_proof.settings import (
+    BATCHES,
+    MODELS,
+    ModelSpec,
+    Settings,
+    batches_from_text,
+    interpreter_from_tree,
+    models_from_text,
+)
 from tokfilter.benchmarks.gpu_proof.steps import STEPS, Step, steps_from_text
 from tokfilter.errors import DataError
 
@@ -96,3 +104,14 @@ def test_settings_survive_the_way_to_a_step(tmp_path):
 def test_budgets_are_those_of_the_claims():
     assert [model.compared for model in MODELS] == [[37, 98, 196]] * 2
     assert MODELS[0].timed == [137, 98, 68] and MODELS[0].golden == [37, 68, 98, 137]
+
+
+def test_models_and_batches_are_chosen_by_name():
+    assert models_from_text("") == MODELS and batches_from_text("") == BATCHES
+    assert [model.name for model in models_from_text("vit_base, vit_base")] == ["vit_base"]
+    assert batches_from_text("32, 1,32") == (32, 1)
+    with pytest.raises(DataError, match="a model must be one of deit_small, vit_base, got 'vit'"):
+        models_from_text("vit")
+    for text in ("0", "-1", "1025", "a", "1.5", "²"):
+        with pytest.raises(DataError, match="numbers from 1 to 1024 with commas between"):
+            batches_from_text(text)
