@@ -1,4 +1,4 @@
-"""Compare an engine's masks with torch's, by the tolerances of logits."""
+"""Compare what an engine gives with torch's: logits, an embedding or masks, by the tolerances of logits."""
 
 from typing import Any
 
@@ -10,10 +10,17 @@ from tokfilter.artifacts.compare import LogitComparison, Tolerance, compare_logi
 __all__ = ["compare_masks", "compare_outputs"]
 
 
-def compare_outputs(found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance) -> LogitComparison:
-    """Compare what two models return: logits [B, classes], or masks [B, M, H', W']; ``found`` in fp32."""
-    compare = compare_logits if expected.ndim == 2 else compare_masks
-    return compare(found, expected, tolerance)
+def compare_outputs(
+    found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance, output: str = "logits"
+) -> LogitComparison:
+    """Compare what two models return: logits [B, classes], embeddings [B, C], or masks [B, M, H', W'].
+
+    found: in fp32
+    output: name of the model's output, for messages; an ``embedding`` has no first class that could differ
+    """
+    if expected.ndim != 2:
+        return compare_masks(found, expected, tolerance)
+    return compare_logits(found, expected, tolerance, output)
 
 
 def compare_masks(found: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance) -> LogitComparison:

@@ -2,23 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
-from tokfilter.artifacts.budget import Keep, tokens_from_keep
+from tokfilter.artifacts.budget import Keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.benchmarks.evaluated_part import Choice, listed_images, part_from_images
+from tokfilter.benchmarks.evaluated_part import Choice, part_from_images
 from tokfilter.runtime.measure.record import header
-from tokfilter.train.data import Progress
+from tokfilter.train.data import ImageList, Progress
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import CONFIDENCE, evaluate, wilson
-from tokfilter.vit.bundle import load_bundle, model_from_bundle
+from tokfilter.vit.bundle import model_from_bundle
 from tokfilter.vit.macs import macs
+from tokfilter.vit.model import FilteredViT
 
 __all__ = [
-    "document_from_bundle",
+    "accuracy_of_model",
     "interval_name",
     "mean_and_half_width",
     "model_card",
@@ -27,20 +27,17 @@ __all__ = [
 ]
 
 
-def document_from_bundle(
-    path: Path, data: Path, keeps: Sequence[Keep], batch: int, command: str, progress: Progress,
-    report: Callable[[str], None], choice: Choice = "held-out",
+def accuracy_of_model(
+    bundle: Bundle, model: FilteredViT, listed: tuple[ImageList, bool], name: str, keeps: Sequence[Keep], batch: int,
+    command: str, progress: Progress, report: Callable[[str], None], choice: Choice = "held-out",
 ) -> dict[str, Any]:  # fmt: skip
-    """accuracy.json of one bundle on the test images of a folder. Raises BundleError, DataError, BudgetError.
+    """accuracy.json of one bundle and its model on the test images of a folder. Raises DataError, BudgetError.
 
+    listed: of ``evaluated_part.listed_images``
+    name: of the data
     choice: held-out leaves out the images that the bundle was trained on
     """
-    bundle = load_bundle(path)
-    model = model_from_bundle(bundle)
-    for keep in keeps:
-        tokens_from_keep(keep, model.num_patches)
-    listed, divided = listed_images(bundle, data)
-    tested = part_from_images(listed, divided, bundle.split, choice, progress, report)
+    tested = part_from_images(*listed, bundle.split, choice, progress, report)
     images = tested.images
     found = evaluate(model, ImageDataset(images, bundle.preprocessing, progress), [1.0, *keeps], progress, batch)
     rows = [
@@ -53,7 +50,7 @@ def document_from_bundle(
         )
         for a in found
     ]
-    facts = {"name": data.resolve().name, "images": len(images), "classes": len(images.class_names)}
+    facts = {"name": name, "images": len(images), "classes": len(images.class_names)}
     facts |= {"part": tested.part, "trained": tested.trained}
     settings = {"seeds": [], "interval": interval_name(1)}
     return {

@@ -9,7 +9,7 @@ import torch
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.benchmarks.accuracy_document import document_from_bundle, interval_name, model_card
+from tokfilter.benchmarks.accuracy_document import accuracy_of_model, interval_name, model_card
 from tokfilter.benchmarks.evaluated_part import Choice, EvaluatedPart, listed_images, part_from_images
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header
@@ -37,7 +37,10 @@ def evaluation_from_bundle(
         tokens_from_keep(keep, model.num_patches)
     listed, divided = listed_images(bundle, data)
     if listed.labelled and model.output_name != "embedding" and reference is None:
-        return document_from_bundle(path, data, keeps, batch, command, progress, report, choice)
+        name = data.resolve().name
+        return accuracy_of_model(
+            bundle, model, (listed, divided), name, keeps, batch, command, progress, report, choice
+        )
     truth = None if reference is None else _reference(reference, bundle)
     tested = part_from_images(listed, divided, bundle.split, choice, progress, report)
     dataset = ImageDataset(tested.images, bundle.preprocessing, progress)

@@ -1,5 +1,6 @@
 """tokfilter label."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def label(
     Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
     """
     from tokfilter.artifacts.files import check_target
+    from tokfilter.train.data import quiet
     from tokfilter.train.distributed import context_from_torchrun
     from tokfilter.train.pipeline import check_label_run, label_folder
     from tokfilter.train.recipe import config_from_recipe
@@ -57,10 +59,13 @@ def label(
     foreign = foreign_from_options(arch, arch_arg, model, pixels)
     names = () if foreign is None else foreign.class_names
     labelled = recipe.loss == "cross-entropy"
-    with context_from_torchrun() as dist_context, progress_bar() as progress:
+    with (
+        context_from_torchrun() as dist_context,
+        progress_bar() if dist_context.is_main else nullcontext(quiet) as progress,
+    ):
         splits = listed_splits(data, recipe.data.holdout, params["class_map"], dist_context, names, labelled)
         classes = splits.train.class_names if labelled else None
-        start = start_from_options(arch, arch_arg, model, classes, foreign, preprocessing=pixels)
+        start = start_from_options(arch, arch_arg, model, classes, foreign, dist_context, preprocessing=pixels)
         check_label_run(start, config, output)
         splits = checked_splits(splits, progress, dist_context)
         labels = label_folder(start, splits.train, config, output, progress, shard, dist_context)

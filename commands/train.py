@@ -132,6 +132,7 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
             seed=recipe.seed,
             preprocessing=pixels,
             foreign=foreign,
+            dist_context=processes,
         )
         reducer = recipe.reducer.config(start.reducer)
         if reducer.name != "filter":

@@ -155,14 +155,16 @@ def start_from_options(
     checkpoint: Path | None,
     class_names: tuple[str, ...] | None,
     foreign: "ForeignModel | None" = None,
+    dist_context: "DistContext | None" = None,
     **options: Any,
 ) -> "Start":
     """The start model (``train/start.py``); ``options`` go to ``start_from_timm``. Its notes go to standard error.
 
     class_names: None for training without class labels
+    dist_context: the first of several processes writes the notes
     """
     start = _start(arch, arch_arg, checkpoint, class_names, foreign, options)
-    for note in start.notes:
+    for note in start.notes if dist_context is None or dist_context.is_main else ():
         _warn(f"note: {note}")
     return start
 

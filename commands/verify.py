@@ -63,7 +63,8 @@ def _signer(source: Path, signed_by: Path) -> str:
 
 
 def _line(verdict: "Verdict") -> str:
-    parts = [f"{verdict.path}, batch {verdict.batch}, {verdict.tokens} tokens: {verdict.compared} match PyTorch's"]
+    verb = "matches" if verdict.compared == "embedding" else "match"
+    parts = [f"{verdict.path}, batch {verdict.batch}, {verdict.tokens} tokens: {verdict.compared} {verb} PyTorch's"]
     if verdict.largest_difference is not None:
         parts.append(f"largest difference {verdict.largest_difference:.1e} (tolerance {verdict.tolerance:g})")
     if verdict.same_indices is not None:

@@ -110,7 +110,7 @@ def export_bundle(
                 checked(result)
                 checks.append(result)
         repairable = [e.path for e in entries if e.precision in LOW_TYPES and not options.auto_fp32]
-        require_passed(checks, repairable)
+        require_passed(checks, repairable, model.output_name)
         bundle = replace(bundle, golden=golden_at(bundle, model, options.budgets(model.num_patches)))
         later = later_from_model(model, bundle.golden.images, bundle.golden.indices)
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input), **_later_arrays(later))

@@ -28,6 +28,9 @@ from tokfilter.vit.model import FilteredViT
 __all__ = ["Check", "budgets_to_check", "check_graph", "report_from_checks", "require_passed"]
 
 _BATCH: Final = 8
+_ONE_OF: Final = {"logits": "logit", "masks": "logit", "embedding": "number"}
+"""Name of an output -> what one of its values is called in messages."""
+
 _RAN_IN: Final = {
     "fp16": "ONNX Runtime, CPU; and emulated: an fp32 graph that rounds to fp16 after every operation",
     "bf16": "ONNX Runtime, CPU, emulated: an fp32 graph that rounds to bf16 after every operation (no bf16 kernels)",
@@ -141,10 +144,11 @@ def _check_as_dict(check: Check) -> dict[str, Any]:
     return fields
 
 
-def require_passed(checks: Sequence[Check], repairable: Collection[str] = ()) -> None:
+def require_passed(checks: Sequence[Check], repairable: Collection[str] = (), output: str = "logits") -> None:
     """Raise VerificationError that names the worst graph, image and token, unless every check passed.
 
     repairable: paths of graphs for which --auto-fp32 is a remedy
+    output: name of the model's output
     """
     failed = [check for check in checks if not check.passed]
     if not failed:
@@ -154,11 +158,11 @@ def require_passed(checks: Sequence[Check], repairable: Collection[str] = ()) ->
     budget = "every token" if worst.budget is None else f"{worst.budget} tokens"
     remedy = f" {FP32_REMEDY}" if all(check.path in repairable for check in failed) else ""
     common = "" if worst.overlap is None else f", {worst.overlap:.1%} of the kept tokens equal"
+    first = "" if output == "embedding" else f"first class equal on {worst.top1:.0%} of the images, "
     raise VerificationError(
         f"{len(failed)} of {len(checks)} checks failed; nothing was written. Worst: {worst.path} with {budget}, batch "
-        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.errors)} (first class equal on {worst.top1:.0%} "
-        f"of the images, cosine {worst.cosine:.6f}, largest difference {worst.relative:.2g} of the image's largest "
-        f"logit{common}).{remedy}"
+        f"{worst.batch}, {worst.worst_image}{token}: {'; '.join(worst.errors)} ({first}cosine {worst.cosine:.6f}, "
+        f"largest difference {worst.relative:.2g} of the image's largest {_ONE_OF[output]}{common}).{remedy}"
     )
 
 
@@ -201,7 +205,9 @@ def _check(
     logits, found = _run(session, image_set.inputs[rows], batch, None if entry.budget is not None else budget)
     rounding = score_rounding(entry.precision or "fp32", reference.model.drop.name)
     indices, expected_logits = compare_kept(reference, images, found, expected, rounding)
-    compared = compare_outputs(logits, expected_logits, TOLERANCES[entry.precision or "fp32"])
+    compared = compare_outputs(
+        logits, expected_logits, TOLERANCES[entry.precision or "fp32"], reference.model.output_name
+    )
     row, token = (compared.worst, None) if indices is None or indices.worst is None else indices.worst
     return Check(
         path=entry.path,

@@ -118,9 +118,11 @@ class TensorRTSession(CheckedSession):
         self.inputs, self.outputs = tuple(specs[True]), tuple(specs[False])
         names = [spec.name for spec in self.inputs]
         first = self.model_file.manifest.model.output_name
-        if "images" not in names or first not in [spec.name for spec in self.outputs]:
+        outputs = [spec.name for spec in self.outputs]
+        if "images" not in names or first not in outputs:
             raise EngineError(
-                f"a plan must have an input images and an output {first}; this one has {names}. Export again."
+                f"a plan must have an input images and an output {first}; this one has {names} and {outputs}. Export "
+                "again."
             )
         budgets = budgets_from_model_file(self.model_file, elastic="slots" in names)
         ranges = [p.budget for p in self._profiles if p.budget is not None]

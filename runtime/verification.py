@@ -29,10 +29,12 @@ class Verdict:
     """How one engine's outputs compare at one batch and budget.
 
     compared: "logits and indices", "logits" or "indices" (where torch computed no logits at this budget, or
-        every image kept other tokens in near ties of later choices)
+        every image kept other tokens in near ties of later choices); "embedding" or "masks" in place of "logits" where
+        the model gives them
     largest_difference: of a logit, over the largest golden logit of the image; None where no logits were compared
     tolerance: for that difference
-    same_top1: fraction of the compared images with the same top-1 class; of pixels with the same first mask
+    same_top1: fraction of the compared images with the same top-1 class; of pixels with the same first mask; None for
+        an embedding
     same_indices: fraction of the kept tokens that the golden tensors keep too
     same_later: the same of the choices behind the first, where they were compared
     """
@@ -90,8 +92,8 @@ def check_engine(directory: Path, manifest: Manifest, entry: Entry) -> str | Non
     if any(verdict.largest_difference is not None for verdict in found):
         return None
     return (
-        f"only its kept tokens were: at {found[0].tokens} tokens torch computed no logits, or every image kept other "
-        "tokens in near ties"
+        f"only its kept tokens were: at {found[0].tokens} tokens torch computed no {manifest.model.output_name}, or "
+        "every image kept other tokens in near ties"
     )
 
 
@@ -161,12 +163,12 @@ def verify(
 ) -> Verdict:
     """Run the golden images in batches of ``batch`` at k tokens and compare. Raises VerificationError with figures.
 
-    Logits are compared on the images whose kept tokens are the golden ones at every choice: other tokens give other
-    logits. Where all images differ in near ties of later choices, no logits are compared.
+    Logits, the embedding or masks are compared on the images whose kept tokens are the golden ones at every choice:
+    other tokens give other logits. Where all images differ in near ties of later choices, no logits are compared.
 
     remedy: the last sentence of the error message
     """
-    entry = model_file.entry
+    entry, output = model_file.entry, model_file.manifest.model.output_name
     tolerance = TOLERANCES[entry.precision or "fp32"]
     images = golden.tiled(max(batch, len(golden.images)), session.inputs[0].dtype)
     rows = np.arange(len(images)) % len(golden.images)
@@ -191,19 +193,20 @@ def verify(
     difference = top1 = cosine = None
     if not np.isfinite(logits).all():
         difference = float("inf")
-        errors.append("logits hold NaN or infinity")
+        errors.append(f"{output} {'holds' if output == 'embedding' else 'hold'} NaN or infinity")
     elif expected is not None and same.any():
-        compared = compare_outputs(logits[same], expected[rows][same], tolerance)
-        difference, top1, cosine = compared.relative, compared.top1, compared.cosine
+        compared = compare_outputs(logits[same], expected[rows][same], tolerance, output)
+        difference, cosine = compared.relative, compared.cosine
+        top1 = None if output == "embedding" else compared.top1
         errors += compared.errors
     elif expected is not None and not in_later:
-        errors.append("no image keeps the golden tokens, so no logits can be compared")
+        errors.append(f"no image keeps the golden tokens, so no {output} can be compared")
     verdict = Verdict(
         path=entry.path,
         sha256=entry.sha256,
         tokens=k,
         batch=batch,
-        compared=_compared(expected is not None and not in_later, common is not None),
+        compared=_compared(output, expected is not None and not in_later, common is not None),
         largest_difference=difference,
         tolerance=tolerance.relative,
         same_top1=top1,
@@ -211,7 +214,7 @@ def verify(
         same_later=later_common,
     )
     if errors:
-        raise VerificationError(f"{_message(verdict, cosine, errors, tolerance)} {remedy}".rstrip())
+        raise VerificationError(f"{_message(verdict, output, cosine, errors, tolerance)} {remedy}".rstrip())
     return verdict
 
 
@@ -237,18 +240,19 @@ def _run(session: Session, images: Array, batch: int, k: int) -> tuple[Array, Ar
     )
 
 
-def _compared(logits: bool, indices: bool) -> str:
-    return " and ".join(word for word, there in (("logits", logits), ("indices", indices)) if there) or "logits"
+def _compared(output: str, there: bool, indices: bool) -> str:
+    return " and ".join(word for word, is_there in ((output, there), ("indices", indices)) if is_there) or output
 
 
-def _message(verdict: Verdict, cosine: float | None, errors: Sequence[str], tolerance: Tolerance) -> str:
+def _message(verdict: Verdict, output: str, cosine: float | None, errors: Sequence[str], tolerance: Tolerance) -> str:
     def shown(value: float | None, form: str) -> str:
         return "not compared" if value is None else format(value, form)
 
+    first = f"first class equal on {shown(verdict.same_top1, '.0%')} of the images, " if output != "embedding" else ""
     return (
         f"{verdict.path} differs from the golden tensors at a batch of {verdict.batch} and {verdict.tokens} tokens: "
-        f"logits {shown(verdict.largest_difference, '.2g')} (expected at most {tolerance.relative:g} of the image's "
-        f"largest), cosine {shown(cosine, '.6f')} (expected {tolerance.cosine:g}), first class equal on "
-        f"{shown(verdict.same_top1, '.0%')} of the images, kept tokens in common {shown(verdict.same_indices, '.3g')} "
+        f"{output} {shown(verdict.largest_difference, '.2g')} (expected at most {tolerance.relative:g} of the image's "
+        f"largest), cosine {shown(cosine, '.6f')} (expected {tolerance.cosine:g}), "
+        f"{first}kept tokens in common {shown(verdict.same_indices, '.3g')} "
         f"(expected {tolerance.common:g}); {'; '.join(errors)}."
     )

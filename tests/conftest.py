@@ -170,6 +170,19 @@ def mask_export_directory(tmp_path_factory: pytest.TempPathFactory, mask_bundle_
 
 
 @pytest.fixture(scope="session")
+def embedding_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``model.pt`` of a model that gives an embedding, and its export ``out``. For reading."""
+    from small_models import small_embedding_model, write_export
+
+    from tokfilter.vit.bundle import save_bundle
+
+    root = tmp_path_factory.mktemp("embedding")
+    save_bundle(small_embedding_model(), root / "model.pt")
+    write_export(root / "model.pt", root / "out")
+    return root
+
+
+@pytest.fixture(scope="session")
 def traced_graph() -> Any:
     """The slots form of the small model, traced once. For reading: clone it before you change it."""
     from small_models import small_model

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.data import ImageList, Progress, quiet
+from tokfilter.train.distributed import local_processes
 from tokfilter.vit.transform import transform_from_preprocessing
 
 __all__ = ["Batch", "ImageDataset", "ImageSource", "TrainingData"]
@@ -148,5 +149,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def _cores() -> int:
-    """CPU cores that this process may use; a container or taskset can allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores for this process: those that it may use, divided among the processes that torchrun started here.
+
+    A container or taskset can allow fewer than the machine has.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_processes())

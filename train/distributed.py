@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tokfilter.errors import DataError
 
-__all__ = ["SINGLE_PROCESS", "DistContext", "context_from_torchrun"]
+__all__ = ["SINGLE_PROCESS", "DistContext", "context_from_torchrun", "local_processes"]
 
 _TIMEOUT: Final = timedelta(days=7)
 """Timeout of a barrier: shards differ in time, and torchrun ends all processes when one dies."""
@@ -147,8 +147,11 @@ def context_from_torchrun() -> Iterator[DistContext]:
         dist.destroy_process_group()
 
 
+def local_processes() -> int:
+    """Processes of this job on this machine, as torchrun says; 1 without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def _context(flags: Any) -> DistContext:
-    local, count = (
-        int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
-    )
-    return DistContext(dist.get_rank(), dist.get_world_size(), local, count, flags)
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    return DistContext(dist.get_rank(), dist.get_world_size(), local, local_processes(), flags)

@@ -110,13 +110,13 @@ def fit(
         config = config_from_recipe(settings, len(dataset), stages, model.drop.config)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
         top1 = settings.loss == CROSS_ENTROPY or (tests is not None and _has_top1(model, tests))
-        reference = None if tests is None or top1 else full_outputs(model, tests, progress)
+        reference = None if tests is None or top1 else full_outputs(model, tests, progress, processes=processes)
         record.update(_train(model, dataset, config, run_dir))
         if tests is not None and top1:
             rows = evaluate(model, tests, (1.0, model.keep), progress, processes=processes)
             record["accuracy"] = [asdict(row) for row in rows]
         elif tests is not None:
-            likeness = evaluate_similarity(model, tests, (1.0, model.keep), progress, reference)
+            likeness = evaluate_similarity(model, tests, (1.0, model.keep), progress, reference, processes=processes)
             record["similarity"] = [asdict(row) for row in likeness]
         _note(model, dataset, tests, record)
     return record
@@ -202,20 +202,21 @@ def _datasets_from_folder(
             "a model with a mask head is trained on masks, and a folder has classes only: give a torch Dataset or "
             "DataLoader of (image, mask)."
         )
-    classes = model.backbone.num_classes
+    classes, processes = model.backbone.num_classes, run_dir.processes
+    once = _warn if processes.is_main else _unsaid
     labelled = recipe.loss == CROSS_ENTROPY
     splits = splits_from_folder(root, holdout=recipe.data.holdout, need_classes=labelled)
     names = () if model.info is None else model.info.class_names
     if names and same_names(names, splits.train.class_names):
-        splits = Splits(*(mapped(part, names, _warn) for part in (splits.train, splits.test)))
+        splits = Splits(*(mapped(part, names, once) for part in (splits.train, splits.test)))
     elif labelled and (note := naming_note(names, splits.train.class_names)):
-        _warn(note)
+        once(note)
     if labelled and len(splits.train.class_names) != classes:
         raise DataError(
             f"{root} has {len(splits.train.class_names)} classes, the model's head has {classes}: "
             "create the model with the data's num_classes."
         )
-    progress, processes = run_dir.progress, run_dir.processes
+    progress = run_dir.progress
     splits = Splits(*(checked(part, progress, _warn, processes) for part in (splits.train, splits.test)))
     train, test = (ImageDataset(part, preprocessing, progress) for part in (splits.train, splits.test))
     facts = {"train": _facts(train), "test": _facts(test), "classes": classes}
@@ -257,6 +258,10 @@ def _new_scorer(model: FilteredViT, config: FilterConfig) -> nn.Module:
         return scorer
     shape = scorer.config if config == FilterConfig() else config
     return model.new_filter(shape).to(next(model.parameters()).device)
+
+
+def _unsaid(text: str) -> None:
+    """In every process but the first, which says it."""
 
 
 def _warn(text: str) -> None:

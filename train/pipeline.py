@@ -72,7 +72,7 @@ def bundle_from_start(
     for name in ("accuracy_before_finetune", "accuracy", "similarity"):
         record.pop(name, None)  # of a training that the start model comes from
     top1 = has_top1(start, splits.test, config)
-    reference = None if top1 else full_outputs(model, tests, run_dir.progress)
+    reference = None if top1 else full_outputs(model, tests, run_dir.progress, processes=processes)
     before = (lambda: accuracy([1.0])) if top1 else None
     record.update(run_stages(model, train_dataset, config, run_dir, labels, before))
     if not model.drop.trained:
@@ -82,7 +82,7 @@ def bundle_from_start(
     if top1:
         record["accuracy"] = accuracy(budgets)
     else:
-        rows = evaluate_similarity(model, tests, budgets, run_dir.progress, reference)
+        rows = evaluate_similarity(model, tests, budgets, run_dir.progress, reference, processes=processes)
         record["similarity"] = [asdict(row) for row in rows]
     return _bundle(model.cpu(), start, splits, config, tests, record)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
@@ -12,6 +11,7 @@ from tokfilter.artifacts.neighbours import Retrieval, retrieval_of
 from tokfilter.errors import DataError
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import wilson
 from tokfilter.vit.model import FilteredViT
 
@@ -53,40 +53,60 @@ def evaluate_similarity(
     progress: Progress,
     reference: torch.Tensor | None = None,
     batch: int = _BATCH,
+    processes: DistContext = SINGLE_PROCESS,
 ) -> list[Similarity]:
     """Compare the outputs at each budget, largest first, with the full model's.
 
     reference: [n, C], of ``full_outputs``; None: the outputs of ``model`` with every token
+    processes: they divide the images among themselves, and all return the same
     Raises DataError for a model that gives masks, zero outputs and fewer than two images; BudgetError.
     """
     budgets = sorted({tokens_from_keep(keep, model.num_patches) for keep in keeps}, reverse=True)
-    every = _outputs(model, dataset, [model.num_patches, *budgets] if reference is None else budgets, progress, batch)
+    wanted = [model.num_patches, *budgets] if reference is None else budgets
+    every = _outputs(model, dataset, wanted, progress, batch, processes)
     full = every[model.num_patches] if reference is None else reference.numpy()
     labels = dataset.images.labels if dataset.images.labelled else None
     return [_row(k, every[k], full, retrieval_of(every[k], full, labels), model) for k in budgets]
 
 
-def full_outputs(model: FilteredViT, dataset: ImageDataset, progress: Progress, batch: int = _BATCH) -> torch.Tensor:
-    """Outputs of every image with every token, [n, C] on the CPU: what a trained model is compared with."""
-    return torch.from_numpy(_outputs(model, dataset, [model.num_patches], progress, batch)[model.num_patches])
+def full_outputs(
+    model: FilteredViT,
+    dataset: ImageDataset,
+    progress: Progress,
+    batch: int = _BATCH,
+    processes: DistContext = SINGLE_PROCESS,
+) -> torch.Tensor:
+    """Outputs of every image with every token, [n, C] on the CPU: what a trained model is compared with.
+
+    processes: they divide the images among themselves, and all return every row
+    """
+    every = _outputs(model, dataset, [model.num_patches], progress, batch, processes)
+    return torch.from_numpy(every[model.num_patches])
 
 
 @torch.inference_mode()
 def _outputs(
-    model: FilteredViT, dataset: ImageDataset, budgets: Sequence[int], progress: Progress, batch: int
+    model: FilteredViT,
+    dataset: ImageDataset,
+    budgets: Sequence[int],
+    progress: Progress,
+    batch: int,
+    processes: DistContext,
 ) -> dict[int, Any]:
     """Budget -> outputs [n, C] as numpy arrays."""
     if model.mask_head is not None:
         raise DataError("this model gives masks: tokfilter.train.mask_evaluation measures its mIoU.")
     device = next(model.parameters()).device
     model.eval()
-    parts: dict[int, list[Any]] = {k: [] for k in budgets}
-    for done, part in enumerate(dataset.in_order(batch)):
+    width = model.output_shape[0]
+    every = {k: torch.zeros(len(dataset), width) for k in dict.fromkeys(budgets)}
+    mine = torch.arange(processes.rank, len(dataset), processes.size)
+    for done, part in enumerate(dataset.batches(torch.split(mine, batch) if len(mine) else ())):
         images = dataset.normalised(part.images, device)
-        for k in parts:
-            parts[k].append(model(images, k).float().cpu().numpy())
-        progress("comparing with the full model", done * batch / len(dataset))
-    return {k: np.concatenate(found) for k, found in parts.items()}
+        for k, rows in every.items():
+            rows[part.positions] = model(images, k).float().cpu()
+        progress("comparing with the full model", done * batch / len(mine))
+    return {k: processes.sum(rows).numpy() for k, rows in every.items()}  # the others' rows are zero: sums are exact
 
 
 def _row(k: int, outputs: Any, full: Any, found: Retrieval, model: FilteredViT) -> Similarity:

@@ -34,6 +34,7 @@ from tokfilter.benchmarks.records.tables import (
     longer_table,
     speed_table,
 )
+from tokfilter.benchmarks.records.unlabelled_tables import embeddings_table, label_losses_table
 
 __all__ = ["TABLES", "page_with_tables", "pages"]
 
@@ -54,6 +55,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "int8_accuracy_fashion": ("int8_accuracy_fashion.json", int8_table),
     "trained_vit": ("trained_vit.json", trained_table),
     "frozen": ("frozen.json", frozen_table),
+    "label_losses": ("label_losses.json", label_losses_table),
+    "embeddings": ("embeddings.json", embeddings_table),
     "gpu_kernel": ("gpu-kernel.json", kernel_table),
     "gpu_onnx_fp16": ("gpu-onnx-fp16.json", comparison_table),
     "gpu_onnx_fp32": ("gpu-onnx-fp32.json", comparison_table),
@@ -88,6 +91,8 @@ _UNMEASURED: Final = {
     "reducers-fashion-mnist.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "reducers-digits-in-scenes.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "frozen.json": "Not measured yet: `python -m tokfilter.benchmarks frozen WORK`.",
+    "label_losses.json": "Not measured yet: `python -m tokfilter.benchmarks label-losses WORK`.",
+    "embeddings.json": "Not measured yet: `python -m tokfilter.benchmarks embeddings WORK`.",
     "mask_head.json": "Not measured yet: `python -m tokfilter.benchmarks mask-head`.",
     "segmentation.json": "Not measured yet: `python -m tokfilter.benchmarks segmentation`.",
     "campaign.json": "Not measured yet: `make campaign`.",

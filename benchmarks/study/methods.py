@@ -21,6 +21,7 @@ __all__ = [
     "BEST",
     "FILTER",
     "FILTER_CONFIGS",
+    "LABEL_LOSSES",
     "LONGER",
     "LONGER_BASELINES",
     "LONG_SPECIALISTS",
@@ -99,6 +100,19 @@ def _labels(config: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(config, labels=replace(config.labels, **changes))
 
 
+def without_classes(config: TrainConfig) -> TrainConfig:
+    """Labels by KL, and fine-tuning by distillation alone: no class label is used."""
+    config = _labels(config, loss="kl")
+    return replace(config, finetune=replace(config.finetune, loss="kl"))
+
+
+LABEL_LOSSES: Final[dict[str, Change]] = {
+    "labels: KL": lambda config: _labels(config, loss="kl"),
+    "labels: cosine": lambda config: _labels(config, loss="feature"),
+    "KL throughout": without_classes,
+}
+"""The filter with labels that need no class; see ``label_losses.py``. Not part of the study."""
+
 FILTER_CONFIGS: Final[dict[str, Change]] = {
     FILTER: lambda config: config,
     DISTILLED: distilled,
@@ -106,5 +120,6 @@ FILTER_CONFIGS: Final[dict[str, Change]] = {
     LONGER[0]: longer,
     LONGER[1]: lambda config: with_global_context(longer(config)),
     **ABLATIONS,
+    **LABEL_LOSSES,
 }
 """Row name of every variant of the token filter -> its training settings, from the plain filter's."""

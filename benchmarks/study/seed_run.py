@@ -44,6 +44,7 @@ from tokfilter.train.data import Progress, Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import train_elastic
+from tokfilter.train.image_loss import CROSS_ENTROPY
 from tokfilter.train.label_store import LabelStore
 from tokfilter.train.labels import label_images
 from tokfilter.train.loop import RunDir
@@ -198,7 +199,8 @@ def _filter_bundle(run: SeedRun, name: str, config: TrainConfig, keeps: tuple[Ke
 
 def _shared_labels(run: SeedRun, config: TrainConfig) -> Path:
     labels = config.labels
-    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}"
+    loss = "" if labels.loss == CROSS_ENTROPY else f"-{labels.loss}"
+    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}{loss}"
     dataset = labelled_dataset(run.datasets[0], config)
     model = model_from_bundle(load_bundle(run.backbone)).eval()
     label_images(model, dataset, labels, LabelStore(folder), RunDir(progress=run.progress), config.label_chunk)

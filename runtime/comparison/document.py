@@ -183,7 +183,7 @@ def _notes(measured: Measurements, rows: Sequence[Mapping[str, Any]]) -> list[st
     without = sorted({v["tokens"] for v in measured.verdicts if v["compared"] == "indices"})
     if without:
         notes.append(
-            f"the kept tokens were compared at {without} tokens, and no logits: torch computed none, or every image "
-            "kept other tokens in near ties"
+            f"the kept tokens were compared at {without} tokens, and no other output: torch computed none, or every "
+            "image kept other tokens in near ties"
         )
     return notes

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tokfilter.benchmarks.documents import document_from_file
 from tokfilter.cli import cli
 from tokfilter.runtime.labelled import embedded_files, recall_drops
 from tokfilter.runtime.sessions import SessionOptions, open_session
-from tokfilter.tests.tools.small_models import small_embedding_model, write_export
+from tokfilter.tests.tools.small_models import small_embedding_model
 from tokfilter.train.data import images_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.similarity import evaluate_similarity
@@ -27,11 +28,9 @@ def tokfilter(*arguments):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(embedding_folder):
     """model.pt, its export ``out``, images with classes ``classes``, without ``flat``."""
-    root = tmp_path_factory.mktemp("embedding")
-    save_bundle(small_embedding_model(), root / "model.pt")
-    write_export(root / "model.pt", root / "out")
+    root = embedding_folder
     pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
     (root / "flat").mkdir()
     for i, image in enumerate(pixels):
@@ -69,6 +68,26 @@ def test_the_manifest_names_the_output_and_verify_passes(folder):
     assert manifest["model"]["classes"] == 24 and manifest["model"]["class_names"] == []
     result = tokfilter("verify", folder / "out")
     assert result.exit_code == 0, result.output
+    assert "full.onnx, batch 2, 16 tokens: embedding matches PyTorch's" in result.output
+    assert "model.onnx, batch 2, 8 tokens: embedding and indices match PyTorch's" in result.output
+    assert "logits" not in result.output
+
+
+def test_an_edge_bundle_has_the_embedding(folder, tmp_path):
+    """The graphs and golden tensors, a README that names the output; its own steps run `verify` on them."""
+    result = tokfilter("pack", folder / "out", "-o", tmp_path / "edge.tar")
+    assert result.exit_code == 0, result.output
+    with tarfile.open(tmp_path / "edge.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    edge = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert "result.embedding, result.indices" in (edge / "README.md").read_text()
+    assert "verify out" in (edge / "run.sh").read_text()
+    verified = tokfilter("verify", edge / "out", "--json")
+    assert verified.exit_code == 0, verified.output
+    compared = {verdict["compared"] for verdict in json.loads(verified.stdout)["verdicts"]}
+    assert compared == {"embedding", "embedding and indices"}
+    with open_session(edge / "out") as session:
+        assert session.run(np.zeros((1, 3, 32, 32), np.float32)).embedding.shape == (1, 24)
 
 
 def test_a_manifest_with_another_embedding_is_refused(folder, tmp_path):

@@ -39,7 +39,7 @@ def test_predict_draws_masks_beside_the_kept_tokens(source, photo, tmp_path, req
 def test_verify_and_inspect_take_masks(mask_export_directory, mask_bundle_file):
     result = run("verify", mask_export_directory)
     assert result.exit_code == 0, result.output
-    assert "full.onnx, batch 2, 16 tokens: logits match PyTorch's" in result.output
+    assert "full.onnx, batch 2, 16 tokens: masks match PyTorch's" in result.output
     inspected = run("inspect", mask_bundle_file)
     assert inspected.exit_code == 0, inspected.output
 

@@ -83,7 +83,8 @@ class FakeContext:
 
     def get_tensor_shape(self, name):
         batch = self.shapes["images"][0]
-        return Dims([batch, 5] if name == "logits" else [batch, self.shapes["slots"][0]])
+        first = name == self.engine.output
+        return Dims([batch, self.engine.width] if first else [batch, self.shapes["slots"][0]])
 
     def execute_async_v3(self, stream):
         self.enqueued += 1
@@ -97,7 +98,7 @@ class FakeContext:
         images = self._array("images", self.shapes["images"], np.float32)
         slots = np.zeros(self.shapes["slots"], np.int32)
         logits, indices = self.engine.graph.run(None, {"images": images, "slots": slots})
-        self._array("logits", logits.shape, np.float32)[...] = logits
+        self._array(self.engine.output, logits.shape, np.float32)[...] = logits
         self._array("indices", indices.shape, np.int32)[...] = indices
         return True
 
@@ -109,9 +110,11 @@ class FakeContext:
 
 class FakeEngine:
     num_io_tensors = 4
-    names = ("images", "slots", "logits", "indices")
 
     def __init__(self, fake, graph, profiles):
+        first, indices = graph.get_outputs()
+        self.output, self.width = first.name, first.shape[1]  # logits or embedding, [batch, width]
+        self.names = ("images", "slots", self.output, indices.name)
         self.fake, self.graph, self.profiles = fake, graph, profiles
         self.num_optimization_profiles, self.configs = len(profiles), []
 
@@ -119,7 +122,7 @@ class FakeEngine:
         return self.names[i]
 
     def get_tensor_shape(self, name):
-        shapes = {"images": [-1, 3, 32, 32], "slots": [-1], "logits": [-1, 5], "indices": [-1, -1]}
+        shapes = {"images": [-1, 3, 32, 32], "slots": [-1], self.output: [-1, self.width], "indices": [-1, -1]}
         return Dims(shapes[name])
 
     def get_tensor_mode(self, name):

@@ -7,22 +7,27 @@ import json
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from small_models import SMALL
 
 from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.errors import TokfilterError
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import TrainConfig
+from tokfilter.train.data import ImageList, quiet
+from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import context_from_torchrun
 from tokfilter.train.filter_training import FilterTraining
 from tokfilter.train.finetune import FineTuning
 from tokfilter.train.loop import RunDir, TrainingPlan
 from tokfilter.train.run_checkpoint import load_plain
+from tokfilter.train.similarity import evaluate_similarity
 from tokfilter.train.stages import run_stages
 from tokfilter.train.tensor_dataset import TensorDataset, TensorImages
 from tokfilter.vit.backbone import create_backbone
@@ -64,30 +69,50 @@ def train(config, run_dir):
 
 def both(case, folder, config, run_folder, resume=False, killed="", processes=2):
     """Train in two processes, or in one. Returns their exit statuses."""
+
+    def trained(context):
+        def progress(step, fraction):
+            if context.rank == 1 and killed and step.startswith(f"{killed}: loss") and fraction * STEPS >= KILLED_AFTER:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return train(config, RunDir(run_folder, resume, save_seconds=0.0, progress=progress, processes=context))
+
+    return forked(case, folder, trained, processes)
+
+
+def forked(case, folder, run, processes):
+    """Write what ``run`` returns, called with the context, in each of some processes. Returns their exit statuses."""
     children = []
     for rank in range(processes):
         child = os.fork()
         if child == 0:
-            run_dir = RunDir(run_folder, resume, save_seconds=0.0)
-            _process(case, folder, rank, config, run_dir, killed, processes)
+            _process(case, folder, rank, run, processes)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def _process(case, folder, rank, config, run_dir, killed, processes):
-    def progress(step, fraction):
-        if rank == 1 and killed and step.startswith(f"{killed}: loss") and fraction * STEPS >= KILLED_AFTER:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+def _process(case, folder, rank, run, processes):
     if processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/{case}.store", rank=rank, world_size=2)
     with context_from_torchrun() as context:
         try:
-            result = train(config, replace(run_dir, progress=progress, processes=context))
+            result = run(context)
         except TokfilterError as error:
             result = {"error": str(error)}
     (folder / f"{case}.{rank}.json").write_text(json.dumps(result))
     os._exit(0)
+
+
+def similarity(folder, context):
+    """Rows of ``evaluate_similarity`` for 7 images, and how many images this process computed."""
+    images = ImageList(folder, tuple(f"{i}.png" for i in range(7)), (0,) * 7, ())
+    torch.manual_seed(0)
+    model = FilteredViT(create_backbone(SMALL))
+    dataset = ImageDataset(images, preprocessing_from_backbone(model.backbone))
+    computed = []
+    model.register_forward_pre_hook(lambda _, arguments: computed.append(len(arguments[0])))
+    rows = evaluate_similarity(model, dataset, (1.0, 4), quiet, batch=2, processes=context)
+    return {"rows": [asdict(row) for row in rows], "computed": sum(computed)}
 
 
 def main(folder):
@@ -101,6 +126,10 @@ def main(folder):
     statuses["resumed"] = both("resumed", folder, finetune, folder / "work-finetune", resume=True)
     few = replace(finetune, finetune=FineTuning(TrainingPlan(1, batch=2)))
     statuses["few"] = both("few", folder, few, folder / "work-few")
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (7, 32, 32, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    for case, processes in (("similar", 2), ("similar-one", 1)):
+        statuses[case] = forked(case, folder, lambda context: similarity(folder, context), processes)
     (folder / "statuses.json").write_text(json.dumps(statuses))
 
 

@@ -119,6 +119,40 @@ def test_a_step_of_fewer_images_than_passes_take_is_refused(cases):
         assert "a step of 2 images cannot be divided among 2 processes" in said(cases, "few", rank)["error"]
 
 
+@pytest.mark.slow
+def test_two_processes_divide_the_images_of_a_similarity(cases):
+    """Two budgets of 7 images: 4 images in the first process, 3 in the second, and the same rows in both."""
+    both, one = [said(cases, "similar", rank) for rank in range(2)], said(cases, "similar-one")
+    assert [found["computed"] for found in both] == [8, 6] and one["computed"] == 14
+    assert both[0]["rows"] == both[1]["rows"]
+    for row, expected in zip(both[0]["rows"], one["rows"], strict=True):
+        assert row == pytest.approx(expected, abs=1e-6)
+
+
+def test_notes_come_from_the_first_process_only(tmp_path, capsys):
+    from small_models import SMALL
+
+    from tokfilter.commands.training_options import start_from_options
+    from tokfilter.vit.backbone import create_backbone
+
+    torch.save({"model": create_backbone(SMALL).state_dict()}, tmp_path / "weights.pt")
+    arguments = [f"{name}={value!r}" for name, value in SMALL.kwargs.items() if name != "num_classes"]
+    for rank in range(2):
+        start = start_from_options(
+            SMALL.name, arguments, tmp_path / "weights.pt", tuple("abcde"), None, DistContext(rank, 2)
+        )
+        assert start.notes and ("weights taken from" in capsys.readouterr().err) == (rank == 0)
+
+
+def test_cores_are_divided_among_the_processes_of_a_machine(monkeypatch):
+    from tokfilter.train import dataset
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    for processes, cores in (("1", 8), ("2", 4), ("3", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert dataset._cores() == cores
+
+
 def broken(message):
     def collective(*args, **options):
         raise RuntimeError(message)

@@ -49,6 +49,7 @@ def readme(manifest: Manifest, wheel: str, version: str) -> str:
         steps="\n".join(_section(number, step) for number, step in enumerate(steps, 1)),
         trtexec_note="" if plugin else ", here from native ops",
         trtexec="\n".join(f"    {trtexec_line(entry, card, plugin)}" for entry in graphs),
+        output=card.output_name,
         pixels=", ".join(map(str, input_shape(card.input, card.input_size))),
         dtype="float32, normalised" if card.input == "float" else "uint8, pixels as they are",
     )

@@ -1,4 +1,4 @@
-// tokfilter_classify DIRECTORY IMAGE: prints class, probability and latency.
+// tokfilter_classify DIRECTORY IMAGE: prints class and probability, or the embedding; and latency.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -21,6 +21,18 @@ int fail(const tokfilter::Status& status) {
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+void print_class(const example::Answer& answer) {
+    std::printf("class        %zu  %s\nprobability  %.4f\n", answer.number,
+                example::printable(answer.name).c_str(), answer.probability);
+}
+
+// All numbers, with as many digits as give the same bits again.
+void print_embedding(const std::vector<float>& embedding) {
+    std::printf("embedding   ");
+    for (const float value : embedding) std::printf(" %.9g", static_cast<double>(value));
+    std::printf("\n");
 }
 
 }  // namespace
@@ -56,11 +68,13 @@ int main(int count, char** values) {
     if (!output.ok()) return fail(output.status());
     std::nth_element(latencies.begin(), latencies.begin() + static_cast<std::ptrdiff_t>(runs / 2),
                      latencies.end());
-    const auto answer = example::answer_from_logits(output->logits.data(), *info);
+    if (info->embeds)
+        print_embedding(output->logits);
+    else
+        print_class(example::answer_from_logits(output->logits.data(), *info));
     const auto& last = output->timing;
-    std::printf("class        %zu  %s\nprobability  %.4f\ntokens       %lld of %lld\n", answer.number,
-                example::printable(answer.name).c_str(), answer.probability,
-                static_cast<long long>(output->tokens), static_cast<long long>(info->patches));
+    std::printf("tokens       %lld of %lld\n", static_cast<long long>(output->tokens),
+                static_cast<long long>(info->patches));
     std::printf("latency      %.3f ms, median of %zu runs from host to host\n", latencies[runs / 2], runs);
     std::printf("last run     %.3f ms to the GPU, %.3f ms compute, %.3f ms back\n",
                 static_cast<double>(last.h2d_ms), static_cast<double>(last.compute_ms),

@@ -140,6 +140,9 @@ int main(int count, char** values) {
     if (!engine.ok()) return fail(engine.status().message());
     auto info = engine->info();
     if (!info.ok()) return fail(info.status().message());
+    if (info->embeds)
+        return fail("this server answers with classes, and the model of " + info->plan +
+                    " gives an embedding: `tokfilter serve` has POST /embed.");
     example::Service service(*std::move(engine), *std::move(info), options.tokens, queue);
     return serve(service, arguments.text("host", "127.0.0.1"), port, queue, signals);
 }

@@ -83,10 +83,19 @@ Status describe(const tokfilter_engine* engine, tokfilter_info* info) {
     if (engine == nullptr) return no_engine();
     if (Status status = same_size(info, "tokfilter_info"); !status.ok()) return status;
     const auto& from = engine->info;
-    *info = {sizeof(tokfilter_info), from.height,      from.width,
-             from.classes,           from.patches,     from.batch.low,
-             from.batch.high,        from.budget.low,  from.budget.best,
-             from.budget.high,       from.has_indices, static_cast<tokfilter_input>(from.preprocess.form)};
+    *info = {sizeof(tokfilter_info),
+             from.height,
+             from.width,
+             from.classes,
+             from.patches,
+             from.batch.low,
+             from.batch.high,
+             from.budget.low,
+             from.budget.best,
+             from.budget.high,
+             from.has_indices,
+             static_cast<tokfilter_input>(from.preprocess.form),
+             from.embeds};
     return {};
 }
 

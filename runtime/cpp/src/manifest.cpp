@@ -124,6 +124,16 @@ InputForm form_from_json(const Json& model) {
     return InputForm::floats;
 }
 
+// Whether the model gives an embedding [B, classes] in place of logits.
+bool embeds_from_json(const Json& model, const Card& card) {
+    if (!present(model, "output")) return false;
+    const Json& shape = model["output"].at("shape");
+    if (shape != Json{card.classes} || !card.class_names.empty())
+        refuse(text("the output embedding expects the shape [", card.classes, "] and no class names, got ",
+                    printable(shape.dump(), 80), " and ", card.class_names.size(), " names"));
+    return true;
+}
+
 Card card_from_json(const Json& model) {
     Card card;
     card.num_patches = integer(model.at("patches"), "patches", 1, kLargestSize);
@@ -134,6 +144,7 @@ Card card_from_json(const Json& model) {
         refuse(text("class_names expects ", card.classes, " names or none, got ", card.class_names.size()));
     for (const auto& name : card.class_names)
         if (name.size() > kLongestText) refuse("a class name is longer than 16,000 bytes");
+    card.embeds = embeds_from_json(model, card);
     card.preprocess = preprocess_from_json(model.at("preprocessing"));
     card.preprocess.form = form_from_json(model);
     const Json& size = model.at("input_size");
@@ -187,12 +198,16 @@ Result<Manifest> manifest_from_text(const std::string& content, const std::strin
         if (const Json& version = json.at("version"); version != kVersion)
             return Status(Code::manifest, text(name, " has manifest version ", printable(version.dump(), 80),
                                                "; this tokfilter reads ", kVersion, ". Export again."));
-        if (const Json& model = json.at("model"); model.is_object() && present(model, "output"))
-            return Status(
-                Code::manifest,
-                text(name, " is of a model that gives ", printable(model["output"].value("name", "")),
-                     ", and this library takes models that classify. Run it in Python: "
-                     "tokfilter.open_session."));
+        if (const Json& model = json.at("model"); model.is_object() && present(model, "output")) {
+            const auto output = model["output"].value("name", "");
+            if (output != "embedding")
+                return Status(
+                    Code::manifest,
+                    text(
+                        name, " is of a model that gives ", printable(output),
+                        ", and this library takes models that give logits or an embedding. Run it in Python: "
+                        "tokfilter.open_session."));
+        }
         if (const Json& model = json.at("model"); model.is_object() && present(model, "reducer")) {
             const auto reducer = model["reducer"].value("name", "");
             if (reducer != "filter")

@@ -29,8 +29,9 @@ struct Entry {
 /// Metadata of the model; the fields are manifest.py's ModelCard.
 struct Card {
     std::int64_t num_patches = 0;
-    std::int64_t classes = 0;
-    std::int64_t keep = 0;  ///< default budget in tokens
+    std::int64_t classes = 0;  ///< or numbers of the embedding
+    bool embeds = false;       ///< whether the output is `embedding` in place of `logits`
+    std::int64_t keep = 0;     ///< default budget in tokens
     std::vector<std::string> class_names;
     Preprocess preprocess;
 };

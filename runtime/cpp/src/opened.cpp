@@ -87,6 +87,7 @@ Info info_of(const Manifest& manifest, const Entry& entry, const std::string& pa
     info.height = card.preprocess.height;
     info.width = card.preprocess.width;
     info.classes = card.classes;
+    info.embeds = card.embeds;
     info.patches = card.num_patches;
     info.batch = batches_of(entry, plan.profiles());
     info.budget = budgets_of(manifest, entry, plan.profiles());

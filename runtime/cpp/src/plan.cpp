@@ -11,7 +11,10 @@
 namespace tokfilter {
 namespace {
 
-constexpr auto kImages = "images", kSlots = "slots", kLogits = "logits", kIndices = "indices";
+constexpr auto kImages = "images", kSlots = "slots", kIndices = "indices";
+
+// Name of the first output.
+const char* output_name(bool embeds) { return embeds ? "embedding" : "logits"; }
 
 // Collects TensorRT's error messages: its calls return only success or failure. TensorRT logs from several
 // threads.
@@ -191,7 +194,7 @@ Status Plan::check(const Card& card) const {
          {sizes_of_images.begin(), sizes_of_images.end()},
          false},
         {kSlots, TensorIOMode::kINPUT, DataType::kINT32, {-1}, true},
-        {kLogits, TensorIOMode::kOUTPUT, DataType::kFLOAT, {-1, card.classes}, false},
+        {output_name(card.embeds), TensorIOMode::kOUTPUT, DataType::kFLOAT, {-1, card.classes}, false},
         {kIndices, TensorIOMode::kOUTPUT, DataType::kINT32, {-1, -1}, true},
     }};
     int known = 0;
@@ -228,7 +231,7 @@ Status Plan::set_shapes(const Info& info, std::int64_t batch, std::int64_t token
         (p.slots && !p.context->setInputShape(kSlots, dims_of(tokens))))
         return p.failed("set the input shapes");
     // The caller made room for these; a plan that writes more must not run.
-    if (sizes_of(p.context->getTensorShape(kLogits)) != std::vector{batch, info.classes} ||
+    if (sizes_of(p.context->getTensorShape(output_name(info.embeds))) != std::vector{batch, info.classes} ||
         (p.indices && sizes_of(p.context->getTensorShape(kIndices)) != std::vector{batch, tokens}))
         return p.failed("infer the output shapes");
     p.batch = batch;
@@ -241,7 +244,7 @@ Status Plan::enqueue(const Bindings& bindings, const Info& info, std::int64_t ba
     if (Status status = set_shapes(info, batch, tokens, stream); !status.ok()) return status;
     Parts& p = *parts_;
     if (!p.context->setInputTensorAddress(kImages, bindings.images) ||
-        !p.context->setTensorAddress(kLogits, bindings.logits) ||
+        !p.context->setTensorAddress(output_name(info.embeds), bindings.logits) ||
         (p.slots && !p.context->setTensorAddress(kSlots, bindings.slots)) ||
         (p.indices && !p.context->setTensorAddress(kIndices, bindings.indices)))
         return p.failed("set the addresses");

@@ -14,7 +14,7 @@ from emulated import emulated
 from paths import ROOT
 from PIL import Image
 
-from tokfilter.artifacts.manifest import NAME, Manifest, ModelCard, entry_from_file
+from tokfilter.artifacts.manifest import NAME, Manifest, ModelCard, ModelOutput, entry_from_file
 from tokfilter.errors import MissingDependencyError
 from tokfilter.kernels.build import fetch_headers, find_headers, find_tool
 
@@ -126,16 +126,22 @@ def run() -> Run:
     return _run
 
 
-def _directory(path: Path, **plan: object) -> Path:
-    """Write an export directory with Python's own writers: one plan of the fake model, 8 x 6 pixels."""
+def _directory(path: Path, embeds: bool = False, **plan: object) -> Path:
+    """Write an export directory with Python's own writers: one plan of the fake model, 8 x 6 pixels.
+
+    embeds: the model gives an embedding of 5 numbers in place of logits
+    """
     path.mkdir(exist_ok=True)
     profile = {"batch": [1, 2, 4], "budget": [2, 6, 12]}
     fake_plan = {"size": [8, 6], "classes": 5, "patches": 12, "profiles": [profile], **plan}
+    output, names = None, ["ant", "bee", "cat", "dog", "eel"]
+    if embeds:
+        output, names, fake_plan["logits"] = ModelOutput("embedding", (5,)), [], "embedding"
     (path / "model.plan").write_text(json.dumps(fake_plan))
     details = {"batch_range": (1, 2, 4), "budget_range": (2, 6, 12), "precision": "fp32", "runtime": "tensorrt"}
     entry = entry_from_file(path, "model.plan", "filtered", **details)
     fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    card = ModelCard("vit", (3, 8, 6), 12, 1, 5, ["ant", "bee", "cat", "dog", "eel"], 6, {"full": 1}, fields)
+    card = ModelCard("vit", (3, 8, 6), 12, 1, 5, names, 6, {"full": 1}, fields, output=output)
     manifest = Manifest(card, [entry], {"name": "model.pt", "sha256": "0" * 64}, 18, {}, {}, "2026-01-01")
     (path / NAME).write_text(manifest.text())
     return path

@@ -13,7 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from tokfilter.runtime.preprocess import preprocess_from_fields
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Directory = Callable[..., Path]
@@ -30,6 +34,26 @@ def test_classify_prints_class_probability_and_latency(
     assert re.search(
         r"class +4  eel\nprobability  1.0000\ntokens +4 of 12\nlatency +\d+\.\d+ ms, median of 3", result.stdout
     )
+
+
+def test_an_embedding_has_the_bits_that_python_computes(
+    fake: Path, run: Run, directory: Directory, tmp_path: Path
+) -> None:
+    """The fake model's numbers for the image: sum of Python's input, times 1 to 5, plus the tokens, all in fp32."""
+    pixels = np.random.default_rng(4).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    values = preprocess_from_fields(fields)(Image.fromarray(pixels)).ravel()
+    total = np.cumsum(values, dtype=np.float32)[-1]  # from the first to the last, as in C++
+    expected = total * np.arange(1, 6, dtype=np.float32) + np.float32(4)
+    programs, out = fake / "cpp" / "examples", directory(embeds=True)
+    result = run(programs / "tokfilter_classify", out, tmp_path / "a.png", "--tokens", "4", "--runs", "1")
+    assert result.returncode == 0, result.stderr
+    line = next(line for line in result.stdout.splitlines() if line.startswith("embedding"))
+    np.testing.assert_array_equal(np.array(line.split()[1:], np.float32), expected)
+    assert "class" not in result.stdout and "tokens       4 of 12" in result.stdout
+    refused = run(programs / "tokfilter_serve", out)
+    assert refused.returncode == 1 and "gives an embedding: `tokfilter serve` has POST /embed" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,15 @@ PROFILES = [((1, 2, 4), (1, 8, 16)), ((1, 1, 1), (4, 8, 12))]
 
 
 @pytest.fixture
-def plan(export_directory, tmp_path):
+def source(export_directory):
+    """The export directory that the plan belongs to."""
+    return export_directory
+
+
+@pytest.fixture
+def plan(source, tmp_path):
     """A model file that is a plan; its content is not read by the fake engine."""
-    shutil.copytree(export_directory, tmp_path / "out")
+    shutil.copytree(source, tmp_path / "out")
     (tmp_path / "out" / "model.plan").write_bytes(b"a plan")
     entry = entry_from_file(tmp_path / "out", "model.plan", "filtered", runtime="tensorrt", precision="fp32")
     return ModelFile(tmp_path / "out", load_manifest(tmp_path / "out"), replace(entry, budget_range=(1, 8, 16)))

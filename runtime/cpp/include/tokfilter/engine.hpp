@@ -48,7 +48,8 @@ struct Info {
     std::string plan;  ///< path of the file
     std::int64_t height = 0;
     std::int64_t width = 0;
-    std::int64_t classes = 0;
+    std::int64_t classes = 0;  ///< or numbers of the embedding
+    bool embeds = false;       ///< whether the model gives an embedding in place of logits
     std::int64_t patches = 0;  ///< patch tokens of an image
     Range batch;
     Range budget;                          ///< in patch tokens; best is the default
@@ -63,7 +64,7 @@ struct Call {
     const std::uint8_t* pixels = nullptr;  ///< 8-bit, contiguous, for a plan that takes them
     std::array<std::int64_t, 4> shape{};   ///< B, 3, H, W; B, H, W, 3 for InputForm::uint8_nhwc
     std::int64_t tokens = 0;               ///< budget: count of patch tokens; 0: the default
-    float* logits = nullptr;               ///< [B, classes]
+    float* logits = nullptr;               ///< [B, classes], or the embedding
     std::size_t logits_room = 0;           ///< capacity in floats
     std::int32_t* indices = nullptr;       ///< [B, tokens], positions of the kept patches; may be null
     std::size_t indices_room = 0;          ///< capacity in int32
@@ -82,7 +83,7 @@ struct Output {
     std::int64_t batch = 0;
     std::int64_t classes = 0;
     std::int64_t tokens = 0;
-    std::vector<float> logits;          ///< [batch, classes]
+    std::vector<float> logits;          ///< [batch, classes], or the embedding
     std::vector<std::int32_t> indices;  ///< [batch, tokens]; empty from a full model
     Timing timing;
 };

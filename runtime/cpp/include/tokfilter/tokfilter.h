@@ -57,12 +57,14 @@ typedef struct tokfilter_options {
 
 typedef struct tokfilter_info {
     size_t struct_size; /* sizeof(tokfilter_info), set by the caller */
-    int64_t height, width, classes;
+    int64_t height, width;
+    int64_t classes;                                 /* or numbers of the embedding */
     int64_t patches;                                 /* patch tokens of an image */
     int64_t batch_low, batch_high;                   /* both included */
     int64_t budget_low, budget_default, budget_high; /* in patch tokens */
     int has_indices;                                 /* whether the plan outputs the kept indices */
     tokfilter_input input;                           /* how the plan takes images */
+    int embeds; /* whether the model gives an embedding in place of logits */
 } tokfilter_info;
 
 /* One call. Host memory for tokfilter_engine_run, device memory for tokfilter_engine_enqueue. */
@@ -72,7 +74,7 @@ typedef struct tokfilter_call {
     const uint8_t* pixels; /* contiguous, for a plan that takes them */
     int64_t shape[4];      /* B, 3, H, W; B, H, W, 3 for TOKFILTER_INPUT_UINT8_NHWC */
     int64_t tokens;        /* budget: count of patch tokens; 0: the default */
-    float* logits;         /* [B, classes] */
+    float* logits;         /* [B, classes], or the embedding */
     size_t logits_room;    /* capacity in floats */
     int32_t* indices;      /* [B, tokens], positions of the kept patches, ascending; may be NULL */
     size_t indices_room;   /* capacity in int32_t */

@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include "fake_model.hpp"
+#include "tokfilter/tokfilter.h"
 
 using testing::Directory;
 using testing::HostCall;
@@ -138,6 +139,28 @@ TEST_CASE("several profiles, none of which covers every shape") {
                  "batches of 1 to 1 at 2 to 12 tokens", "batches of 2 to 4 at 6 to 6 tokens",
                  "a batch of 2 at 7 tokens");
     CHECK(is_right(*engine->classify(images(2), 2, 6)));
+}
+
+TEST_CASE("a model that gives an embedding") {
+    Directory directory;
+    directory.set("/model/output", R"({"name": "embedding", "shape": [5]})");
+    directory.set("/model/class_names", "[]");
+    CHECK_STATUS(directory.open().status(), Code::manifest,
+                 "expects embedding of shape [-1, 5] float32, got none");
+    directory.set_plan("/logits", R"("embedding")");
+    auto engine = directory.open();
+    REQUIRE_MESSAGE(engine.ok(), engine.status().message());
+    CHECK(engine->info()->embeds);
+    for (const std::int64_t batch : {1, 3, 4}) CHECK(is_right(*engine->classify(images(batch), batch, 4)));
+
+    tokfilter_engine* handle = nullptr;
+    tokfilter_info info{};
+    info.struct_size = sizeof info;
+    REQUIRE(tokfilter_engine_open(directory.path().c_str(), nullptr, &handle) == TOKFILTER_OK);
+    REQUIRE(tokfilter_engine_info(handle, &info) == TOKFILTER_OK);
+    CHECK(info.embeds == 1);
+    CHECK(info.classes == 5);
+    CHECK(tokfilter_engine_close(&handle) == TOKFILTER_OK);
 }
 
 TEST_CASE("a full model and a plan with a fixed budget") {

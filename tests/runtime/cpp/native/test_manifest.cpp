@@ -72,6 +72,24 @@ TEST_CASE("a model that gives masks is refused by name") {
     CHECK(changed("/model/output", "null").ok());
 }
 
+TEST_CASE("an embedding has the shape of its numbers and no class names") {
+    const auto with = [](const char* shape, const char* names) {
+        Directory directory;
+        directory.set("/model/output", std::string(R"({"name": "embedding", "shape": )") + shape + "}");
+        directory.set("/model/class_names", names);
+        directory.write();
+        return tokfilter::manifest_from_text(directory.manifest(), "manifest.json");
+    };
+    const auto read = with("[5]", "[]");
+    REQUIRE_MESSAGE(read.ok(), read.status().message());
+    CHECK(read->model.embeds);
+    CHECK(read->model.classes == 5);
+    CHECK_STATUS(with("[4]", "[]").status(), Code::manifest, "expects the shape [5]", "got [4]");
+    CHECK_STATUS(with("[5, 1]", "[]").status(), Code::manifest, "got [5,1]");
+    CHECK_STATUS(with("[5]", R"(["a", "b", "c", "d", "e"])").status(), Code::manifest, "and 5 names");
+    CHECK_STATUS(changed("/model/output", R"({"name": "embedding"})"), Code::manifest, "is damaged");
+}
+
 TEST_CASE("another format or version is refused by name") {
     CHECK_STATUS(changed("/format", R"("safetensors")"), Code::manifest, "is not a manifest of tokfilter");
     CHECK_STATUS(changed("/version", "2"), Code::manifest, "manifest version 2", "reads 1", "Export again");

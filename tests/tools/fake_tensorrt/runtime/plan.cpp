@@ -31,7 +31,8 @@ PlanFile plan_from_bytes(const char* bytes, std::size_t size) {
                             input == "uint8-nhwc" ? std::vector<std::int64_t>{-1, height, width, 3}
                                                   : std::vector<std::int64_t>{-1, 3, height, width}});
     if (slots) plan.tensors.push_back({"slots", true, DataType::kINT32, {-1}});
-    plan.tensors.push_back({json.value("logits", "logits"), false, DataType::kFLOAT, {-1, plan.classes}});
+    plan.output = json.value("logits", "logits");
+    plan.tensors.push_back({plan.output, false, DataType::kFLOAT, {-1, plan.classes}});
     if (indices) plan.tensors.push_back({"indices", false, DataType::kINT32, {-1, slots ? -1 : plan.tokens}});
     for (const auto& profile : json.at("profiles"))
         plan.profiles.push_back(

@@ -30,6 +30,7 @@ struct PlanFile {
     std::int64_t pixels = 0;   ///< values of one image
     bool bytes = false;        ///< whether images are 8-bit
     std::int64_t classes = 0;  ///< of the logits that are written
+    std::string output;        ///< their name
     std::int64_t patches = 0;
     std::int64_t tokens = 0;    ///< of a plan with a fixed budget
     bool plugin = false;        ///< whether deserialisation needs a plugin library

@@ -57,7 +57,7 @@ class Context : public IExecutionContext, public StubContext {
     }
 
     Dims getTensorShape(const char* name) const noexcept override {
-        const bool logits = name == std::string("logits");
+        const bool logits = name == plan_.output;
         return dims_of({batch_, logits ? plan_.classes + (plan_.fail == "shape" ? 1 : 0) : tokens_});
     }
 
@@ -92,7 +92,7 @@ class Context : public IExecutionContext, public StubContext {
             return plan.bytes ? static_cast<float>(static_cast<const std::uint8_t*>(images)[i])
                               : static_cast<const float*>(images)[i];
         };
-        auto* logits = static_cast<float*>(at.at("logits"));
+        auto* logits = static_cast<float*>(at.at(plan.output));
         for (std::int64_t b = 0; b < batch; ++b) {
             float sum = 0;
             for (std::int64_t i = 0; i < plan.pixels; ++i) sum += value(b * plan.pixels + i);
