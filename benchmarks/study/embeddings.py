@@ -63,9 +63,9 @@ class Settings:
             "filter.batch": 32,
             "filter.objective": "ranking",
             "filter.global_context": 64,
-            "finetune.epochs": 2,
+            "finetune.epochs": 1,
             "finetune.batch": 32,
-            "finetune.lr": 1e-4,
+            "finetune.lr": 1e-5,
             "finetune.precision": "bf16",
         }
     )

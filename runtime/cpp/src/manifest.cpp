@@ -128,7 +128,7 @@ InputForm form_from_json(const Json& model) {
 bool embeds_from_json(const Json& model, const Card& card) {
     if (!present(model, "output")) return false;
     const Json& shape = model["output"].at("shape");
-    if (shape != Json{card.classes} || !card.class_names.empty())
+    if (shape != Json::array({card.classes}) || !card.class_names.empty())
         refuse(text("the output embedding expects the shape [", card.classes, "] and no class names, got ",
                     printable(shape.dump(), 80), " and ", card.class_names.size(), " names"));
     return true;
