@@ -23,6 +23,7 @@ from tokfilter.errors import DataError
 from tokfilter.train.data import Progress, quiet
 from tokfilter.train.dataset import Batch, TrainingData
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
+from tokfilter.train.parameter_groups import head_apart
 from tokfilter.train.run_checkpoint import restored, save_run
 from tokfilter.train.share import Share, check_divisible, shares_of_step
 from tokfilter.vit.model import FilteredViT
@@ -60,6 +61,7 @@ class TrainingPlan:
     precision: of the forward passes, by torch's autocast; weights and losses stay in fp32, fp16 scales its gradients
     accumulate: passes that divide a process's images of a step, for less memory; the gradients are the same
     ema: decay of a mean of the weights over the steps (timm's ModelEmaV3), which the stage ends with; 0: none
+    head_lr: factor on the learning rate of the classes' head, for a new head on trained weights
     """
 
     steps: int
@@ -71,6 +73,7 @@ class TrainingPlan:
     precision: Precision = "fp32"
     accumulate: int = 1
     ema: float = 0.0
+    head_lr: float = 1.0
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
@@ -79,7 +82,7 @@ class TrainingPlan:
     def identity(self) -> dict[str, Any]:
         """The settings as they enter the identity of a checkpoint; those of earlier versions stay valid."""
         fields = asdict(self)
-        for name in ("precision", "accumulate", "ema"):
+        for name in ("precision", "accumulate", "ema", "head_lr"):
             if fields[name] == TrainingPlan.__dataclass_fields__[name].default:
                 del fields[name]
         return fields
@@ -145,7 +148,8 @@ def train(
     """
     processes = run_dir.processes
     check_divisible(min(plan.batch, len(dataset)), processes.size, plan.accumulate)
-    optimizer = create_optimizer_v2(module, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
+    groups = module if plan.head_lr == 1 else head_apart(module, plan.weight_decay, plan.head_lr)
+    optimizer = create_optimizer_v2(groups, opt="adamw", lr=plan.lr, weight_decay=plan.weight_decay)
     warmup = int(plan.warmup * plan.steps)
     schedule = CosineLRScheduler(  # timm warns of a cosine of one step; the first of two has the same learning rate
         optimizer, t_initial=max(2, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False

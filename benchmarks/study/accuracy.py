@@ -9,8 +9,9 @@ seeds or rows can be added. Images per second are measured last, when nothing el
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -84,8 +85,9 @@ def run(
     Writes ``folder/<data>.json`` for each task and returns the documents by task name. Raises DataError.
     """
     seed_jobs = [_SeedJob.of(folder, task, seed) for task in tasks for seed in seeds]
-    for job in seed_jobs:
-        write_data(job.task, job.task.config, job.seed, job.data, _silent)
+    with _on_one_core():
+        for job in seed_jobs:
+            write_data(job.task, job.task.config, job.seed, job.data, _silent)
     main = [method for method in methods if method in (*MAIN, *LONGER)]
     chosen: list[Sequence[str]] = [
         _methods_of(job.task, methods if ablation_seeds is None or job.seed in ablation_seeds else main)
@@ -159,6 +161,17 @@ def _check_rows(seed_jobs: Sequence[_SeedJob], methods: Sequence[Sequence[str]])
                     f"{job.folder} has no rows of {name!r} yet: run the study without --speed-only first, or give "
                     "the --seeds and --data that are complete."
                 )
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """As in the processes of the seeds, so that start weights have the same sums."""
+    threads = torch.get_num_threads()
+    _one_core()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _one_core() -> None:

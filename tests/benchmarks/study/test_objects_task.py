@@ -23,7 +23,7 @@ TINY = Architecture(
 SMALL = PhotoConfig(train=12, test=6, backbone_steps=2, labelled=2, filter_steps=2, finetune_steps=2, batch=4)
 
 
-def weights_of(wheels):
+def weights_of(folder, config, progress, wheels):
     torch.manual_seed(5)
     backbone = create_backbone(replace(TINY, kwargs={**TINY.kwargs, "num_classes": 0}))
     return {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -59,7 +59,7 @@ def silent(stage, fraction):
 
 def test_the_backbone_starts_from_the_trained_weights_with_a_new_head(task, tmp_path):
     start = SeedRun(task, SMALL, 0, tmp_path / "data", tmp_path / "seed", silent)._new()
-    weights, expected = start.backbone.state_dict(), weights_of(None)
+    weights, expected = start.backbone.state_dict(), weights_of(None, SMALL, silent, None)
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
     assert weights["head.weight"].shape == (2, 24) and not start.trained
 
@@ -82,7 +82,9 @@ def test_a_task_runs_its_own_methods_only(task):
 
 def test_the_settings_of_the_task_are_those_of_the_trained_model():
     config = OBJECTS.config.train_config(3)
-    assert config.backbone.plan.lr == 1e-4 and config.backbone.plan.batch == config.finetune.plan.batch == 16
+    assert config.backbone.plan.lr == config.finetune.plan.lr == OBJECTS.config.small_plan.lr == 2e-5
+    assert config.backbone.plan.head_lr == 10 and config.finetune.plan.head_lr == 1
+    assert config.backbone.plan.batch == config.finetune.plan.batch == 16
     assert config.labels.groups.rounds == 1 and config.labels.groups.size == 4
     assert config.test_precision == "bf16" and config.seed == 3 and not OBJECTS.seeded
 
