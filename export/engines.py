@@ -88,6 +88,9 @@ def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: 
     module = tensorrt_module(kind)
     for graph, precision in _sources(module, graphs, options):
         budget = options.budget_profile(card.num_patches, card.keep, graph.budget_range)
+        if options.budget_range is None and precision == "fp16" and way_of(module).precision == "layers":
+            # TensorRT 8.6 has no fp16 kernels for a range of tokens (docs/gpu.md): the engine serves one budget.
+            budget = (budget[1], budget[1], budget[1])
         name = _plan_name(kind, graph, precision)
         options_of_build = BuildOptions(
             batch=options.batch_range,

@@ -27,6 +27,7 @@ from tokfilter.trt.engine import (
     context_from_engine,
     engine_from_plan,
     numpy_type,
+    profiles_are_shared,
     profiles_from_engine,
     serving_profile,
 )
@@ -58,9 +59,10 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A context with its shapes set, the shapes of its outputs, and its captured graph."""
+    """A context with its shapes set, its profile's index, the shapes of its outputs, and its captured graph."""
 
     context: "IExecutionContext"
+    profile: int
     outputs: dict[str, tuple[int, ...]]
     graph: int | None
 
@@ -202,12 +204,19 @@ class TensorRTSession(CheckedSession):
         if key not in self._prepared:
             profile = serving_profile(self._profiles, batch, k)  # raises before any context is evicted
             if len(self._prepared) >= _CONTEXTS:
-                _, oldest = self._prepared.popitem(last=False)
-                if oldest.graph is not None and self._graphs is not None:
-                    self._graphs.drop(oldest.graph)
+                self._evict(next(iter(self._prepared)))
+            if not profiles_are_shared(self._module, self.model_file.entry):
+                for other in [key for key, held in self._prepared.items() if held.profile == profile.index]:
+                    self._evict(other)
             self._prepared[key] = self._new_context(profile, batch, k)
         self._prepared.move_to_end(key)
         return self._prepared[key]
+
+    def _evict(self, key: tuple[int, int]) -> None:
+        """Release the context of a batch and budget, and its graph."""
+        held = self._prepared.pop(key)
+        if held.graph is not None and self._graphs is not None:
+            self._graphs.drop(held.graph)
 
     def _new_context(self, profile: Profile, batch: int, k: int) -> _Prepared:
         assert self._engine is not None and self._cuda is not None
@@ -222,7 +231,7 @@ class TensorRTSession(CheckedSession):
         # The first enqueue after a change of shapes must stay outside a capture (NVIDIA/TensorRT issue 2603).
         self._enqueue(context)
         self._cuda.synchronize(self._stream)
-        return _Prepared(context, outputs, self._capture(context))
+        return _Prepared(context, profile.index, outputs, self._capture(context))
 
     def _set_inputs(self, context: "IExecutionContext", sizes: dict[str, int]) -> None:
         for spec in self.inputs:

@@ -41,6 +41,7 @@ __all__ = [
     "engine_from_memory",
     "engine_from_plan",
     "numpy_type",
+    "profiles_are_shared",
     "profiles_from_engine",
     "serving_profile",
 ]
@@ -174,6 +175,15 @@ def context_from_engine(module: Any, engine: Any, captured: bool) -> "trt.IExecu
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         context = engine.create_execution_context(config)
     return context
+
+
+def profiles_are_shared(module: Any, entry: Entry) -> bool:
+    """Whether several contexts may use one profile at the same time.
+
+    TensorRT 8.6 has to be told so when it builds (``PROFILE_SHARING_0806``), and 8.5 cannot: a second context of a
+    profile ends the process there (8.6.0 on an H100).
+    """
+    return way_of(module).precision == "types" or bool(entry.target.get("shared_profiles"))
 
 
 def capturable(context: Any, stream: int) -> bool:

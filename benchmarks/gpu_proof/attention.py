@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
+from tokfilter.benchmarks.gpu_proof.engine_jobs import build_engines, engine_folder, speed_jobs
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
 from tokfilter.errors import TokfilterError
 
@@ -23,9 +23,9 @@ def run(context: Context) -> None:
     """Emits a record ``attention`` for the full and the filtered fp16 engine of each model at a batch of 8."""
     plugin = context.has("prepared plugin")
     jobs = [
-        EngineJob(model.name, role, "fp16", (_BATCH, _BATCH, _BATCH), plugin and role == "filtered")
+        job
         for model in context.settings.models
-        for role in ("full", "filtered")
+        for job in speed_jobs(context, model.name, [_BATCH], plugin, [model.timed[1]])
     ]
     for job in build_engines(context, jobs):
         model = context.settings.model(job.model)

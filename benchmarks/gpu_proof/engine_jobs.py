@@ -1,8 +1,8 @@
 """Engines: which graph, for which shapes, with or without the plugin; built by workers in TensorRT's Python.
 
-An engine serves one batch size, and the filtered one every budget from 37 tokens on: TensorRT selects kernels for one
-shape of a profile, so a range of batches would cost speed, and a range of budgets costs only what is not half of the
-tokens. One build per batch serves four rows.
+An engine serves one batch size: TensorRT selects kernels for one shape of a profile, so a range of batches would cost
+speed. In TensorRT 10 and later the filtered one serves every budget from 37 tokens on, and one build per batch serves
+four rows. TensorRT 8.6 has no fp16 kernels for a range of tokens (docs/gpu.md): there each budget has its own engine.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any, Final
 
 from tokfilter.artifacts.files import sha256
@@ -27,8 +28,18 @@ from tokfilter.errors import EngineError, TokfilterError
 from tokfilter.runtime.comparison.processes import EngineSpec
 from tokfilter.runtime.model_files import Role
 from tokfilter.runtime.sessions import SessionOptions
+from tokfilter.trt.versions import way_of
 
-__all__ = ["EngineJob", "build_engines", "engine_folder", "engine_spec", "graph_of_job", "speed_jobs"]
+__all__ = [
+    "EngineJob",
+    "budgets_of_job",
+    "build_engines",
+    "engine_budgets",
+    "engine_folder",
+    "engine_spec",
+    "graph_of_job",
+    "speed_jobs",
+]
 
 _CACHE: Final = "timing.cache"
 
@@ -42,6 +53,7 @@ class EngineJob:
 
     batch: (min, opt, max)
     plugin: whether the node TokenSelect is the plugin's; else native TopK and Gather. A full model has neither
+    tokens: the one budget of a filtered engine; None for every budget from 37 tokens on
     """
 
     model: str
@@ -49,29 +61,58 @@ class EngineJob:
     precision: str
     batch: Range
     plugin: bool = False
+    tokens: int | None = None
 
     @property
     def name(self) -> str:
         """Its folder."""
         batch = "-".join(map(str, sorted(set(self.batch))))
         kind = "full" if self.role == "full" else f"filtered.{'plugin' if self.plugin else 'native'}"
-        return f"{self.model}.{kind}.{self.precision}.b{batch}"
+        budget = "" if self.tokens is None else f".k{self.tokens}"
+        return f"{self.model}.{kind}.{self.precision}.b{batch}{budget}"
 
 
-def speed_jobs(model: str, batches: Iterable[int], plugin: bool = True) -> list[EngineJob]:
-    """fp16 engines of the full and the filtered model, one per batch."""
+def speed_jobs(
+    context: Context, model: str, batches: Iterable[int], plugin: bool = True, budgets: Sequence[int] | None = None
+) -> list[EngineJob]:
+    """fp16 engines of the full and the filtered model for each batch.
+
+    budgets: that the filtered ones serve; None for those that are timed
+    """
+    wanted = engine_budgets(context, "fp16", context.settings.model(model).timed if budgets is None else budgets)
     return [
-        EngineJob(model, role, "fp16", (batch, batch, batch), plugin and role == "filtered")
+        job
         for batch in batches
-        for role in ("full", "filtered")
+        for job in (
+            EngineJob(model, "full", "fp16", (batch, batch, batch)),
+            *(EngineJob(model, "filtered", "fp16", (batch, batch, batch), plugin, tokens) for tokens in wanted),
+        )
     ]
 
 
+def engine_budgets(context: Context, precision: str, budgets: Iterable[int]) -> list[int | None]:
+    """The ``tokens`` of the filtered engines that serve ``budgets``: one each, or one engine for all."""
+    module = SimpleNamespace(__name__="tensorrt", __version__=tensorrt_version(context.found))
+    separate = precision == "fp16" and way_of(module).precision == "layers"
+    return list(dict.fromkeys(budgets)) if separate else [None]
+
+
+def budgets_of_job(context: Context, job: EngineJob, budgets: Sequence[int]) -> list[int]:
+    """The budgets among ``budgets`` that the engine of a job serves."""
+    if job.role == "full":
+        return [context.settings.model(job.model).patches]
+    return [tokens for tokens in budgets if job.tokens in (None, tokens)]
+
+
 def engine_spec(context: Context, job: EngineJob, name: str = "", cuda_graph: bool = True) -> EngineSpec:
-    """The engine of a job, to be opened in TensorRT's Python."""
+    """The engine of a job, to be opened in TensorRT's Python.
+
+    name: of the engine in tables, such as "TensorRT, plugin"; empty takes the job's
+    """
     options = SessionOptions(runtime="tensorrt", precision=job.precision, cuda_graph=cuda_graph)
     interpreter = context.settings.tensorrt
-    return EngineSpec(engine_folder(context, job), job.role, "model.plan", options, interpreter, name or job.name)
+    key = job.name if not name else f"{name}, {job.role}" + ("" if job.tokens is None else f" at {job.tokens}")
+    return EngineSpec(engine_folder(context, job), job.role, "model.plan", options, interpreter, key)
 
 
 def build_engines(
@@ -167,6 +208,8 @@ def _build(context: Context, job: EngineJob, request: dict[str, Any]) -> dict[st
 
 
 def _budget(context: Context, job: EngineJob) -> Range:
+    if job.tokens is not None:
+        return job.tokens, job.tokens, job.tokens
     model = context.settings.model(job.model)
     half = model.timed[1]
     return min([*model.compared, *model.timed]), half, model.patches

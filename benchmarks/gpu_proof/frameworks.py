@@ -41,7 +41,7 @@ def run(context: Context, name: str) -> None:
     context.device(f"a CUDA context for {', '.join(dict.fromkeys(s.key.rsplit(', ', 1)[0] for s in others))}")
     plugin = context.has("prepared plugin")
     try:
-        built = build_engines(context, speed_jobs(name, context.settings.batches, plugin))
+        built = build_engines(context, speed_jobs(context, name, context.settings.batches, plugin, [model.timed[1]]))
     except MissingDependencyError as error:  # the others can still be compared
         context.emit("problem", engine="TensorRT", error=str(error))
         built = []
@@ -49,7 +49,7 @@ def run(context: Context, name: str) -> None:
     with ExitStack() as stack:
         running = opened(context, others, stack)
         for batch in context.settings.batches:
-            specs = [engine_spec(context, job, f"{label}, {job.role}") for job in built if job.batch[0] == batch]
+            specs = [engine_spec(context, job, label) for job in built if job.batch[0] == batch]
             asked = [*specs, *(engine.spec for engine in running.values())]
             wanted = [(s, [model.patches if s.role == "full" else model.timed[1]]) for s in asked]
             measured_rows(context, model, batch, wanted, EAGER, running)

@@ -5,7 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec
+from tokfilter.benchmarks.gpu_proof.engine_jobs import (
+    EngineJob,
+    budgets_of_job,
+    build_engines,
+    engine_budgets,
+    engine_spec,
+)
 from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.errors import TokfilterError, VerificationError
 from tokfilter.runtime.comparison.processes import EngineProcess
@@ -21,7 +27,7 @@ def run(context: Context) -> None:
     first, *others = [model.name for model in context.settings.models]
 
     def compare(job: EngineJob) -> None:
-        budgets = context.settings.model(job.model).compared
+        budgets = budgets_of_job(context, job, context.settings.model(job.model).compared)
         batches = [batch for batch in _BATCHES if job.batch[0] <= batch <= job.batch[2]]
         try:
             # CUDA graphs are captured, as they will be for the times.
@@ -32,17 +38,19 @@ def run(context: Context) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         exported = [pool.submit(ensure_graphs, context, name) for name in others]
-        build_engines(context, _jobs(first), compare)
+        build_engines(context, _jobs(context, first), compare)
         for name, graphs in zip(others, exported, strict=True):
             graphs.result()
-            build_engines(context, _jobs(name), compare)
+            build_engines(context, _jobs(context, name), compare)
 
 
-def _jobs(model: str) -> list[EngineJob]:
+def _jobs(context: Context, model: str) -> list[EngineJob]:
+    """fp32 at a range of batches and budgets; fp16 at a batch of 8 and of 1, where budgets may need an engine each."""
+    budgets = engine_budgets(context, "fp16", context.settings.model(model).compared)
     return [
-        EngineJob(model, "filtered", "fp16", (8, 8, 8), plugin=True),
+        *(EngineJob(model, "filtered", "fp16", (8, 8, 8), True, tokens) for tokens in budgets),
         EngineJob(model, "filtered", "fp32", (1, 8, 8), plugin=True),
-        EngineJob(model, "filtered", "fp16", (1, 1, 1), plugin=True),
+        *(EngineJob(model, "filtered", "fp16", (1, 1, 1), True, tokens) for tokens in budgets),
     ]
 
 

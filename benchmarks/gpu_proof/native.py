@@ -17,15 +17,18 @@ def run(context: Context, name: str) -> None:
     if not context.settings.dry_run:
         context.need("prepared plugin")
     model, batches = context.settings.model(name), context.settings.batches
-    native = [job for job in speed_jobs(name, batches, plugin=False) if job.role == "filtered"]
-    plugin = [job for job in speed_jobs(name, batches) if job.role == "filtered"]
+    half = model.timed[1]
+    native, plugin = (
+        [job for job in speed_jobs(context, name, batches, plugin, [half]) if job.role == "filtered"]
+        for plugin in (False, True)
+    )
     if context.settings.dry_run:
         ensure_graphs(context, name)
         parse_by_rtx(context, native[0])
     built = build_engines(context, [*native, *plugin])
     for batch in batches:
         wanted = [
-            (engine_spec(context, job, f"{PLUGIN if job.plugin else NATIVE}, filtered"), [model.timed[1]])
+            (engine_spec(context, job, PLUGIN if job.plugin else NATIVE), [half])
             for job in built
             if job.batch[0] == batch
         ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
+from tokfilter.benchmarks.gpu_proof.engine_jobs import budgets_of_job, build_engines, engine_folder, speed_jobs
 from tokfilter.benchmarks.gpu_proof.probe import last_line
 from tokfilter.benchmarks.gpu_proof.settings import Settings
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
@@ -22,19 +22,18 @@ def run(context: Context, name: str) -> None:
     model = context.settings.model(name)
     library = context.settings.library or _built(context)
     plugin = context.has("prepared plugin")
-    for role in ("filtered", "full"):
-        job = EngineJob(name, role, "fp16", (_BATCH, _BATCH, _BATCH), plugin and role == "filtered")
-        for built in build_engines(context, [job]):
-            request = {
-                "directory": str(engine_folder(context, built)),
-                "library": str(library),
-                "role": role,
-                "precision": "fp16",
-                "batch": _BATCH,
-                "budgets": [model.patches] if role == "full" else model.compared,
-            }
-            for found in ask(context, "library_worker", request)["answers"]:
-                context.emit("answers", engine=built.name, batch=_BATCH, **found)
+    jobs = speed_jobs(context, name, [_BATCH], plugin, model.compared)
+    for built in build_engines(context, jobs):
+        request = {
+            "directory": str(engine_folder(context, built)),
+            "library": str(library),
+            "role": built.role,
+            "precision": "fp16",
+            "batch": _BATCH,
+            "budgets": budgets_of_job(context, built, model.compared),
+        }
+        for found in ask(context, "library_worker", request)["answers"]:
+            context.emit("answers", engine=built.name, batch=_BATCH, **found)
 
 
 def _built(context: Context) -> Path:

@@ -152,7 +152,7 @@ def _row(pair: Pair, pairs: Sequence[Pair], card: ModelCard, reference: str) -> 
 
 
 def _family(cell: Cell) -> str:
-    """Name of the engine without its role: keys are "NAME, full" and "NAME, filtered"."""
+    """Name of the engine without its role: keys are "NAME, full" and "NAME, filtered", or "NAME, filtered at 98"."""
     return cell.spec.key.rsplit(", ", 1)[0]
 
 

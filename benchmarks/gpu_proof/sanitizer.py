@@ -4,7 +4,13 @@ import re
 from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
+from tokfilter.benchmarks.gpu_proof.engine_jobs import (
+    EngineJob,
+    budgets_of_job,
+    build_engines,
+    engine_budgets,
+    engine_folder,
+)
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
 from tokfilter.errors import EngineError
 
@@ -16,17 +22,17 @@ _SUMMARY: Final = re.compile(r"ERROR SUMMARY: (\d+) errors?")
 def run(context: Context, name: str) -> None:
     """Emits a record ``memcheck`` with the number of errors. Raises EngineError where the tool reports no summary."""
     context.need("prepared plugin", "compute-sanitizer")
-    model = context.settings.model(name)
-    built = build_engines(context, [EngineJob(name, "filtered", "fp16", (1, 1, 1), plugin=True)])
+    budgets = context.settings.model(name).compared
+    jobs = [EngineJob(name, "filtered", "fp16", (1, 1, 1), True, k) for k in engine_budgets(context, "fp16", budgets)]
+    built = build_engines(context, jobs)
     tool = [str(context.found["compute-sanitizer"]["found"]), "--tool", "memcheck"]
     for job in built:
-        request = {"directory": str(engine_folder(context, job)), "batch": 1, "budgets": model.compared}
+        served = budgets_of_job(context, job, budgets)
+        request = {"directory": str(engine_folder(context, job)), "batch": 1, "budgets": served}
         # Loading only the kernels that run keeps the tool from instrumenting all of TensorRT.
         found = ask(context, "verify_worker", request, tool, CUDA_MODULE_LOADING="LAZY")
         errors = errors_from_output(found["output"])
-        context.emit(
-            "memcheck", engine=job.name, errors=errors, budgets=model.compared, report=_report(found["output"])
-        )
+        context.emit("memcheck", engine=job.name, errors=errors, budgets=served, report=_report(found["output"]))
 
 
 def errors_from_output(output: str) -> int:

@@ -12,10 +12,12 @@ Names and signatures are those of the type stubs (tensorrt-stubs 10.13.0.35.1). 
 * ``parse_from_file`` answers False, the errors have node and operator; ``build_serialized_network`` answers None:
   TensorRT-RTX 1.7.1.
 
-No real library has confirmed contexts, profiles and enqueueing yet: that needs a GPU.
+Confirmed by 8.6.0 on an H100, 2026-11-27 (docs/gpu.md): contexts, profiles, enqueueing, captured graphs; a second
+context of one profile ends the process unless the engine was built with PROFILE_SHARING_0806.
 """
 
 import ctypes
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -35,7 +37,8 @@ SURFACE_8_6 = {
     "DataType": "BOOL FLOAT HALF INT32 INT8 UINT8",
     "HardwareCompatibilityLevel": "AMPERE_PLUS NONE",
     "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache "
-    "hardware_compatibility_level plugins_to_serialize set_flag set_memory_pool_limit set_timing_cache",
+    "hardware_compatibility_level plugins_to_serialize set_flag set_memory_pool_limit set_preview_feature "
+    "set_tactic_sources set_timing_cache",
     "ICudaEngine": "create_engine_inspector create_execution_context get_tensor_dtype get_tensor_mode get_tensor_name "
     "get_tensor_profile_shape get_tensor_shape num_io_tensors num_optimization_profiles",
     "IExecutionContext": "execute_async_v3 get_tensor_shape set_input_shape set_optimization_profile_async "
@@ -52,6 +55,7 @@ SURFACE_8_6 = {
     "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH",
     "OnnxParser": "get_error num_errors parse parse_from_file",
     "ParserError": "desc node",
+    "PreviewFeature": "PROFILE_SHARING_0806",
     "Runtime": "deserialize_cuda_engine engine_host_code_allowed get_plugin_registry",
     "TensorIOMode": "INPUT OUTPUT",
 }
@@ -66,10 +70,15 @@ class FakeContext:
     """An execution context that runs the ONNX graph of the same model on the addresses that were set."""
 
     def __init__(self, engine):
-        self.engine, self.shapes, self.addresses, self.enqueued = engine, {}, {}, 0
+        self.engine, self.shapes, self.addresses, self.profile = engine, {}, {}, None
+        self.seen = SimpleNamespace(profile=None, enqueued=0)  # outlives the context
+        engine.contexts.add(self)
 
     def set_optimization_profile_async(self, index, stream):
-        self.profile = index
+        # An H100 with TensorRT 8.6.0 and an engine without PROFILE_SHARING_0806 ended the process here.
+        others = [context for context in self.engine.contexts if context is not self and context.profile == index]
+        assert self.engine.shares_profiles or not others, "two contexts of one profile"
+        self.profile = self.seen.profile = index
         return True
 
     def set_input_shape(self, name, shape):
@@ -87,8 +96,8 @@ class FakeContext:
         return Dims([batch, self.engine.width] if first else [batch, self.shapes["slots"][0]])
 
     def execute_async_v3(self, stream):
-        self.enqueued += 1
-        self.engine.fake.enqueued.append(self)
+        self.seen.enqueued += 1
+        self.engine.fake.enqueued.append(self.seen)
         if self.engine.fake.capturing is not None:
             self.engine.fake.capturing.append(self)
             return True
@@ -117,6 +126,7 @@ class FakeEngine:
         self.names = ("images", "slots", self.output, indices.name)
         self.fake, self.graph, self.profiles = fake, graph, profiles
         self.num_optimization_profiles, self.configs = len(profiles), []
+        self.contexts, self.shares_profiles = weakref.WeakSet(), True
 
     def get_tensor_name(self, i):
         return self.names[i]
@@ -154,6 +164,7 @@ class FakeTensorRT:
 
     ILogger, Context, Device = FakeLogger, FakeContext, HostCuda
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    __name__, __version__ = "tensorrt", "10.13.3"
 
     def __init__(self, path, profiles):
         import onnxruntime

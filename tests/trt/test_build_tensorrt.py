@@ -8,7 +8,9 @@ import pytest
 from fake_tensorrt_py import FakeLogger, fake_builder_module
 
 from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.trt import build
 from tokfilter.trt.build import BuildOptions, build_engine
+from tokfilter.trt.network import Network
 
 
 def test_without_a_gpu_the_error_names_where_to_build(monkeypatch, tmp_path):
@@ -102,6 +104,7 @@ def test_8_6_builds_fp16_by_flags_and_names_of_layers(monkeypatch, tmp_path, pla
         "hardware": "none",
         "graph": "tensorrt-8.6",
         "plugin_interface": "IPluginV2DynamicExt",
+        "shared_profiles": True,
         "fp32_layers": ["blocks.0.norm1/LayerNormalization"],
     }
 
@@ -166,3 +169,27 @@ def test_a_missing_driver_is_a_warning_in_8_6_and_named_all_the_same(monkeypatch
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     with pytest.raises(MissingDependencyError, match=r"TensorRT 8.6.0 builds engines on the GPU .*error: 35"):
         build_engine("tensorrt", tmp_path / "model.onnx", tmp_path / "model.plan", BuildOptions((1, 2, 4), (1, 8, 16)))
+
+
+@pytest.mark.parametrize(
+    ("precision", "layers", "refused"), [("fp16", (), True), ("fp32", (), False), ("fp16", ("a",), False)]
+)
+def test_8_6_refuses_a_plan_of_fp16_whose_weights_stayed_in_fp32(
+    monkeypatch, tmp_path, plain_graph, precision, layers, refused
+):
+    """As on an H100, where blocks at a range of tokens have no fp16 kernels."""
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_builder_module("8.6.0", layers=[]))
+    monkeypatch.setattr(build, "_SMALL_GRAPH", 1)
+    size = plain_graph.stat().st_size
+    plan = tmp_path / "model.plan"
+    options = BuildOptions((1, 2, 4), (37, 98, 196), precision=precision, fp32_layers=layers)
+    monkeypatch.setattr(Network, "build", lambda *_: bytes(size))
+    if refused:
+        with pytest.raises(EngineError, match=r"no fp16 kernels for .* at 37 to 196 tokens.*--budget 98:98:98"):
+            build_engine("tensorrt", plain_graph, plan, options)
+        assert not plan.exists()
+    else:
+        build_engine("tensorrt", plain_graph, plan, options)
+    monkeypatch.setattr(Network, "build", lambda *_: bytes(size // 2))
+    build_engine("tensorrt", plain_graph, plan, options)
+    assert plan.stat().st_size == size // 2

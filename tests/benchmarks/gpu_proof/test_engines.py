@@ -12,15 +12,24 @@ from pathlib import Path
 import pytest
 
 from tokfilter.artifacts.manifest import load_manifest
-from tokfilter.benchmarks.gpu_proof import attention, engine_jobs, frameworks, golden, native, speed
+from tokfilter.benchmarks.gpu_proof import attention, engine_jobs, frameworks, golden, native, rounds, speed
 from tokfilter.benchmarks.gpu_proof.attention import fused_attention
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_folder
+from tokfilter.benchmarks.gpu_proof.engine_jobs import (
+    EngineJob,
+    budgets_of_job,
+    build_engines,
+    engine_budgets,
+    engine_folder,
+    engine_spec,
+    speed_jobs,
+)
 from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.benchmarks.gpu_proof.sanitizer import errors_from_output
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.errors import EngineError
 from tokfilter.runtime.comparison.processes import EngineProcess, Interpreter
+from tokfilter.runtime.comparison.rounds import Cell
 from tokfilter.runtime.model_files import find_entry
 from tokfilter.runtime.sessions import SessionOptions
 
@@ -102,6 +111,30 @@ def test_full_and_filtered_are_timed_at_every_batch_and_budget(context):
     assert {r["engine"] for r in rows.values()} == {"TensorRT, plugin"}
     assert rows[1, 16]["speedup"] is None and rows[2, 8]["speedup"]["end_to_end"]["value"] > 0
     assert len(results(context, "verdict")) == 8
+
+
+def test_tensorrt_8_6_has_an_fp16_engine_for_each_budget(context):
+    """It has no fp16 kernels for a range of tokens."""
+    context.found["tensorrt"] = {"found": "8.6.0, Python 3.10"}
+    jobs = speed_jobs(context, "small", [2])
+    assert [job.name.removeprefix("small.") for job in jobs] == [
+        "full.fp16.b2",
+        *(f"filtered.plugin.fp16.b2.k{tokens}" for tokens in (11, 8, 5)),
+    ]
+    assert [budgets_of_job(context, job, [16, 11, 8, 5]) for job in jobs] == [[16], [11], [8], [5]]
+    assert [engine_jobs._budget(context, job) for job in jobs[1:]] == [(k, k, k) for k in (11, 8, 5)]
+    keys = [engine_spec(context, job, "TensorRT, plugin").key for job in jobs]
+    assert keys[1:3] == ["TensorRT, plugin, filtered at 11", "TensorRT, plugin, filtered at 8"]
+    assert {rounds._family(Cell(engine_spec(context, job, "TensorRT, plugin"), 2, 8)) for job in jobs} == {
+        "TensorRT, plugin"
+    }
+    assert engine_budgets(context, "fp32", [11, 8]) == [None]
+    context.found["tensorrt"] = {"found": "10.3.0, Python 3.12"}
+    assert [job.name for job in speed_jobs(context, "small", [2])] == [
+        "small.full.fp16.b2",
+        "small.filtered.plugin.fp16.b2",
+    ]
+    assert budgets_of_job(context, speed_jobs(context, "small", [2])[1], [11, 8]) == [11, 8]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The TensorRT session's own logic on a fake TensorRT; `make test-gpu` runs it on a GPU."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,23 @@ def test_contexts_and_graphs_are_evicted(plan, fake):
         with pytest.raises(EngineError, match="got a batch of 5"):
             session.run(np.zeros((5, 3, 32, 32), np.float32), 8)
         assert len(session._prepared) == len(fake.graphs) == 8
+
+
+@pytest.mark.parametrize(("target", "contexts"), [({}, 1), ({"shared_profiles": True}, 3)])
+def test_8_6_has_one_context_per_profile_where_it_was_not_built_for_more(plan, fake, monkeypatch, target, contexts):
+    monkeypatch.setattr(fake, "__version__", "8.6.0")
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    shared = replace(plan, entry=replace(plan.entry, target={"shared_profiles": True}))
+    fake.engine.shares_profiles = True
+    with TensorRTSession(shared) as session:
+        expected = [session.run(images, k).logits for k in (2, 9, 16)]
+    old = replace(plan, entry=replace(plan.entry, target=target))
+    fake.engine.shares_profiles = bool(target)
+    with TensorRTSession(old, cuda_graph=True) as session:
+        for k, logits in zip((2, 9, 16), expected, strict=True):
+            np.testing.assert_array_equal(session.run(images, k).logits, logits)
+        assert len(session._prepared) == len(fake.graphs) == contexts
+        np.testing.assert_array_equal(session.run(images, 2).logits, expected[0])
 
 
 def test_narrowest_profile_is_taken(plan, fake):
