@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,8 +59,10 @@ def inside(folder: Path, name: str) -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it is renamed to ``path`` when the block ends without an error.
 
-    A full disk, an exception or a kill leaves an existing file unchanged. Raises OSError from the writing.
+    A full disk, an exception or a kill leaves an existing file unchanged. Raises OSError from the writing, and
+    DataError for the name of a device, a pipe or a socket, which a file would replace.
     """
+    _check_no_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -191,8 +193,9 @@ def check_target(path: Path, folder: bool = False) -> None:
     """Check that ``path`` can be written, before long work; nothing is created.
 
     folder: whether it is to be a folder
-    Raises DataError: a folder in place of a file or a file in place of a folder, no permission.
+    Raises DataError: a folder in place of a file or a file in place of a folder, a device or pipe, no permission.
     """
+    _check_no_device(path)
     if path.exists() and path.is_dir() != folder:
         wanted, got = ("a folder", "a file") if folder else ("a file", "a folder")
         raise DataError(f"{path} is {got}: expected the name of {wanted} to write.")
@@ -203,6 +206,17 @@ def check_target(path: Path, folder: bool = False) -> None:
         raise DataError(f"{path} cannot be written: {above} is a file, not a folder. Choose another place.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise DataError(f"{path} cannot be written: no permission to write in {above}. Choose another place.")
+
+
+def _check_no_device(path: Path) -> None:
+    """Raise DataError for what is neither file nor folder, and for names in /dev and /proc.
+
+    A file that is renamed to ``/dev/null`` takes the device's place, for every program of the machine.
+    """
+    with suppress(OSError):
+        system = path.parent.resolve().parts[1:2] in (("dev",), ("proc",)) and not str(path).startswith("/dev/shm/")
+        if system or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise DataError(f"{path} is a device, pipe or socket: expected the name of a file to write.")
 
 
 def sha256(path: Path) -> str:

@@ -7,9 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from tokfilter.artifacts.files import existing_file
 from tokfilter.artifacts.json_file import json_from_file
 from tokfilter.artifacts.limits import MAX_DOCUMENT, MAX_DOCUMENT_VALUES
@@ -47,6 +44,9 @@ def document_from_file(path: str | Path, schema: str) -> dict[str, Any]:
     schema: its name, such as ``tokfilter/bench``
     Raises DataError when there is no file at ``path``, or when it does not match the schema, with the place.
     """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
     name = schema.removeprefix("tokfilter/")
     path = existing_file(path, f"{name}.json")
     try:

@@ -62,12 +62,10 @@ def evaluate(
 
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.artifacts.files import check_target
+    from tokfilter.benchmarks.documents import evaluated_images
     from tokfilter.benchmarks.similarity_document import evaluation_from_bundle
     from tokfilter.commands.tables import print_accuracy, print_similarity
     from tokfilter.runtime.measure.record import write_json
-
-    # Last, so that of two missing packages the one of the extra that has all is named.
-    from tokfilter.benchmarks.documents import evaluated_images  # isort: skip
 
     budgets = keeps_from_text(keeps)
     if output is not None:

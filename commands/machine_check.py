@@ -45,7 +45,7 @@ class Ability:
 
 
 _PARTS: Final = {
-    "train, label, eval, predict": ["torch", "torchvision", "timm", "pillow", "safetensors"],
+    "train, label, eval, predict of a bundle": ["torch", "torchvision", "timm", "pillow", "safetensors", "scipy"],
     "demo": ["torch", "timm", "scikit-learn", "onnx", "onnxscript", "onnxruntime", "matplotlib", "jinja2"],
     "export to ONNX": ["torch", "timm", "onnx", "onnxscript", "onnx-ir", "onnxruntime"],
     "export --rtx (no GPU needed)": ["torch", "onnx", "onnxscript", "tensorrt-rtx-cu13"],
@@ -53,12 +53,15 @@ _PARTS: Final = {
     "engine --rtx (no GPU needed)": ["tensorrt-rtx-cu13"],
     "engine --trt": ["tensorrt", "NVIDIA GPU"],
     "verify, bench, tune on the CPU": ["onnxruntime"],
+    "predict of an export, page": ["onnxruntime", "pillow"],
+    "serve": ["onnxruntime", "pillow", "fastapi", "uvicorn", "httptools", "prometheus-client"],
     "verify, bench, tune with OpenVINO": ["openvino"],
     "verify, bench, tune on TensorRT": ["tensorrt", "pycuda", "NVIDIA GPU"],
     "bench --loadgen": ["onnxruntime", "mlcommons-loadgen"],
     "energy of a discrete GPU": ["nvidia-ml-py", "NVIDIA GPU"],
     "report": ["matplotlib", "jinja2", "jsonschema"],
-    "triton-repo": ["onnx", "tritonclient"],
+    "triton-repo": ["onnx", "onnx-ir", "tritonclient"],
+    "deepstream, fuse, inline": ["onnx", "onnx-ir", "onnxruntime"],
     "plugin build": ["CUDA compiler", "C++ compiler", "CMake"],
 }
 """Ability -> the parts that it needs. The extra that installs a package is read from tokfilter's own metadata."""

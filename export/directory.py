@@ -112,7 +112,7 @@ def _copy_unlisted(target: Path, staging: Path, kind: FolderKind) -> None:
     for item in target.iterdir():
         if item.name in listed or (staging / item.name).exists():
             continue
-        if item.is_dir():
+        if item.is_dir() and not item.is_symlink():
             shutil.copytree(item, staging / item.name, symlinks=True)
         else:
             shutil.copy2(item, staging / item.name, follow_symlinks=False)
@@ -136,7 +136,7 @@ def _swap(staging: Path, target: Path) -> None:
 def _clean_up_killed(target: Path) -> None:
     """Remove the folders of killed exports and builds, and move back an old export that had been moved aside."""
     sweep_parts(target / _ENGINES)
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(part|old)")
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d{{1,9}})\.(part|old)")
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)
         if match is None or is_alive(int(match[1])):

@@ -14,7 +14,7 @@ from PIL import Image
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.images import open_image
 from tokfilter.artifacts.manifest import ModelCard, load_manifest
-from tokfilter.errors import DataError
+from tokfilter.errors import DataError, EngineError
 from tokfilter.runtime.mask_pictures import classes_from_masks, mask_picture
 from tokfilter.runtime.pictures import heat_picture, kept_picture, scale_from_size, tiled
 from tokfilter.runtime.preprocess import preprocess_from_card, preprocess_from_fields
@@ -32,6 +32,7 @@ __all__ = [
     "Prediction",
     "check_scores",
     "class_name",
+    "finite",
     "grid_from_card",
     "picture_from_prediction",
     "predict",
@@ -147,7 +148,7 @@ def prediction_from_model(model: "FilteredViT", image: Image.Image, keep: Keep |
     model.eval()
     with torch.inference_mode():
         images = torch.from_numpy(transform.input_from_view(view))[None].to(next(model.parameters()))
-        logits = model(images, keep)[0].float().cpu().numpy()
+        logits = finite(model(images, keep)[0].float().cpu().numpy())
         kept = model.last.indices
         stages = stages_from_model(model)
         scores = model.scores(images)[0].float().cpu().numpy()
@@ -208,10 +209,11 @@ def prediction_from_session(
     if indices is not None:
         later, partners = (None if rows is None else rows[0] for rows in (result.later_indices, result.partners))
         stages = stages_from_outputs(card.reducer, card.choices, grid, indices, later, partners)
+    first = finite(result.logits[0])
     if card.embeds:
-        embedding = result.embedding[0].astype(np.float32)
+        embedding = first.astype(np.float32)
         return Prediction(view, grid, np.empty(0), (), tokens, indices, embedding=embedding, stages=stages)
-    probabilities, classes = probabilities_and_classes(result.logits[0])
+    probabilities, classes = probabilities_and_classes(first)
     return Prediction(view, grid, probabilities, card.class_names, tokens, indices, classes=classes, stages=stages)
 
 
@@ -254,6 +256,16 @@ def grid_from_card(card: ModelCard) -> tuple[int, int]:
     if rows * columns != card.num_patches:
         raise DataError(f"{card.num_patches} patches do not make a grid of squares on {width} x {height} pixels.")
     return rows, columns
+
+
+def finite(output: Floats) -> Floats:
+    """The output of a model as it is. Raises EngineError where it holds NaN or infinity: nothing follows from those."""
+    if not np.isfinite(output).all():
+        raise EngineError(
+            "the model's output holds NaN or infinity: 16 bits overflow, or its weights are damaged. Compare it with "
+            "its golden tensors (`tokfilter verify`), and export in fp32."
+        )
+    return output
 
 
 def probabilities_from_logits(logits: Floats) -> Floats:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from tokfilter import __version__
 from tokfilter.artifacts.budget import keep_from_text
 from tokfilter.errors import BudgetError, TokfilterError
+from tokfilter.runtime.predict import finite
 from tokfilter.runtime.preprocess import Array
 from tokfilter.runtime.service.admission import SLOT, Admission
 from tokfilter.runtime.service.batcher import Batcher, Slot
@@ -166,7 +167,7 @@ class Service:
             image = await self.decoders.input_from_body(body)
         finally:
             self.bodies.release(body)
-        return content(await self.batcher.submit(image, tokens), tokens)
+        return content(finite(await self.batcher.submit(image, tokens)), tokens)
 
     def _tokens(self, keep: str | None) -> int:
         try:

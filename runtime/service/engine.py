@@ -67,7 +67,8 @@ class Engine:
         # Pad a batch below the engine's minimum with copies of the last image.
         rows = [*images, *[images[-1]] * (self.smallest - len(images))]
         logits = self.session.run(np.stack(rows), tokens).logits[: len(images)]
-        return list(logits.astype(np.float32) if self.embeds else probabilities_from_logits(logits))
+        with np.errstate(invalid="ignore"):  # of one image: its own request gets the error
+            return list(logits.astype(np.float32) if self.embeds else probabilities_from_logits(logits))
 
     def best(self, probabilities: Array, count: int) -> list[dict[str, Any]]:
         """The most probable classes, in descending order."""

@@ -1,12 +1,23 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from tokfilter.artifacts.files import atomic_path, existing_file, inside, new_folder, sha256, sweep_parts, sync_folder
+from tokfilter.artifacts.files import (
+    atomic_path,
+    check_target,
+    existing_file,
+    inside,
+    new_folder,
+    sha256,
+    sweep_parts,
+    sync_folder,
+)
 from tokfilter.errors import DataError, ExportError
 
 
@@ -48,6 +59,33 @@ def test_a_kill_leaves_the_old_file(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=10)
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "socket"])
+def test_no_file_takes_the_place_of_a_device(tmp_path, kind):
+    """As root, a file that is renamed to /dev/null would be there for every program."""
+    path = tmp_path / "target"
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    else:
+        os.mkfifo(path if kind == "pipe" else tmp_path / "pipe")
+    if kind == "link to a pipe":
+        path.symlink_to(tmp_path / "pipe")
+    before = sorted((one.name, one.lstat().st_ino) for one in tmp_path.iterdir())
+    refused = "is a device, pipe or socket: expected the name of a file"
+    with pytest.raises(DataError, match=refused), atomic_path(path) as part:
+        part.write_text("x")
+    with pytest.raises(DataError, match=refused):
+        check_target(path)
+    assert sorted((one.name, one.lstat().st_ino) for one in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/stdout", "/dev/nothing-yet", "/proc/self/x", "/dev/fd/1"])
+def test_names_of_the_system_are_no_targets(name):
+    with pytest.raises(DataError, match="is a device, pipe or socket"):
+        check_target(Path(name))
+    check_target(Path("/dev/shm/of-a-test"))  # memory as a file system
 
 
 def test_permissions_follow_the_umask(tmp_path):

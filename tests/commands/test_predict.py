@@ -1,16 +1,19 @@
 """tokfilter predict: an image in; class, probability and a picture of the kept tokens out, by torch and by engine."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from openvino_exports import NEEDED
 from PIL import Image
 
-from tokfilter.artifacts.manifest import ModelCard
+from tokfilter.artifacts.manifest import ModelCard, entry_from_file, load_manifest, save_manifest
 from tokfilter.cli import cli
 from tokfilter.errors import DataError
 from tokfilter.export.options import ExportOptions
@@ -188,6 +191,27 @@ def card(size, patches):
 def test_probabilities_of_huge_logits_are_finite():
     probabilities = probabilities_from_logits(np.array([1e4, 1e4, -1e4], dtype=np.float32))
     np.testing.assert_allclose(probabilities, [0.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("damage", ["nan", "inf"])
+@pytest.mark.parametrize("options", [["--json"], ["-o", "kept.png"]])
+def test_an_output_that_is_not_finite_is_an_error(exported, photo, tmp_path, monkeypatch, damage, options):
+    """JSON has no NaN, and no class is the most probable one."""
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "out"
+    shutil.copytree(exported, directory)
+    model = onnx.load(directory / "model.onnx")
+    (bias,) = [tensor for tensor in model.graph.initializer if list(tensor.dims) == [len(CLASSES)]]
+    values = np.array([damage, 1, 2, 3, 4], np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    onnx.save(model, directory / "model.onnx")
+    manifest = load_manifest(directory)
+    written = entry_from_file(directory, "model.onnx", "filtered", runtime="onnx", precision="fp32")
+    files = [written if entry.path == written.path else entry for entry in manifest.files]
+    save_manifest(directory, replace(manifest, files=files))
+    done = run(directory, photo, *options)
+    assert done.exit_code == 1 and "output holds NaN or infinity" in done.output
+    assert "NaN," not in done.output and not (tmp_path / "kept.png").exists()
 
 
 def test_classes_without_names_get_numbers(bundle_file, photo):

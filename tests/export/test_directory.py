@@ -125,6 +125,25 @@ def test_what_the_manifest_does_not_list_is_taken_along(tmp_path):
     assert (tmp_path / "out" / "notes" / "a.txt").read_text() == "mine"
 
 
+def test_a_link_to_a_folder_that_is_taken_along_stays_a_link(tmp_path):
+    """Its folder may be a data set of a terabyte."""
+    write_export(tmp_path / "out", "old")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_text("large")
+    (tmp_path / "out" / "images").symlink_to(tmp_path / "images")
+    write_export(tmp_path / "out", "new")
+    assert content(tmp_path / "out") == "new"
+    assert (tmp_path / "out" / "images").is_symlink()
+    assert (tmp_path / "out" / "images" / "a.png").read_text() == "large"
+
+
+def test_a_name_with_a_number_that_no_process_has_is_left_alone(tmp_path):
+    other = tmp_path / f".out.{10**30}.part"
+    other.mkdir()
+    write_export(tmp_path / "out", "new")
+    assert content(tmp_path / "out") == "new" and other.is_dir()
+
+
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "out").write_text("precious")
     with pytest.raises(ExportError, match="must be a directory, but .*out is a file"):

@@ -251,6 +251,16 @@ def test_without_memory_a_request_gets_503(export_directory, monkeypatch, place)
     assert "no memory left" in json.loads(body["body"])["detail"]
 
 
+def test_an_output_that_is_not_finite_is_an_error_of_its_request(export_directory, monkeypatch):
+    async def infinite(images, tokens):
+        return [np.array([0.5, np.nan])] * len(images)
+
+    with engine_from_directory(export_directory, SessionOptions()) as engine:
+        monkeypatch.setattr(engine, "outputs", infinite)
+        start, body = asyncio.run(_asked(Service(engine, Limits()), photo(0)))
+    assert start["status"] == 500 and "output holds NaN or infinity" in json.loads(body["body"])["detail"]
+
+
 async def _asked(service, content):
     """The messages of the answer, without a server."""
     sent, parts = [], [{"type": "http.request", "body": content}]
