@@ -13,7 +13,7 @@ from hostile.fuzz import Fuzzer, Original
 from hostile.kills import Killed, state
 from hostile.readers import BY_NAME, READERS
 from hostile.requests import made_request
-from hostile.server import CPU_S, Done, Server
+from hostile.server import CPU_S, Done, Patience, Server
 from schema_check import valid
 
 from tokfilter.runtime.measure.record import header
@@ -72,6 +72,20 @@ def test_a_measurement_of_ten_seconds_is_no_hang_and_one_of_twenty_is(tmp_path, 
     original = Original(unchanged, verdict.verdict(unchanged, BASELINE, b"", [], False, []), "")
     found = fuzzer._without_asked_time(judged, done, original)
     assert found.faults == (("hang", "traceback") if hangs else ("traceback",))
+
+
+def test_what_computes_on_a_busy_machine_is_waited_for():
+    """Looks at 60 s and each 20 s from then on; processor time so far at each look."""
+
+    def killed_after(cpu, kill_after=None):
+        looks = iter(cpu)
+        patience = Patience(1000.0, 60, kill_after, lambda: next(looks))
+        return next(second for second in range(700) if patience.is_over(1000 + second))
+
+    assert killed_after([1.0, 1.1]) == 82
+    assert killed_after([1.0, 1.5, 2.0, 2.1]) == 124
+    assert killed_after([one / 2 for one in range(100)]) == 601
+    assert killed_after([], kill_after=3) == 4
 
 
 def test_each_class_is_complete():

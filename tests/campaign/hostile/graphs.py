@@ -48,7 +48,18 @@ def _tensor_type(model, rng):
 def _tensor_data(model, rng):
     tensor = rng.choice(model.graph.initializer)
     data = tensor.raw_data
-    tensor.raw_data = rng.choice((b"", data[:-1], data + b"x", b"\xff" * len(data), bytes(len(data)), data[::-1]))
+    tensor.raw_data = rng.choice(
+        (
+            b"",
+            data[:-1],
+            data + b"x",
+            b"\xff" * len(data),
+            bytes(len(data)),
+            data[::-1],
+            b"\0\0\x80\x7f" * (len(data) // 4),
+            b"\0\0\xc0\x7f" + data[4:],
+        )
+    )  # infinity, NaN
     return f"{tensor.name} {len(tensor.raw_data)} bytes"
 
 

@@ -17,6 +17,11 @@ def picture_changed(content: bytes, rng: Random) -> tuple[bytes, str]:
         return _jpeg(bytearray(content), rng)
     if content[:2] in (b"P6", b"P5"):
         return _ppm(content, rng)
+    if content[:4] == b"II*\0" and rng.random() < 0.4:
+        return _tiff_directories(content, rng)
+    if content[:3] == b"GIF" and rng.random() < 0.3:
+        blocks = content[13 + (3 << (content[10] & 7) + 1) * (content[10] >> 7) : -1]
+        return content[:-1] + blocks * rng.choice((100, 5000)) + b";", "frames"
     fields = {b"BM": 54, b"GI": 13, b"II": 8, b"MM": 8, b"RI": 40}
     end = fields.get(content[:2], 64)
     changed = bytearray(content)
@@ -24,6 +29,24 @@ def picture_changed(content: bytes, rng: Random) -> tuple[bytes, str]:
     number = rng.choice(SIZES)
     changed[at : at + 4] = struct.pack("<I", number)
     return bytes(changed), f"4 bytes at {at} set to {number}"
+
+
+def _tiff_directories(content, rng):
+    """Directories after the first: itself again, many, or one that lies nowhere; or one as its own EXIF directory."""
+    (first,) = struct.unpack("<I", content[4:8])
+    (count,) = struct.unpack("<H", content[first : first + 2])
+    after = first + 2 + 12 * count
+    kind, changed = rng.choice(("itself", "many", "nowhere", "exif")), bytearray(content)
+    if kind == "exif":
+        changed[after - 12 : after] = struct.pack("<HHII", 0x8769, 4, 1, first)
+        return bytes(changed), "directories: exif"
+    place = {"itself": first, "many": len(changed) + len(changed) % 2, "nowhere": 2**31}[kind]
+    changed[after : after + 4] = struct.pack("<I", place)
+    if kind == "many":
+        changed += bytes(len(changed) % 2)
+        for _ in range(50_000):
+            changed += struct.pack("<H", 0) + struct.pack("<I", len(changed) + 6)
+    return bytes(changed), f"directories: {kind}"
 
 
 def _chunks(content):

@@ -20,7 +20,14 @@ _HEADERS = (
     "Content-Length: -1",
     "Content-Length: 99999999999999999999",
     "Content-Length: 5\r\nContent-Length: 6",
+    "Content-Length: 3\r\nTransfer-Encoding: chunked",
+    "Content-Length: +5",
+    "Content-Length : 5",
     "Transfer-Encoding: chunked",
+    "Transfer-Encoding: gzip, chunked",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+    "Transfer-Encoding:\r\n chunked",
+    "Trailer: Content-Length",
     "Transfer-Encoding: x",
     "Expect: 100-continue",
     "Content-Encoding: gzip",
@@ -60,9 +67,8 @@ def made_request(pictures: list[bytes], seed: int, number: int) -> tuple[bytes, 
     """Bytes for one connection, and what is odd in them."""
     rng = Random(f"{seed}/{NAME}/{number}")
     body = rng.choice(pictures)
-    kind = rng.choice(
-        ("body", "body", "body", "damage", "damage", "query", "path", "header", "header", "method", "bytes", "chunks")
-    )
+    kinds = "body body body damage damage query path header header method bytes chunks several"
+    kind = rng.choice(kinds.split())
     method, path, headers, what = "POST", "/classify", ["Content-Type: image/jpeg"], kind
     if kind == "body":
         body, what = picture_changed(body, rng)
@@ -90,6 +96,9 @@ def made_request(pictures: list[bytes], seed: int, number: int) -> tuple[bytes, 
         headers.append(f"Content-Length: {rng.choice((len(body), len(body), len(body) + 1, max(0, len(body) - 1)))}")
     head = "\r\n".join((f"{method} {path} HTTP/1.1", "Host: x", *headers, "Connection: close", "", ""))
     sent = head.encode("latin-1", "replace") + body
+    if kind == "several":
+        one = sent.replace(b"Connection: close\r\n", b"")
+        sent, what = one * rng.choice((1, 5, 40)) + sent, "several requests at once"
     if kind == "bytes":
         sent, what = damaged(sent, rng)
     return sent, what

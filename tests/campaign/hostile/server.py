@@ -40,9 +40,7 @@ ROOMS = ("artifacts", "vit", "trt", "train", "export", "runtime", "commands")
 CPU_S = 10.0
 """Processor time beyond the baseline above which a command hangs."""
 WALL_S = 60.0
-"""Wall time after which a command is killed: it waits for something, or this machine is six times overloaded."""
-STOPPED_S = 5.0
-"""The forking process looks every 2 ms; after a longer gap it was stopped, and the command with it."""
+"""Wall time after which a command is killed that waits for something (``Patience``)."""
 ADDRESS_SPACE = 6 << 30
 FILE_BYTES = 4 << 30
 
@@ -53,7 +51,7 @@ class Done:
 
     code: exit code, negative for a signal
     cpu_s, wall_s, peak: seconds, seconds, bytes of the child, with the baseline
-    timed_out: whether it was killed after its wall time
+    timed_out: whether it was killed because it took its wall time and did nothing, or ten times that
     """
 
     code: int
@@ -125,22 +123,54 @@ def _import_rooms():
                 raise
 
 
+class Patience:
+    """When a command is killed: after ``kill_after``, or where it takes ``wall_s`` and does nothing.
+
+    On a machine that others use, or that was stopped, a command that computes may take longer: after ``wall_s`` it goes
+    on while its processes get 2 % of a core, up to ten times ``wall_s``. RLIMIT_CPU ends one that computes without end.
+    """
+
+    def __init__(self, begin, wall_s, kill_after, cpu_seconds):
+        self.wall_s, self.exact, self.cpu_seconds = wall_s, kill_after is not None, cpu_seconds
+        self.deadline = begin + (kill_after if self.exact else wall_s)
+        self.last_look, self.last_cpu, self.latest = begin, None, begin + 10 * wall_s
+
+    def is_over(self, now):
+        """Whether to kill it now."""
+        if now <= self.deadline:
+            return False
+        if self.exact or now > self.latest:
+            return True
+        cpu, elapsed = self.cpu_seconds(), now - self.last_look
+        if self.last_cpu is not None and cpu - self.last_cpu < 0.02 * elapsed:
+            return True
+        self.last_look, self.last_cpu, self.deadline = now, cpu, now + self.wall_s / 3
+        return False
+
+
+def _cpu_seconds(session):
+    """Processor time of all processes of a session, and of those that they have waited for."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                total += sum(map(int, fields[11:15]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def _forked(asked):
     begin = time.monotonic()
     pid = os.fork()
     if not pid:
         _child(asked)
-    deadline = begin + (asked["kill_after"] if asked["kill_after"] is not None else asked["wall_s"])
-    killed, last = False, begin
+    patience = Patience(begin, asked["wall_s"], asked["kill_after"], lambda: _cpu_seconds(pid))
+    killed = False
     while True:
-        now = time.monotonic()
-        if now - last > STOPPED_S:  # not the command's time
-            begin, deadline = begin + now - last, deadline + now - last
-        last = now
         found, status, used = os.wait4(pid, os.WNOHANG)
         if found:
             break
-        if not killed and time.monotonic() > deadline:
+        if not killed and patience.is_over(time.monotonic()):
             killed = True
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.002)

@@ -193,6 +193,8 @@ def _odd_text(content, rng):
         "latin": content[:-2] + b'"\xff\xfe"',
         "double keys": content.replace(b"{", b'{"model": 1, "files": [],', 1),
         "many names": b"{" + b",".join(b'"%d":%d' % (i, i) for i in range(200_000)) + b"}",
+        "double key at the end": b"{" + b",".join(b'"%d":0' % i for i in range(200_000)) + b',"a":0,"a":0}',
+        "empty lists": b"[" + b"[]," * 3_000_000 + b"[]]",
         "digits": b'{"format": ' + b"9" * 1_000_000 + b"}",
         "two texts": content + content,
         "null": b"null",
