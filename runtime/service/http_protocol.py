@@ -94,6 +94,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole (callback of the parser)."""
         self._progress = True
+        if sum(name == b"host" for name, _ in self.headers) > 1:  # RFC 9112, 3.2; a proxy may have taken the other one
+            raise ValueError("more than one Host")
         self.open.works(self)
         super().on_headers_complete()
         if not self.pipeline:

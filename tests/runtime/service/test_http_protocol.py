@@ -17,6 +17,31 @@ from tokfilter.runtime.service.limits import Limits
 from tokfilter.runtime.service.server import SECURITY_HEADERS
 
 GET = b"GET / HTTP/1.1\r\nHost: service\r\n\r\n"
+FRAMINGS = {
+    "both": b"Content-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both, the other way": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 3\r\nContent-Length: 0\r\n\r\nabc",
+    "two equal lengths": b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "list of lengths": b"Content-Length: 3, 3\r\n\r\nabc",
+    "plus": b"Content-Length: +3\r\n\r\nabc",
+    "space before the colon": b"Content-Length : 3\r\n\r\nabc",
+    "hexadecimal": b"Content-Length: 0x3\r\n\r\nabc",
+    "chunked is not last": b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "chunked and identity": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "other coding": b"Transfer-Encoding: xchunked\r\nContent-Length: 3\r\n\r\nabc",
+    "vertical tab": b"Transfer-Encoding: \x0bchunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "folded line": b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "lines without CR": b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
+    "line end in a chunk's extension": b"Transfer-Encoding: chunked\r\n\r\n3;a\nb\r\nabc\r\n0\r\n\r\n",
+    "chunk of 2^64 + 3": b"Transfer-Encoding: chunked\r\n\r\n10000000000000003\r\nabc\r\n0\r\n\r\n",
+    "chunk of -3": b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n",
+    "chunk that is longer": b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n",
+    "length as a trailer": b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nContent-Length: 50\r\n\r\n",
+    "zero byte": b"X: a\x00b\r\n\r\n",
+    "two hosts": b"Host: other\r\n\r\n",
+}
+"""How long a body is, said in a way that a proxy before the service may read otherwise (request smuggling)."""
+
 PARTS = [b"GET / HT", b"TP/1.1\r\nHo", b"st: service\r\nX-A: ", b"1\r\n\r", b"\n"]
 
 
@@ -210,6 +235,13 @@ def test_bodies_are_taken_whole(quick, size):
     plain.socket.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
     assert plain.answer()[2] == b"%d" % min(size, len(body[: -(-min(size, 9000) // 7) * 7]))
     plain.socket.close()
+
+
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
+def test_no_second_request_is_smuggled_in_a_body(quick, framing):
+    """It is refused and closed: the request that follows is not answered."""
+    answer = Talk(quick.url, b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + GET).rest()
+    assert answer.startswith("HTTP/1.1 400 ") and answer.count("HTTP/1.1") == 1
 
 
 def test_a_head_may_arrive_in_parts_and_connections_are_reused(quick):
