@@ -8,6 +8,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.group import needs
+from tokfilter.commands.json_output import echo_json
 from tokfilter.commands.progress import command_line, progress_bar
 from tokfilter.commands.session_options import batches_from_text, bounded_run, engines_from, engines_option
 
@@ -68,9 +69,7 @@ def bench(
     if html is not None:
         render_report(None, document, [], html)
     if as_json:
-        import json
-
-        click.echo(json.dumps(document, indent=2))
+        echo_json(document)
     else:
         from tokfilter.commands.tables import print_comparison, print_scenarios
 

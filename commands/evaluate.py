@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
+from tokfilter.commands.json_output import echo_json
 from tokfilter.commands.progress import command_line, progress_bar
 from tokfilter.commands.session_options import BATCH
 
@@ -58,8 +59,6 @@ def evaluate(
     model's by cosine and recall@1, the fraction of images whose nearest other image is right: of its class, or where
     there are no classes the nearest of the full model.
     """
-    import json
-
     from tokfilter.artifacts.budget import keeps_from_text
     from tokfilter.artifacts.files import check_target
     from tokfilter.benchmarks.documents import evaluated_images
@@ -77,7 +76,7 @@ def evaluate(
     if output is not None:
         write_json(output, document)
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        echo_json(document)
     else:
         if document["schema"] == "tokfilter/similarity":
             print_similarity(document["rows"], document["model"]["patches"])

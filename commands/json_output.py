@@ -1,13 +1,14 @@
 """`--json`: the result of a command as one JSON object on standard output, with its schema and version."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["json_option", "print_json"]
+__all__ = ["echo_json", "json_option", "print_json"]
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,11 +21,22 @@ def print_json(schema: str, content: Mapping[str, Any]) -> None:
 
     content: plain values, and paths, which become text
     """
-    document = {"schema": f"tokfilter/{schema}", "version": 1, **content}
-    click.echo(json.dumps(document, indent=2, default=_text))
+    echo_json({"schema": f"tokfilter/{schema}", "version": 1, **content})
 
 
-def _text(value: object) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"JSON has no {type(value).__name__}")
+def echo_json(document: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Print a document that has its schema. NaN and infinity, which JSON does not have, become null.
+
+    indent: None for one line
+    """
+    click.echo(json.dumps(_plain(document), indent=indent, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

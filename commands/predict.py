@@ -1,6 +1,5 @@
 """tokfilter predict."""
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import click
 
 from tokfilter.artifacts.budget import KEEP_HELP
 from tokfilter.commands.group import needs
+from tokfilter.commands.json_output import echo_json
 from tokfilter.commands.session_options import PRECISIONS, bounded_run
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _one(model: _Model, image: Path, output: Path | None, scores: bool, top: int
     if output is not None:
         write_picture(prediction, output, scores)
     if as_json:
-        click.echo(json.dumps(document_of(prediction, model.source, image, output, top), indent=2))
+        echo_json(document_of(prediction, model.source, image, output, top))
     else:
         print_one(prediction, output, top)
 
@@ -173,7 +173,7 @@ def _several(
             if picture is not None:
                 write_picture(prediction, picture, scores)
             if as_json:
-                click.echo(json.dumps(document_of(prediction, model.source, image.path, picture, top)))
+                echo_json(document_of(prediction, model.source, image.path, picture, top), indent=None)
             else:
                 print_line(console, prediction, image.path, top)
     model.write(kept)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokfilter.commands.group import needs
+from tokfilter.commands.json_output import echo_json
 from tokfilter.commands.progress import command_line, progress_bar
 from tokfilter.commands.session_options import (
     BATCH,
@@ -68,9 +69,7 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
             document = run(directory, goal, batch, options, config, progress, command_line(), others)
     write_json(directory / "tune.json", document)
     if as_json:
-        import json
-
-        click.echo(json.dumps(document, indent=2))
+        echo_json(document)
     else:
         from tokfilter.commands.tables import print_curve
 

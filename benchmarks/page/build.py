@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokfilter.artifacts.checked import checked_bytes
+from tokfilter.artifacts.json_file import json_from_file
 from tokfilter.artifacts.manifest import Entry, Manifest, load_manifest
 from tokfilter.benchmarks.page.onnxruntime_web import VERSION, copy_files, fetched_package
 from tokfilter.benchmarks.page.samples import write_samples
@@ -131,7 +132,7 @@ def _listed(folder: Path) -> set[str]:
     """The files of a page. Raises DataError where page.json is not one of ours."""
     path = folder / DESCRIPTION
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_from_file(path)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         return {str(name) for name in content["files"]}

@@ -1,6 +1,8 @@
 """Every command that prints a result has --json, with a schema and a version."""
 
 import json
+import math
+from pathlib import Path
 
 import click
 import pytest
@@ -32,6 +34,20 @@ def run(*arguments):
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)  # one object, and nothing else
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_become_null(capsys, number):
+    print_json("x", {"a": [1.5, (number, {"b": number})], "path": Path("a/b"), "none": None, "yes": True})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {
+        "schema": "tokfilter/x",
+        "version": 1,
+        "a": [1.5, [None, {"b": None}]],
+        "path": "a/b",
+        "none": None,
+        "yes": True,
+    }
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_an_older_page_is_replaced_and_the_users_own_files_stay(export, tmp_path
     assert not (page / "gone.onnx").exists()
 
 
-@pytest.mark.parametrize("marker", [None, "{}", '{"format": "other"}', "[]", "no json"])
+@pytest.mark.parametrize("marker", [None, "{}", '{"format": "other"}', "[]", "no json", "[" * 100_000])
 def test_a_folder_that_is_no_page_is_never_replaced(export, tmp_path, marker):
     page = tmp_path / "page"
     page.mkdir()
