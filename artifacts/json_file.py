@@ -7,12 +7,15 @@ import math
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from tokfilter.artifacts.limits import MAX_JSON, MAX_JSON_DEPTH, MAX_JSON_VALUES
 from tokfilter.artifacts.zip_parts import open_regular
 
 __all__ = ["json_from_bytes", "json_from_file"]
+
+_DIGITS: Final = 300
+"""Of a whole number that is surely below the largest float, 1.8e308."""
 
 
 def json_from_file(path: Path, limit: int = MAX_JSON, values: int = MAX_JSON_VALUES) -> Any:
@@ -35,7 +38,11 @@ def json_from_bytes(content: bytes, values: int = MAX_JSON_VALUES) -> Any:
         raise ValueError(f"it has more than {values:,} values")
     try:
         found = json.loads(
-            content.decode("utf-8"), parse_constant=_refused, parse_float=_finite, object_pairs_hook=_object
+            content.decode("utf-8"),
+            parse_constant=_refused,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_object,
         )
         if b"\\ud" in content or b"\\uD" in content:
             json.dumps(found, ensure_ascii=False).encode("utf-8")
@@ -56,6 +63,13 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{text:.40} is larger than any number that can be read")
     return number
+
+
+def _whole(text: str) -> int:
+    """A whole number that a float can hold, too: others overflow where something is computed with them."""
+    if len(text) > _DIGITS:
+        _finite(text)
+    return int(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

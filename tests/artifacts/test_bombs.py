@@ -124,9 +124,17 @@ def test_json_of_any_depth_is_read_or_refused(tmp_path, depth):
         ("[1e999]", "larger than any number"),
         ("[-1e400]", "larger than any number"),
         ("[Infinity]", "not a number of JSON"),
+        pytest.param(f"[1{'0' * 309}]", "larger than any number", id="310 digits"),
+        pytest.param(f"[-1{'0' * 4200}]", "larger than any number", id="4201 digits"),
     ],
 )
 def test_what_readers_of_json_take_for_different_things_is_refused(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=words):
         json_from_file(tmp_path / "a.json")
+
+
+def test_whole_numbers_up_to_the_largest_float_are_read_exactly(tmp_path):
+    numbers = [0, -1, 2**63, 10**308, -(10**299)]
+    (tmp_path / "a.json").write_text(json.dumps(numbers))
+    assert json_from_file(tmp_path / "a.json") == numbers
