@@ -91,12 +91,13 @@ def test_a_precision_without_a_graph_is_refused_where_types_come_from_the_graph(
 
 
 def test_8_6_builds_every_precision_from_the_fp32_graphs(copied, tmp_path, monkeypatch):
-    built = {}
+    built, budgets = {}, {}
 
     def engine(kind, graph, plan, options):
         model = onnx_ir.load(graph)
         select = [node.op_type for node in model.graph if node.domain]
         built[plan.name] = (graph.name, options.precision, select, dict(model.opset_imports)[""], len(model.functions))
+        budgets[plan.name] = options.budget
         plan.write_bytes(b"plan")
         options.timing_cache.write_bytes(b"timings")
         return {"version": "8.6.0"}
@@ -124,6 +125,10 @@ def test_8_6_builds_every_precision_from_the_fp32_graphs(copied, tmp_path, monke
     built.clear()
     add_engines(copied, replace(options, plugin=False, precisions=("fp16",)))
     assert built["model.fp16.plan"] == ("model.onnx", "fp16", [], 17, 0), "native ops"
+    assert budgets["model.plan"] == (1, 8, 16), "fp32 engines serve every budget"
+    assert budgets["model.fp16.plan"] == (8, 8, 8), "8.6 has no fp16 kernels for a range"
+    add_engines(copied, replace(options, plugin=False, precisions=("fp16",), budget_range=(2, 8, 16)))
+    assert budgets["model.fp16.plan"] == (2, 8, 16), "asked for"
 
 
 @pytest.mark.parametrize(

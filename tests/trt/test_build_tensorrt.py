@@ -183,7 +183,7 @@ def test_8_6_refuses_a_plan_of_fp16_whose_weights_stayed_in_fp32(
     options = BuildOptions((1, 2, 4), (37, 98, 196), precision=precision, fp32_layers=layers)
 
     def build_plan(length):
-        monkeypatch.setitem(sys.modules, "tensorrt", fake_builder_module("8.6.0", layers=[]))
+        monkeypatch.setitem(sys.modules, "tensorrt", fake_builder_module("8.6.0", layers=[layer("one", "a")]))
         monkeypatch.setattr(Network, "build", lambda *_: bytes(length))
         build_engine("tensorrt", plain_graph, plan, options)
 
