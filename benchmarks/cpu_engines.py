@@ -217,7 +217,7 @@ def main(
     """Measure engines and precisions on this CPU. Run nothing else on the machine meanwhile."""
     if bundle is not None and directory is None:
         raise DataError("--bundle belongs to an export: give --export DIRECTORY too.")
-    config = BenchConfig(duration, min(0.5, duration), min(0.15, duration))
+    config = BenchConfig.of_duration(duration, min(0.5, duration), 0.15)
 
     def log(text: str) -> None:
         click.echo(text, err=True)

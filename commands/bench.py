@@ -83,7 +83,7 @@ def _comparison(directory: Path, params: Mapping[str, Any]) -> dict[str, Any]:
     from tokfilter.runtime.comparison.compare import compare
     from tokfilter.runtime.comparison.rounds import QUICK, BenchConfig
 
-    config = QUICK if params["quick"] else BenchConfig(params["duration"], params["warm_up"])
+    config = QUICK if params["quick"] else BenchConfig.of_duration(params["duration"], params["warm_up"], 0.15)
     first, *further = engines = engines_from(params)
     batches = batches_from_text("--batch", params["batch"])
     with progress_bar() as progress, bounded_run(directory, engines, max(batches), bool(params["against"])):

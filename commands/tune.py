@@ -60,7 +60,7 @@ def tune(directory: Path, batch: int, as_json: bool, duration: float, **params: 
 
     options = session_options_from(params)
     others = batches_from_text("--model-batches", params["model_batches"]) if params["model_batches"].strip() else []
-    config = BenchConfig(duration, 0.2, 0.1)
+    config = BenchConfig.of_duration(duration, min(0.2, max(duration, 0.0)), 0.1)
     check_target(directory / "tune.json")
     names = ("latency_ms", "speedup", "max_drop", "accuracy", "images")
     with progress_bar() as progress:

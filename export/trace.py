@@ -121,12 +121,21 @@ def _graph_from_module(
     with _plain_attention(module), _quiet(), torch.no_grad():
         try:
             exported = torch.export.export(module, (images, slots), dynamic_shapes=dims)
+            _translatable_casts(exported)
             program = _onnx_program(exported, (images, slots), dims, names, opset)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(
                 f"torch could not turn this model into ONNX opset {opset}: {_first_line(error)}"
             ) from error
     return program.model
+
+
+def _translatable_casts(exported: torch.export.ExportedProgram) -> None:
+    """Write ``x.to(dtype)``, which the exporter does not translate as it stands, as the copy that it does."""
+    for node in exported.graph.nodes:
+        if node.target is torch.ops.aten.to.dtype:
+            dtype = node.args[1] if len(node.args) > 1 else node.kwargs["dtype"]
+            node.target, node.args, node.kwargs = torch.ops.aten._to_copy.default, node.args[:1], {"dtype": dtype}
 
 
 def _onnx_program(

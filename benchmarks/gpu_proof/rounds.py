@@ -66,7 +66,7 @@ def _measured(
 ) -> tuple[list[Cell], dict[str, Any]]:
     """Measure the cells in rounds; returns those of the computation alone, and the state of the machine."""
     before, duration = conditions(), context.settings.duration_s
-    config = BenchConfig(duration, warm_up_s=min(0.1, duration), block_s=min(0.06, duration))
+    config = BenchConfig.of_duration(duration, min(0.1, duration), 0.06)
     alone = _computable(engines, [replace(cell, blocks=[]) for cell in cells])
     loops = {name: ComputeOnly(engine) for name, engine in engines.items()}
     if alone:

@@ -17,7 +17,7 @@ from tokfilter.artifacts.extras import install_hint
 from tokfilter.artifacts.manifest import Manifest
 from tokfilter.errors import DataError, EngineError, MissingDependencyError
 from tokfilter.runtime.comparison.processes import EngineSpec, Interpreter
-from tokfilter.runtime.model_files import find_bundle
+from tokfilter.runtime.model_files import check_bundle, find_bundle
 from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["AGAINST", "check_against", "engines_prepared"]
@@ -59,6 +59,7 @@ def engines_prepared(
         yield []
         return
     bundle = find_bundle(directory, manifest, options.bundle)
+    check_bundle(bundle, manifest)
     on_gpu = options.runtime.startswith("tensorrt") or options.provider != "cpu"
     common = SessionOptions(
         precision=options.precision,

@@ -30,5 +30,5 @@ def bench(
     Returns the content of bench.json (``benchmarks/schemas/bench.json``): ``rows`` holds one entry per batch and budget
     with ``latency_ms`` and ``speedup``. Raises VerificationError, DataError, BudgetError, EngineError.
     """
-    config = BenchConfig(duration_s=duration_s, warm_up_s=min(0.5, duration_s), block_s=min(0.15, duration_s))
+    config = BenchConfig.of_duration(duration_s, min(0.5, duration_s), 0.15)
     return compare(directory, batch, keep, options, config, command="tokfilter.bench")

@@ -16,6 +16,7 @@ from tokfilter.runtime.comparison.against import engines_prepared
 from tokfilter.runtime.comparison.document import document_from_measurements
 from tokfilter.runtime.comparison.processes import EngineSpec, specs_for
 from tokfilter.runtime.comparison.rounds import BenchConfig, Progress, measure_cells
+from tokfilter.runtime.model_files import check_bundle, find_bundle
 from tokfilter.runtime.sessions import SessionOptions
 
 __all__ = ["compare"]
@@ -47,6 +48,9 @@ def compare(
     doubles = [f"{one.runtime} in {one.precision}" for i, one in enumerate(engines) if one in engines[:i]]
     if doubles:
         raise DataError(f"each engine is measured once, got {doubles[0]} twice.")
+    for one in engines:
+        if one.runtime == "torch":  # before two processes import PyTorch
+            check_bundle(find_bundle(directory, manifest, one.bundle), manifest)
     specs, *others = (specs_for(directory, manifest, keeps, one) for one in engines)
     named = [{k: _named(spec, place) for k, spec in other.items()} for place, other in enumerate(others, 2)]
     with engines_prepared(against, directory, manifest, options) as prepared:

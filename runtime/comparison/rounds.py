@@ -45,6 +45,11 @@ class BenchConfig:
         if min(self.duration_s, self.block_s) <= 0 or self.warm_up_s < 0:
             raise DataError(f"a measurement requires positive seconds, got {self}.")
 
+    @classmethod
+    def of_duration(cls, duration_s: float, warm_up_s: float, block_s: float) -> "BenchConfig":
+        """A configuration whose blocks are shorter where the least number of rounds would exceed the duration."""
+        return cls(duration_s, warm_up_s, min(block_s, duration_s / _MIN_ROUNDS))
+
 
 QUICK: Final = BenchConfig(duration_s=1.0, warm_up_s=0.2, block_s=0.1)
 """A third of the time, with wider intervals."""

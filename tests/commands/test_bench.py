@@ -170,9 +170,9 @@ def test_tune_by_labelled_images(copied, tmp_path):
     assert "all 2 images are used, and some may be training images" in done.stderr
 
 
-@NEEDS_TORCH
-@pytest.mark.parametrize("given", [True, False])
-def test_tune_leaves_out_the_images_that_the_bundle_was_trained_on(tmp_path, given):
+@pytest.fixture(scope="module")
+def trained_on_four(tmp_path_factory):
+    """Six photos, model.pt that was trained on four of them, and its export."""
     from dataclasses import replace
 
     import numpy as np
@@ -182,21 +182,29 @@ def test_tune_leaves_out_the_images_that_the_bundle_was_trained_on(tmp_path, giv
     from tokfilter.artifacts.split import Split, key_from_file, keys_from_iterable
     from tokfilter.vit.bundle import save_bundle
 
-    photos, keys = tmp_path / "photos", []
+    folder = tmp_path_factory.mktemp("trained")
+    photos, keys = folder / "photos", []
     for number in range(6):
         file = photos / ("ant" if number % 2 else "bee") / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (200, 30, 20 * number)).save(file)
         with file.open("rb") as opened:
             keys.append(key_from_file(opened))
-    bundle = tmp_path / "model.pt"
     split = Split(keys_from_iterable(keys[:4]), np.array([], np.int64))
-    save_bundle(replace(small_bundle(), split=split), bundle)
-    write_export(bundle, tmp_path / "out")
+    save_bundle(replace(small_bundle(), split=split), folder / "model.pt")
+    write_export(folder / "model.pt", folder / "out")
+    return folder
+
+
+@NEEDS_TORCH
+@pytest.mark.parametrize("given", [True, False])
+def test_tune_leaves_out_the_images_that_the_bundle_was_trained_on(trained_on_four, tmp_path, given):
+    shutil.copytree(trained_on_four, tmp_path, dirs_exist_ok=True)
+    bundle, photos = tmp_path / "model.pt", tmp_path / "photos"
     if given:
         bundle = bundle.rename(tmp_path / "elsewhere.pt")
     where = ("--bundle", bundle) if given else ()
-    goal = ("--max-drop", "100", "--images", photos, "--threads", "1", "--duration", "0.02")
+    goal = ("--max-drop", "100", "--images", photos, "--threads", "1", "--duration", "0.02", "--model-batches", "")
     done = run("tune", tmp_path / "out", *goal, *where)
     assert done.exit_code == 0, done.output
     assert "note: 2 of 6 images are used; the model was trained on the others" in done.stderr
@@ -238,8 +246,8 @@ def test_sigterm_under_load_leaves_no_process_and_no_file(copied):
     try:
         children = _wait_for(lambda: _children(process.pid) if len(_children(process.pid)) >= 2 else None, 120)
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        _wait_for(lambda: not any(_alive(child) for child in children) or None, 30)
+        process.wait(120)
+        _wait_for(lambda: not any(_alive(child) for child in children) or None, 120)
     finally:
         process.kill()
         process.communicate()

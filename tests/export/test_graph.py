@@ -6,8 +6,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from families import FAMILIES, PATCHES, traced_family
 
-from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
@@ -19,10 +19,6 @@ from tokfilter.export.graph import (
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
 from tokfilter.kernels.op import DOMAIN, NAME
 from tokfilter.trt.versions import IR_VERSION
-from tokfilter.vit.backbone import create_backbone
-from tokfilter.vit.model import FilteredViT
-
-PATCHES = 16
 
 
 def session_of(graph, tmp_path):
@@ -134,34 +130,9 @@ def test_the_latest_opset(model, tmp_path):
     assert_equal_to_torch(session_of(graph, tmp_path), model, [1, 8, PATCHES])
 
 
-FAMILIES = {
-    "average pooling": Architecture(
-        "vit_base_patch16_gap_224", {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8}
-    ),
-    "distilled": Architecture(
-        "deit_tiny_distilled_patch16_224",
-        {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8},
-    ),
-    "registers": Architecture(
-        "vit_small_patch14_reg4_dinov2", {"img_size": 56, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 3}
-    ),
-    "attention pooling": Architecture(
-        "vit_base_patch16_siglip_224", {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8}
-    ),
-    "rotary": Architecture(
-        "eva02_tiny_patch14_224", {"img_size": 56, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 3}
-    ),
-    "rotary, one embedding per block": Architecture(
-        "vit_small_patch16_rope_mixed_224", {"img_size": 64, "embed_dim": 24, "depth": 1, "num_heads": 2}
-    ),
-}
-
-
-@pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES.keys())
-def test_families_of_models(architecture, tmp_path):
-    torch.manual_seed(0)
-    family = FilteredViT(create_backbone(architecture)).eval()
-    traced = slots_graph_from_model(family)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_of_models(name, tmp_path):
+    family, traced = traced_family(name)
     assert_equal_to_torch(session_of(traced.clone(), tmp_path), family, [1, 5, PATCHES])
     assert_equal_to_torch(session_of(fixed_graph_from_slots(traced, 5), tmp_path), family, [5])
     assert_equal_to_torch(session_of(full_graph_from_slots(traced, PATCHES), tmp_path), family, [PATCHES])

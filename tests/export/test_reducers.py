@@ -33,7 +33,8 @@ from tokfilter.vit.bundle import save_bundle
 from tokfilter.vit.macs import macs as macs_in_torch
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
-FAMILIES = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2")
+FAMILIES = ("deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2")
+"""Beside vit_tiny_patch16_224, whose graphs are those of the exports below: five budgets, batches of 1 and 2."""
 IN_BLOCK = sorted(set(REDUCERS) - {"filter"})
 
 
@@ -97,8 +98,8 @@ def test_an_export_is_verified_in_two_precisions(reducer, tmp_path):
     manifest = load_manifest(tmp_path / "out")
     assert manifest.model.reducer["name"] == reducer
     assert all(check["passed"] for check in manifest.verification["checks"])
-    budgets = {check["budget"] for check in manifest.verification["checks"] if check["path"] == "model.onnx"}
-    assert len(budgets) >= 5
+    checked = [check for check in manifest.verification["checks"] if check["path"] == "model.onnx"]
+    assert len({check["budget"] for check in checked}) >= 5 and {check["batch"] for check in checked} == {1, 2}
     with tokfilter.open_session(tmp_path / "out") as session:
         result = session.run(np.zeros((2, 3, 32, 32), np.float32), 9)
     assert result.indices.shape == (2, 9) and result.later_indices.shape == (2, 6 + 4)

@@ -6,9 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
+from families import FAMILIES, PATCHES, traced_family
 
-from tokfilter.artifacts.bundle import Architecture
 from tokfilter.errors import ExportError
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
@@ -20,20 +19,6 @@ from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.export.tensorrt8_nodes import check_operators, fp32_nodes
 from tokfilter.kernels.op import DOMAIN, NAME
-from tokfilter.vit.backbone import create_backbone
-from tokfilter.vit.model import FilteredViT
-
-PATCHES = 16
-SMALL = {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8}
-FAMILIES = {
-    "distilled": Architecture("deit_tiny_distilled_patch16_224", SMALL),
-    "average pooling": Architecture("vit_base_patch16_gap_224", SMALL),
-    "registers": Architecture("vit_small_patch14_reg4_dinov2", SMALL | {"img_size": 56, "patch_size": 14}),
-    "attention pooling": Architecture("vit_base_patch16_siglip_224", SMALL),
-    "norm before the blocks": Architecture("vit_base_patch16_clip_224", SMALL),
-    "rotary": Architecture("eva02_tiny_patch14_224", SMALL | {"img_size": 56, "patch_size": 14, "num_heads": 2}),
-    "rotary, one embedding per block": Architecture("vit_small_patch16_rope_mixed_224", SMALL | {"num_heads": 2}),
-}
 
 
 def forms_of(traced):
@@ -65,12 +50,11 @@ def assert_same_results(original, rewritten, size, exact):
             np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES.keys())
-def test_every_family_gives_the_same_results(architecture, tmp_path):
-    torch.manual_seed(0)
-    model = FilteredViT(create_backbone(architecture)).eval()
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_results(name, tmp_path):
+    model, traced = traced_family(name)
     size = model.backbone.patch_embed.img_size
-    for graph, versions in forms_of(slots_graph_from_model(model)):
+    for graph, versions in forms_of(traced):
         original = session_of(graph, tmp_path / "original.onnx")
         for version in versions:
             rewritten = graph_for_tensorrt8(graph, plugin=False, version=version)

@@ -54,13 +54,9 @@ def test_awkward_sizes_are_bit_equal_and_clean() -> None:
     assert check_cases(awkward_cases()) > 150
 
 
-def test_random_cases_are_bit_equal_and_clean() -> None:
-    check_cases(random_cases(500, seed=1))
-
-
 @pytest.mark.slow
-def test_five_thousand_random_cases_are_bit_equal_and_clean() -> None:
-    assert check_cases(random_cases(5000)) == 5000
+def test_two_thousand_random_cases_are_bit_equal_and_clean() -> None:
+    assert check_cases(random_cases(2000)) == 2000
 
 
 def run_watched_for_races(program: Path, cases: list[KernelCase]) -> list[dict]:

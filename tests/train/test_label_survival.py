@@ -94,12 +94,7 @@ def test_killed_and_resumed_is_as_undisturbed(scene, undisturbed, tmp_path):
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_two_processes_label_as_one_does(scene, undisturbed, tmp_path):
-    subprocess.run(label(scene, tmp_path, TORCHRUN), check=True, env=ENVIRONMENT, capture_output=True)
-    assert same(tmp_path, undisturbed)
-
-
-def test_a_worker_that_is_killed_ends_the_run_and_the_next_run_goes_on(scene, undisturbed, tmp_path):
+def test_a_worker_that_is_killed_ends_the_run_and_the_next_two_label_as_one_does(scene, undisturbed, tmp_path):
     process = started(label(scene, tmp_path, TORCHRUN), tmp_path, whole=3)
     os.kill(_worker(process.pid, rank=1), signal.SIGKILL)
     _, log = process.communicate(timeout=120)

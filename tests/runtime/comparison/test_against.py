@@ -26,9 +26,24 @@ def given(bundle_file):
 
 
 @pytest.fixture(scope="module")
-def document(export_directory, bundle_file):
-    options = replace(OPTIONS, bundle=str(bundle_file))
-    return valid(compare(export_directory, [1, 2], [0.5], options, QUICK, against=["torch-eager", "onnx-naive"]))
+def measured(export_directory, bundle_file, tmp_path_factory):
+    """A document, and a copy of the files of its onnx-naive."""
+    options, copy = replace(OPTIONS, bundle=str(bundle_file)), tmp_path_factory.mktemp("naive") / "fp32"
+    export = against._export
+
+    def copied(bundle, folder, precision):
+        export(bundle, folder, precision)
+        shutil.copytree(folder, copy)
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(against, "_export", copied)
+        found = compare(export_directory, [1, 2], [0.5], options, QUICK, against=["torch-eager", "onnx-naive"])
+    return valid(found), copy
+
+
+@pytest.fixture(scope="module")
+def document(measured):
+    return measured[0]
 
 
 @pytest.mark.slow
@@ -62,10 +77,10 @@ def test_without_other_engines_the_document_has_none(export_directory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_naive_graph_is_timms_own(export_directory, given, precision):
+def test_the_naive_graph_is_timms_own(export_directory, given):
+    """In fp16: ``document`` has verdicts on that in fp32."""
     manifest = load_manifest(export_directory)
-    options = replace(given, precision=precision)
+    options = replace(given, precision="fp16")
     with engines_prepared(["onnx-naive"], export_directory, manifest, options) as (spec,):
         import onnx
 
@@ -93,11 +108,9 @@ def test_the_naive_graph_has_the_mask_head(mask_export_directory, mask_bundle_fi
 
 
 @pytest.mark.slow
-def test_an_engine_that_differs_is_not_timed(export_directory, given, monkeypatch):
-    export = against._export
-
+def test_an_engine_that_differs_is_not_timed(export_directory, given, measured, monkeypatch):
     def changed(bundle, folder, precision):
-        export(bundle, folder, precision)
+        shutil.copytree(measured[1], folder, dirs_exist_ok=True)
         with np.load(folder / "golden.npz") as arrays:
             arrays = dict(arrays)
         np.savez(folder / "golden.npz", **{**arrays, "full": arrays["full"] + 1})
@@ -127,7 +140,8 @@ def test_an_absent_bundle_is_named_before_anything_is_measured(export_directory,
         compare(export_directory, [1], [0.5], OPTIONS, QUICK, against=["torch-eager"])
 
 
-def test_another_exports_bundle_is_refused(export_directory, given, tmp_path):
+def test_another_exports_bundle_is_refused(export_directory, given, tmp_path, monkeypatch):
+    monkeypatch.setattr(EngineProcess, "start", lambda *_: pytest.fail("an engine was started"))
     other = tmp_path / "model.pt"
     shutil.copy(given.bundle, other)
     with other.open("ab") as file:

@@ -54,6 +54,13 @@ def test_config_is_checked(wrong):
         BenchConfig(**wrong)
 
 
+@pytest.mark.parametrize(("duration", "block"), [(3.0, 0.15), (0.75, 0.15), (0.05, 0.01)])
+def test_the_least_rounds_fit_into_the_duration(duration, block):
+    assert BenchConfig.of_duration(duration, 0.0, 0.15).block_s == pytest.approx(block)
+    with pytest.raises(DataError, match="positive seconds"):
+        BenchConfig.of_duration(-duration, 0.0, 0.15)
+
+
 def test_throttling_under_load_is_recorded_after_it_has_ended():
     calm = {"throttled": False, "throttle_reasons": [], "load_average": 1.0}
     hot = {"throttled": True, "throttle_reasons": ["gpu0: hardware thermal slowdown"], "load_average": 2.0}
