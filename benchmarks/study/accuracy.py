@@ -143,7 +143,9 @@ class _SeedJob:
 def _run_jobs(
     seed_jobs: Sequence[_SeedJob], methods: Sequence[Sequence[str]], jobs: int, log: Callable[[str], None]
 ) -> list[Rows]:
-    """The rows of every job, ``jobs`` of them at the same time."""
+    """The rows of every job, ``jobs`` of them at the same time; rows that are there need no process."""
+    if all(has_rows(job.folder, name) for job, names in zip(seed_jobs, methods, strict=True) for name in names):
+        return [_rows_of_job(job, names) for job, names in zip(seed_jobs, methods, strict=True)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_core) as pool:
         pending = [pool.submit(_rows_of_job, job, names) for job, names in zip(seed_jobs, methods, strict=True)]
         for done in as_completed(pending):
