@@ -37,16 +37,17 @@ def label_losses_table(document: Document) -> str:
             cells = [_cell(found[k], method) for k in tokens]
             lines.append(line("", *_LOSSES[method], *cells, *empty))
     seeds = len(document["settings"]["seeds"])
+    over = "One seed" if seeds == 1 else f"Means of {seeds} seeds, 95 % intervals by Student's t"
     images = ", ".join(f"{one['images']} of {one['name']}" for one in document["sets"])
     what = (
-        f"First row of a set: top-1 in %; others: points against it on the same backbone. Means of {seeds} seeds, 95 % "
-        f"intervals by Student's t; test images: {images}."
+        f"First row of a set: top-1 in %; others: points against it on the same backbone. {over}; "
+        f"test images: {images}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, ('torch', 'timm'))}"])
 
 
 def _cell(row: Document, method: str) -> str:
-    values, form = ([100 * v for v in row["top1"]], "{:.1f}") if method == "filter" else (row["points"], "{:+.1f}")
+    values, form = ([100 * v for v in row["top1"]], "{:.1f}") if method == "filter" else (row["points"], "{:+.2f}")
     mean, half = mean_and_half_width(values)
     return form.format(mean) + ("" if half is None else f" ({form} to {form})".format(mean - half, mean + half))
 
