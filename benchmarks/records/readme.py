@@ -43,6 +43,9 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
     "speed": ("runtime.json", speed_table),
     "digits": ("accuracy-digits-in-scenes.json", accuracy_table),
+    "objects": ("accuracy-objects-in-photographs.json", accuracy_table),
+    "objects_reducers": ("accuracy-objects-in-photographs.json", reducer_table),
+    "objects_drops": ("accuracy-objects-in-photographs.json", drop_table),
     "fashion_drops": ("accuracy-fashion-mnist.json", drop_table),
     "digits_drops": ("accuracy-digits-in-scenes.json", drop_table),
     "fashion_longer": ("accuracy-fashion-mnist.json", longer_table),
@@ -88,6 +91,9 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
 """Name of a table -> (file in results, function that writes the table)."""
 
 _UNMEASURED: Final = {
+    "accuracy-objects-in-photographs.json": (
+        "Not measured yet: `python -m tokfilter.benchmarks study WORK --data objects-in-photographs`."
+    ),
     "reducers-fashion-mnist.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "reducers-digits-in-scenes.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "frozen.json": "Not measured yet: `python -m tokfilter.benchmarks frozen WORK`.",

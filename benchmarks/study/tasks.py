@@ -12,7 +12,7 @@ from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.records.paths import WHEELS
 from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES
 from tokfilter.benchmarks.study.fashion import write_fashion
-from tokfilter.benchmarks.study.methods import BEFORE, BEST, FILTER
+from tokfilter.benchmarks.study.methods import BEFORE, FILTER
 from tokfilter.benchmarks.study.photo_scenes import write_photo_scenes
 from tokfilter.benchmarks.study.photo_sources import sources_from_wheels
 from tokfilter.benchmarks.study.photo_start import trained_on_small_scenes
@@ -202,7 +202,7 @@ OBJECTS: Final = Task(
     False,
     _write_objects,
     _trained_vit,
-    (BEFORE, FILTER, BEST, *TOKEN_BASELINES, "tome", "evit"),
+    (BEFORE, FILTER, *TOKEN_BASELINES, "tome", "evit"),
     False,
 )
 TASKS: Final = {task.name: task for task in (DIGITS, FASHION, OBJECTS)}
