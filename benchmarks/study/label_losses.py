@@ -69,7 +69,7 @@ def _silent(step: str, fraction: float) -> None:
 
 
 @click.command()
-@click.argument("work", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
 @click.option(
     "--method",
