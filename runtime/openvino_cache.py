@@ -64,7 +64,7 @@ class ModelCache:
                 file.write(hashlib.sha256(blob).digest())
                 file.write(blob)
             self._remove_oldest()
-        except OSError:  # a full disk: the model runs all the same
+        except (DataError, OSError):  # a full disk, a pipe of that name: the model runs all the same
             return False
         return True
 

@@ -80,5 +80,5 @@ def test_the_object_has_schema_and_version(bundle_file, export_directory, tmp_pa
 def test_paths_are_text_and_other_objects_an_error(tmp_path, capsys):
     print_json("thing", {"path": tmp_path, "version": 2})
     assert json.loads(capsys.readouterr().out) == {"schema": "tokfilter/thing", "version": 2, "path": str(tmp_path)}
-    with pytest.raises(TypeError, match="JSON has no set"):
+    with pytest.raises(TypeError, match="set is not JSON serializable"):
         print_json("thing", {"value": {1}})
