@@ -38,10 +38,14 @@ def _windows(value: Any) -> str:
     return "" if nested else expected
 
 
+def _schedule(value: Any) -> str:
+    return "" if value in ("ratio", "constant") else "ratio or constant"
+
+
 REDUCERS: Final[dict[str, dict[str, Check]]] = {
     "filter": {},
     "evit": {"stages": _stages, "fuse": _flag},
-    "tome": {"stages": _stages},
+    "tome": {"stages": _stages, "schedule": _schedule},
     "dynamic": {"stages": _stages},
     "idle": {"stages": _stages},
     "frequency": {"stages": _stages, "windows": _windows},

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import select_node, select_nodes, with_function, without_functions
-from tokfilter.export.later_slots import kept_dim, kept_lengths, patches_of, stage_of, stages_of
+from tokfilter.export.later_slots import kept_dim, kept_lengths, stage_of
 from tokfilter.export.options import DEFAULT_OPSET
 from tokfilter.export.simplify import simplify, without_dead_code
 from tokfilter.export.trace import full_trace_from_model, traced_from_model
@@ -49,7 +49,7 @@ def fixed_graph_from_slots(slots_graph: ir.Model, k: int) -> ir.Model:
     """The same model with a fixed budget: no ``slots`` input, k an attribute of the node, shapes known."""
     fixed = without_functions(slots_graph.clone())
     nodes = select_nodes(fixed)
-    lengths = kept_lengths(k, patches_of(fixed) or k, stages_of(fixed))
+    lengths = kept_lengths(fixed, k)
     for node in nodes:
         node.attributes["k"] = ir.AttrInt64("k", lengths[kept_dim(stage_of(node))])
         node.resize_inputs(2)

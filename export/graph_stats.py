@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import is_select_node
-from tokfilter.export.later_slots import kept_lengths, patches_of, stages_of
+from tokfilter.export.later_slots import kept_lengths
 from tokfilter.export.selection import node_graph, selections
 
 __all__ = [
@@ -63,9 +63,8 @@ def lengths_of(graph: ir.Model, budget: int | None = None) -> dict[str, int]:
                     lengths[length.value] = budget
                 elif axis == 0:
                     lengths.setdefault(length.value, 1)
-    patches = patches_of(graph)
-    if budget is not None and patches is not None:
-        lengths |= kept_lengths(budget, patches, stages_of(graph))
+    if budget is not None and any(value.name == "slots" for value in graph.graph.inputs):
+        lengths |= kept_lengths(graph, budget)
     return lengths
 
 

@@ -86,7 +86,7 @@ def traced_from_model(model: FilteredViT, opset: int = DEFAULT_OPSET) -> ir.Mode
     # Half the tokens and more: no other dimension of the model is likely to have these lengths.
     slots = [torch.zeros(model.num_patches // 2 + 1 + stage, dtype=torch.int32) for stage in range(stages)]
     graph = _graph_from_module(_Slots(model), model, slots, output_names(model), opset)
-    derive_later_slots(graph.graph, model.num_patches, stages)
+    derive_later_slots(graph.graph, model.num_patches, stages, model.drop.schedule)
     return _finished(graph)
 
 

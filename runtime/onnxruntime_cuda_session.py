@@ -72,7 +72,7 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
                     self._place,
                     self._stream,
                     self.cuda_graph,
-                    partial(output_lengths, card.choices, card.num_patches),
+                    partial(output_lengths, card.reducer, card.choices, card.num_patches),
                 )
         except BaseException:
             self._release()

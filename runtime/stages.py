@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokfilter.errors import DataError
-from tokfilter.vit.reducers.counts import stage_counts
+from tokfilter.vit.reducers.counts import schedule_of, stage_counts
 
 __all__ = ["Stage", "output_lengths", "stages_from_outputs"]
 
@@ -67,15 +67,17 @@ class Stage:
         return f"block {self.block}: {', '.join(parts)}"
 
 
-def output_lengths(choices: Sequence[Sequence[int]], patches: int, k: int) -> dict[str, int]:
+def output_lengths(
+    reducer: Mapping[str, Any], choices: Sequence[Sequence[int]], patches: int, k: int
+) -> dict[str, int]:
     """Columns of the outputs ``later_indices`` and ``partners`` at a budget of k; empty where there is one choice.
 
+    reducer: name and settings
     choices: (block, stage) of each choice
     """
     if not choices:
         return {}
-    by_stage = stage_counts(k, patches, max(stage for _, stage in choices) + 1)
-    counts = [by_stage[stage] for _, stage in choices]
+    counts = _counts(reducer, choices, patches, k)
     return {"later_indices": sum(counts[1:]), "partners": patches + sum(counts[:-1])}
 
 
@@ -97,8 +99,7 @@ def stages_from_outputs(
     if not choices:
         return []
     patches = grid[0] * grid[1]
-    by_stage = stage_counts(len(indices), patches, max(stage for _, stage in choices) + 1)
-    counts = [by_stage[stage] for _, stage in choices]
+    counts = _counts(reducer, choices, patches, len(indices))
     rows = np.concatenate([indices, () if later is None else later]).astype(np.int64)
     if len(rows) != sum(counts):
         raise DataError(f"the choices of {reducer['name']} keep {counts} tokens, got {len(rows)} rows. Export again.")
@@ -116,6 +117,13 @@ def stages_from_outputs(
         ]
     except (IndexError, ValueError) as error:
         raise DataError(f"the tokens that {reducer['name']} kept do not fit each other ({error}).") from error
+
+
+def _counts(reducer: Mapping[str, Any], choices: Sequence[Sequence[int]], patches: int, k: int) -> list[int]:
+    """Tokens that each choice keeps."""
+    stages = max(stage for _, stage in choices) + 1
+    by_stage = stage_counts(k, patches, stages, schedule_of(reducer["settings"]))
+    return [by_stage[stage] for _, stage in choices]
 
 
 class _Walk:

@@ -139,7 +139,7 @@ class TensorRTSession(CheckedSession):
         self._stream = cuda.stream()
         self._events = [cuda.event() for _ in range(4)]
         card = self.model_file.manifest.model
-        lengths = output_lengths(card.choices, card.num_patches, self.budgets.high)
+        lengths = output_lengths(card.reducer, card.choices, card.num_patches, self.budgets.high)
         for spec in (*self.inputs, *self.outputs):
             shape = [largest[d] if isinstance(d, str) else d for d in spec.shape]
             if spec.name in lengths:

@@ -38,14 +38,33 @@ FAMILIES = ("deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2")
 IN_BLOCK = sorted(set(REDUCERS) - {"filter"})
 
 
-def model_of(reducer, family="vit_tiny_patch16_224", **changes):
+def model_of(reducer, family="vit_tiny_patch16_224", settings=(), **changes):
     torch.manual_seed(0)
-    config = ReducerConfig(reducer, {"stages": (1, 2, 3)})
+    config = ReducerConfig(reducer, {"stages": (1, 2, 3), **dict(settings)})
     model = tokfilter.patch(timm.create_model(family, **{**SHAPE, **changes}).eval(), 0.7, reducer=config)
     for name, weight in model.drop.named_parameters():
         if name in ("w1", "w2"):  # of the frequency-aware reducer, which start at 0 and change nothing
             torch.nn.init.normal_(weight, std=0.3)
     return model
+
+
+def test_every_block_merges_the_same_number_in_every_form(tmp_path):
+    model = model_of("tome", settings={"schedule": "constant"})
+    save_bundle(model, tmp_path / "model.pt")
+    export_bundle(tmp_path / "model.pt", tmp_path / "out", ExportOptions(keeps=(14,)))
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.model.reducer["settings"] == {"stages": [1, 2, 3], "schedule": "constant"}
+    checks = manifest.verification["checks"]
+    assert all(check["passed"] for check in checks) and {check["budget"] for check in checks} >= {8, 14, 16}
+    assert manifest.model.macs["14"] == macs_in_torch(model, 14)
+    for budget, rows in ((14, 12 + 10), (9, 5 + 3)):
+        with tokfilter.open_session(tmp_path / "out") as session:
+            result = session.run(np.zeros((2, 3, 32, 32), np.float32), budget)
+        assert result.later_indices.shape == (2, rows)
+    image = Image.new("RGB", (40, 40), (200, 30, 90))
+    by_torch, by_engine = (predict(tmp_path / name, image, 14) for name in ("model.pt", "out"))
+    assert [stage.summary for stage in by_torch.stages] == [stage.summary for stage in by_engine.stages]
+    assert len(by_engine.stages[2].alone) + len(by_engine.stages[2].groups) == 10
 
 
 @pytest.mark.parametrize("reducer", IN_BLOCK)

@@ -81,9 +81,12 @@ def test_rows_that_do_not_belong_to_the_choices_are_refused():
 
 
 def test_the_columns_of_further_outputs_follow_from_the_choices():
-    assert output_lengths([], 16, 8) == {}
-    assert output_lengths([[2, 0]], 16, 8) == {"later_indices": 0, "partners": 16}
-    assert output_lengths([[1, 0], [2, 0], [3, 1]], 16, 8) == {"later_indices": 12, "partners": 32}
+    ratio = ReducerConfig("tome").as_dict()
+    assert output_lengths(ratio, [], 16, 8) == {}
+    assert output_lengths(ratio, [[2, 0]], 16, 8) == {"later_indices": 0, "partners": 16}
+    assert output_lengths(ratio, [[1, 0], [2, 0], [3, 1]], 16, 8) == {"later_indices": 12, "partners": 32}
+    constant = ReducerConfig("tome", {"schedule": "constant"}).as_dict()
+    assert output_lengths(constant, [[1, 0], [2, 1], [3, 2]], 16, 13) == {"later_indices": 17, "partners": 39}
 
 
 @pytest.mark.parametrize("name", IN_BLOCK)

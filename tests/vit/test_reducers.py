@@ -94,6 +94,9 @@ def test_counts_are_published_ratios_rounded_up():
     for k in range(1, 50):
         counts = stage_counts(k, 49, 4)
         assert counts == sorted(counts, reverse=True) and counts[0] == k and counts[-1] >= 1
+    assert stage_counts(183, 196, 12, "constant") == [196 - 13 * stage for stage in range(1, 13)]  # r = 13
+    assert stage_counts(16, 20, 5, "constant") == [16, 12, 8, 4, 2]  # half of them at most
+    assert stage_counts(20, 20, 3, "constant") == [20, 20, 20]
     assert default_stages(12) == (4, 7, 10) and default_stages(24) == (7, 13, 19)
     assert default_stages(1) == (1,) and default_stages(2) == (1, 2)
 
@@ -142,10 +145,13 @@ def test_settings_are_a_closed_set():
         ({"stages": [0]}, "stages of evit"),
         ({"stages": [True]}, "stages of evit"),
         ({"fuse": 1}, "fuse of evit must be true or false"),
+        ({"schedule": "constant"}, "the settings of evit are stages, fuse, got 'schedule'"),
         ({"path": "/etc"}, "the settings of evit are stages, fuse, got 'path'"),
     ):
         with pytest.raises(ValueError, match=message):
             ReducerConfig("evit", settings)
+    with pytest.raises(ValueError, match=r"schedule of tome must be ratio or constant, got \['ratio'\]"):
+        ReducerConfig("tome", {"schedule": ["ratio"]})
     with pytest.raises(ValueError, match="settings of a reducer have names"):
         ReducerConfig("evit", [1])
 
@@ -173,25 +179,25 @@ def test_a_budget_of_no_tokens_is_refused(images):
 
 
 @torch.no_grad()
-def test_tome_merges_as_in_plain_loops(images):
+@pytest.mark.parametrize(("schedule", "k", "left"), [("ratio", 10, (10, 7)), ("constant", 12, (12, 8))])
+def test_tome_merges_as_in_plain_loops(images, schedule, k, left):
     """Matching, merging and proportional attention of two blocks, against loops written from the paper."""
-    model = tokfilter.patch(backbone_of(depth=2), reducer="tome")
-    found = model.forward_features(images, 10)
-    assert torch.equal(model.last.indices, loops_of_tome(backbone_of(depth=2), images, 10)[1])
-    expected = loops_of_tome(backbone_of(depth=2), images, 10)[0]
+    model = tokfilter.patch(backbone_of(depth=2), reducer=("tome", {"schedule": schedule}))
+    found = model.forward_features(images, k)
+    expected, first = loops_of_tome(backbone_of(depth=2), images, left)
+    assert torch.equal(model.last.indices, first)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert model.drop.sizes.value.sum(dim=1).tolist() == [16, 16, 16]
 
 
 @torch.no_grad()
-def loops_of_tome(backbone, images, k):
+def loops_of_tome(backbone, images, counts):
     """Tokens behind the last block [B, 1+k', C], and the tokens that stay in the first block [B, k]."""
     outputs, first = [], []
     for image in images:
         tokens = backbone._pos_embed(backbone.patch_embed(image[None]))[0]
-        sizes, left = [1.0] * 16, 16
-        for block in backbone.blocks:
-            left, count = -(-left * k // 16), left
+        sizes, count = [1.0] * 16, 16
+        for block, left in zip(backbone.blocks, counts, strict=True):
             query, key, value = block.attn.qkv(block.norm1(tokens)).reshape(count + 1, 3, 3, 8).unbind(1)
             mixed = torch.zeros(count + 1, 3, 8)
             for head in range(3):
@@ -223,7 +229,7 @@ def loops_of_tome(backbone, images, k):
             if block is backbone.blocks[0]:
                 first.append(list(groups))
             tokens = torch.stack([tokens[0], *means])
-            tokens = tokens + block.mlp(block.norm2(tokens))
+            tokens, count = tokens + block.mlp(block.norm2(tokens)), left
         outputs.append(backbone.norm(tokens))
     return torch.stack(outputs), torch.tensor(first, dtype=torch.int32)
 

@@ -22,7 +22,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.errors import BudgetError
 from tokfilter.kernels.torch_op import token_select
-from tokfilter.vit.reducers.counts import stage_counts
+from tokfilter.vit.reducers.counts import RATIO, stage_counts
 
 __all__ = ["BlockTokens", "CallState", "Reducer", "Select", "Selection", "as_index"]
 
@@ -116,11 +116,13 @@ class Reducer(nn.Module, ABC):
     """Base class of all reducers, in the slot ``patch_drop`` of a timm model.
 
     name: in ``artifacts.reducer.REDUCERS``
+    schedule: how the counts of later stages follow from the budget (``counts.py``)
     prefix_tokens, num_patches: P and N of the model
     select: replaced while a graph is traced
     """
 
     name: ClassVar[str]
+    schedule: str = RATIO
 
     def __init__(self, prefix_tokens: int, num_patches: int) -> None:
         super().__init__()
@@ -214,7 +216,7 @@ class Reducer(nn.Module, ABC):
 
     def counts(self, k: int) -> list[int]:
         """Patch tokens that each stage keeps at a budget of k."""
-        return stage_counts(k, self.num_patches, self.stage_count)
+        return stage_counts(k, self.num_patches, self.stage_count, self.schedule)
 
     def kept(self, stage: int) -> int:
         """Patch tokens that a stage keeps in this pass; stages count from 0."""
@@ -222,7 +224,8 @@ class Reducer(nn.Module, ABC):
         if state.slots is not None:
             return state.slots[stage].shape[0]
         assert state.k is not None and state.last is not None
-        return stage_counts(state.k, state.last.tokens.shape[1] - self.prefix_tokens, stage + 1)[stage]
+        patches = state.last.tokens.shape[1] - self.prefix_tokens
+        return stage_counts(state.k, patches, stage + 1, self.schedule)[stage]
 
     def chosen(self, tokens: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Keep the k patch tokens of the highest scores, in their order, and record them.

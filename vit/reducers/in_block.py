@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tokfilter.errors import UnsupportedModelError
 from tokfilter.vit.backbone import check_filterable
 from tokfilter.vit.reducers.base import BlockTokens, Reducer
-from tokfilter.vit.reducers.counts import default_stages, stage_counts
+from tokfilter.vit.reducers.counts import default_stages
 
 __all__ = ["InBlockReducer", "ReducedBlock", "timm_name"]
 
@@ -191,7 +191,7 @@ class InBlockReducer(Reducer):
         """See Reducer: a stage reduces between attention and MLP."""
         counts = [self.num_patches] * depth
         if k < self.num_patches:
-            kept = stage_counts(k, self.num_patches, len(self.stages))
+            kept = self.counts(k)
             for stage, number in enumerate(self.stages):
                 counts[number - 1 :] = [kept[stage] + self.added(stage)] * (depth - number + 1)
         rows = [self.prefix_tokens + count for count in counts]

@@ -6,10 +6,11 @@ similar one of the second, by the cosine of their keys (mean over heads). The mo
 weighted by the number of patches that each token stands for, and attention is proportional to that number: its log is
 added to the logits. Prefix tokens never merge.
 
-Ours: every stage merges the same fraction (the paper: the same number), so that one budget has one meaning in all
-reducers; and tokens stay in the order of their positions, so which tokens alternate differs from the published code
-after the first merge. The merge is a product with a matrix of zeros and ones, which every runtime has; its
-multiply-accumulates count.
+The schedule "constant" is the paper's: every stage merges the same number of tokens, N - k at a budget of k, but half
+of those that it gets at most. Ours: the default, "ratio", where every stage merges the same fraction, so that one
+budget has one meaning in all reducers; and tokens stay in the order of their positions, so which tokens alternate
+differs from the published code after the first merge. The merge is a product with a matrix of zeros and ones, which
+every runtime has; its multiply-accumulates count.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokfilter.vit.reducers.base import as_index
+from tokfilter.vit.reducers.counts import RATIO
 from tokfilter.vit.reducers.in_block import InBlockReducer, ReducedBlock
 
 __all__ = ["Pick", "ToMe", "best_partners", "match_tokens", "merge_tokens"]
@@ -51,16 +53,22 @@ def best_partners(similarity: Tensor) -> tuple[Tensor, Tensor]:
 class ToMe(InBlockReducer):
     """Merges tokens. stages: the blocks where it merges, counted from 1; None: all.
 
+    schedule: "ratio" or "constant"
     pick: chooses partners; replaced where those of another runtime are compared
     """
 
     name = "tome"
     needs = "a merged token has no position"
 
-    def __init__(self, backbone: Any, stages: Sequence[int] | None = None) -> None:
+    def __init__(self, backbone: Any, stages: Sequence[int] | None = None, schedule: str = RATIO) -> None:
         super().__init__(backbone, range(1, len(backbone.blocks) + 1) if stages is None else stages)
+        self.schedule = schedule
         self.sizes = _Sizes()
         self.pick: Pick = best_partners
+
+    def settings(self) -> dict[str, Any]:
+        """See Reducer. A bundle names the schedule only where it is not the default, so that older versions read it."""
+        return {**super().settings(), **({} if self.schedule == RATIO else {"schedule": self.schedule})}
 
     def acts_in(self, depth: int) -> dict[int, int]:
         """Every block from the first stage on: attention is proportional in all that follow a merge. -1: no stage."""
