@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from tokfilter.errors import ExportError
 from tokfilter.vit.reducers.counts import CONSTANT, RATIO, stage_counts
 
 __all__ = ["derive_later_slots", "kept_dim", "kept_lengths", "slots_name", "stage_of"]
@@ -32,14 +33,19 @@ def kept_dim(stage: int) -> str:
 
 
 def kept_lengths(graph: ir.Model, k: int) -> dict[str, int]:
-    """The number of tokens that each stage of a graph in the slots form keeps, by the name of its dimension."""
+    """The number of tokens that each stage of a graph in the slots form keeps, by the name of its dimension.
+
+    Raises ExportError for a graph that is none of ours.
+    """
     ours = [node for node in graph.graph if (node.name or "").startswith("slots_")]
     if not ours:
         return {kept_dim(0): k}
     stages = 1 + sum(node.op_type == "ConstantOfShape" for node in ours)
     merged = next((node for node in graph.graph if node.name == _MERGED), None)
-    patches = next(node for node in ours if node.op_type == "Div").inputs[1] if merged is None else merged.inputs[0]
-    assert patches is not None and patches.const_value is not None
+    divided = next((node for node in ours if node.op_type == "Div" and len(node.inputs) == 2), None)
+    patches = merged.inputs[0] if merged is not None and merged.inputs else divided.inputs[1] if divided else None
+    if patches is None or patches.const_value is None:
+        raise ExportError("the graph does not say how many tokens its later stages keep. Export again.")
     schedule = RATIO if merged is None else CONSTANT
     counts = stage_counts(k, int(patches.const_value.numpy().item()), stages, schedule)
     return {kept_dim(stage): count for stage, count in enumerate(counts)}

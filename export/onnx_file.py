@@ -7,7 +7,7 @@ that were written elsewhere.
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ __all__ = [
     "load_graph",
     "reason_of",
     "save_graph",
+    "value_named",
     "weight_bytes",
 ]
 
@@ -182,3 +183,15 @@ def _session(path: Path, entries: Mapping[str, str] | None = None) -> Any:
 def reason_of(error: Exception) -> str:
     """The first line of another library's error, in at most 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def value_named(values: Iterable[ir.Value], name: str, kind: str) -> ir.Value:
+    """The input or output of a graph that has a name. Raises ExportError where there is none.
+
+    kind: "input" or "output", for the message
+    """
+    known = {value.name: value for value in values}
+    if name not in known:
+        others = ", ".join(map(str, known)) or "none"
+        raise ExportError(f"the graph must have an {kind} {name}, got {others}. Export again.")
+    return known[name]

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from tokfilter.artifacts.pixels import InputForm, input_shape
 from tokfilter.errors import ExportError
+from tokfilter.export.onnx_file import value_named
 from tokfilter.export.simplify import without_dead_code
 
 __all__ = ["with_pixel_input", "without_pixel_input"]
@@ -70,7 +71,8 @@ def without_pixel_input(graph: ir.Model) -> ir.Model:
     last = next((node for node in body if node.name == f"{_NAME}/std"), None)
     if last is None:
         return graph
-    position, pixels = next((i, value) for i, value in enumerate(body.inputs) if value.name == "images")
+    pixels = value_named(body.inputs, "images", "input")
+    position = list(body.inputs).index(pixels)
     pixels.name = "images_as_pixels"
     images = ir.Value(name="images", type=ir.TensorType(ir.DataType.FLOAT))
     shape = list(pixels.shape or [])

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from tokfilter.artifacts.compare import TOLERANCES, compare_logits
 from tokfilter.errors import ExportError, VerificationError
-from tokfilter.export.onnx_file import cpu_session, reason_of
+from tokfilter.export.onnx_file import cpu_session, reason_of, value_named
 
 __all__ = ["batched_slots_graph", "classifier_graph", "outputs_of", "require_same"]
 
@@ -29,7 +29,7 @@ def batched_slots_graph(slots_graph: ir.Model) -> ir.Model:
     has one budget, the length of its first row.
     """
     graph = slots_graph.clone()
-    images, old = (_input(graph, name) for name in ("images", SLOTS))
+    images, old = (value_named(graph.graph.inputs, name, "input") for name in ("images", SLOTS))
     assert images.shape is not None and old.shape is not None
     new = ir.Value(name=SLOTS, type=ir.TensorType(ir.DataType.INT32), shape=ir.Shape([images.shape[0], old.shape[0]]))
     first = ir.Value(name=f"{SLOTS}.row", const_value=ir.tensor(np.array(0, np.int64), name=f"{SLOTS}.row"))
@@ -43,13 +43,13 @@ def batched_slots_graph(slots_graph: ir.Model) -> ir.Model:
 
 
 def classifier_graph(graph: ir.Model, scale: npt.NDArray[np.float32] | None) -> ir.Model:
-    """A graph with a fixed budget and one output, ``probabilities`` [B, classes].
+    """A graph with a fixed budget and one output, ``probabilities`` [B, classes]. Raises ExportError.
 
     scale: [3], a factor for each channel of the input; None for none
     """
     graph = graph.clone()
     if scale is not None:
-        images = _input(graph, "images")
+        images = value_named(graph.graph.inputs, "images", "input")
         factor = ir.Value(name="images.scale")
         factor.const_value = ir.tensor(scale.astype(np.float32).reshape(1, 3, 1, 1), name=factor.name)
         scaled = ir.Node("", "Mul", [images, factor], name="images.scaled")
@@ -62,17 +62,13 @@ def classifier_graph(graph: ir.Model, scale: npt.NDArray[np.float32] | None) -> 
         )
         graph.graph.initializers.add(factor)
         graph.graph.insert_before(graph.graph[0], scaled)
-    logits = next(value for value in graph.graph.outputs if value.name == "logits")
+    logits = value_named(graph.graph.outputs, "logits", "output")
     softmax = ir.Node("", "Softmax", [logits], [ir.AttrInt64("axis", -1)], name="probabilities")
     (probabilities,) = softmax.outputs
     probabilities.name, probabilities.type, probabilities.shape = "probabilities", logits.type, logits.shape
     graph.graph.append(softmax)
     graph.graph.outputs[:] = [probabilities]
     return graph
-
-
-def _input(graph: ir.Model, name: str) -> ir.Value:
-    return next(value for value in graph.graph.inputs if value.name == name)
 
 
 def outputs_of(path: Path, precision: str | None, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from tokfilter.artifacts.compare import TOLERANCES
-from tokfilter.errors import VerificationError
+from tokfilter.errors import ExportError, VerificationError
 from tokfilter.export.graph import fixed_graph_from_slots
 from tokfilter.export.onnx_file import save_graph
 from tokfilter.export.serving.serving_graph import batched_slots_graph, classifier_graph, outputs_of, require_same
@@ -55,6 +55,17 @@ def test_one_output_of_probabilities(traced_graph, tmp_path, batch, k, scale):
     assert list(found) == ["probabilities"]
     powers = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(found["probabilities"], powers / powers.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_a_graph_without_the_output_or_the_input_is_refused(traced_graph):
+    graph = traced_graph.clone()
+    graph.graph.outputs.clear()
+    with pytest.raises(ExportError, match=r"must have an output logits, got none. Export again"):
+        classifier_graph(graph, None)
+    graph.graph.inputs[0].name = "pictures"
+    for rewrite in (batched_slots_graph, lambda graph: classifier_graph(graph, np.ones(3, np.float32))):
+        with pytest.raises(ExportError, match="must have an input images, got pictures, slots"):
+            rewrite(graph)
 
 
 def test_what_differs_too_much_is_refused(tmp_path):
