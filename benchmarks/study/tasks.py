@@ -73,7 +73,7 @@ class PhotoConfig(StudyConfig):
     backbone_lr: of the trained weights, on the scenes of 98 pixels too
     small_head_lr, head_lr: factors on it for the head: on the scenes of 98 pixels, and on the whole images
     precision: of training, labels and evaluation, by autocast
-    group: tokens that are masked together, in squares; exact labels need four times as many passes
+    group, rounds: tokens that are masked together, in squares, and how often each is masked
     """
 
     train: int = 5000
@@ -83,7 +83,7 @@ class PhotoConfig(StudyConfig):
     small_batch: int = 32
     small_head_lr: float = 50.0
     backbone_steps: int = 250
-    labelled: int = 150
+    labelled: int = 120
     filter_steps: int = 400
     finetune_steps: int = 100
     finetune_lr: float = 2e-5
@@ -91,7 +91,8 @@ class PhotoConfig(StudyConfig):
     backbone_lr: float = 2e-5
     head_lr: float = 10.0
     precision: Precision = "bf16"
-    group: int = 4
+    group: int = 16
+    rounds: int = 2
 
     @property
     def small_plan(self) -> TrainingPlan:
@@ -111,7 +112,9 @@ class PhotoConfig(StudyConfig):
             config,
             label_chunk=16,
             test_precision=self.precision,
-            labels=LabelConfig(method="grouped", groups=Grouping("block", self.group, 1), precision=self.precision),
+            labels=LabelConfig(
+                method="grouped", groups=Grouping("block", self.group, self.rounds), precision=self.precision
+            ),
             backbone=replace(
                 config.backbone, plan=plan(config.backbone.plan, lr=self.backbone_lr, head_lr=self.head_lr)
             ),

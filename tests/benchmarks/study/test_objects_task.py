@@ -20,7 +20,7 @@ from tokfilter.vit.bundle import load_bundle
 TINY = Architecture(
     "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 )
-SMALL = PhotoConfig(train=12, test=6, backbone_steps=2, labelled=2, filter_steps=2, finetune_steps=2, batch=4)
+SMALL = PhotoConfig(train=12, test=6, backbone_steps=2, labelled=2, filter_steps=2, finetune_steps=2, batch=4, group=4)
 
 
 def weights_of(folder, config, progress, wheels):
@@ -85,7 +85,7 @@ def test_the_settings_of_the_task_are_those_of_the_trained_model():
     assert config.backbone.plan.lr == config.finetune.plan.lr == OBJECTS.config.small_plan.lr == 2e-5
     assert config.backbone.plan.head_lr == 10 and config.finetune.plan.head_lr == 1
     assert config.backbone.plan.batch == config.finetune.plan.batch == 16
-    assert config.labels.groups.rounds == 1 and config.labels.groups.size == 4
+    assert config.labels.groups.rounds == 2 and config.labels.groups.size == 16
     assert config.test_precision == "bf16" and config.seed == 3 and not OBJECTS.seeded
 
 
