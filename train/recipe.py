@@ -192,11 +192,15 @@ class ReducerSettings:
     windows: tuple[int, ...] | None = field(
         default=None, metadata=_about("frequency: windows per side of the grid for each stage, such as 2,1,1")
     )
+    schedule: Literal["ratio", "constant"] | None = field(
+        default=None,
+        metadata=_about("tome: each stage keeps the same ratio of its tokens, or merges the same number of them"),
+    )
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings that are set, as a reducer takes them."""
-        values = {"stages": self.stages, "fuse": self.fuse, "windows": self.windows}
+        values = {"stages": self.stages, "fuse": self.fuse, "windows": self.windows, "schedule": self.schedule}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()

@@ -13,7 +13,7 @@ from tokfilter.cli import cli
 
 REDUCERS = [
     ({"name": "topk", "settings": {}}, "one of filter, evit, tome, dynamic, idle, frequency"),
-    ({"name": "tome", "settings": {"fuse": True}}, "the settings of tome are stages, got 'fuse'"),
+    ({"name": "tome", "settings": {"fuse": True}}, "the settings of tome are stages, schedule, got 'fuse'"),
 ]
 
 

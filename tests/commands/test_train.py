@@ -330,7 +330,10 @@ def no_image_is_read(monkeypatch):
         (["--checkpoint", "BUNDLE", "--set", "data.crop_pct=0.5"], "crop_pct of its own (1, got 0.5)"),
         (["--checkpoint", "BUNDLE", "--mean", "0.5"], "leave --mean out"),
         ([*MODEL, "--reducer", "evit", "--set", "reducer.stages=4,7"], "acts at blocks 4, 7, and this model has 1 bl"),
-        ([*MODEL, "--reducer", "tome", "--set", "reducer.fuse=true"], "the settings of tome are stages, got 'fuse'"),
+        (
+            [*MODEL, "--reducer", "tome", "--set", "reducer.fuse=true"],
+            "the settings of tome are stages, schedule, got 'fuse'",
+        ),
         ([*MODEL, "--reducer", "evit", "--set", "finetune.token_cut=20"], "token-cut loss is that of the reducer idle"),
         ([*MODEL, "--set", "finetune.token_cut=20"], "token-cut loss is that of the reducer idle"),
         ([*MODEL, "--reducer", "tome", "--keep", "0.25"], "tome needs a budget of at least 8 of this model's 16 patch"),

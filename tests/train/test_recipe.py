@@ -85,6 +85,7 @@ REDUCER = ["reducer.name=frequency", "reducer.stages=3, 6,9", "reducer.windows=[
         changed("keep=1t", "finetune.fixed_keep=1.0"),
         changed(*REDUCER),
         changed("reducer.name=evit", "reducer.fuse=false"),
+        changed("reducer.name=tome", "reducer.schedule=constant"),
     ],
 )
 def test_a_printed_recipe_reads_back_as_the_same_recipe(tmp_path, recipe):
@@ -185,6 +186,7 @@ def test_what_no_recipe_has_is_refused(text, words):
         ["reducer.name=evit", "reducer.stages=7,4"],
         ["reducer.name=frequency", "reducer.windows=3,2"],
         ["reducer.name=idle", "stages=label,filter"],
+        ["reducer.name=evit", "reducer.schedule=constant"],
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(texts):
