@@ -1,8 +1,7 @@
 """Random changes of training images: zoom, shift and mirror, on whole batches, from the step's own random numbers.
 
-timm's ``create_transform`` was tried and refused: it draws from two global generators (``random`` and torch), so a
-resumed run could not be bit-exact, and it works on one PIL image at a time: 4,000 images of 64 x 64 per second of CPU
-time, 11,000 here (median of 15 runs over 256 images, torch 2.14, timm 1.0.31).
+Whole batches are faster than timm's transforms, which take one image after the other (``pixel_changes.py``): 11,000
+against 4,000 images of 64 x 64 per second of CPU time (median of 15 runs over 256 images, torch 2.14, timm 1.0.31).
 """
 
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokfilter.train.auto_augment import check_policy
 from tokfilter.train.share import Share
 
 __all__ = ["Augmentation", "augmented"]
@@ -18,26 +18,43 @@ __all__ = ["Augmentation", "augmented"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images: zoom and flip are ours, mixup and cutmix timm's (``mixing.py``).
+    """Random changes of training images: zoom and flip are ours, the others timm's.
 
     zoom: smallest fraction of the height and width that is shown
     flip: probability of mirroring left to right
-    mixup, cutmix: alpha of the beta distribution of the fraction that is mixed; 0: not this one
+    mixup, cutmix: alpha of the beta distribution of the fraction that is mixed; 0: not this one (``mixing.py``)
+    crop_scale: smallest fraction of the area that a random resized crop shows; 0: the model's own crop
+    auto_augment: policy as timm writes it, such as ``rand-m9-mstd0.5-inc1`` (``auto_augment.py``)
+    jitter: largest change of brightness, contrast and saturation, a fraction
+    erasing: probability that a rectangle is replaced by noise
     """
 
     zoom: float = 1.0
     flip: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    crop_scale: float = 0.0
+    auto_augment: str | None = None
+    jitter: float = 0.0
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.auto_augment is not None:
+            check_policy(self.auto_augment)
 
     @property
     def mixes(self) -> bool:
         """Whether images are mixed with one another."""
         return self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether single images are changed before they are normalised (``pixel_changes.py``)."""
+        return self.crop_scale > 0 or self.auto_augment is not None or self.jitter > 0
+
     def identity(self) -> dict[str, Any]:
         """The settings as they enter the identity of a checkpoint; those of earlier versions stay valid."""
-        later = ("mixup", "cutmix")
+        later = ("mixup", "cutmix", "crop_scale", "auto_augment", "jitter", "erasing")
         return {name: value for name, value in asdict(self).items() if name not in later or value}
 
 

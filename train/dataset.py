@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
+from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.data import ImageList, Progress, quiet
 from tokfilter.train.distributed import local_processes
+from tokfilter.train.pixel_changes import PixelChange, image_seed
 from tokfilter.vit.transform import transform_from_preprocessing
 
 __all__ = ["Batch", "ImageDataset", "ImageSource", "TrainingData"]
@@ -68,15 +71,21 @@ class TrainingData(Protocol):
     def subset(self, positions: Sequence[int]) -> "TrainingData":
         """The images at some positions."""
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
-        """One batch for each tensor of positions in ``order``."""
+    def changing(self, augmentation: Augmentation) -> "TrainingData":
+        """The images as training sees them, changed before they are normalised. Raises DataError where it cannot be."""
+
+    def batches(self, order: Sequence[Tensor], seeds: Sequence[int] | None = None) -> Iterator[Batch]:
+        """One batch for each tensor of positions in ``order``. seeds: of each batch, for ``changing``'s changes."""
 
     def normalised(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """The model's input [B, 3, H, W], float32, from the images of a batch."""
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """The images of an ImageList as uint8 tensors [3, H, W], with their classes."""
+    """The images of an ImageList as uint8 tensors [3, H, W], with their classes.
+
+    An item is a position, or (position, seed) for an image that is changed at random.
+    """
 
     def __init__(
         self,
@@ -95,12 +104,15 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         channels, height, width = preprocessing.input_size
         fits = len(images) * channels * height * width <= hold_bytes
         self._held: Tensor | None = self._decode_all(progress) if fits else None
+        self._change: PixelChange | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return self._decoded(position), self.images.labels[position]
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int]:
+        position, seed = item if isinstance(item, tuple) else (item, None)
+        pixels = self._decoded(position) if seed is None else self._changed(position, seed)
+        return pixels, self.images.labels[position]
 
     def subset(self, positions: Sequence[int]) -> "ImageDataset":
         """The images at some positions; what is held in memory is not decoded again."""
@@ -110,13 +122,28 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         part._held = None if self._held is None else self._held[list(positions)]
         return part
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
-        """One batch for each tensor of positions in ``order``. Raises DataError when a file has become unreadable."""
-        if self._held is not None:
+    def changing(self, augmentation: Augmentation) -> "ImageDataset":
+        """The images, changed in ``batches`` from a seed for each; a crop reads their files again."""
+        if not augmentation.changes_pixels:
+            return self
+        changed = copy.copy(self)
+        changed._change = PixelChange(augmentation, self.preprocessing)
+        return changed
+
+    def batches(self, order: Sequence[Tensor], seeds: Sequence[int] | None = None) -> Iterator[Batch]:
+        """One batch for each tensor of positions in ``order``. Raises DataError when a file has become unreadable.
+
+        seeds: of each batch; an image's changes depend on its batch's seed and its position
+        """
+        lists: list[list[Any]] = [positions.tolist() for positions in order]
+        if self._change is not None:
+            if seeds is None:
+                raise ValueError("images that change at random need the seeds of their batches")
+            lists = [[(i, image_seed(seed, i)) for i in some] for some, seed in zip(lists, seeds, strict=True)]
+        elif self._held is not None:
             for positions in order:
                 yield Batch(self._held[positions], self.labels[positions], positions)
             return
-        lists = [positions.tolist() for positions in order]
         loader = DataLoader(self, batch_sampler=lists, num_workers=min(8, _cores()))
         try:
             for positions, (images, labels) in zip(order, loader, strict=True):
@@ -137,6 +164,13 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def _decoded(self, position: int) -> Tensor:
         pixels: Tensor = self._transform(self.images.image(position))
         return pixels
+
+    def _changed(self, position: int, seed: int) -> Tensor:
+        assert self._change is not None
+        if self._change.crops:
+            return self._change(self.images.image(position), seed)
+        pixels = self._decoded(position) if self._held is None else self._held[position]
+        return self._change(Image.fromarray(pixels.permute(1, 2, 0).numpy()), seed)
 
     def _decode_all(self, progress: Progress) -> Tensor:
         held = torch.empty(len(self), *self.preprocessing.input_size, dtype=torch.uint8)

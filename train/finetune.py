@@ -19,6 +19,7 @@ from tokfilter.train.distillation import check_losses, feature_distance, final_f
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, loss_metrics, train
 from tokfilter.train.mixing import check_mixing, mixed
+from tokfilter.train.pixel_changes import erased
 from tokfilter.train.recompute import Checkpointing, recomputed_blocks
 from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
@@ -167,7 +168,9 @@ def _run(
 
     def loss(batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)
-        images, labels = augmented(images, batch.labels.to(device), config.augmentation, generator, share)
+        images, labels = augmented(images, batch.labels.to(device), change, generator, share)
+        if change.erasing:
+            images = erased(images, change.erasing, generator, share)
         smoothing = config.smoothing
         if mixing and labels.ndim == 1:
             classes = getattr(model, "backbone", model).num_classes
@@ -199,7 +202,7 @@ def _run(
 
     model.train(not config.frozen)
     with recomputed_blocks(model, config.checkpointing):
-        losses = train(name, model, dataset, loss, config.plan, seed, identity, run_dir)
+        losses = train(name, model, dataset.changing(change), loss, config.plan, seed, identity, run_dir)
     model.eval()
     return {**loss_metrics(losses), "steps": len(losses)}
 

@@ -27,7 +27,7 @@ from tokfilter.train.recipe import Recipe, ReducerSettings, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_for_backbone, recipe_from_source
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import run_stages
-from tokfilter.train.tensor_dataset import dataset_from_loader
+from tokfilter.train.tensor_dataset import check_tensors, dataset_from_loader
 from tokfilter.vit.info import preprocessing_from_backbone
 from tokfilter.vit.model import FilteredViT, check_patched
 from tokfilter.vit.scorers import TokenFilter
@@ -104,6 +104,7 @@ def fit(
             classes = own.num_classes if head is None else head.config.masks
             size = () if head is None else head.config.size
             labelled = settings.loss == CROSS_ENTROPY
+            check_tensors(settings.data.augmentation)
             dataset = dataset_from_loader(data, pixels, classes, file, progress, size, labelled)
             facts = {"train": _facts(dataset), "classes": classes}
         stages: tuple[str, ...] = _STAGES if model.drop.name == "filter" else ("finetune",)

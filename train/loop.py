@@ -263,10 +263,10 @@ def _steps(
         stop = min(plan.steps, (start // per_epoch + 1) * per_epoch)
         wholes = batch_plan(len(dataset), plan.batch, start, stop, *seed)
         mine = range(processes.rank * plan.accumulate, (processes.rank + 1) * plan.accumulate)
-        total = processes.size * plan.accumulate
-        shares = [share for whole in wholes for share in shares_of_step(whole, total, mine)]
+        shares = [s for whole in wholes for s in shares_of_step(whole, processes.size * plan.accumulate, mine)]
         passes = []
-        for batch, share in zip(dataset.batches([share.positions for share in shares]), shares, strict=True):
+        seeds = [generator_from(*seed, "pixels", i).initial_seed() for i in range(start, stop) for _ in mine]
+        for batch, share in zip(dataset.batches([s.positions for s in shares], seeds), shares, strict=True):
             passes.append((batch, share))
             if len(passes) == plan.accumulate:
                 yield passes

@@ -1,15 +1,13 @@
 """Mixup and cutmix by timm, with the step's own random numbers; images i and B - 1 - i of a step are mixed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from timm.data.mixup import Mixup
 from torch import Tensor
 
 from tokfilter.errors import DataError
+from tokfilter.train.pixel_changes import seeded
 
 __all__ = ["check_mixing", "mixed"]
 
@@ -31,7 +29,7 @@ def mixed(
     Returns images [b, 3, H, W] and smoothed labels [b, classes].
     """
     mixer: Any = Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=classes)  # type: ignore[no-untyped-call]
-    with _numpy_seed(int(torch.randint(2**31, (), generator=generator))):
+    with seeded(int(torch.randint(2**31, (), generator=generator))):
         blended, targets = mixer(images.clone(), labels)
     return blended, targets
 
@@ -43,14 +41,3 @@ def check_mixing(images: int) -> None:
             f"mixup and cutmix mix the images of a step in pairs, so their number must be even, got {images}: change "
             "the batch, or set data.mixup and data.cutmix to 0."
         )
-
-
-@contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
-    """numpy's global generator, which timm draws from, with a seed; afterwards as before."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

@@ -12,8 +12,8 @@ from tokfilter.artifacts.budget import KEEP_HELP, Keep
 from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.errors import RecipeError
-from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import STAGES, TrainConfig
+from tokfilter.train.data_settings import DataSettings, about
 from tokfilter.train.filter_training import FilterTraining, Objective
 from tokfilter.train.finetune import FineTuning
 from tokfilter.train.image_loss import CROSS_ENTROPY, LossName
@@ -26,62 +26,39 @@ from tokfilter.train.token_sets import Grouping, GroupShape
 __all__ = ["FilterSettings", "FinetuneSettings", "LabelSettings", "Recipe", "ReducerSettings", "config_from_recipe"]
 
 
-def _about(text: str, bounds: str | None = None) -> dict[str, str | None]:
-    """Help and range of a setting. bounds: interval of a number, such as ``(0, 1]``."""
-    return {"help": text, "bounds": bounds}
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Held-out images, crop and augmentation."""
-
-    holdout: float = field(
-        default=0.1, metadata=_about("fraction of each class held out, where the data has no test folder", "(0, 1)")
-    )
-    crop_pct: float | None = field(
-        default=None, metadata=_about("fraction of the resized image that is cropped; unset: the model's own", "(0, 1]")
-    )
-    zoom: float = field(
-        default=1.0, metadata=_about("augmentation: smallest fraction of height and width that is shown", "(0, 1]")
-    )
-    flip: float = field(default=0.0, metadata=_about("augmentation: probability of mirroring left to right", "[0, 1]"))
-    mixup: float = field(default=0.0, metadata=_about("augmentation: alpha of timm's mixup; 0: none", "[0, inf)"))
-    cutmix: float = field(default=0.0, metadata=_about("augmentation: alpha of timm's cutmix; 0: none", "[0, inf)"))
-
-
 @dataclass(frozen=True)
 class LabelSettings:
     """Measurement of delta loss, and the threshold above which a token is important."""
 
     method: LabelMethod = field(
-        default="exact", metadata=_about("one pass per token, one gradient per image, or one pass per group")
+        default="exact", metadata=about("one pass per token, one gradient per image, or one pass per group")
     )
     mask: MaskValue | None = field(
         default=None,
-        metadata=_about("what replaces a masked token; removed: it is dropped; unset: zero, for a mask head mean"),
+        metadata=about("what replaces a masked token; removed: it is dropped; unset: zero, for a mask head mean"),
     )
     mask_point: MaskPoint = field(
-        default="after", metadata=_about("mask before or after the position embedding is added")
+        default="after", metadata=about("mask before or after the position embedding is added")
     )
     group_shape: GroupShape = field(
-        default="block", metadata=_about("method grouped: squares of neighbours, or random tokens")
+        default="block", metadata=about("method grouped: squares of neighbours, or random tokens")
     )
     group_size: int = field(
         default=4,
-        metadata=_about("method grouped: tokens masked together; 0, for random groups: half of the tokens", "[0, inf)"),
+        metadata=about("method grouped: tokens masked together; 0, for random groups: half of the tokens", "[0, inf)"),
     )
-    group_rounds: int = field(default=2, metadata=_about("method grouped: groups that each token is in", "[1, inf)"))
-    precision: LabelPrecision = field(default="fp32", metadata=_about("of the forward passes"))
+    group_rounds: int = field(default=2, metadata=about("method grouped: groups that each token is in", "[1, inf)"))
+    precision: LabelPrecision = field(default="fp32", metadata=about("of the forward passes"))
     limit: int | None = field(
         default=None,
-        metadata=_about("largest number of images that are labelled, drawn at random; unset: all", "[1, inf)"),
+        metadata=about("largest number of images that are labelled, drawn at random; unset: all", "[1, inf)"),
     )
-    chunk: int = field(default=256, metadata=_about("masked variants per forward pass; bounds the memory", "[1, inf)"))
+    chunk: int = field(default=256, metadata=about("masked variants per forward pass; bounds the memory", "[1, inf)"))
     rho: float | None = field(
-        default=None, metadata=_about("a token is important above this delta loss, in nats; unset: by labels.fraction")
+        default=None, metadata=about("a token is important above this delta loss, in nats; unset: by labels.fraction")
     )
     fraction: float = field(
-        default=0.15, metadata=_about("fraction of tokens that are important when rho is not set", "(0, 1)")
+        default=0.15, metadata=about("fraction of tokens that are important when rho is not set", "(0, 1)")
     )
 
 
@@ -89,20 +66,20 @@ class LabelSettings:
 class StageSettings:
     """Length and learning rate of a stage."""
 
-    epochs: float = field(default=10.0, metadata=_about("passes over the training images", "(0, inf)"))
-    batch: int = field(default=64, metadata=_about("images per step", "[1, 65536]"))
-    lr: float = field(default=1e-3, metadata=_about("learning rate of AdamW", "(0, inf)"))
-    weight_decay: float = field(default=0.05, metadata=_about("of AdamW; norms and biases do not decay", "[0, inf)"))
+    epochs: float = field(default=10.0, metadata=about("passes over the training images", "(0, inf)"))
+    batch: int = field(default=64, metadata=about("images per step", "[1, 65536]"))
+    lr: float = field(default=1e-3, metadata=about("learning rate of AdamW", "(0, inf)"))
+    weight_decay: float = field(default=0.05, metadata=about("of AdamW; norms and biases do not decay", "[0, inf)"))
     warmup: float = field(
-        default=0.05, metadata=_about("fraction of the steps in which the learning rate rises", "[0, 1)")
+        default=0.05, metadata=about("fraction of the steps in which the learning rate rises", "[0, 1)")
     )
-    clip: float = field(default=1.0, metadata=_about("largest gradient norm", "(0, inf)"))
-    precision: Precision = field(default="fp32", metadata=_about("of the forward passes; weights stay in fp32"))
+    clip: float = field(default=1.0, metadata=about("largest gradient norm", "(0, inf)"))
+    precision: Precision = field(default="fp32", metadata=about("of the forward passes; weights stay in fp32"))
     accumulate: int = field(
-        default=1, metadata=_about("passes that divide a process's images of a step, for less memory", "[1, 65536]")
+        default=1, metadata=about("passes that divide a process's images of a step, for less memory", "[1, 65536]")
     )
     ema: float = field(
-        default=0.0, metadata=_about("decay of a mean of the weights, which the stage ends with; 0: none", "[0, 1)")
+        default=0.0, metadata=about("decay of a mean of the weights, which the stage ends with; 0: none", "[0, 1)")
     )
 
     def plan(self, images: int) -> TrainingPlan:
@@ -116,10 +93,10 @@ class StageSettings:
 class BackboneSettings(StageSettings):
     """Training of the backbone with every token."""
 
-    smoothing: float = field(default=0.1, metadata=_about("label smoothing", "[0, 1)"))
+    smoothing: float = field(default=0.1, metadata=about("label smoothing", "[0, 1)"))
     checkpointing: Checkpointing = field(
         default="off",
-        metadata=_about("activation checkpointing: blocks run again for their gradients, for less memory"),
+        metadata=about("activation checkpointing: blocks run again for their gradients, for less memory"),
     )
 
 
@@ -127,20 +104,20 @@ class BackboneSettings(StageSettings):
 class FilterSettings(StageSettings):
     """Shape and training of the token filter."""
 
-    lr: float = field(default=2e-3, metadata=_about("learning rate of AdamW", "(0, inf)"))
-    weight_decay: float = field(default=0.01, metadata=_about("of AdamW; norms and biases do not decay", "[0, inf)"))
+    lr: float = field(default=2e-3, metadata=about("learning rate of AdamW", "(0, inf)"))
+    weight_decay: float = field(default=0.01, metadata=about("of AdamW; norms and biases do not decay", "[0, inf)"))
     objective: Objective = field(
-        default="threshold", metadata=_about("what the filter predicts: delta loss above rho, its value, its order")
+        default="threshold", metadata=about("what the filter predicts: delta loss above rho, its value, its order")
     )
-    width: int = field(default=64, metadata=_about("hidden width of the MLP", "[1, inf)"))
-    depth: int = field(default=2, metadata=_about("hidden layers of the MLP", "[1, inf)"))
-    activation: Literal["gelu", "relu", "silu"] = field(default="gelu", metadata=_about("activation of the MLP"))
+    width: int = field(default=64, metadata=about("hidden width of the MLP", "[1, inf)"))
+    depth: int = field(default=2, metadata=about("hidden layers of the MLP", "[1, inf)"))
+    activation: Literal["gelu", "relu", "silu"] = field(default="gelu", metadata=about("activation of the MLP"))
     global_feature: Literal["mean", "none"] = field(
-        default="mean", metadata=_about("mean token of the image as a second input of the MLP")
+        default="mean", metadata=about("mean token of the image as a second input of the MLP")
     )
     global_context: int = field(
         default=0,
-        metadata=_about(
+        metadata=about(
             "hidden width of an MLP that adds all patch tokens to the class token; 0: none, or as the bundle",
             "[0, inf)",
         ),
@@ -151,28 +128,28 @@ class FilterSettings(StageSettings):
 class FinetuneSettings(StageSettings):
     """Fine-tuning of the backbone with dropped tokens, at budgets drawn in each step."""
 
-    epochs: float = field(default=5.0, metadata=_about("passes over the training images", "(0, inf)"))
-    lr: float = field(default=3e-4, metadata=_about("learning rate of AdamW", "(0, inf)"))
-    smoothing: float = field(default=0.1, metadata=_about("label smoothing", "[0, 1)"))
-    min_keep: float = field(default=0.125, metadata=_about("smallest ratio of tokens that is drawn", "(0, 1]"))
+    epochs: float = field(default=5.0, metadata=about("passes over the training images", "(0, inf)"))
+    lr: float = field(default=3e-4, metadata=about("learning rate of AdamW", "(0, inf)"))
+    smoothing: float = field(default=0.1, metadata=about("label smoothing", "[0, 1)"))
+    min_keep: float = field(default=0.125, metadata=about("smallest ratio of tokens that is drawn", "(0, 1]"))
     budgets: int = field(
-        default=4, metadata=_about("budgets that divide the images of a step; one is every token", "[2, inf)")
+        default=4, metadata=about("budgets that divide the images of a step; one is every token", "[2, inf)")
     )
     fixed_keep: Keep | None = field(
-        default=None, metadata=_about(f"train at this budget only: {KEEP_HELP}; unset: drawn budgets")
+        default=None, metadata=about(f"train at this budget only: {KEEP_HELP}; unset: drawn budgets")
     )
     distill: float = field(
-        default=0.0, metadata=_about("weight of the divergence from the full model's logits; 0: none", "[0, inf)")
+        default=0.0, metadata=about("weight of the divergence from the full model's logits; 0: none", "[0, inf)")
     )
     checkpointing: Checkpointing = field(
         default="off",
-        metadata=_about("activation checkpointing: blocks run again for their gradients, for less memory"),
+        metadata=about("activation checkpointing: blocks run again for their gradients, for less memory"),
     )
     distill_features: float = field(
-        default=0.0, metadata=_about("weight of the distance from the full model's features; 0: none", "[0, inf)")
+        default=0.0, metadata=about("weight of the distance from the full model's features; 0: none", "[0, inf)")
     )
     token_cut: float = field(
-        default=0.0, metadata=_about("reducer idle: weight of its token-cut loss, 20 in the paper; 0: none", "[0, inf)")
+        default=0.0, metadata=about("reducer idle: weight of its token-cut loss, 20 in the paper; 0: none", "[0, inf)")
     )
 
 
@@ -181,20 +158,20 @@ class ReducerSettings:
     """What gets rid of tokens (docs/reducers.md). Each reducer takes some of the settings; unset: its default."""
 
     name: Literal["filter", "evit", "tome", "dynamic", "idle", "frequency"] | None = field(
-        default=None, metadata=_about("what gets rid of tokens; unset: the start model's, or the token filter")
+        default=None, metadata=about("what gets rid of tokens; unset: the start model's, or the token filter")
     )
     stages: tuple[int, ...] | None = field(
-        default=None, metadata=_about("blocks where it acts, counted from 1, such as 4,7,10")
+        default=None, metadata=about("blocks where it acts, counted from 1, such as 4,7,10")
     )
     fuse: bool | None = field(
-        default=None, metadata=_about("evit: fuse the dropped tokens of a stage into one; false drops them")
+        default=None, metadata=about("evit: fuse the dropped tokens of a stage into one; false drops them")
     )
     windows: tuple[int, ...] | None = field(
-        default=None, metadata=_about("frequency: windows per side of the grid for each stage, such as 2,1,1")
+        default=None, metadata=about("frequency: windows per side of the grid for each stage, such as 2,1,1")
     )
     schedule: Literal["ratio", "constant"] | None = field(
         default=None,
-        metadata=_about("tome: each stage keeps the same ratio of its tokens, or merges the same number of them"),
+        metadata=about("tome: each stage keeps the same ratio of its tokens, or merges the same number of them"),
     )
 
     @property
@@ -238,21 +215,21 @@ class Recipe:
     """Settings of a training; lengths in epochs. ``None``: unset."""
 
     stages: tuple[str, ...] | None = field(
-        default=None, metadata=_about(f"some of {', '.join(STAGES)}; unset: those that the start lacks")
+        default=None, metadata=about(f"some of {', '.join(STAGES)}; unset: those that the start lacks")
     )
-    keep: Keep = field(default=0.5, metadata=_about(f"the model's default budget: {KEEP_HELP}"))
+    keep: Keep = field(default=0.5, metadata=about(f"the model's default budget: {KEEP_HELP}"))
     loss: LossName = field(
         default=CROSS_ENTROPY,
-        metadata=_about(
+        metadata=about(
             "of labels and fine-tuning; feature (cosine) and kl compare with the full model, without classes"
         ),
     )
     frozen: bool = field(
         default=False,
-        metadata=_about("train no weight of the backbone, the filter and its global context alone (docs/frozen.md)"),
+        metadata=about("train no weight of the backbone, the filter and its global context alone (docs/frozen.md)"),
     )
-    seed: int = field(default=0, metadata=_about("of every random draw"))
-    save_seconds: float = field(default=20.0, metadata=_about("time between checkpoints", "[0, inf)"))
+    seed: int = field(default=0, metadata=about("of every random draw"))
+    save_seconds: float = field(default=20.0, metadata=about("time between checkpoints", "[0, inf)"))
     data: DataSettings = field(default_factory=DataSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
@@ -270,10 +247,7 @@ def config_from_recipe(
     reducer: in place of the recipe's
     Raises DataError, BudgetError for settings that exclude each other.
     """
-    labels, augmentation = (
-        recipe.labels,
-        Augmentation(**{k: getattr(recipe.data, k) for k in ("zoom", "flip", "mixup", "cutmix")}),
-    )
+    labels, augmentation = recipe.labels, recipe.data.augmentation
     shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
     reducer = reducer or recipe.reducer.config()
     default: tuple[str, ...] = STAGES if reducer.name == "filter" else ("backbone", "finetune")

@@ -8,7 +8,8 @@ from numbers import Integral, Real
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from tokfilter.artifacts.budget import KEEP_HELP, Keep, keep_from_text
-from tokfilter.errors import RecipeError
+from tokfilter.errors import DataError, RecipeError
+from tokfilter.train.auto_augment import check_policy
 from tokfilter.train.recipe import Recipe
 
 __all__ = ["Kind", "checked_value", "kind_of", "kinds", "unknown_setting", "value_from_text"]
@@ -40,6 +41,7 @@ class Kind:
             int: "a whole number",
             float: "a number",
             bool: "true or false",
+            str: "a text",
             "keep": KEEP_HELP,
             "stages": "a list of stages",
             "numbers": "a list of whole numbers",
@@ -124,7 +126,12 @@ def checked_value(name: str, value: Any) -> Any:
         return None
     fits = _converted(kind, value)
     if fits is None:
-        raise RecipeError(f"{name} expects {kind.expected}, got {value!r}.")
+        raise RecipeError(f"{name} expects {kind.expected}, got {value!r:.200}.")
+    if name == "data.auto_augment":
+        try:
+            check_policy(fits)
+        except DataError as error:
+            raise RecipeError(f"{name}: {error}") from error
     return fits
 
 

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.errors import DataError
+from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.data import Progress
 from tokfilter.train.dataset import Batch
 
-__all__ = ["IGNORED", "TensorDataset", "TensorImages", "dataset_from_loader"]
+__all__ = ["IGNORED", "TensorDataset", "TensorImages", "check_tensors", "dataset_from_loader"]
 
 IGNORED: Final = -100
 """Label of a pixel that takes no part in the loss, as in ``torch.nn.functional.cross_entropy``."""
@@ -73,7 +74,12 @@ class TensorDataset:
         images = TensorImages(tuple(self.images.files[i] for i in chosen), digest)
         return replace(self, images=images, labels=self.labels[chosen], rows=self.rows[chosen])
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[Batch]:
+    def changing(self, augmentation: Augmentation) -> "TensorDataset":
+        """The images themselves. Raises DataError for changes of images before they are normalised."""
+        check_tensors(augmentation)
+        return self
+
+    def batches(self, order: Sequence[Tensor], seeds: Sequence[int] | None = None) -> Iterator[Batch]:
         """One batch for each tensor of positions in ``order``."""
         for positions in order:
             yield Batch(self.pixels[self.rows[positions]], self.labels[positions], positions)
@@ -81,6 +87,16 @@ class TensorDataset:
     def normalised(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """The images of a batch on the device; they are normalised already."""
         return images.to(device)
+
+
+def check_tensors(augmentation: Augmentation) -> None:
+    """Raise DataError for an augmentation that changes images before they are normalised: tensors are normalised."""
+    if augmentation.changes_pixels:
+        raise DataError(
+            "data.crop_scale, data.auto_augment and data.jitter change image files, and a DataLoader gives normalised "
+            "tensors, which are read once: give a folder or a .tar archive of images, or leave them out "
+            "(data.zoom, data.flip and data.erasing work on tensors too)."
+        )
 
 
 def dataset_from_loader(

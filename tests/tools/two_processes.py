@@ -51,17 +51,19 @@ def settings(stage):
     )
 
 
-def train(config, run_dir):
-    """Run the stages. Returns the losses of the last one, and the checksum of its checkpoint."""
+def train(config, run_dir, folder=None):
+    """Run the stages, on tensors or on the images of a folder. Returns losses and checksum of the last checkpoint."""
     torch.manual_seed(0)
     model = FilteredViT(create_backbone(SMALL))
     model.drop.scorer = model.new_filter(config.filter_config)
     generator = torch.Generator().manual_seed(1)
     images = TensorImages(tuple(f"{i}" for i in range(37)), "0" * 64)
     pixels = torch.randn(37, 3, 32, 32, generator=generator)
-    dataset = TensorDataset(
-        images, preprocessing_from_backbone(model.backbone), pixels, torch.arange(37) % 5, torch.arange(37)
-    )
+    preprocessing = preprocessing_from_backbone(model.backbone)
+    dataset = TensorDataset(images, preprocessing, pixels, torch.arange(37) % 5, torch.arange(37))
+    if folder is not None:
+        files = ImageList(folder, tuple(f"{i % 7}.png" for i in range(37)), tuple(i % 5 for i in range(37)), ())
+        dataset = ImageDataset(files, preprocessing)
     run_stages(model, dataset, config, run_dir)
     checkpoint = load_plain(run_dir.path(config.stages[-1]))
     return {"losses": checkpoint["losses"], "sha256": checkpoint["sha256"]}
@@ -115,6 +117,17 @@ def similarity(folder, context):
     return {"rows": [asdict(row) for row in rows], "computed": sum(computed)}
 
 
+def changed(case, folder, processes):
+    """Train by files that timm changes. Returns the exit statuses of the processes."""
+    change = Augmentation(crop_scale=0.3, auto_augment="rand-m9-mstd0.5-inc1", jitter=0.3, erasing=0.5)
+    config = replace(settings("backbone"), backbone=FineTuning(TrainingPlan(3, batch=11), augmentation=change))
+
+    def trained(context):
+        return train(config, RunDir(folder / f"work-{case}", processes=context), folder)
+
+    return forked(case, folder, trained, processes)
+
+
 def main(folder):
     """Every case; their exit statuses go to FOLDER/statuses.json."""
     statuses = {stage: both(stage, folder, settings(stage), folder / f"work-{stage}", killed=stage) for stage in STAGES}
@@ -130,6 +143,8 @@ def main(folder):
         Image.fromarray(pixels).save(folder / f"{i}.png")
     for case, processes in (("similar", 2), ("similar-one", 1)):
         statuses[case] = forked(case, folder, lambda context: similarity(folder, context), processes)
+    for case, processes in (("changed", 2), ("changed-one", 1)):
+        statuses[case] = changed(case, folder, processes)
     (folder / "statuses.json").write_text(json.dumps(statuses))
 
 

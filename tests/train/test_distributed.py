@@ -82,6 +82,12 @@ def test_two_processes_have_the_losses_of_one(cases, stage):
 
 
 @pytest.mark.slow
+def test_two_processes_change_images_as_one_does(cases):
+    both, one = said(cases, "changed"), said(cases, "changed-one")
+    assert farthest(both["losses"], one["losses"]) < 1e-5 and both == said(cases, "changed", rank=1)
+
+
+@pytest.mark.slow
 def test_two_processes_write_one_bundle(runs):
     folder, done = runs
     one, two = (load_bundle(folder / f"{name}.pt") for name in ("one", "two"))
