@@ -103,6 +103,7 @@ def test_no_export_directory_or_missing_models(copied, tmp_path):
     assert done.exit_code == 1 and "an export directory's manifest" in done.stderr
     done = run(copied, "--precision", "fp16")
     assert done.exit_code == 1 and "no full onnx model in fp16" in done.stderr and "Export again" in done.stderr
+    assert "Choose what is there: --precision fp32." in done.stderr
     done = run(copied, "--runtime", "tensorrt")
     assert done.exit_code == 1 and "Build it from the graphs: `tokfilter engine`." in done.stderr
     (copied / "full.onnx").unlink()
