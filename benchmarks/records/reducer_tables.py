@@ -6,7 +6,15 @@ from typing import Any, Final
 from tokfilter.benchmarks.accuracy_document import mean_and_half_width
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
 
-__all__ = ["ENGINES", "REDUCER_NAMES", "equal_latency_table", "reducer_table", "timed_engines", "top1_at_latency"]
+__all__ = [
+    "ENGINES",
+    "REDUCER_NAMES",
+    "cost_table",
+    "equal_latency_table",
+    "reducer_table",
+    "timed_engines",
+    "top1_at_latency",
+]
 
 REDUCER_NAMES: Final = {
     "evit": "EViT",
@@ -81,6 +89,43 @@ def top1_at_latency(curve: Sequence[Row], engine: str, speedup: float) -> list[f
     near, far = latencies[below], latencies[above]
     part = (wanted - near) / (far - near) if far > near else 0.0
     return [low + part * (high - low) for low, high in zip(timed[below]["top1"], timed[above]["top1"], strict=True)]
+
+
+def cost_table(document: Document) -> str:
+    """Images per second and efficiency of every reducer at the filter's multiply-accumulates, without accuracy."""
+    rows: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in document["rows"]:
+        rows.setdefault((row["method"], row["tokens"]), {})[row["runtime"]] = row
+    cost = {key: next(iter(found.values()))["macs"] for key, found in rows.items()}
+    full = next(key for key in rows if key[0] == "full")
+    filtered = {tokens: macs for (method, tokens), macs in cost.items() if method == "filter"}
+    engines = [name for name in ENGINES if name in rows[full]]
+    columns = [f"images/s, {ENGINES[name]}" for name in engines]
+    columns += [f"efficiency, {ENGINES[name]}" for name in engines]
+    lines = [line("filter's tokens", "reducer", "its budget", "GMACs", *columns), rule(4 + len(columns))]
+    for k, at in [(full[1], cost[full]), *sorted(filtered.items(), reverse=True)]:
+        for key in rows:
+            nearest = min(filtered.values(), key=lambda macs: abs(macs - cost[key]))
+            if (key == full) if k == full[1] else (key != full and nearest == at):
+                lines.append(_rates_line(k, key, rows[key], cost[key], cost[full], engines))
+    settings, absent = document["settings"], {row["method"] for row in document["absent"] if row["method"] != "full"}
+    missing = f"Not there: {', '.join(REDUCER_NAMES.get(name, name) for name in sorted(absent))}. " if absent else ""
+    what = f"`{document['model']}`, random weights; medians of {settings['rounds']} rounds. {_timing(settings)}"
+    return "\n".join([*lines, "", f"{what} {missing}{provenance(document, _PACKAGES)}"])
+
+
+def _rates_line(
+    k: int, key: tuple[str, int], found: Mapping[str, Row], macs: int, full: int, engines: Sequence[str]
+) -> str:
+    name = {"full": "every token", "filter": "**token filter**"}.get(key[0]) or REDUCER_NAMES[key[0]]
+    rates = [f"{found[engine]['images_per_s']:.1f}" if engine in found else "–" for engine in engines]
+    efficiency = ["" if key[0] == "full" or e not in found else _efficiency(found[e], full / macs) for e in engines]
+    return line(str(k), name, str(key[1]), f"{macs / 1e9:.2f}", *rates, *efficiency)
+
+
+def _efficiency(row: Row, ratio: float) -> str:
+    low, middle, high = (row["speedup"][name] / ratio for name in ("low", "value", "high"))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _cost_line(row: Row, name: str, full: Row, engines: Sequence[str]) -> str:

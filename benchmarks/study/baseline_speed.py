@@ -8,7 +8,7 @@ its logits equal those of this process.
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from tokfilter.runtime.measure.record import header
 from tokfilter.runtime.measure.statistics import speedup_from_pairs
 from tokfilter.vit.bundle import load_bundle, model_from_bundle
 
-__all__ = ["SpeedConfig", "document_from_bundle", "main"]
+__all__ = ["SpeedConfig", "document_from_bundle", "line_of_row", "main"]
 
 Log = Callable[[str], None]
 
@@ -54,12 +54,14 @@ class SpeedConfig:
     batch: images per call
     rounds: blocks of each row; seconds: length of a block
     threads: of each runtime
+    curve: also time reducers at budgets other than those of equal cost
     """
 
     batch: int = 32
     rounds: int = 9
     seconds: float = 0.5
     threads: int = 1
+    curve: bool = True
 
 
 def document_from_bundle(
@@ -71,7 +73,7 @@ def document_from_bundle(
     runtimes: Sequence[str] = tuple(RUNTIMES),
     log: Log = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure every method at every budget of the filter, other reducers at all of their curve, and the full model.
+    """Measure every method at every budget of the filter, other reducers on their curve, and the full model.
 
     ``tokens`` of a row is the method's own budget. Rows that are not possible are listed under ``absent`` with the
     reason: budgets of too little work for a reducer, graphs that cannot be exported, logits that differ, runtimes that
@@ -83,9 +85,7 @@ def document_from_bundle(
     rows: list[dict[str, Any]] = []
     absent: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tokfilter-baselines-") as scratch:
-        prepared = [
-            entry for m in methods for entry in _prepare(m, path, Path(scratch), budgets, config.batch, absent, log)
-        ]
+        prepared = [entry for m in methods for entry in _prepare(m, path, Path(scratch), budgets, config, absent, log)]
         for runtime in runtimes:
             if reason := missing(runtime):
                 absent += [_absent(runtime, method, 0, reason) for method in methods]
@@ -96,7 +96,13 @@ def document_from_bundle(
 
 
 def _prepare(
-    method: str, path: Path, folder: Path, budgets: list[int], batch: int, absent: list[dict[str, Any]], log: Log
+    method: str,
+    path: Path,
+    folder: Path,
+    budgets: list[int],
+    config: SpeedConfig,
+    absent: list[dict[str, Any]],
+    log: Log,
 ) -> list[PreparedRow]:
     """Write golden logits and graphs of a method's rows; add the rows that are not possible to ``absent``."""
     log(f"{method}: golden logits and graphs")
@@ -104,14 +110,15 @@ def _prepare(
     model = model_of(method, bundle)
     own, unreachable = own_budgets(method, model, bundle, budgets)
     absent += [_absent("", method, k, reason) for k, reason in unreachable.items()]
-    counts = {*own.values(), *(curve_budgets(model) if method in OTHER_REDUCERS else ())}
+    curve = curve_budgets(model) if config.curve and method in OTHER_REDUCERS else []
+    counts = {*own.values(), *curve}
     rows = [Row(method, k) for k in sorted(counts, reverse=True)]
     graphs: dict[Row, Path] = {}
     try:
         graphs = dict(graphs_from_model(method, model, rows, folder))
     except ExportError as error:
         absent += [_absent("onnxruntime, openvino", method, row.tokens, str(error)) for row in rows]
-    images = bundle.golden.images[torch.arange(batch) % len(bundle.golden.images)]
+    images = bundle.golden.images[torch.arange(config.batch) % len(bundle.golden.images)]
     prepared = []
     for row in rows:
         with torch.inference_mode():
@@ -208,9 +215,12 @@ def main(
         names,
         log=lambda text: click.echo(text, err=True),
     )
-    lines = (
+    publish(document, output, as_json, map(line_of_row, document["rows"]))
+
+
+def line_of_row(row: Mapping[str, Any]) -> str:
+    """A row of the document for the terminal."""
+    return (
         f"{row['runtime']:12} {row['method']:10} {row['tokens']:4} tokens  {row['images_per_s']:8.1f} images/s  "
         f"{row['speedup']['value']:.2f} ({row['speedup']['low']:.2f} to {row['speedup']['high']:.2f}) of full"
-        for row in document["rows"]
     )
-    publish(document, output, as_json, lines)

@@ -91,8 +91,13 @@ def write_scenes(
     config: SceneConfig | None = None,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
 ) -> Path:
-    """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError."""
+    """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError.
+
+    train, test: numbers of scenes; 0 leaves a split out
+    """
     for split, count in zip(_SPLITS, (train, test), strict=True):
+        if not count:
+            continue
         images, classes = scene_images(split, count, seed, config)
         for digit in set(classes.tolist()):  # no empty folder for a class without scenes
             (folder / split / str(digit)).mkdir(parents=True, exist_ok=True)

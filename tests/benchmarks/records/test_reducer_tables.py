@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokfilter.benchmarks.records.reducer_tables import equal_latency_table, reducer_table, top1_at_latency
+from tokfilter.benchmarks.records.reducer_tables import cost_table, equal_latency_table, reducer_table, top1_at_latency
 
 ENGINES = ("torch", "onnxruntime", "openvino")
 
@@ -76,3 +76,23 @@ def test_without_rates_the_tables_say_so(document):
     assert equal_latency_table(document) == "Images per second are not measured yet."
     text = reducer_table(document)
     assert "Images per second are not measured yet." in text and "images/s" not in text
+
+
+def cost_row(runtime, method, tokens, macs, speedup):
+    interval = {"low": speedup - 0.1, "value": speedup, "high": speedup + 0.1}
+    return {"runtime": runtime, "method": method, "tokens": tokens, "macs": macs, "images_per_s": 10 * speedup,
+            "speedup": interval}  # fmt: skip
+
+
+def test_costs_stand_beside_the_filter_of_the_same_multiply_accumulates(document):
+    rows = [("full", 196, 4000, 1.0), ("filter", 137, 2000, 1.5), ("filter", 98, 1000, 4.0), ("tome", 150, 1010, 2.0)]
+    document |= {
+        "model": "deit", "rows": [cost_row("torch", *found) for found in rows],
+        "settings": {"rounds": 9, "batch": 8, "threads": 1}, "absent": [{"method": "idle", "tokens": 98}],
+    }  # fmt: skip
+    lines = cost_table(document).splitlines()
+    assert lines[2].startswith("| 196 | every token | 196 | 0.00 | 10.0 |")
+    assert lines[3].startswith("| 137 | **token filter** | 137 |") and lines[3].endswith("| 0.75 (0.70 to 0.80) |")
+    assert lines[4].startswith("| 98 | **token filter** | 98 |") and "| 1.00 (" in lines[4]
+    assert lines[5].startswith("| 98 | ToMe | 150 |") and lines[5].endswith("| 20.0 | 0.51 (0.48 to 0.53) |")
+    assert "Not there: IdleViT." in lines[-1] and "Batch 8, 1 thread" in lines[-1]
