@@ -1,6 +1,7 @@
 """Atomic writes of files and folders: temporary name, fsync, rename.
 
-A temporary name is ``.NAME.PID.RANDOM.part``, so that what a killed process left is found and removed by the next one.
+A temporary name is ``.NAME.PID.RANDOM.part``, and its writer holds a lock on it (``locks``), so that what a killed
+process left is found and removed by the next one.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.artifacts.limits import MAX_HOLES
+from tokfilter.artifacts.locks import held, is_held
 from tokfilter.errors import DataError, ExportError
 
 __all__ = [
@@ -23,8 +25,8 @@ __all__ = [
     "check_target",
     "existing_file",
     "inside",
-    "is_alive",
     "is_file_name",
+    "is_left",
     "new_folder",
     "sha256",
     "sweep_parts",
@@ -68,11 +70,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     part = Path(name)
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
+        with held(part):
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.chmod(0o666 & ~_umask())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -90,15 +93,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     sweep_parts(path)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent))
     try:
-        yield part
-        sync_folder(part)
-        part.chmod(0o777 & ~_umask())
-        try:
-            part.rename(path)  # replaces an empty folder created meanwhile, fails for anything else
-        except OSError as error:
-            if path.exists():
-                raise taken from error
-            raise
+        with held(part):
+            yield part
+            sync_folder(part)
+            part.chmod(0o777 & ~_umask())
+            try:
+                part.rename(path)  # replaces an empty folder created meanwhile, fails for anything else
+            except OSError as error:
+                if path.exists():
+                    raise taken from error
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -108,7 +112,7 @@ def sweep_parts(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.[a-z0-9_]{{8}}\.part")
     for part in path.parent.iterdir() if path.parent.is_dir() else ():
         match = pattern.fullmatch(part.name)
-        if match is None or is_alive(int(match[1])):
+        if match is None or not is_left(part, int(match[1])):
             continue
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part, ignore_errors=True)
@@ -116,7 +120,15 @@ def sweep_parts(path: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def is_alive(pid: int) -> bool:
+def is_left(path: Path, pid: int) -> bool:
+    """Whether the process of this number that wrote ``path`` ended without removing it.
+
+    This process's own number is then an earlier one's: what this one writes is locked.
+    """
+    return (pid == os.getpid() or not _is_alive(pid)) and not is_held(path)
+
+
+def _is_alive(pid: int) -> bool:
     """Whether a process of this number runs; another one may have got the number since."""
     try:
         os.kill(pid, 0)

@@ -201,7 +201,7 @@ def test_what_killed_runs_left_is_swept_and_nothing_else(tmp_path):
     (swept[0] / "model.onnx").write_text("half")
     swept[1].write_text("half")
     kept = [
-        tmp_path / f".repo.{os.getpid()}.abcdefgh.part",
+        tmp_path / f".repo.{os.getppid()}.abcdefgh.part",
         tmp_path / f".repo2.{dead}.abcdefgh.part",
         tmp_path / f"repo.{dead}.abcdefgh.part",
         tmp_path / f".repo.{dead}.abcdefgh.part.txt",
@@ -218,6 +218,22 @@ def test_what_killed_runs_left_is_swept_and_nothing_else(tmp_path):
     assert not any(file.exists() for file in swept) and not link.is_symlink()
     assert all(file.read_text() == "mine" for file in [*kept, victim / "file"])
     sweep_parts(tmp_path / "nowhere" / "repo")
+
+
+@pytest.mark.parametrize("same_number", [True, False], ids=["in a container", "another number"])
+@pytest.mark.parametrize("writer", [atomic_path, new_folder])
+def test_what_is_being_written_stays_whatever_number_its_process_has(tmp_path, writer, same_number, monkeypatch):
+    """In a container a killed run had the number that this one has; other containers' numbers are no processes here."""
+    old = tmp_path / f".out.{os.getpid()}.abcdefgh.part"
+    old.write_text("half")
+    number = os.getpid() if same_number else dead_pid()
+    monkeypatch.setattr(os, "getpid", lambda: number)
+    with writer(tmp_path / "out") as part:
+        monkeypatch.undo()
+        sweep_parts(tmp_path / "out")
+        assert part.exists() and not old.exists()
+        (part / "file" if part.is_dir() else part).write_text("whole")
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_killed_folder_is_swept_by_the_next(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import Manifest, ModelCard, entry_from_file, load_manifest
 from tokfilter.errors import ExportError
+from tokfilter.export import directory
 from tokfilter.export.directory import engines_folder, new_directory
 
 PREPROCESSING = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -52,10 +54,13 @@ with directory.new_directory(target) as folder:
 
 def write_export(target, text):
     with new_directory(target) as folder:
-        (folder / "graph.onnx").write_text(text)
-        entry = entry_from_file(folder, "graph.onnx", "full", runtime="onnx")
-        manifest = Manifest(CARD, [entry], {"name": text}, 18, {}, {}, "today")
-        (folder / MANIFEST).write_text(manifest.text())
+        write_into(folder, text)
+
+
+def write_into(folder, text):
+    (folder / "graph.onnx").write_text(text)
+    entry = entry_from_file(folder, "graph.onnx", "full", runtime="onnx")
+    (folder / MANIFEST).write_text(Manifest(CARD, [entry], {"name": text}, 18, {}, {}, "today").text())
 
 
 def content(target):
@@ -135,6 +140,137 @@ def test_a_link_to_a_folder_that_is_taken_along_stays_a_link(tmp_path):
     assert content(tmp_path / "out") == "new"
     assert (tmp_path / "out" / "images").is_symlink()
     assert (tmp_path / "out" / "images" / "a.png").read_text() == "large"
+
+
+def test_of_two_exports_at_once_the_last_one_stays(tmp_path):
+    write_export(tmp_path / "out", "old")
+    (tmp_path / "out" / "bench.json").write_text("measured")
+    with new_directory(tmp_path / "out") as folder:
+        write_into(folder, "first")
+        write_export(tmp_path / "out", "second")
+        assert content(tmp_path / "out") == "second" and folder.is_dir()
+    assert content(tmp_path / "out") == "first"
+    assert (tmp_path / "out" / "bench.json").read_text() == "measured"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+RACE = """
+import sys
+from pathlib import Path
+from tokfilter.artifacts.manifest import Manifest, ModelCard, NAME, entry_from_file
+from tokfilter.export.directory import new_directory
+preprocessing = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+card = ModelCard("vit", (3, 32, 32), 16, 1, 5, [], 8, {}, preprocessing)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(25):
+    text = f"{sys.argv[2]} {number}"
+    with new_directory(Path(sys.argv[1])) as folder:
+        (folder / "graph.onnx").write_text(text)
+        entry = entry_from_file(folder, "graph.onnx", "full", runtime="onnx")
+        (folder / NAME).write_text(Manifest(card, [entry], {"name": text}, 18, {}, {}, "today").text())
+"""
+
+
+def test_processes_that_write_the_same_target_leave_one_whole_export(tmp_path):
+    """They meet at other moments in each run; whatever these are, each succeeds and nothing is left over."""
+    write_export(tmp_path / "out", "old")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    command = [sys.executable, "-c", RACE, str(tmp_path / "out")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, name], **pipes) for name in ("one", "two", "three")]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    assert content(tmp_path / "out") in ("one 24", "two 24", "three 24")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_that_another_process_places_between_the_renames_is_replaced(tmp_path, monkeypatch):
+    write_export(tmp_path / "out", "old")
+    write_export(tmp_path / "theirs", "theirs")
+    rename = Path.rename
+
+    def renamed(self, to):
+        rename(self, to)
+        if (tmp_path / "theirs").is_dir() and self.name == "out":  # ours is moved aside, and theirs comes
+            rename(tmp_path / "theirs", tmp_path / "out")
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    write_export(tmp_path / "out", "ours")
+    assert content(tmp_path / "out") == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_that_takes_the_targets_place_is_refused(tmp_path):
+    """What the link leads to is neither moved nor removed."""
+    write_export(tmp_path / "out", "old")
+    write_export(tmp_path / "victim", "precious")
+    refused = pytest.raises(ExportError, match="out has become a link meanwhile and is not replaced")
+    with refused, new_directory(tmp_path / "out") as folder:
+        write_into(folder, "new")
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+        (tmp_path / "out").symlink_to(tmp_path / "victim")
+    assert (tmp_path / "out").is_symlink() and content(tmp_path / "victim") == "precious"
+    assert content(tmp_path / "elsewhere") == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out", "victim"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_what_takes_the_targets_place_is_not_removed(tmp_path, kind):
+    target = tmp_path / "out"
+    refused = pytest.raises(ExportError, match=r"is not replaced|is a file")
+    with refused, new_directory(target) as folder:
+        write_into(folder, "new")
+        if kind == "folder":
+            target.mkdir()
+            (target / "thesis.tex").write_text("precious")
+        elif kind == "file":
+            target.write_text("precious")
+        else:
+            target.symlink_to(tmp_path / "nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if kind == "dangling link":
+        assert target.is_symlink()
+    else:
+        assert (target / "thesis.tex" if kind == "folder" else target).read_text() == "precious"
+
+
+def test_files_of_an_export_that_came_meanwhile_are_taken_along_too(tmp_path, monkeypatch):
+    write_export(tmp_path / "out", "old")
+    (tmp_path / "out" / "notes").mkdir()
+    (tmp_path / "out" / "notes" / "a.txt").write_text("of the old one")
+    (tmp_path / "out" / "notes" / "b.txt").write_text("of the old one")
+    write_export(tmp_path / "theirs", "theirs")
+    (tmp_path / "theirs" / "bench.json").write_text("of theirs")
+    copy = shutil.copytree
+
+    def copied(source, *arguments, **options):
+        if (tmp_path / "theirs").is_dir():
+            (tmp_path / "out").rename(tmp_path / "gone")
+            (tmp_path / "theirs").rename(tmp_path / "out")
+        return copy(source, *arguments, **options)
+
+    monkeypatch.setattr(directory.shutil, "copytree", copied)
+    write_export(tmp_path / "out", "ours")
+    assert content(tmp_path / "out") == "ours"
+    assert (tmp_path / "out" / "bench.json").read_text() == "of theirs"
+    assert not (tmp_path / "out" / "notes").exists()  # it went away while it was copied: no half of it is left
+
+
+def test_folders_of_a_killed_process_with_this_ones_number_are_removed(tmp_path):
+    """In a container every run may have the same number. Names of before had no random part."""
+    (tmp_path / f".out.{os.getpid()}.part").mkdir()
+    (tmp_path / f".out.{os.getpid()}.0123abcd.part").mkdir()
+    write_export(tmp_path / f".out.{os.getpid()}.89ab4567.old", "old")
+    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert content(tmp_path / "out") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_name_with_a_number_that_no_process_has_is_left_alone(tmp_path):

@@ -1,0 +1,72 @@
+"""Locks: one writer at a time, released when a process ends."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tokfilter.artifacts import locks
+from tokfilter.artifacts.locks import held, is_held, only_writer
+from tokfilter.errors import DataError, ExportError
+
+HOLDER = """
+import sys
+from pathlib import Path
+from tokfilter.artifacts.locks import held
+with held(Path(sys.argv[1])) as free:
+    print(free, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_lock_is_held_until_its_process_is_killed(tmp_path, kind):
+    path = tmp_path / "it"
+    path.mkdir() if kind == "folder" else path.write_text("x")
+    assert not is_held(path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], text=True, **pipes) as process:
+        assert process.stdout.readline() == "True\n"
+        assert is_held(path)
+        with held(path) as free:
+            assert not free
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    assert not is_held(path)
+
+
+def test_a_lock_is_one_writers_in_one_process_too(tmp_path):
+    with only_writer(tmp_path / "a" / "run", "wait.", DataError):
+        assert is_held(tmp_path / "a" / "run")
+        refused = pytest.raises(ExportError, match="another process writes in .*run: choose another folder")
+        with refused, only_writer(tmp_path / "a" / "run", "choose another folder.", ExportError):
+            raise AssertionError("the block must not run")
+        assert is_held(tmp_path / "a" / "run")
+    assert not is_held(tmp_path / "a" / "run")
+
+
+def test_an_error_releases_the_lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), held(tmp_path):
+        raise ZeroDivisionError
+    assert not is_held(tmp_path)
+
+
+def test_links_pipes_and_missing_names_are_not_held(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # the open must not wait for a writer
+    (tmp_path / "target").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with held(tmp_path / "target"):
+        assert not any(is_held(tmp_path / name) for name in ("pipe", "link", "none"))
+
+
+def test_without_locks_in_a_file_system_nothing_is_held(tmp_path, monkeypatch):
+    import fcntl
+
+    def refused(*_):
+        raise OSError(9, "Bad file descriptor")  # NFS, for a folder
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with locks.held(tmp_path) as free:
+        assert free and not is_held(tmp_path)
