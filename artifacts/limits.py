@@ -45,6 +45,7 @@ __all__ = [
     "MAX_PLAIN_VALUES",
     "MAX_RECIPE",
     "MAX_RUN_MEMORY",
+    "MAX_SAMPLE_JSON",
     "MAX_SIZE",
     "MAX_STAGES",
     "MAX_TEXT",
@@ -140,6 +141,9 @@ MAX_DOCUMENT_VALUES: Final = 200_000
 
 MAX_CLASS_MAP: Final = 16 << 20
 """Bytes of a class map: ImageNet-21k's names take 1 MB."""
+
+MAX_SAMPLE_JSON: Final = 1 << 20
+"""Bytes of the JSON beside an image in a webdataset: its label, caption and EXIF data take some kB."""
 
 MAX_RECIPE: Final = 1 << 20
 """Bytes of a recipe: one with every setting and its comments has 5 kB."""

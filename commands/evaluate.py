@@ -52,6 +52,8 @@ def evaluate(
 ) -> None:
     """Accuracy of BUNDLE (model.pt) at several budgets on DATA, a folder with one subfolder per class.
 
+    DATA may also be a .tar archive or a folder of webdataset shards, as for `tokfilter train`.
+
     Where DATA has train and test folders, the test images are used. Otherwise the images that the bundle was trained
     on are left out: it records them by content, so they are known in other folders and under other names too.
 

@@ -40,9 +40,9 @@ def label(
 ) -> None:
     """Measure the delta loss of every patch token of the training images in DATA.
 
-    MODEL is a bundle, a folder of timm or transformers, or with --arch a checkpoint of that timm model. An interrupted
-    run continues when the command is run again. `tokfilter train --labels` reads the result. Settings: `labels` in the
-    recipe.
+    DATA is as for `tokfilter train`: class folders, .tar archives, webdataset shards. MODEL is a bundle, a folder of
+    timm or transformers, or with --arch a checkpoint of that timm model. An interrupted run continues when the command
+    is run again. `tokfilter train --labels` reads the result. Settings: `labels` in the recipe.
 
     Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli label DATA MODEL -o LABELS.
     """

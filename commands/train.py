@@ -65,8 +65,9 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **params: Any) -> None:
     """Train a token filter and write model.pt (a bundle).
 
-    DATA is a folder with one subfolder per class, a .tar archive, or a folder with train and test of either. With
-    --loss feature or kl, which need no class labels, also a folder of images.
+    DATA is a folder with one subfolder per class, a .tar archive of it, webdataset shards (a folder of .tar archives
+    with 0001.jpg and 0001.cls), or a folder with train and test of one of these. With --loss feature or kl, which need
+    no class labels, also a folder of images.
 
     A model of your own: --checkpoint FOLDER with config.json and model.safetensors, as timm and transformers save them;
     or --arch NAME --checkpoint weights.safetensors. Fine-tuning alone: --checkpoint model.pt --stages finetune. All
@@ -81,7 +82,7 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
         click.echo(text_from_recipe(recipe), nl=False)
         return
     if data is None:
-        raise click.UsageError("Missing argument 'DATA': a folder with one subfolder per class.")
+        raise click.UsageError("Missing argument 'DATA': a folder with one subfolder per class, or .tar archives.")
     bundle = _train(data, output, recipe, params)
     if bundle is None:
         return

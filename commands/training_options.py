@@ -120,7 +120,8 @@ def listed_splits(
     need_classes: False takes images without classes too
     """
     from tokfilter.train.checkpoint.class_names import same_names
-    from tokfilter.train.class_map import class_map_from_file, mapped
+    from tokfilter.train.class_map import mapped
+    from tokfilter.train.class_map_file import class_map_from_file
     from tokfilter.train.data import Splits, splits_from_folder
     from tokfilter.train.distributed import SINGLE_PROCESS
 

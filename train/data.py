@@ -1,4 +1,4 @@
-"""Labelled images in folders or tar archives: listed by timm's readers, split into train and test, checked."""
+"""Labelled images in folders or tar archives: listed (``listing.py``), split into train and test, checked."""
 
 import hashlib
 import os
@@ -17,7 +17,8 @@ from tokfilter.artifacts.split import Split, key_from_file, keys_from_iterable
 from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
-from tokfilter.train.listing import Part, listing_from_path
+from tokfilter.train.image_index import Parts
+from tokfilter.train.listing import listing_from_path
 
 __all__ = [
     "ImageList",
@@ -50,7 +51,7 @@ class ImageList:
     """Images with their classes, or without any.
 
     root: folder that the files' names are relative to
-    files: names below root, in timm's order
+    files: names below root, in the listing's order
     labels: class of each file, an index into class_names; 0 for images without classes
     class_names: empty for images without classes
     parts: place of each image in an archive below root; None for images in folders
@@ -61,7 +62,7 @@ class ImageList:
     files: tuple[str, ...]
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
-    parts: tuple[Part, ...] | None = None
+    parts: Parts | None = None
     keys: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class ImageList:
 
     def subset(self, positions: Sequence[int]) -> "ImageList":
         """The images at some positions."""
-        parts = None if self.parts is None else tuple(self.parts[i] for i in positions)
+        parts = None if self.parts is None else self.parts.subset(positions)
         keys = None if self.keys is None else tuple(self.keys[i] for i in positions)
         files, labels = tuple(self.files[i] for i in positions), tuple(self.labels[i] for i in positions)
         return replace(self, files=files, labels=labels, parts=parts, keys=keys)
@@ -117,13 +118,14 @@ class Splits:
 
 
 def images_from_folder(root: Path, class_names: Sequence[str] | None = None, need_classes: bool = True) -> ImageList:
-    """List a folder or archives (``listing.py``); classes in timm's order, or in the order of ``class_names``.
+    """List a folder or archives (``listing.py``); classes in the listing's order, or in that of ``class_names``.
 
-    need_classes: False takes images without classes too: of one folder, or of one class
+    need_classes: False takes images without classes too: of one folder, of one class, of shards with captions
     Raises DataError: no such folder, no images, an empty class folder, a single class, a class not in ``class_names``.
     """
     listing = listing_from_path(root)
     single = listing.order == ("",) or (len(listing.order) < 2 and class_names is None)
+    single = single or (listing.captioned and not set(listing.order) <= set(class_names or ()))
     if not need_classes and (single or class_names == ()):
         return ImageList(listing.root, listing.files, (0,) * len(listing.files), (), listing.parts)
     if class_names is not None:

@@ -60,9 +60,10 @@ def fit(
     Under torchrun every process calls this with the same arguments, and its model on its own device; all get the same
     weights, and the first one writes to ``folder``, which all must see.
 
-    data: a folder with one subfolder per class (a ``.tar`` archive, or ``train`` and ``test`` of either); or a torch
-        DataLoader, or a Dataset, of (float images [3, H, W] normalised as for the model, class index); with a mask head
-        in place of the class index a class for each pixel of the masks, [H', W'], -100 for pixels without one. With
+    data: a folder with one subfolder per class (a ``.tar`` archive, webdataset shards, or ``train`` and ``test`` of
+        these, docs/training-at-scale.md); or a torch DataLoader, or a Dataset, of (float images [3, H, W] normalised as
+        for the model, class index); with a mask head in place of the class index a class for each pixel of the masks,
+        [H', W'], -100 for pixels without one. With
         loss="feature" or "kl" also a folder of images without classes, and a loader of images alone
     recipe: a recipe, the name of a built-in one, or a TOML file (``tokfilter train --print-recipe``)
     overrides: settings by dotted name, such as ``{"finetune.epochs": 2, "labels.limit": 1000}``. With a mask head

@@ -1,11 +1,10 @@
-"""Lists images and their classes by timm's readers: in folders, in a tar archive, in a folder of tar archives.
+"""Lists images and their classes: folders and archives of class folders by timm's readers, webdataset shards.
 
 timm's ImageDataset is not used, because it replaces a damaged image by the next one.
 """
 
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from timm.data.readers.reader_image_folder import find_images_and_targets
@@ -13,50 +12,23 @@ from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
 from tokfilter.artifacts.images import image_extensions
 from tokfilter.errors import DataError
-from tokfilter.train.walk import check_archive, check_tree
+from tokfilter.train.image_index import Listing, PartList
+from tokfilter.train.walk import check_archive, check_name, check_tree
+from tokfilter.train.webdataset import listing_from_shards, shard_kind
 
-__all__ = ["Listing", "Part", "listing_from_path"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Place of an image in an archive.
-
-    archive: name, relative to the data's root
-    offset, size: in bytes
-    """
-
-    archive: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Images in timm's order.
-
-    root: folder that names are relative to
-    files: names of the images; in archives the archive's name comes first
-    classes: class of each
-    order: the classes, in timm's order
-    parts: place of each image in an archive; None for images in folders
-    """
-
-    root: Path
-    files: tuple[str, ...]
-    classes: tuple[str, ...]
-    order: tuple[str, ...]
-    parts: tuple[Part, ...] | None = None
+__all__ = ["listing_from_path"]
 
 
 def listing_from_path(root: Path) -> Listing:
     """List a folder with one subfolder per class, a .tar file, or a folder of .tar files.
 
+    The archives have class folders, or one class each; or they are webdataset shards (``webdataset.py``).
+
     Raises DataError: no such folder, no images, a class folder without images, a damaged or compressed archive.
     """
     if root.is_file() and root.suffix.lower() == ".tar":
         check_archive(root)
-        return _from_archives(root, root.parent)
+        return _from_archives(root, [root], root.parent)
     if not root.is_dir():
         raise DataError(
             f"expected a folder with one subfolder per class or a .tar archive, but there is no folder {root}."
@@ -65,7 +37,7 @@ def listing_from_path(root: Path) -> Listing:
     for archive in archives:
         check_archive(archive)
     if archives:
-        return _from_archives(root, root)
+        return _from_archives(root, archives, root)
     check_tree(root)
     return _from_folder(root)
 
@@ -83,7 +55,12 @@ def _from_folder(root: Path) -> Listing:
     return Listing(root, files, tuple(order[target] for _, target in found), order)
 
 
-def _from_archives(path: Path, root: Path) -> Listing:
+def _from_archives(path: Path, archives: Sequence[Path], root: Path) -> Listing:
+    kind = shard_kind(archives[0])
+    return listing_from_shards(archives, root) if kind == "class" else _by_timm(path, root, kind == "caption")
+
+
+def _by_timm(path: Path, root: Path, captioned: bool) -> Listing:
     try:
         # With a cache, timm writes its list as a pickle beside the archives, and unpickles one that it finds there.
         samples, targets, index, _ = extract_tarinfos(str(path), cache_tarinfo=False, extensions=image_extensions())
@@ -95,12 +72,13 @@ def _from_archives(path: Path, root: Path) -> Listing:
         raise DataError(
             f"{path} has no images: expected one folder per class in an archive, or one archive per class."
         ) from error
-    order, files, parts = _order(index), [], []
+    order, files, parts = _order(index), list[str](), PartList()
     for image, archive, inner in samples:
         name = archive or path.name
+        check_name(image.name, path)
         files.append("/".join([name, inner.name, image.name] if inner else [name, image.name]))
-        parts.append(Part(name, image.offset_data + (inner.offset_data if inner else 0), image.size))
-    return Listing(root, tuple(files), tuple(order[target] for target in targets), order, tuple(parts))
+        parts.add(name, image.offset_data + (inner.offset_data if inner else 0), image.size)
+    return Listing(root, tuple(files), tuple(order[target] for target in targets), order, parts.parts(), captioned)
 
 
 def _order(index: Mapping[str, int]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tokfilter.artifacts.limits import MAX_ARCHIVE_DEPTH, MAX_ARCHIVE_HEADER, MA
 from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 
-__all__ = ["check_archive", "check_tree"]
+__all__ = ["check_archive", "check_name", "check_tree"]
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _LONG: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -42,7 +42,7 @@ def check_tree(root: Path) -> None:
         if me in above:
             raise DataError(f"{folder} leads back to a folder that it is in: remove this symlink.")
         for entry in found:
-            _check_name(entry.name, folder)
+            check_name(entry.name, folder)
             if _is_folder(entry):
                 waiting.append((Path(entry.path), (*above, me)))
 
@@ -54,7 +54,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _check_name(name: str, place: Path) -> None:
+def check_name(name: str, place: Path) -> None:
+    """Raise DataError for a name in a folder or an archive that is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -94,7 +95,7 @@ def _check_members(file: IO[bytes], start: int, stop: int, path: Path, depth: in
             if member.type in _RECORDS:
                 _check_records(file.read(member.size))
         elif member.type in _SIZED:
-            _check_name(member.name, path)
+            check_name(member.name, path)
             if member.name.lower().endswith(".tar"):
                 _check_members(file, data, data + member.size, path, depth - 1)
             elif member.size > MAX_IMAGE_FILE:

@@ -14,7 +14,8 @@ from PIL import Image
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.artifacts.limits import MAX_CLASS_MAP
 from tokfilter.errors import DataError
-from tokfilter.train.class_map import class_map_from_file, mapped
+from tokfilter.train.class_map import mapped
+from tokfilter.train.class_map_file import class_map_from_file
 from tokfilter.train.data import checked, images_from_folder, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import DistContext
