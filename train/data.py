@@ -17,8 +17,9 @@ from tokfilter.artifacts.split import Split, key_from_file, keys_from_iterable
 from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
-from tokfilter.train.image_index import Parts
+from tokfilter.train.image_index import TEST_PARTS, TRAIN_PARTS, Parts
 from tokfilter.train.listing import listing_from_path
+from tokfilter.train.webdataset import NUMBERS
 
 __all__ = [
     "ImageList",
@@ -40,10 +41,6 @@ Progress = Callable[[str, float], None]
 
 def quiet(step: str, fraction: float) -> None:
     """Progress that is not shown."""
-
-
-_TRAIN: Final = ("train", "training")
-_TEST: Final = ("test", "val", "validation", "eval")
 
 
 @dataclass(frozen=True)
@@ -133,6 +130,7 @@ def images_from_folder(root: Path, class_names: Sequence[str] | None = None, nee
             raise DataError(
                 f"{root} has classes that the model was not trained for: {', '.join(unknown[:5])}. "
                 f"It has {len(class_names)}, first {', '.join(class_names[:3])}. Remove these, or see --class-map."
+                + (f" {NUMBERS}" if all(name.isdecimal() for name in unknown) else "")
             )
     elif listing.order == ("",):
         raise DataError(f"{root} has images without classes: expected one subfolder per class. {_UNLABELLED}")
@@ -155,12 +153,14 @@ def splits_from_folder(
     need_classes: False takes images without classes too
     Raises DataError.
     """
-    train = _split(root, _TRAIN)
+    train = _split(root, TRAIN_PARTS)
     if train is None:
         return _split_by_class(images_from_folder(root, class_names, need_classes), holdout)
-    test = _split(root, _TEST)
+    test = _split(root, TEST_PARTS)
     if test is None:
-        raise DataError(f"{root} has {train.name}, but none of {', '.join(_TEST)}: add test images in one of these.")
+        raise DataError(
+            f"{root} has {train.name}, but none of {', '.join(TEST_PARTS)}: add test images in one of these."
+        )
     listed = images_from_folder(train, class_names, need_classes)
     return Splits(listed, images_from_folder(test, listed.class_names, need_classes))
 

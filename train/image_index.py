@@ -4,11 +4,16 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Listing", "Part", "PartList", "Parts"]
+__all__ = ["TEST_PARTS", "TRAIN_PARTS", "Listing", "Part", "PartList", "Parts"]
+
+TRAIN_PARTS: Final = ("train", "training")
+TEST_PARTS: Final = ("test", "val", "validation", "eval")
+"""Names of folders, or of archives without their ending, that divide a data set; the first that exists is taken."""
 
 
 @dataclass(frozen=True)

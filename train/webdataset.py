@@ -21,14 +21,15 @@ from tokfilter.artifacts.limits import MAX_SAMPLE_JSON, MAX_SIZE, MAX_TEXT
 from tokfilter.artifacts.zip_parts import open_regular
 from tokfilter.errors import DataError
 from tokfilter.train.class_map_file import class_map_from_file
-from tokfilter.train.image_index import Listing, PartList
+from tokfilter.train.image_index import TEST_PARTS, TRAIN_PARTS, Listing, PartList
 from tokfilter.train.walk import check_name
 
-__all__ = ["NAMES_FILE", "ShardKind", "listing_from_shards", "shard_kind"]
+__all__ = ["NUMBERS", "ShardKind", "listing_from_shards", "shard_kind"]
 
 ShardKind = Literal["class", "caption"]
 
-NAMES_FILE: Final = "classnames.txt"
+_NAMES_FILE: Final = "classnames.txt"
+NUMBERS: Final = f"Numbers as classes of webdataset shards get their names from {_NAMES_FILE} beside the shards."
 
 _KEY: Final = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 """Key and ending of a member: what precedes the first dot of its base name, and what follows."""
@@ -77,8 +78,7 @@ def listing_from_shards(archives: Sequence[Path], root: Path) -> Listing:
     archives: checked by ``check_archive``
     Raises DataError: an image without a class or with a wrong one, two images of a key, a damaged archive.
     """
-    names_file = root / NAMES_FILE
-    names = class_map_from_file(names_file) if names_file.exists() else None
+    names = _names(root)
     known_names = frozenset(names or ())
     files, classes, parts, known = list[str](), list[str](), PartList(), dict[str, str]()
     for path in archives:
@@ -94,6 +94,14 @@ def listing_from_shards(archives: Sequence[Path], root: Path) -> Listing:
             raise DataError(f"{path} has more than {MAX_SIZE} classes: check what its labels mean.")
     order = names or tuple(sorted(known, key=_natural))
     return Listing(root, tuple(files), tuple(classes), order, parts.parts())
+
+
+def _names(root: Path) -> tuple[str, ...] | None:
+    """The names beside the archives, or beside the folders ``train`` and ``test`` that hold them; None: no file."""
+    folders = (root, root.parent) if root.name in (*TRAIN_PARTS, *TEST_PARTS) else (root,)
+    found = (folder / _NAMES_FILE for folder in folders if (folder / _NAMES_FILE).exists())
+    file = next(found, None)
+    return None if file is None else class_map_from_file(file)
 
 
 def _natural(name: str) -> tuple[bool, int, str]:
@@ -142,7 +150,7 @@ def _members(file: IO[bytes], path: Path) -> Iterator[tarfile.TarInfo]:
 def _class(file: IO[bytes], path: Path, sample: _Sample, names: Sequence[str] | None, known: frozenset[str]) -> str:
     """The name of a sample's class. Raises DataError."""
     assert sample.image is not None
-    given, place = sample.number or sample.facts, f"{path}/{sample.image[0]}"
+    given, place = sample.number or sample.facts, f"{path}/{sample.image[0]:.200}"
     try:
         if given is None:
             raise ValueError("there is neither")
@@ -150,9 +158,9 @@ def _class(file: IO[bytes], path: Path, sample: _Sample, names: Sequence[str] | 
         if label is None:
             raise ValueError("its JSON has no label")
         if isinstance(label, str) and names is not None and label not in known:
-            raise ValueError(f"{label!r} is not in {NAMES_FILE}")
+            raise ValueError(f"{label!r} is not in {_NAMES_FILE}")
         if isinstance(label, int) and label >= (MAX_SIZE if names is None else len(names)):
-            limit = f"{MAX_SIZE} classes" if names is None else f"the {len(names)} lines of {NAMES_FILE}"
+            limit = f"{MAX_SIZE} classes" if names is None else f"the {len(names)} lines of {_NAMES_FILE}"
             raise ValueError(f"it is {label}, beyond {limit}")
     except ValueError as error:
         raise DataError(

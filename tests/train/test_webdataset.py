@@ -199,6 +199,20 @@ def test_classes_beyond_the_names_are_refused(tmp_path, label):
         listing_from_path(tmp_path)
 
 
+def test_names_beside_train_and_test_are_those_of_both(tmp_path):
+    as_shards(tmp_path / "train", each=2)
+    shard(tmp_path / "val/0.tar", sample(0, 3))
+    (tmp_path / "train/classnames.txt").rename(tmp_path / "classnames.txt")
+    splits = splits_from_folder(tmp_path)
+    assert splits.test.labels == (3,) and splits.train.class_names == splits.test.class_names == NAMES
+    (tmp_path / "val/classnames.txt").write_text("ant\nbee\ncat\nfox\n")
+    with pytest.raises(DataError, match=r"val has classes that the model was not trained for: fox\. It has 5"):
+        splits_from_folder(tmp_path)
+    (tmp_path / "val/classnames.txt").unlink(), (tmp_path / "val").rename(tmp_path / "other")
+    with pytest.raises(DataError, match=r"not trained for: 3\. .* Numbers as classes .* from classnames.txt beside"):
+        images_from_folder(tmp_path / "other", NAMES)
+
+
 def test_a_shard_that_is_cut_short_or_huge_by_its_header_is_refused(tmp_path):
     path = as_shards(tmp_path) / "shard-000001.tar"
     content = path.read_bytes()

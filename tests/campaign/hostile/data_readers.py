@@ -54,6 +54,14 @@ DATA_READERS = (
         weight=7,
     ),
     Reader(
+        "webdataset shards",
+        ("model.pt", "shards.tar", "classnames.txt"),
+        ("shards.tar",),
+        (TAR, TAR),
+        (("label", "shards.tar", "model.pt", *LABEL), ("eval", "model.pt", "shards.tar", "--keep", "0.5")),
+        weight=4,
+    ),
+    Reader(
         "measured documents",
         ("accuracy.json", "bench.json", "out"),
         ("accuracy.json", "bench.json"),

@@ -1,5 +1,6 @@
 """The files before they are damaged: written once for each run, by the package itself, from tiny models."""
 
+import io
 import json
 import os
 import shutil
@@ -94,6 +95,19 @@ def _images(folder):
     frames[0].save(folder / "images" / "moving.gif", save_all=True, append_images=frames[1:])
     with tarfile.open(folder / "data.tar", "w") as archive:
         archive.add(folder / "data", arcname="data")
+    _shards(folder)
+
+
+def _shards(folder):
+    """The same images as samples, with numbers and names as classes."""
+    (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    with tarfile.open(folder / "shards.tar", "w") as archive:
+        for label, name in enumerate(NAMES):
+            for i, text in enumerate((("cls", str(label)), ("json", json.dumps({"label": name, "width": 36})))):
+                member = tarfile.TarInfo(f"data/{label}{i}.{text[0]}")
+                member.size = len(text[1])
+                archive.addfile(member, io.BytesIO(text[1].encode()))
+                archive.add(folder / "data" / name / f"{i}.png", f"data/{label}{i}.png")
 
 
 def _timm_folder(folder):
