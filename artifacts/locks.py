@@ -7,23 +7,30 @@ no such locks (folders on NFS), nothing is held, and numbers alone count.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Final
 
 from tokfilter.errors import TokfilterError
 
 __all__ = ["held", "is_held", "only_writer"]
 
+_STEP_S: Final = 0.02
+
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Hold the lock of a file or folder while the block runs. Yields False, at once, where another one holds it.
+def held(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of a file or folder while the block runs. Yields False where another one holds it.
 
+    wait_s: seconds for the other one to release it
     Raises OSError.
     """
-    handle = os.open(path, os.O_RDONLY)
+    handle, deadline = os.open(path, os.O_RDONLY), monotonic() + wait_s
     try:
-        yield _locked(handle)
+        while not (free := _locked(handle)) and monotonic() < deadline:
+            sleep(_STEP_S)
+        yield free
     finally:
         os.close(handle)
 
@@ -41,16 +48,21 @@ def is_held(path: Path) -> bool:
 
 
 @contextmanager
-def only_writer(folder: Path, remedy: str, kind: type[TokfilterError]) -> Iterator[None]:
-    """Let one process at a time write in ``folder``, which is created.
+def only_writer(folder: Path, remedy: str, kind: type[TokfilterError], wait_s: float = 0.0) -> Iterator[None]:
+    """Let one process at a time write in ``folder``, which is created, and removed where it stays empty.
 
+    wait_s: seconds for another process to finish
     Raises ``kind`` with the remedy where another process does, and OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder) as free:
+    with held(folder, wait_s) as free:
         if not free:
             raise kind(f"another process writes in {folder}: {remedy}")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def _locked(handle: int) -> bool:

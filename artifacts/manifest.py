@@ -247,6 +247,10 @@ def entry_from_file(directory: Path, path: str, role: Role, **details: Any) -> E
 
 def load_manifest(directory: str | Path) -> Manifest:
     """Read ``directory/manifest.json``. Raises DataError when there is none or it is not one of ours."""
+    if Path(directory).is_file():
+        raise DataError(
+            f"{directory} is a file: expected an export directory (`tokfilter export model.pt -o out/` writes one)."
+        )
     path = existing_file(Path(directory) / NAME, "an export directory's manifest (written by `tokfilter export`)")
     with path.open("rb") as file:
         return manifest_from_bytes(file.read(MAX_MANIFEST + 1), path)

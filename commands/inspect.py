@@ -19,14 +19,28 @@ if TYPE_CHECKING:
 def inspect(path: Path, as_json: bool) -> None:
     """Show the contents of PATH: a bundle, any ONNX graph, or an export directory."""
     from tokfilter.commands.terminal import Terminal
-    from tokfilter.export.inspect import inspect_path
 
-    found = inspect_path(path)
+    found = _found(path)
     if as_json:
         print_json("inspection", found)
         return
     console = Terminal()
     {"bundle": _print_bundle, "graph": _print_graph, "export": _print_export}[found["kind"]](found, console)
+
+
+def _found(path: Path) -> dict[str, Any]:
+    """Raises MissingDependencyError with one package of graphs: the extra `export` brings torch, too."""
+    from tokfilter.errors import MissingDependencyError
+    from tokfilter.export.inspect import inspect_path
+
+    try:
+        return inspect_path(path)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("onnx", "onnx_ir"):
+            raise
+        raise MissingDependencyError(
+            f"{path} is no bundle, and ONNX graphs are read with the package onnx-ir: pip install onnx-ir"
+        ) from error
 
 
 def _facts(console: "Terminal", rows: list[tuple[str, object]]) -> None:

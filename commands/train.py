@@ -75,6 +75,8 @@ def train(data: Path | None, output: Path, print_recipe: bool, as_json: bool, **
 
     Several processes: torchrun --nproc-per-node 8 -m tokfilter.cli train DATA ... A batch counts the images of all.
     """
+    if data is not None and not print_recipe:
+        _check_output(output, params["overwrite"] or params["resume"])  # before torch is imported
     recipe = recipe_from_options(params["recipe"], params["settings"], _changes(params), params["frozen_backbone"])
     if print_recipe:
         from tokfilter.train.recipe_file import text_from_recipe
@@ -111,7 +113,6 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
     from tokfilter.train.recipe import config_from_recipe
     from tokfilter.vit.bundle import save_bundle
 
-    _check_output(output, params["overwrite"] or params["resume"])
     folder = params["run_dir"] or output.with_name(output.name + ".work")
     check_target(folder, folder=True)
     pixels = pixels_from_options(params, recipe)
@@ -139,12 +140,14 @@ def _train(data: Path, output: Path, recipe: "Recipe", params: dict[str, Any]) -
         if reducer.name != "filter":
             lacking = tuple(stage for stage in lacking if stage in ("backbone", "finetune"))
         check_run(start, config_from_recipe(recipe, len(splits.train), lacking, reducer), params["labels"])
-        splits = checked_splits(splits, progress, processes)
-        config = config_from_recipe(recipe, len(splits.train), lacking, reducer)
         run_dir = RunDir(folder, params["resume"], recipe.save_seconds, progress, processes)
-        bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])
-        if processes.is_main:
-            save_bundle(bundle, output)
+        with run_dir.locked():
+            splits = checked_splits(splits, progress, processes)
+            config = config_from_recipe(recipe, len(splits.train), lacking, reducer)
+            bundle = bundle_from_start(start, splits, config, run_dir, params["labels"])
+            if processes.is_main:
+                _check_not_written_meanwhile(output, folder, params["overwrite"] or params["resume"])
+                save_bundle(bundle, output)
         processes.barrier()
     return bundle if processes.is_main else None
 
@@ -168,6 +171,17 @@ def _check_output(output: Path, replace: bool) -> None:
             "interrupted run."
         )
     check_target(output)
+
+
+def _check_not_written_meanwhile(output: Path, folder: Path, replace: bool) -> None:
+    """Raise DataError where another run has written the output since this one began; its checkpoints stay."""
+    from tokfilter.errors import DataError
+
+    if output.exists() and not replace:
+        raise DataError(
+            f"{output} was written by another run meanwhile and is not overwritten. This run is complete in {folder}: "
+            f"the same command with --resume --run-dir {folder} and another -o writes its bundle."
+        )
 
 
 def _changes(params: dict[str, Any]) -> dict[str, Any]:

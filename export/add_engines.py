@@ -13,7 +13,8 @@ from pathlib import Path
 from tokfilter.artifacts.checked import checked_copy
 from tokfilter.artifacts.files import inside
 from tokfilter.artifacts.golden import golden_of
-from tokfilter.artifacts.manifest import Entry, Manifest, load_manifest, save_manifest
+from tokfilter.artifacts.manifest import Entry, Manifest, load_manifest
+from tokfilter.artifacts.manifest_change import change_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
 from tokfilter.export.directory import engines_folder
@@ -53,12 +54,16 @@ def add_engines(
         added = add_plugin_graphs(staging, staging, graphs) if options.trt and options.plugin else []
         engines = engines_from_graphs(staging, manifest, [*graphs, *added], options, progress, check)
         built = list({entry.path: entry for entry in [*added, *engines]}.values())
-        for name in (name for entry in built for name in (*entry.external, entry.path)):
-            inside(staging, name).replace(directory / name)
-    new = {entry.path for entry in built}
-    files = [entry for entry in manifest.files if entry.path not in new]
-    save_manifest(directory, replace(manifest, files=[*files, *built]))
+        change_manifest(directory, manifest, lambda present: _with_engines(present, built, staging, directory))
     return built
+
+
+def _with_engines(manifest: Manifest, built: list[Entry], staging: Path, directory: Path) -> Manifest:
+    """Move the engines into the directory. Returns the manifest that lists them."""
+    for name in (name for entry in built for name in (*entry.external, entry.path)):
+        inside(staging, name).replace(directory / name)
+    new = {entry.path for entry in built}
+    return replace(manifest, files=[*(entry for entry in manifest.files if entry.path not in new), *built])
 
 
 def _graphs(manifest: Manifest, options: ExportOptions) -> list[Entry]:

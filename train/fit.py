@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,10 +90,16 @@ def fit(
         settings = changed_recipe(settings, {"labels.mask": "mean"})
     check_losses(model.drop.name, settings.finetune.token_cut)
     _check_reducer(model, settings.reducer)
-    with context_from_torchrun() as processes, _folder(folder, processes) as run_folder, torch.random.fork_rng():
+    with (
+        context_from_torchrun() as processes,
+        _folder(folder, processes) as run_folder,
+        torch.random.fork_rng(),
+        ExitStack() as stack,
+    ):
         torch.manual_seed(settings.seed)  # a loader that shuffles gives the same order each time
         progress = progress if processes.is_main else quiet
         run_dir = RunDir(run_folder, resume, settings.save_seconds, progress, processes)
+        stack.enter_context(run_dir.locked())
         own: Any = model.backbone
         pixels = _preprocessing(model, {"crop_pct": settings.data.crop_pct, **(preprocessing or {})})
         tests: ImageDataset | None = None

@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -19,6 +19,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from tokfilter.artifacts.locks import only_writer
 from tokfilter.errors import DataError
 from tokfilter.train.data import Progress, quiet
 from tokfilter.train.dataset import Batch, TrainingData
@@ -103,6 +104,12 @@ class RunDir:
     save_seconds: float = 20.0
     progress: Progress = field(default=quiet)
     processes: DistContext = SINGLE_PROCESS
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Let no other run write in the folder while the block runs. Raises DataError where one does."""
+        if self.folder is None or not self.processes.is_main:
+            return nullcontext()
+        return only_writer(self.folder, "wait until it has ended, or give another folder for this run.", DataError)
 
     def path(self, name: str) -> Path | None:
         """The checkpoint file of a stage; None without a folder."""

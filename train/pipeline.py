@@ -108,8 +108,9 @@ def label_folder(
     positions = labelled_positions(len(images), config)
     chosen = images if positions is None else images.subset(positions)
     dataset = ImageDataset(chosen, start.preprocessing, progress)
-    store, run_dir = LabelStore(folder, shard_images), RunDir(progress=progress)
-    return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk, dist_context)
+    store, run_dir = LabelStore(folder, shard_images), RunDir(folder, progress=progress, processes=dist_context)
+    with run_dir.locked():
+        return label_images(model, dataset, config.labels, store, run_dir, config.label_chunk, dist_context)
 
 
 def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> None:

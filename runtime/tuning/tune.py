@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tokfilter.artifacts.files import atomic_path
-from tokfilter.artifacts.manifest import NAME, Manifest, ModelCard, load_manifest
+from tokfilter.artifacts.manifest import Manifest, ModelCard, load_manifest
+from tokfilter.artifacts.manifest_change import change_manifest
 from tokfilter.errors import DataError
 from tokfilter.runtime.comparison.processes import EngineProcess, EngineSpec, engines_open
 from tokfilter.runtime.comparison.rounds import BenchConfig, Cell, Progress, run_rounds
@@ -81,7 +81,7 @@ def tune(
         "cost_model": cost_document(manifest.model, cost_points(manifest.model, curves), tuned.tokens, config.seed),
         "clock_drift": {**asdict(tuned.drift), "change": tuned.drift.change, "spread": tuned.drift.spread},
     }
-    save_choice(directory, _manifest_choice(document, options))
+    save_choice(directory, manifest, _manifest_choice(document, options))
     return document
 
 
@@ -169,11 +169,12 @@ def tested_budgets(manifest: Manifest, served: Budgets) -> list[int]:
     return sorted({k for k in tenths if served.low <= k <= served.high} | {served.low})
 
 
-def save_choice(directory: Path, choice: Mapping[str, Any]) -> None:
-    """Write the choice into the manifest, atomically. It becomes the default budget of sessions."""
-    manifest = replace(load_manifest(directory), choice=dict(choice))
-    with atomic_path(directory / NAME) as part:
-        part.write_text(manifest.text(), encoding="utf-8")
+def save_choice(directory: Path, measured: Manifest, choice: Mapping[str, Any]) -> None:
+    """Write the choice into the manifest, atomically. It becomes the default budget of sessions.
+
+    Raises DataError where the directory was exported again since it was measured.
+    """
+    change_manifest(directory, measured, lambda manifest: replace(manifest, choice=dict(choice)))
 
 
 def _specs(directory: Path, manifest: Manifest, options: SessionOptions) -> tuple[EngineSpec, dict[int, EngineSpec]]:

@@ -44,7 +44,14 @@ def test_a_lock_is_one_writers_in_one_process_too(tmp_path):
         with refused, only_writer(tmp_path / "a" / "run", "choose another folder.", ExportError):
             raise AssertionError("the block must not run")
         assert is_held(tmp_path / "a" / "run")
-    assert not is_held(tmp_path / "a" / "run")
+        (tmp_path / "a" / "run" / "file").write_text("x")
+    assert not is_held(tmp_path / "a" / "run") and (tmp_path / "a" / "run" / "file").is_file()
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path):
+    with pytest.raises(ZeroDivisionError), only_writer(tmp_path / "run", "wait.", DataError):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_releases_the_lock(tmp_path):

@@ -133,6 +133,9 @@ def test_other_manifests_are_refused(directory, change, words):
 def test_no_manifest(tmp_path):
     with pytest.raises(DataError, match="written by `tokfilter export`"):
         load_manifest(tmp_path)
+    (tmp_path / "model.pt").write_text("a bundle")
+    with pytest.raises(DataError, match=r"model.pt is a file: expected an export directory"):
+        load_manifest(tmp_path / "model.pt")
     (tmp_path / NAME).write_text("{")
     with pytest.raises(DataError, match="damaged"):
         load_manifest(tmp_path)

@@ -17,8 +17,8 @@ from tokfilter.artifacts.extras import extras
 NONE = ""
 """Needs no extra."""
 
-PILLOW = ""
-"""Needs one package, which several extras have."""
+ONE_PACKAGE = ""
+"""Needs one package, which several extras have or which is named itself."""
 
 VERBS = {
     "demo": ("demo --output {tmp}/demo", "export,report"),
@@ -33,7 +33,7 @@ VERBS = {
     "inline": ("inline {out}/model.onnx -o {tmp}/plain.onnx", "export"),
     "inspect": ("inspect {out}", NONE),
     "inspect bundle": ("inspect {bundle}", "train"),
-    "inspect graph": ("inspect {out}/model.onnx", "export"),
+    "inspect graph": ("inspect {out}/model.onnx", ONE_PACKAGE),
     "verify": ("verify {out}", "runtime"),
     "engine": ("engine {out} --rtx", "rtx"),
     "bench": ("bench {out} --quick --batch 1", "runtime"),
@@ -45,7 +45,7 @@ VERBS = {
     "deepstream": ("deepstream {out} {tmp}/deepstream", "export"),
     "pack": ("pack {out} -o {tmp}/edge.tar", NONE),
     "serve": ("serve {out} --port 1", "service"),
-    "page": ("page {out} -o {tmp}/page --onnxruntime-web {tmp}/none.tgz", PILLOW),
+    "page": ("page {out} -o {tmp}/page --onnxruntime-web {tmp}/none.tgz", ONE_PACKAGE),
     "report": ("report --accuracy {tmp}/accuracy.json -o {tmp}/report.html", "report"),
     "plugin": ("plugin path --for 8.5", NONE),
     "doctor": ("doctor", NONE),
@@ -111,13 +111,14 @@ def test_a_verb_that_lacks_a_package_names_the_smallest_extra_for_all_that_it_ne
 
 
 def test_without_extras_every_help_is_shown_and_what_needs_none_runs(run):
-    quick = {name: line for name, (line, needed) in VERBS.items() if needed in (NONE, PILLOW)}
+    quick = {name: line for name, (line, needed) in VERBS.items() if needed in (NONE, ONE_PACKAGE)}
     results = run(NONE, {**HELP, **quick})
     assert [name for name in HELP if results[name][0] != 0] == []
     codes = {name: results[name][0] for name in quick}
-    assert codes == {"inspect": 0, "pack": 4, "page": 4, "plugin": 4, "doctor": 0}, results
+    assert codes == {"inspect": 0, "inspect graph": 4, "pack": 4, "page": 4, "plugin": 4, "doctor": 0}, results
     assert "tokfilter plugin build" in results["plugin"][1]
     assert "'tokfilter[runtime]'" in results["page"][1]
+    assert results["inspect graph"][1].rstrip().endswith("with the package onnx-ir: pip install onnx-ir")
     assert "pip install onnx onnx-ir" in results["pack"][1], "two packages, without the torch of the extra `export`"
 
 

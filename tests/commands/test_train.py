@@ -400,6 +400,36 @@ def test_an_existing_bundle_is_not_replaced_silently(data, bundle, tmp_path):
     assert load_bundle(output).training == written
 
 
+def test_two_runs_do_not_share_a_folder_or_a_bundle(data, bundle, tmp_path, monkeypatch):
+    from tokfilter.artifacts.locks import held
+    from tokfilter.train import pipeline
+
+    path = tmp_path / "model.pt"
+    command = ["train", data, "--checkpoint", bundle, "--stages", "finetune", *QUICK, "-o", path]
+    work = tmp_path / "model.pt.work"
+    work.mkdir()
+    with held(work):
+        result = tokfilter(*command, "--overwrite")
+        assert result.exit_code == 1 and f"another process writes in {work}: wait until it has ended" in result.stderr
+        labels = tokfilter("label", data, bundle, "-o", work)
+        assert labels.exit_code == 1 and f"another process writes in {work}" in labels.stderr
+    assert list(work.iterdir()) == []
+    evaluate = pipeline.evaluate
+
+    def evaluated(*arguments, **options):
+        path.write_text("of another run")
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "evaluate", evaluated)
+    result = tokfilter(*command)
+    assert result.exit_code == 1 and "was written by another run meanwhile and is not overwritten" in result.stderr
+    assert path.read_text() == "of another run"
+    other = tmp_path / "other.pt"
+    result = tokfilter(*command[:-1], other, "--resume", "--run-dir", work)
+    assert result.exit_code == 0, result.output
+    assert "finetune" in load_bundle(other).training
+
+
 def test_a_reducer_is_trained_with_its_settings_and_its_bundle_is_trained_on(data, tmp_path):
     depth = [{"depth=1": "depth=2"}.get(value, value) for value in MODEL]
     options = ["--reducer", "frequency", "--set", "reducer.stages=2", "--set", "reducer.windows=1"]

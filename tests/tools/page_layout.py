@@ -1,4 +1,4 @@
-"""Flaws of a page's layout, looked for in a browser: overflow, cut cells, texts on top of each other."""
+"""Flaws of a page's layout, looked for in a browser: overflow, cut cells, texts on top of or against each other."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ _LOOK = """() => {
         const frame = plot.parentElement.getBoundingClientRect();
         for (const node of plot.querySelectorAll("text")) {
             const { left, top, right, bottom } = node.getBoundingClientRect();
-            texts.push({ text: node.textContent, owner: node, left, top, right, bottom });
+            texts.push({ text: node.textContent, owner: node, plot, left, top, right, bottom });
             if (left < frame.left - 2 || right > frame.right + 2)
                 found.push(`plot: outside: ${short(node.textContent)}`);
         }
@@ -57,8 +57,10 @@ _LOOK = """() => {
             if (b.top >= a.bottom) break;
             const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
             const along = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-            if (a.owner !== b.owner && across > 1 && along > 3)
-                found.push(`overlap: ${short(a.text)} / ${short(b.text)}`);
+            if (a.owner === b.owner) continue;
+            if (across > 1 && along > 3) found.push(`overlap: ${short(a.text)} / ${short(b.text)}`);
+            else if (a.plot && a.plot === b.plot && across > -3 && along > 3)
+                found.push(`touch: ${short(a.text)} / ${short(b.text)}`);
         }
     });
     return found;

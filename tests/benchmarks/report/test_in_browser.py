@@ -90,3 +90,18 @@ def test_planted_flaws_are_found(plain_page, css, expected):
     found = flaws(plain_page, 1280)
     style.evaluate("style => style.remove()")
     assert any(expected in line for line in found), found
+
+
+def test_texts_of_a_plot_that_touch_are_found(plain_page):
+    """Side by side without a gap two labels read as one, as in "full model50 %"."""
+    added = plain_page.evaluate_handle("""() => {
+        const text = document.querySelector("svg.plot text");
+        const group = document.createElementNS("http://www.w3.org/2000/svg", "g");
+        group.setAttribute("transform", `translate(${text.getBBox().width + 1} 0)`);
+        group.append(text.cloneNode(true));
+        text.after(group);
+        return group;
+    }""")
+    found = flaws(plain_page, 390)
+    added.evaluate("group => group.remove()")
+    assert [line for line in found if line.startswith("touch: ")] and flaws(plain_page, 390) == []
