@@ -128,7 +128,7 @@ def find_entry(
                 return entry_at(group[0], runtime, precision)
     at = "" if tokens is None or role == "full" else f" at {tokens} tokens"
     kind, in_file = file_kinds(runtime, provider)[-1], file_precision(runtime, precision)
-    others = sorted({e.precision for e in manifest.entries(role, kind) if _serves(e, tokens)} - {in_file})
+    others = sorted({str(e.precision) for e in manifest.entries(role, kind) if _serves(e, tokens)} - {in_file})
     there = f"Choose what is there: --precision {' or '.join(others)}. " if others else ""
     raise EngineError(
         f"the export directory has no {role} {kind} model in {in_file}{at}; it has {_inventory(manifest)}. {there}"

@@ -120,7 +120,7 @@ def main(
     def log(line: str) -> None:
         click.echo(line, err=True)
 
-    sets = [
+    sets: list[dict[str, Any]] = [
         {"name": task.name, "rows": [row for seed in seeds for row in _rows(work, task, seed, names, log)]}
         for task in _SETS
         if task.name in data or not data
