@@ -20,6 +20,7 @@ PROGRAMS: Final = {
     "baseline-speed": LazyCommand(f"{_STUDY}.baseline_speed:main", "images per second of the filter and its baselines"),
     "reducer-costs": LazyCommand(f"{_STUDY}.reducer_costs:main", "images per second of every reducer at a real size"),
     "per-image": LazyCommand(f"{_STUDY}.per_image:main", "budgets per image against one budget for all"),
+    "recipe": LazyCommand(f"{_STUDY}.default_recipe:main", "accuracy by the default recipe, filter, ToMe and EViT"),
     "recipe-search": LazyCommand(f"{_STUDY}.recipe_search:main", "candidates for the default recipe, held-out images"),
     "label-losses": LazyCommand(f"{_STUDY}.label_losses:main", "accuracy by labels that need no class"),
     "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),

@@ -24,6 +24,7 @@ from tokfilter.benchmarks.records.paths import RESULTS, ROOT
 from tokfilter.benchmarks.records.per_image_tables import per_image_table
 from tokfilter.benchmarks.records.portability_tables import portability_table
 from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES
+from tokfilter.benchmarks.records.recipe_tables import recipe_table, search_table
 from tokfilter.benchmarks.records.reducer_tables import cost_table, equal_latency_table, reducer_table
 from tokfilter.benchmarks.records.segmentation_tables import mask_head_table, segmentation_table
 from tokfilter.benchmarks.records.tables import (
@@ -85,6 +86,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
             ("equal_latency", equal_latency_table),
         )
     },
+    "recipe": ("recipe.json", recipe_table),
+    "recipe_search": ("recipe_search.json", search_table),
     "reducer_costs": ("reducers-deit-small.json", cost_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
     **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
@@ -98,6 +101,8 @@ _UNMEASURED: Final = {
     "reducers-fashion-mnist.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "reducers-digits-in-scenes.json": "Not measured yet: `python -m tokfilter.benchmarks study WORK --reducers`.",
     "reducers-deit-small.json": "Not measured yet on an idle machine: `python -m tokfilter.benchmarks reducer-costs`.",
+    "recipe.json": "Not measured yet: `python -m tokfilter.benchmarks recipe WORK`.",
+    "recipe_search.json": "Not measured yet: `python -m tokfilter.benchmarks recipe-search WORK`.",
     "frozen.json": "Not measured yet: `python -m tokfilter.benchmarks frozen WORK`.",
     "label_losses.json": "Not measured yet: `python -m tokfilter.benchmarks label-losses WORK`.",
     "embeddings.json": "Not measured yet: `python -m tokfilter.benchmarks embeddings WORK`.",

@@ -26,6 +26,7 @@ __all__ = [
     "LONGER_BASELINES",
     "LONG_SPECIALISTS",
     "MAIN",
+    "RECIPE",
     "REDUCERS",
     "SPECIALISTS",
     "longer",
@@ -57,6 +58,9 @@ LONGER_BASELINES: Final = {
 LONGER: Final = ("longer: filter", "longer: filter with summary", *LONGER_BASELINES)
 """The filter and three baselines again, all distilled, with four times the steps and twice the learning rate."""
 LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
+
+RECIPE: Final = {"default recipe": FILTER, "default recipe: ToMe": "tome", "default recipe: EViT": "evit"}
+"""Row name -> reducer that is trained by the default recipe of ``tokfilter train``; see ``default_recipe.py``."""
 
 ABLATIONS: Final[dict[str, Change]] = {
     "mask: image's mean": lambda config: _labels(config, mask=MaskConfig("mean")),

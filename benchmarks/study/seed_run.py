@@ -32,10 +32,12 @@ from tokfilter.benchmarks.study.methods import (
     FILTER_CONFIGS,
     LONG_SPECIALISTS,
     LONGER_BASELINES,
+    RECIPE,
     SPECIALISTS,
     longer,
     with_global_context,
 )
+from tokfilter.benchmarks.study.recipe_config import config_of_task
 from tokfilter.benchmarks.study.tasks import StudyConfig, Task
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import write_json
@@ -174,6 +176,8 @@ def _check_folder(run: SeedRun) -> None:
 def _measure(run: SeedRun, method: str) -> Rows:
     if method == BEFORE:
         return _before(run)
+    if method in RECIPE:
+        return _recipe(run, method, RECIPE[method])
     name, config = LONGER_BASELINES.get(method), run.train_config
     name, config = (method, config) if name is None else (name, longer(config))
     if name in TOKEN_BASELINES:
@@ -189,6 +193,14 @@ def _measure(run: SeedRun, method: str) -> Rows:
         save_bundle(bundle, run.folder / "model.pt")
         return [{**row, "method": "full"} if row["tokens"] == rows[0]["tokens"] else row for row in rows]
     return rows
+
+
+def _recipe(run: SeedRun, method: str, reducer: str) -> Rows:
+    """The default recipe with the filter, or its fine-tuning with another reducer."""
+    config = config_of_task(run.task, len(run.splits.train), run.seed, reducer=reducer)
+    if reducer != FILTER:
+        return _reducer(run, method, reducer, config)
+    return _filter_rows(_filter_bundle(run, method, config))
 
 
 def _before(run: SeedRun) -> Rows:
@@ -207,7 +219,8 @@ def _filter_bundle(run: SeedRun, name: str, config: TrainConfig, keeps: tuple[Ke
 def _shared_labels(run: SeedRun, config: TrainConfig) -> Path:
     labels = config.labels
     loss = "" if labels.loss == CROSS_ENTROPY else f"-{labels.loss}"
-    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}{loss}"
+    limit = "" if config.label_limit == run.config.labelled else f"-{config.label_limit}"
+    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}{loss}{limit}"
     dataset = labelled_dataset(run.datasets[0], config)
     model = model_from_bundle(load_bundle(run.backbone)).eval()
     label_images(model, dataset, labels, LabelStore(folder), RunDir(progress=run.progress), config.label_chunk)

@@ -1,0 +1,73 @@
+"""Tables of the default recipe: candidates on held-out images, and the recipe on the test images."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tokfilter.benchmarks.accuracy_document import mean_and_half_width
+from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
+
+__all__ = ["recipe_table", "search_table"]
+
+_PACKAGES: Final = ("torch", "timm")
+_NAMES: Final = {
+    "full_before_fine_tuning": "backbone, every token",
+    "default recipe": "**token filter**",
+    "default recipe: ToMe": "ToMe",
+    "default recipe: EViT": "EViT",
+}
+"""Method of recipe.json -> its row."""
+
+
+def recipe_table(document: Document) -> str:
+    """Top-1 by method and budget, the points that the filter loses, and by how much it is ahead of other reducers."""
+    budgets = max(len({row["tokens"] for row in one["rows"]}) for one in document["sets"])
+    lines = [line("set", "", *([""] * budgets)), rule(2 + budgets)]
+    for one in document["sets"]:
+        tokens = sorted({row["tokens"] for row in one["rows"]}, reverse=True)
+        empty = [""] * (budgets - len(tokens))
+        lines.append(line(one["name"], "tokens kept", *map(str, tokens), *empty))
+        for method, name in _NAMES.items():
+            found = {row["tokens"]: row for row in one["rows"] if row["method"] == method}
+            lines.append(line("", name, *(_percent(found.get(k)) for k in tokens), *empty))
+            if any(row["ahead"] for row in found.values()):
+                ahead = (_points(found[k]["ahead"], "+") if k in found else "" for k in tokens)
+                lines.append(line("", f"filter minus {name}, points", *ahead, *empty))
+            elif len(found) > 1:
+                lost = (_points(found[k]["lost"]) if k in found and k != tokens[0] else "" for k in tokens)
+                lines.append(line("", "points lost against every token", *lost, *empty))
+    images = ", ".join(f"{one['images']} of {one['name']}" for one in document["sets"])
+    what = (
+        "Top-1 in %, differences in points of the same seed; other reducers at the multiply-accumulates of the "
+        f"filtered model, nothing where even their smallest budget costs more. Intervals: {document['settings']['interval']}; "
+        f"test images: {images}."
+    )
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
+
+
+def search_table(document: Document) -> str:
+    """Top-1 of every candidate on held-out images of one data set or more, seed by seed."""
+    budgets = max(len({row["tokens"] for row in one["rows"]}) for one in document["sets"])
+    lines = [line("set", "candidate", *([""] * budgets)), rule(2 + budgets)]
+    for one in document["sets"]:
+        tokens = sorted({row["tokens"] for row in one["rows"]}, reverse=True)
+        empty = [""] * (budgets - len(tokens))
+        lines.append(line(one["name"], "tokens kept", *map(str, tokens), *empty))
+        for name, seed in dict.fromkeys((row["candidate"], row["seed"]) for row in one["rows"]):
+            found = {row["tokens"]: row for row in one["rows"] if (row["candidate"], row["seed"]) == (name, seed)}
+            label = name if len(document["settings"]["seeds"]) == 1 else f"{name}, seed {seed}"
+            lines.append(line("", label, *(f"{100 * found[k]['top1']:.2f}" for k in tokens), *empty))
+    images = f"{document['settings']['held_out']} images that were held out of labels, filter and fine-tuning"
+    return "\n".join([*lines, "", f"Top-1 in % on {images}. {provenance(document, _PACKAGES)}"])
+
+
+def _percent(row: Any) -> str:
+    return "" if row is None else _written([100 * value for value in row["top1"]], "{:.1f}")
+
+
+def _points(values: Sequence[float], sign: str = "") -> str:
+    return _written(values, "{:" + sign + ".2f}")
+
+
+def _written(values: Sequence[float], form: str) -> str:
+    mean, half = mean_and_half_width(values)
+    return form.format(mean) + ("" if half is None else f" ({form} to {form})".format(mean - half, mean + half))

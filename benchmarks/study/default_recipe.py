@@ -1,0 +1,102 @@
+"""recipe.json: the default recipe of ``tokfilter train`` on both data sets, and its fine-tuning with ToMe and EViT.
+
+    python -m tokfilter.benchmarks recipe WORK --seeds 0,1,2
+
+WORK is the folder of the study, whose backbones are the start. The recipe was chosen on held-out training images
+(``recipe_search.py``). Other reducers get the multiply-accumulates of the filtered model, never less. Finished rows are
+kept in WORK, so an interrupted run continues, and more seeds can be added.
+"""
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import torch
+
+from tokfilter.artifacts.files import existing_file
+from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_width
+from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text, output_option, publish
+from tokfilter.benchmarks.records.paths import RESULTS
+from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, rows_from_method
+from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, TASKS, Task
+from tokfilter.runtime.measure.record import header
+from tokfilter.train.data import quiet
+from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
+
+__all__ = ["main", "rows_of_set"]
+
+_METHODS: Final = (BEFORE, *RECIPE)
+
+
+def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
+    """One row for each method and budget of the filter, with the values of every seed.
+
+    lost: points against the same checkpoint with every token
+    ahead: of another reducer, points that the filter is ahead of it at the same budget and seed
+    """
+    cells: dict[tuple[str, int], dict[str, list[Any]]] = {}
+    for rows in per_seed:
+        by_budget = sorted(rows, key=lambda row: int(row.get("budget", row.get("tokens", 0))))
+        every = {row["method"]: row["top1"] for row in by_budget}  # that of the largest budget stays
+        at_equal_cost = [row for row in rows if "tokens" in row]  # the others are of a reducer's curve
+        filtered = {row["tokens"]: row["top1"] for row in at_equal_cost if RECIPE.get(row["method"]) == FILTER}
+        for row in at_equal_cost:
+            method, top1 = row["method"], row["top1"]
+            empty: dict[str, list[Any]] = {"macs": [], "top1": [], "lost": [], "ahead": []}
+            cell = cells.setdefault((method, row["tokens"]), empty)
+            cell["macs"].append(row["macs"])
+            cell["top1"].append(top1)
+            cell["lost"].append(100 * (every[method] - top1))
+            if RECIPE.get(method, FILTER) != FILTER:
+                cell["ahead"].append(100 * (filtered[row["tokens"]] - top1))
+    return [
+        {"method": method, "tokens": tokens, **cell, "macs": cell["macs"][0]}
+        for (method, tokens), cell in cells.items()
+    ]
+
+
+def _rows_of_seed(work: Path, name: str, seed: int) -> tuple[int, Rows]:
+    """Number of test images, and the rows of every method."""
+    torch.set_num_threads(1)
+    task = TASKS[name]
+    folder = work / name / f"seed-{seed}"
+    existing_file(folder / "backbone.pt", "a model of `python -m tokfilter.benchmarks study WORK`")
+    run = SeedRun(task, task.config, seed, (folder if task.seeded else folder.parent) / "data", folder, quiet)
+    rows = [row for method in _METHODS for row in rows_from_method(run, method)]
+    return next(row["images"] for row in rows), rows
+
+
+@click.command()
+@click.argument("work", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
+@output_option(RESULTS / "recipe.json")
+@json_option
+def main(work: Path, seeds: list[int], jobs: int, output: Path, as_json: bool) -> None:
+    """Train the study's models in WORK by the default recipe: an hour of one core for a seed of both sets."""
+    if not seeds:
+        raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
+    tasks: tuple[Task, ...] = (DIGITS, FASHION)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        pending = {task.name: [pool.submit(_rows_of_seed, work, task.name, seed) for seed in seeds] for task in tasks}
+        found = {name: [future.result() for future in futures] for name, futures in pending.items()}
+    sets = [
+        {"name": name, "images": results[0][0], "rows": rows_of_set([rows for _, rows in results])}
+        for name, results in found.items()
+    ]
+    settings = {"seeds": seeds, "threads": 1, "interval": interval_name(len(seeds)), "recipe": _recipe()}
+    document = {**header("recipe", command_line()), "settings": settings, "sets": sets}
+    publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))
+
+
+def _recipe() -> str:
+    return text_from_recipe(recipe_from_source("default"))
+
+
+def _line(name: str, row: Mapping[str, Any]) -> str:
+    top1, lost = (mean_and_half_width(row[key])[0] for key in ("top1", "lost"))
+    return f"{name:17} {row['method']:24} {row['tokens']:3} tokens  top-1 {top1:.1%}, {lost:.2f} points lost"

@@ -1,0 +1,87 @@
+"""The default recipe on the study's models: its settings, rows of several seeds, and the tables."""
+
+import numpy as np
+import pytest
+
+from tokfilter.benchmarks.records.recipe_tables import recipe_table, search_table
+from tokfilter.benchmarks.study.default_recipe import rows_of_set
+from tokfilter.benchmarks.study.methods import BEFORE, RECIPE
+from tokfilter.benchmarks.study.recipe_config import config_of_task
+from tokfilter.benchmarks.study.recipe_search import CANDIDATES, held_out
+from tokfilter.benchmarks.study.scenes import write_scenes
+from tokfilter.benchmarks.study.tasks import DIGITS, FASHION
+from tokfilter.train.recipe import config_from_recipe
+from tokfilter.train.recipe_file import recipe_from_source
+
+NAME, MERGED, _ = RECIPE
+MACHINE = {
+    "created": "2026-11-27T00:00:00Z", "command": "recipe WORK", "versions": {"torch": "2"},
+    "machine": {"cpu": "CPU", "cores": 2, "gpus": []},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", [DIGITS, FASHION])
+def test_the_study_has_the_recipes_settings_but_for_width_seed_budget_and_mirroring(task):
+    recipe = config_from_recipe(recipe_from_source("default"), images=640, stages=("label", "filter", "finetune"))
+    found = config_of_task(task, 640, seed=3)
+    assert found.filter == recipe.filter and found.labels == recipe.labels and found.stages == recipe.stages
+    assert found.finetune.plan == recipe.finetune.plan and found.finetune.distill == recipe.finetune.distill
+    assert (found.seed, found.keep, found.filter_config.width) == (3, 0.25, 32)
+    assert found.finetune.augmentation.flip == task.config.flip
+    merged = config_of_task(task, 640, seed=3, reducer="tome")
+    assert merged.stages == ("finetune",) and merged.keep == 1.0 and merged.finetune == found.finetune
+
+
+def seed_rows(every, half, merged):
+    return [
+        {"method": BEFORE, "tokens": 64, "macs": 9, "top1": 0.8, "images": 100},
+        {"method": NAME, "tokens": 64, "macs": 9, "top1": every, "images": 100},
+        {"method": NAME, "tokens": 32, "macs": 5, "top1": half, "images": 100},
+        {"method": MERGED, "tokens": 32, "budget": 41, "macs": 5, "top1": merged, "images": 100},
+        {"method": MERGED, "budget": 64, "macs": 9, "top1": 0.95, "images": 100},
+        {"method": MERGED, "budget": 41, "macs": 5, "top1": merged, "images": 100},
+    ]  # fmt: skip
+
+
+def test_points_are_of_the_same_seed_and_checkpoint():
+    rows = {
+        (row["method"], row["tokens"]): row
+        for row in rows_of_set([seed_rows(0.9, 0.88, 0.85), seed_rows(0.7, 0.71, 0.75)])
+    }
+    assert rows.keys() == {(BEFORE, 64), (NAME, 64), (NAME, 32), (MERGED, 32)}
+    assert rows[NAME, 32]["lost"] == pytest.approx([2, -1]) and rows[NAME, 32]["top1"] == [0.88, 0.71]
+    assert rows[MERGED, 32]["lost"] == pytest.approx([10, 20]) and rows[MERGED, 32]["ahead"] == pytest.approx([3, -4])
+    assert rows[NAME, 64]["lost"] == [0, 0] and rows[NAME, 64]["ahead"] == []
+
+
+def test_the_tables_have_a_line_for_each_method_and_candidate():
+    rows = rows_of_set([seed_rows(0.9, 0.88, 0.85), seed_rows(0.7, 0.71, 0.75)])
+    settings = {"seeds": [0, 1], "interval": "Student's t over 2 seeds", "held_out": 50}
+    document = {**MACHINE, "settings": settings, "sets": [{"name": "digits", "images": 100, "rows": rows}]}
+    lines = recipe_table(document).splitlines()
+    assert lines[2] == "| digits | tokens kept | 64 | 32 |"
+    assert "| backbone, every token | 80.0 (80.0 to 80.0) |  |" in lines[3]
+    assert lines[5].startswith("|  | points lost against every token |  | 0.50 (") and lines[6].startswith(
+        "|  | ToMe |  |"
+    )
+    assert lines[7].startswith("|  | filter minus ToMe, points |  | -0.50 (") and "100 of digits" in lines[-1]
+    rows = [{"candidate": "one", "seed": seed, "tokens": k, "top1": 0.5} for seed in (0, 1) for k in (64, 32)]
+    lines = search_table({**document, "sets": [{"name": "digits", "rows": rows}]}).splitlines()
+    assert lines[3] == "|  | one, seed 0 | 50.00 | 50.00 |" and "Top-1 in % on 50 images" in lines[-1]
+
+
+def test_held_out_images_are_no_training_images_of_the_candidates(tmp_path):
+    data = write_scenes(tmp_path / "data", 0, train=60, test=20)
+    found = held_out(FASHION, data, tmp_path / "new", seed=0, count=15)
+    assert len(found.train) == 45 and len(found.test) == 15 and not {*found.train.files} & {*found.test.files}
+    found = held_out(DIGITS, data, tmp_path / "new", seed=0, count=15)
+    assert len(found.train) == 60 and len(found.test) == 15 and found.test.root == tmp_path / "new" / "train"
+    trained = {np.asarray(found.train.image(i)).tobytes() for i in range(60)}
+    assert not trained & {np.asarray(found.test.image(i)).tobytes() for i in range(15)}
+    assert found.test.class_names == found.train.class_names
+    assert held_out(DIGITS, data, tmp_path / "new", seed=0, count=15).test == found.test  # kept
+
+
+def test_every_candidate_is_a_recipe():
+    for changes in CANDIDATES.values():
+        assert config_of_task(DIGITS, 640, 0, changes).stages == ("label", "filter", "finetune")
