@@ -28,6 +28,7 @@ class TrainConfig:
     label_limit: largest number of training images that are labelled, drawn at random; None labels all
     label_chunk: masked variants per forward pass; bounds the memory
     seed: of every random draw
+    new_context: hidden width of the global context of a new filter, where filter_config has none (``context.py``)
     reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
     frozen: train no weight of the backbone: the filter, and in the stage finetune its global context
     test_precision: of the forward passes that measure top-1, by autocast
@@ -43,6 +44,7 @@ class TrainConfig:
     backbone: FineTuning = field(default_factory=FineTuning)
     filter: FilterTraining = field(default_factory=FilterTraining)
     finetune: FineTuning = field(default_factory=FineTuning)
+    new_context: int = 0
     reducer: ReducerConfig = field(default_factory=ReducerConfig)
     frozen: bool = False
     test_precision: LabelPrecision = "fp32"

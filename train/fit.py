@@ -16,6 +16,7 @@ from tokfilter.errors import DataError, UnsupportedModelError
 from tokfilter.train.checkpoint.class_names import naming_note, same_names
 from tokfilter.train.class_map import mapped
 from tokfilter.train.config import TrainConfig
+from tokfilter.train.context import with_new_context
 from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
 from tokfilter.train.distillation import check_losses
@@ -241,7 +242,7 @@ def _train(model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_d
     flags = [(parameter, parameter.requires_grad) for parameter in model.backbone.parameters()]
     if "filter" in config.stages:
         torch.manual_seed(config.seed)
-        model.drop.scorer = _new_scorer(model, config.filter_config)
+        model.drop.scorer = _new_scorer(model, config)
     try:
         return run_stages(model, dataset, config, run_dir)
     finally:
@@ -251,7 +252,7 @@ def _train(model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_d
         model.eval()
 
 
-def _new_scorer(model: FilteredViT, config: FilterConfig) -> nn.Module:
+def _new_scorer(model: FilteredViT, config: TrainConfig) -> nn.Module:
     """A new filter of the recipe's shape, or of the model's own where the recipe has the default shape.
 
     A scorer of the user's own class is trained as it is. Raises UnsupportedModelError when it has no parameters.
@@ -264,7 +265,9 @@ def _new_scorer(model: FilteredViT, config: FilterConfig) -> nn.Module:
                 "or patch the model with a trainable scorer."
             )
         return scorer
-    shape = scorer.config if config == FilterConfig() else config
+    shape = scorer.config if config.filter_config == FilterConfig() else config.filter_config
+    if not scorer.trained:
+        shape = with_new_context(shape, model, config)
     return model.new_filter(shape).to(next(model.parameters()).device)
 
 

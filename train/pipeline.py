@@ -11,6 +11,7 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle, FilterConfig
 from tokfilter.errors import DataError
 from tokfilter.train.config import TrainConfig
+from tokfilter.train.context import with_new_context
 from tokfilter.train.data import ImageList, Progress, Splits, split_from_images
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distillation import check_losses
@@ -163,13 +164,14 @@ def _check_loss(start: Start, config: TrainConfig) -> None:
 
 def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:
     """A new filter, or the start's own when it is not trained again; with a global context when either has one."""
-    old = start.scorer
-    if old is None or "filter" in config.stages:
-        summary = config.filter_config.summary or (0 if old is None else old.config.summary)
-        return model.new_filter(replace(config.filter_config, summary=summary))
-    if config.filter_config.summary in (0, old.config.summary):
+    old, shape = start.scorer, config.filter_config
+    if old is None:
+        return model.new_filter(with_new_context(shape, model, config))
+    if "filter" in config.stages:
+        return model.new_filter(replace(shape, summary=shape.summary or old.config.summary))
+    if shape.summary in (0, old.config.summary):
         return old
-    scorer = model.new_filter(replace(old.config, summary=config.filter_config.summary))
+    scorer = model.new_filter(replace(old.config, summary=shape.summary))
     scorer.trained = old.trained
     scoring = {name: value for name, value in old.state_dict().items() if not name.startswith("summary.")}
     scorer.load_state_dict(scoring, strict=False)

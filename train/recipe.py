@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tokfilter.artifacts.budget import KEEP_HELP, Keep
 from tokfilter.artifacts.bundle import FilterConfig
@@ -23,7 +23,18 @@ from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
 from tokfilter.train.recompute import Checkpointing
 from tokfilter.train.token_sets import Grouping, GroupShape
 
-__all__ = ["FilterSettings", "FinetuneSettings", "LabelSettings", "Recipe", "ReducerSettings", "config_from_recipe"]
+CONTEXT: Final = 16
+"""Hidden width of the global context that a new filter gets by default (docs/study.md)."""
+
+__all__ = [
+    "CONTEXT",
+    "FilterSettings",
+    "FinetuneSettings",
+    "LabelSettings",
+    "Recipe",
+    "ReducerSettings",
+    "config_from_recipe",
+]
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,9 @@ class LabelSettings:
     )
     group_rounds: int = field(default=2, metadata=about("method grouped: groups that each token is in", "[1, inf)"))
     precision: LabelPrecision = field(default="fp32", metadata=about("of the forward passes"))
-    limit: int | None = field(
-        default=None,
-        metadata=about("largest number of images that are labelled, drawn at random; unset: all", "[1, inf)"),
+    limit: int = field(
+        default=6000,
+        metadata=about("largest number of images that are labelled, drawn at random; 0: all", "[0, inf)"),
     )
     chunk: int = field(default=256, metadata=about("masked variants per forward pass; bounds the memory", "[1, inf)"))
     rho: float | None = field(
@@ -104,10 +115,11 @@ class BackboneSettings(StageSettings):
 class FilterSettings(StageSettings):
     """Shape and training of the token filter."""
 
+    epochs: float = field(default=17.0, metadata=about("passes over the labelled images", "(0, inf)"))
     lr: float = field(default=2e-3, metadata=about("learning rate of AdamW", "(0, inf)"))
     weight_decay: float = field(default=0.01, metadata=about("of AdamW; norms and biases do not decay", "[0, inf)"))
     objective: Objective = field(
-        default="threshold", metadata=about("what the filter predicts: delta loss above rho, its value, its order")
+        default="ranking", metadata=about("what the filter predicts: delta loss above rho, its value, its order")
     )
     width: int = field(default=64, metadata=about("hidden width of the MLP", "[1, inf)"))
     depth: int = field(default=2, metadata=about("hidden layers of the MLP", "[1, inf)"))
@@ -115,10 +127,11 @@ class FilterSettings(StageSettings):
     global_feature: Literal["mean", "none"] = field(
         default="mean", metadata=about("mean token of the image as a second input of the MLP")
     )
-    global_context: int = field(
-        default=0,
+    global_context: int | None = field(
+        default=None,
         metadata=about(
-            "hidden width of an MLP that adds all patch tokens to the class token; 0: none, or as the bundle",
+            "hidden width of an MLP that adds all patch tokens to the class token; 0: none, or as the bundle; unset: "
+            f"{CONTEXT} for a new filter of a classifier with a class token that is fine-tuned",
             "[0, inf)",
         ),
     )
@@ -138,8 +151,12 @@ class FinetuneSettings(StageSettings):
     fixed_keep: Keep | None = field(
         default=None, metadata=about(f"train at this budget only: {KEEP_HELP}; unset: drawn budgets")
     )
-    distill: float = field(
-        default=0.0, metadata=about("weight of the divergence from the full model's logits; 0: none", "[0, inf)")
+    distill: float | None = field(
+        default=None,
+        metadata=about(
+            "weight of the divergence from the full model's logits; 0: none; unset: 1, without class labels 0",
+            "[0, inf)",
+        ),
     )
     checkpointing: Checkpointing = field(
         default="off",
@@ -256,10 +273,11 @@ def config_from_recipe(
     return TrainConfig(
         stages=recipe.stages or stages or default,
         keep=recipe.keep,
-        label_limit=labels.limit,
+        label_limit=labels.limit or None,
         label_chunk=labels.chunk,
         seed=recipe.seed,
-        filter_config=FilterConfig(**shape, summary=recipe.filter.global_context),
+        filter_config=FilterConfig(**shape, summary=recipe.filter.global_context or 0),
+        new_context=CONTEXT if recipe.filter.global_context is None else 0,
         labels=LabelConfig(
             mask=MaskConfig(labels.mask or "zero", labels.mask_point),
             rho=labels.rho,
@@ -282,7 +300,7 @@ def config_from_recipe(
             low=recipe.finetune.min_keep,
             budgets=recipe.finetune.budgets,
             fixed=recipe.finetune.fixed_keep,
-            distill=recipe.finetune.distill,
+            distill=_distill(recipe),
             distill_features=recipe.finetune.distill_features,
             token_cut=recipe.finetune.token_cut,
             augmentation=augmentation,
@@ -293,3 +311,8 @@ def config_from_recipe(
         reducer=reducer,
         frozen=recipe.frozen,
     )
+
+
+def _distill(recipe: Recipe) -> float:
+    given = recipe.finetune.distill
+    return (1.0 if recipe.loss == CROSS_ENTROPY else 0.0) if given is None else given

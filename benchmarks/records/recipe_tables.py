@@ -36,10 +36,11 @@ def recipe_table(document: Document) -> str:
                 lost = (_points(found[k]["lost"]) if k in found and k != tokens[0] else "" for k in tokens)
                 lines.append(line("", "points lost against every token", *lost, *empty))
     images = ", ".join(f"{one['images']} of {one['name']}" for one in document["sets"])
+    interval = document["settings"]["interval"]
     what = (
         "Top-1 in %, differences in points of the same seed; other reducers at the multiply-accumulates of the "
-        f"filtered model, nothing where even their smallest budget costs more. Intervals: {document['settings']['interval']}; "
-        f"test images: {images}."
+        "filtered model, nothing where even their smallest budget costs more. "
+        f"Intervals: {interval}; test images: {images}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 

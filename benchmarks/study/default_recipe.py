@@ -7,6 +7,7 @@ WORK is the folder of the study, whose backbones are the start. The recipe was c
 kept in WORK, so an interrupted run continues, and more seeds can be added.
 """
 
+import itertools
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +23,7 @@ from tokfilter.benchmarks.options import command_line, json_option, numbers_from
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
 from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, rows_from_method
-from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, TASKS, Task
+from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, TASKS
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
 from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
@@ -40,7 +41,7 @@ def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
     """
     cells: dict[tuple[str, int], dict[str, list[Any]]] = {}
     for rows in per_seed:
-        by_budget = sorted(rows, key=lambda row: int(row.get("budget", row.get("tokens", 0))))
+        by_budget = sorted(rows, key=lambda row: int(row["budget"] if "budget" in row else row["tokens"]))
         every = {row["method"]: row["top1"] for row in by_budget}  # that of the largest budget stays
         at_equal_cost = [row for row in rows if "tokens" in row]  # the others are of a reducer's curve
         filtered = {row["tokens"]: row["top1"] for row in at_equal_cost if RECIPE.get(row["method"]) == FILTER}
@@ -59,15 +60,13 @@ def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
     ]
 
 
-def _rows_of_seed(work: Path, name: str, seed: int) -> tuple[int, Rows]:
-    """Number of test images, and the rows of every method."""
+def _rows_of_method(work: Path, name: str, seed: int, method: str) -> Rows:
     torch.set_num_threads(1)
     task = TASKS[name]
     folder = work / name / f"seed-{seed}"
     existing_file(folder / "backbone.pt", "a model of `python -m tokfilter.benchmarks study WORK`")
     run = SeedRun(task, task.config, seed, (folder if task.seeded else folder.parent) / "data", folder, quiet)
-    rows = [row for method in _METHODS for row in rows_from_method(run, method)]
-    return next(row["images"] for row in rows), rows
+    return rows_from_method(run, method)
 
 
 @click.command()
@@ -80,14 +79,17 @@ def main(work: Path, seeds: list[int], jobs: int, output: Path, as_json: bool) -
     """Train the study's models in WORK by the default recipe: an hour of one core for a seed of both sets."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
-    tasks: tuple[Task, ...] = (DIGITS, FASHION)
+    names = (DIGITS.name, FASHION.name)
+    cells = list(itertools.product(_METHODS, names, seeds))  # the filter's rows of all seeds come first
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        pending = {task.name: [pool.submit(_rows_of_seed, work, task.name, seed) for seed in seeds] for task in tasks}
-        found = {name: [future.result() for future in futures] for name, futures in pending.items()}
-    sets = [
-        {"name": name, "images": results[0][0], "rows": rows_of_set([rows for _, rows in results])}
-        for name, results in found.items()
-    ]
+        pending = {cell: pool.submit(_rows_of_method, work, cell[1], cell[2], cell[0]) for cell in cells}
+        for (method, name, seed), future in pending.items():
+            future.result()
+            click.echo(f"{name}: seed {seed}, {method}", err=True)
+    sets = []
+    for name in names:
+        per_seed = [[row for method in _METHODS for row in pending[method, name, seed].result()] for seed in seeds]
+        sets.append({"name": name, "images": per_seed[0][0]["images"], "rows": rows_of_set(per_seed)})
     settings = {"seeds": seeds, "threads": 1, "interval": interval_name(len(seeds)), "recipe": _recipe()}
     document = {**header("recipe", command_line()), "settings": settings, "sets": sets}
     publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))

@@ -20,13 +20,14 @@ def config_of_task(
 ) -> TrainConfig:
     """Settings of the stages after the backbone's.
 
-    The filter is as wide as in the rest of the study, 1.3 % of the multiply-accumulates, because these models are
-    narrower than those that the recipe is made for; images are mirrored where the study does it.
+    Three settings are for these models, which are narrow and were trained from random weights a few minutes before: the
+    filter's width, as in the rest of the study; the learning rate of fine-tuning, which is that of the backbone; images
+    are mirrored where the study does it.
     images: number of training images
     changes: settings that differ from the recipe's, such as ``filter.objective=ranking``
     reducer: takes the recipe's fine-tuning, in place of the filter
     """
-    own = ("filter.width=32", f"data.flip={task.config.flip}", f"seed={seed}", "keep=0.25")
+    own = ("filter.width=32", "finetune.lr=1e-3", f"data.flip={task.config.flip}", f"seed={seed}", "keep=0.25")
     recipe = changed_recipe(recipe_from_source("default"), values_from_texts([*own, *changes]))
     stages = _STAGES if reducer == "filter" else ("finetune",)
     config = config_from_recipe(recipe, images, stages, ReducerConfig(reducer))

@@ -23,13 +23,13 @@ def changed(*texts):
     return recipe_from_source("default", values_from_texts(texts))
 
 
-def test_the_default_recipe_is_what_train_has_always_done():
+def test_the_default_recipe_is_the_one_that_the_study_measures():
     found = config_from_recipe(recipe_from_source("default"), images=6400)
     plan = {"batch": 64, "warmup": 0.05, "clip": 1.0}
     assert found == TrainConfig(
         stages=("backbone", "label", "filter", "finetune"),
         keep=0.5,
-        label_limit=None,
+        label_limit=6000,
         label_chunk=256,
         seed=0,
         filter_config=FilterConfig(width=64, depth=2, activation="gelu", global_feature="mean", summary=0),
@@ -37,10 +37,11 @@ def test_the_default_recipe_is_what_train_has_always_done():
         backbone=FineTuning(
             TrainingPlan(1000, lr=1e-3, weight_decay=0.05, **plan), 0.1, 0.125, 4, None, 0.0, Augmentation(1.0, 0.0)
         ),
-        filter=FilterTraining(TrainingPlan(1000, lr=2e-3, weight_decay=0.01, **plan), "threshold"),
+        filter=FilterTraining(TrainingPlan(17 * 93, lr=2e-3, weight_decay=0.01, **plan), "ranking"),
         finetune=FineTuning(
-            TrainingPlan(500, lr=3e-4, weight_decay=0.05, **plan), 0.1, 0.125, 4, None, 0.0, Augmentation(1.0, 0.0)
+            TrainingPlan(500, lr=3e-4, weight_decay=0.05, **plan), 0.1, 0.125, 4, None, 1.0, Augmentation(1.0, 0.0)
         ),
+        new_context=16,
     )
     assert isinstance(found.keep, float)
     assert (Recipe().data.holdout, Recipe().data.crop_pct, Recipe().save_seconds) == (0.1, None, 20.0)
@@ -49,8 +50,10 @@ def test_the_default_recipe_is_what_train_has_always_done():
 def test_steps_follow_epochs_images_and_the_limit_of_labels():
     recipe = changed("backbone.epochs=1.5", "filter.batch=10", "labels.limit=50", "finetune.batch=512")
     found = config_from_recipe(recipe, images=640)
-    assert (found.backbone.plan.steps, found.filter.plan.steps, found.finetune.plan.steps) == (15, 50, 5)
+    assert (found.backbone.plan.steps, found.filter.plan.steps, found.finetune.plan.steps) == (15, 17 * 5, 5)
     assert found.label_limit == 50
+    found = config_from_recipe(changed("labels.limit=0"), images=640)
+    assert found.label_limit is None and found.filter.plan.steps == 17 * 10
 
 
 CHANGES = [
@@ -96,6 +99,13 @@ def test_a_printed_recipe_reads_back_as_the_same_recipe(tmp_path, recipe):
     assert config_from_recipe(again, images=300) == config_from_recipe(recipe, images=300)
 
 
+def test_without_class_labels_nothing_is_distilled_beside_the_loss():
+    for loss in ("kl", "feature"):
+        assert config_from_recipe(changed(f"loss={loss}"), images=100).finetune.distill == 0
+    assert config_from_recipe(changed("finetune.distill=0.5"), images=100).finetune.distill == 0.5
+    assert config_from_recipe(changed("filter.global_context=0"), images=100).new_context == 0
+
+
 def test_every_change_arrives():
     found = config_from_recipe(changed(*CHANGES), images=100)
     assert found.stages == ("label", "filter") and found.keep == 98 and found.seed == 7
@@ -128,7 +138,7 @@ def test_a_reducer_is_named_with_its_settings_and_has_its_own_stages_of_training
 def test_a_file_may_name_a_few_settings_and_overrides_come_last(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("keep = 49\n[labels]\nmask = 'mean'\nlimit = 100\n[finetune]\nepochs = 2\n", encoding="utf-8")
-    recipe = recipe_from_source(path, {"labels.limit": None, "finetune.lr": 1})
+    recipe = recipe_from_source(path, {"labels.limit": 6000, "finetune.lr": 1})
     expected = changed_recipe(Recipe(), {"keep": 49, "labels.mask": "mean", "finetune.epochs": 2, "finetune.lr": 1.0})
     assert recipe == expected
     assert isinstance(recipe.finetune.lr, float)
@@ -208,7 +218,7 @@ def test_a_budget_that_could_mean_two_things_is_refused(value, words):
         ("seed = 1.5", "seed expects a whole number, got 1.5"),
         ("seed = true", "seed expects a whole number, got True"),
         ("stages = 'label'", "stages expects a list of stages, got 'label'"),
-        ("[labels]\nlimit = '100'", "labels.limit expects a whole number in [1, inf), got '100'"),
+        ("[labels]\nlimit = '100'", "labels.limit expects a whole number in [0, inf), got '100'"),
         ("[labels]\nmask = ['zero']", "labels.mask expects one of zero, mean, removed, got ['zero']"),
         ("[label]\nmask = 'zero'", "no setting 'label.mask'. Did you mean labels.mask"),
         ("[label]\n", "no setting 'label'"),
