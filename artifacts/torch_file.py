@@ -5,6 +5,7 @@ torch itself compares no checksums: a file with a flipped bit gives other weight
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["full_disk_named", "is_dense", "read_torch_file", "save_torch_file", 
 
 _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80"
+_TORCH_FOUND: Final = "WeightsUnpickler error: "
+_FOREIGN: Final = re.compile(r"Unsupported (?:global|class)\b.*?\b(?:GLOBAL |class )(\S+)")
 _LEGACY_PICKLES: Final = 5
 """Of a file before torch 1.6: magic number, protocol, system, the content, keys of the storages; then their bytes."""
 
@@ -46,7 +49,15 @@ def read_torch_file(path: Path, legacy: bool = False) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can raise any type; the remedy is the same
-        raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0][:200]) from error
+        raise ValueError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line, and of torch's long text, which advises unpickling, what it found."""
+    text = str(error).partition(_TORCH_FOUND)[2] or str(error)
+    if found := _FOREIGN.match(text):
+        return f"it has a pickled object of {found[1]:.150}"
+    return (text.strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _check_parts(file: IO[bytes]) -> None:

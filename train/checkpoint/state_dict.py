@@ -20,7 +20,7 @@ from tokfilter.errors import DataError
 __all__ = ["StateDict", "checkpoint_weights", "state_dict_from_content", "state_dict_from_file"]
 
 _EMA: Final = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema")
-_RAW: Final = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "module")
+_RAW: Final = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params", "checkpoint", "module")
 _WRAPPERS: Final = ("module.", "_orig_mod.")
 """Prefixes of DistributedDataParallel, of timm's and torch's averaged models, and of torch.compile."""
 _ANCHOR: Final = "patch_embed.proj.weight"

@@ -50,6 +50,8 @@ FORMS = {
         "'model_ema.module.'",
     ),
     "average beside the model": (lambda r, e: below("model.", r) | below("ema.", e), "average", "'ema.'"),
+    "nested twice": (lambda r, e: {"checkpoint": {"state_dict": below("module.", r)}}, "raw", "checkpoint.state_dict"),
+    "parameters": (lambda r, e: {"params": r, "step": 3}, "raw", "params"),
     "none of these": (lambda r, e: r, "raw", ""),
 }
 
@@ -99,5 +101,7 @@ def test_openclip_prefixes_are_left_to_timm(raw):
 
 def test_an_object_that_needs_unpickling_is_refused(tmp_path):
     torch.save({"state_dict": nn.Linear(2, 2)}, tmp_path / "w.pth")
-    with pytest.raises(DataError, match="tokfilter never unpickles"):
+    with pytest.raises(DataError, match="tokfilter never unpickles") as refused:
         state_dict_from_file(tmp_path / "w.pth")
+    assert "(it has a pickled object of torch.nn.modules.linear.Linear)" in str(refused.value)
+    assert "can still be loaded" not in str(refused.value), "torch's advice is to unpickle"
