@@ -4,6 +4,7 @@ A temporary name is ``.NAME.PID.RANDOM.part``, and its writer holds a lock on it
 process left is found and removed by the next one.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -58,9 +59,10 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, new: bool = False) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it is renamed to ``path`` when the block ends without an error.
 
+    new: never replace a file, also not one that another process writes meanwhile: raises FileExistsError
     A full disk, an exception or a kill leaves an existing file unchanged. Raises OSError from the writing, and
     DataError for the name of a device, a pipe or a socket, which a file would replace.
     """
@@ -75,9 +77,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             part.chmod(0o666 & ~_umask())
-            part.replace(path)
+            if new:
+                _place_new(part, path)
+            else:
+                part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _place_new(part: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(part)  # unlike a rename it replaces nothing
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as of USB sticks
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        part.replace(path)
 
 
 @contextmanager

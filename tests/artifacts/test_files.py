@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,25 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path):
             part.write_text(text)
         assert path.read_text() == text
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["with links", "without links"])
+@pytest.mark.parametrize("kind", [None, "file", "link"])
+def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path, monkeypatch, links, kind):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    path, written = tmp_path / "e.tar", nullcontext() if kind is None else pytest.raises(FileExistsError)
+    with written, atomic_path(path, new=True) as part:
+        part.write_text("ours")
+        if kind == "file":
+            path.write_text("theirs")
+        elif kind == "link":
+            path.symlink_to(tmp_path / "nowhere")
+    assert [item.name for item in tmp_path.iterdir()] == ["e.tar"]
+    assert path.is_symlink() if kind == "link" else path.read_text() == ("ours" if kind is None else "theirs")
 
 
 def test_an_error_leaves_the_old_file(tmp_path):

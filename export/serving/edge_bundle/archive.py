@@ -39,14 +39,14 @@ def write_tar(output: Path, folder: str, contents: Mapping[str, Content], progra
     Raises ExportError when ``output`` was created meanwhile, EngineError when a listed file has other bytes.
     """
     sweep_parts(output)
-    with atomic_path(output) as part:
-        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
+    try:
+        with atomic_path(output, new=True) as part, tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
             for name in sorted(contents):
                 _add(archive, f"{folder}/{name}", contents[name], 0o755 if name in programs else 0o644)
-        if os.path.lexists(output):
-            raise ExportError(
-                f"{output} was created meanwhile and is not overwritten: choose another name, or remove it."
-            )
+    except FileExistsError as error:
+        raise ExportError(
+            f"{output} was created meanwhile and is not overwritten: choose another name, or remove it."
+        ) from error
 
 
 def _add(archive: tarfile.TarFile, name: str, content: Content, mode: int) -> None:
