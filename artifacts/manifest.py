@@ -209,7 +209,8 @@ class Manifest:
 
     source: name and sha256 of the bundle
     versions: of the packages that wrote the files
-    verification: results per file, or the reason why there are none; "quantization": int8 or fp8 -> images, layers, and
+    verification: results per file, or the reason why there are none; "damaged": images of --verify-images that were
+        left out, with the reason; "quantization": int8 or fp8 -> images, layers, and
         top-1 against fp32 at each budget (docs/int8.md)
     choice: the budget that `tokfilter tune` chose on a machine, and its measurements; empty before
     """

@@ -142,6 +142,9 @@ def _print_files(manifest: "Manifest", output: Path) -> None:
     console = Terminal()
     if "skipped" in manifest.verification:
         console.print(f"not compared with torch: {manifest.verification['skipped']}", style="yellow")
+    if damaged := manifest.verification.get("damaged", []):
+        text = f"{len(damaged)} of --verify-images were left out, first: {damaged[0]}"
+        console.print(text, style="yellow", markup=False, soft_wrap=True)
     for precision, record in manifest.verification.get("quantization", {}).items():
         _print_quantization(console, precision, record)
     for entry in manifest.files:

@@ -77,10 +77,13 @@ def predict(
     needs("train" if source.is_file() else {"onnx": "runtime"}.get(runtime, runtime))
     from tokfilter.artifacts.budget import keep_from_text
     from tokfilter.artifacts.files import check_target
+    from tokfilter.errors import DataError
     from tokfilter.runtime.image_list import LIST_SUFFIX, images_from_paths
     from tokfilter.runtime.predict import check_scores
     from tokfilter.runtime.sessions import SessionOptions
 
+    if not source.exists():
+        raise DataError(f"expected a bundle (model.pt) or an export directory, but there is none at {source}.")
     if source.is_file() and (runtime, precision) != ("onnx", "fp32"):
         raise click.UsageError(
             "--runtime and --precision choose the engine of an export directory; torch runs a bundle."

@@ -46,6 +46,7 @@ from tokfilter.export.precision import LOW_TYPES
 from tokfilter.export.quantize.quantizer import Quantizer, check_options
 from tokfilter.export.reducer_options import check_reducer_options, limits_of
 from tokfilter.export.reference import (
+    ImageSet,
     Reference,
     check_golden,
     golden_at,
@@ -100,7 +101,9 @@ def export_bundle(
         card = card_from_bundle(bundle, model, traced, full, options)
         graphs_of = _GraphsOf(traced, full, model)
         write = partial(_write_graphs, folder, graphs_of, quantizer, card, source, options, progress)
-        check = _checker(folder, bundle, model, options, progress)
+        folders = [options.verify_images] if options.verify_images and options.verify else []
+        others = [image_set_from_folder(path, bundle.preprocessing, options.input) for path in folders]
+        check = _checker(folder, bundle, model, options, others, progress)
         entries: list[Entry] = []
         checks: list[Check] = []
         for precision in options.precisions:
@@ -115,6 +118,8 @@ def export_bundle(
         later = later_from_model(model, bundle.golden.images, bundle.golden.indices)
         np.savez(folder / GOLDEN_FILE, **_arrays(bundle, options.input), **_later_arrays(later))
         report: dict[str, Any] = report_from_checks(checks) if options.verify else {"skipped": "--no-verify was given"}
+        if damaged := [text for image_set in others for text in image_set.damaged]:
+            report["damaged"] = damaged
         if quantizer.records:
             report["quantization"] = quantizer.records
         manifest = Manifest(
@@ -242,15 +247,18 @@ def _cuda_forms(forms: Iterable[Form], before: list[Fused]) -> Iterator[Form]:
 
 
 def _checker(
-    folder: Path, bundle: Bundle, model: FilteredViT, options: ExportOptions, progress: Progress
+    folder: Path,
+    bundle: Bundle,
+    model: FilteredViT,
+    options: ExportOptions,
+    others: list[ImageSet],
+    progress: Progress,
 ) -> Callable[[list[Entry]], Iterator[Check]]:
     """What compares graphs with torch, whose outputs are computed once; no checks where none are asked for."""
     if not options.verify:
         return lambda entries: iter(())
     reference, golden = Reference(model), golden_image_set(bundle, options.input)
     reference.trust(bundle, golden)
-    folders = [options.verify_images] if options.verify_images else []
-    others = [image_set_from_folder(path, bundle.preprocessing, options.input) for path in folders]
     limits = model.drop.smallest, model.drop.largest
     budgets = budgets_to_check(bundle.golden.logits, model.keep_tokens, model.num_patches, limits)
 

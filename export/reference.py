@@ -46,12 +46,14 @@ class ImageSet:
 
     images: [M, 3, H, W], normalised
     inputs: the same images as a graph takes them
+    damaged: files that could not be read and were left out, with the reason
     """
 
     name: str
     labels: tuple[str, ...]
     images: Tensor
     inputs: Array
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _image_set(
 
 
 def image_set_from_folder(folder: Path, preprocessing: Preprocessing, form: InputForm = "float") -> ImageSet:
-    """Every image file of a folder with the bundle's preprocessing. Raises DataError."""
+    """The image files of a folder that can be read, with the bundle's preprocessing. Raises DataError for none."""
     if not folder.is_dir():
         raise DataError(f"--verify-images must be a folder of images, but there is none at {folder}.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -230,9 +232,17 @@ def image_set_from_folder(folder: Path, preprocessing: Preprocessing, form: Inpu
             f"--verify-images must be a folder of images, but {folder} holds none of {', '.join(sorted(SUFFIXES))}."
         )
     transform = transform_of(preprocessing)
-    images = [transform(open_image(path)) for path in paths]
-    labels = tuple(str(path.relative_to(folder)) for path in paths)
-    return _image_set(str(folder), labels, torch.stack(images), preprocessing, form)
+    images: dict[str, Tensor] = {}
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            images[str(path.relative_to(folder))] = transform(open_image(path))
+        except DataError as error:
+            damaged.append(str(error))
+    if not images:
+        raise DataError(f"--verify-images: {folder} holds no image that can be read: {damaged[0]}")
+    found = _image_set(str(folder), tuple(images), torch.stack([*images.values()]), preprocessing, form)
+    return replace(found, damaged=tuple(damaged))
 
 
 def transform_of(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:

@@ -1,6 +1,7 @@
 """Pictures that a page starts with: from a folder of the user's, else the golden images of the export."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +57,16 @@ def _from_folder(folder: Path) -> Iterator[Image.Image]:
         raise DataError(f"--images: {folder} holds no image file ({', '.join(sorted(_SUFFIXES))}).")
     count = min(_COUNT, len(files))
     for i in range(count):
-        picture = open_image(files[len(files) * (2 * i + 1) // (2 * count)])
+        middle = len(files) * (2 * i + 1) // (2 * count)
+        part = range(len(files) * i // count, len(files) * (i + 1) // count)
+        picture = _readable([files[place] for place in sorted(part, key=lambda place: abs(place - middle))])
         picture.thumbnail((_EDGE, _EDGE), Image.Resampling.LANCZOS)
         yield Image.fromarray(np.asarray(picture))  # pixels only: no EXIF, no place where the photo was taken
+
+
+def _readable(files: list[Path]) -> Image.Image:
+    """The first image that can be read: one damaged file ends no page. Raises DataError where none can."""
+    for file in files[:-1]:
+        with suppress(DataError):
+            return open_image(file)
+    return open_image(files[-1])

@@ -1,6 +1,7 @@
 """The gate lets right graphs through and stops wrong ones; the export around it keeps what it promises."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -148,8 +149,14 @@ def test_every_image_of_a_folder_is_compared(traced_graph, bundle_file, tmp_path
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n broken", b""])
 def test_an_image_that_is_none_is_named(bundle_file, tmp_path, content):
     (tmp_path / "bad.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad.png is not an image of a known format|bad.png could not be read"):
-        image_set_from_folder(tmp_path, load_bundle(bundle_file).preprocessing)
+    preprocessing = load_bundle(bundle_file).preprocessing
+    problem = r"bad.png (is not an image of a known format|could not be read)"
+    with pytest.raises(DataError, match=f"holds no image that can be read: .*{problem}"):
+        image_set_from_folder(tmp_path, preprocessing)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "good.png")
+    image_set = image_set_from_folder(tmp_path, preprocessing)
+    assert image_set.labels == ("good.png",) and len(image_set.images) == 1
+    assert len(image_set.damaged) == 1 and re.search(problem, image_set.damaged[0])
 
 
 def test_a_folder_without_images_and_no_folder_are_refused(bundle_file, tmp_path):

@@ -136,6 +136,7 @@ def test_samples_of_a_folder_are_scaled_spread_and_without_metadata(export, tmp_
             pixels = np.full((size[1], size[0], 3), ord(name), np.uint8)
             Image.fromarray(pixels).save(images / name / f"{i}.jpg", exif=exif)
     (images / "notes.txt").write_text("no image")
+    (images / "a" / "1.jpg").write_text("damaged, and one of those at equal distances")
     page = tmp_path / "page"
     write_page(export, page, images)
     samples = json.loads((page / "page.json").read_text())["samples"]
