@@ -28,6 +28,8 @@ def recipe_table(document: Document) -> str:
         lines.append(line(one["name"], "tokens kept", *map(str, tokens), *empty))
         for method, name in _NAMES.items():
             found = {row["tokens"]: row for row in one["rows"] if row["method"] == method}
+            if not found:
+                continue
             lines.append(line("", name, *(_percent(found.get(k)) for k in tokens), *empty))
             if any(row["ahead"] for row in found.values()):
                 ahead = (_points(found[k]["ahead"], "+") if k in found else "" for k in tokens)
@@ -39,7 +41,7 @@ def recipe_table(document: Document) -> str:
     interval = document["settings"]["interval"]
     what = (
         "Top-1 in %, differences in points of the same seed; other reducers at the multiply-accumulates of the "
-        "filtered model, nothing where even their smallest budget costs more. "
+        "filtered model, nothing where even their smallest budget costs more; no row of them: not measured. "
         f"Intervals: {interval}; test images: {images}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])

@@ -7,7 +7,6 @@ WORK is the folder of the study, whose backbones are the start. The recipe was c
 kept in WORK, so an interrupted run continues, and more seeds can be added.
 """
 
-import itertools
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,7 @@ from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_
 from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, rows_from_method
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, TASKS
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
@@ -73,26 +72,34 @@ def _rows_of_method(work: Path, name: str, seed: int, method: str) -> Rows:
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
+@click.option("--present", is_flag=True, help="Train nothing: the rows of ToMe and EViT that every seed has.")
 @output_option(RESULTS / "recipe.json")
 @json_option
-def main(work: Path, seeds: list[int], jobs: int, output: Path, as_json: bool) -> None:
+def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, as_json: bool) -> None:
     """Train the study's models in WORK by the default recipe: an hour of one core for a seed of both sets."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
     names = (DIGITS.name, FASHION.name)
-    cells = list(itertools.product(_METHODS, names, seeds))  # the filter's rows of all seeds come first
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    methods = {name: [m for m in _METHODS if not present or _is_there(work / name, m, seeds)] for name in names}
+    cells = [(m, name, seed) for m in _METHODS for name in names if m in methods[name] for seed in seeds]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:  # the filter's rows come first
         pending = {cell: pool.submit(_rows_of_method, work, cell[1], cell[2], cell[0]) for cell in cells}
         for (method, name, seed), future in pending.items():
             future.result()
             click.echo(f"{name}: seed {seed}, {method}", err=True)
     sets = []
     for name in names:
-        per_seed = [[row for method in _METHODS for row in pending[method, name, seed].result()] for seed in seeds]
+        per_seed = [[row for m in methods[name] for row in pending[m, name, seed].result()] for seed in seeds]
         sets.append({"name": name, "images": per_seed[0][0]["images"], "rows": rows_of_set(per_seed)})
     settings = {"seeds": seeds, "threads": 1, "interval": interval_name(len(seeds)), "recipe": _recipe()}
     document = {**header("recipe", command_line()), "settings": settings, "sets": sets}
     publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))
+
+
+def _is_there(folder: Path, method: str, seeds: Sequence[int]) -> bool:
+    """Whether every seed of a set has a method's rows; what the filter needs is always there, or trained."""
+    others = RECIPE.get(method, FILTER) != FILTER
+    return not others or all(has_rows(folder / f"seed-{seed}", method) for seed in seeds)
 
 
 def _recipe() -> str:

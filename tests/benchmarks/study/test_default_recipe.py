@@ -1,5 +1,7 @@
 """The default recipe on the study's models: its settings, rows of several seeds, and the tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,11 +23,12 @@ MACHINE = {
 
 
 @pytest.mark.parametrize("task", [DIGITS, FASHION])
-def test_the_study_has_the_recipes_settings_but_for_width_seed_budget_and_mirroring(task):
+def test_the_study_has_the_recipes_settings_but_for_the_few_of_its_small_models(task):
     recipe = config_from_recipe(recipe_from_source("default"), images=640, stages=("label", "filter", "finetune"))
     found = config_of_task(task, 640, seed=3)
     assert found.filter == recipe.filter and found.labels == recipe.labels and found.stages == recipe.stages
-    assert found.finetune.plan == recipe.finetune.plan and found.finetune.distill == recipe.finetune.distill
+    assert found.finetune.plan == replace(recipe.finetune.plan, lr=task.config.train_config(0).backbone.plan.lr)
+    assert found.finetune.distill == recipe.finetune.distill == 1 and found.new_context == recipe.new_context == 16
     assert (found.seed, found.keep, found.filter_config.width) == (3, 0.25, 32)
     assert found.finetune.augmentation.flip == task.config.flip
     merged = config_of_task(task, 640, seed=3, reducer="tome")
