@@ -1,6 +1,6 @@
 """Tables of the default recipe: candidates on held-out images, and the recipe on the test images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from tokfilter.benchmarks.accuracy_document import mean_and_half_width
@@ -20,11 +20,8 @@ _NAMES: Final = {
 
 def recipe_table(document: Document) -> str:
     """Top-1 by method and budget, the points that the filter loses, and by how much it is ahead of other reducers."""
-    budgets = max(len({row["tokens"] for row in one["rows"]}) for one in document["sets"])
-    lines = [line("set", "", *([""] * budgets)), rule(2 + budgets)]
-    for one in document["sets"]:
-        tokens = sorted({row["tokens"] for row in one["rows"]}, reverse=True)
-        empty = [""] * (budgets - len(tokens))
+    lines = _head(document, "")
+    for one, tokens, empty in _sets(document):
         lines.append(line(one["name"], "tokens kept", *map(str, tokens), *empty))
         for method, name in _NAMES.items():
             found = {row["tokens"]: row for row in one["rows"] if row["method"] == method}
@@ -49,11 +46,8 @@ def recipe_table(document: Document) -> str:
 
 def search_table(document: Document) -> str:
     """Top-1 of every candidate on held-out images of one data set or more, seed by seed."""
-    budgets = max(len({row["tokens"] for row in one["rows"]}) for one in document["sets"])
-    lines = [line("set", "candidate", *([""] * budgets)), rule(2 + budgets)]
-    for one in document["sets"]:
-        tokens = sorted({row["tokens"] for row in one["rows"]}, reverse=True)
-        empty = [""] * (budgets - len(tokens))
+    lines = _head(document, "candidate")
+    for one, tokens, empty in _sets(document):
         lines.append(line(one["name"], "tokens kept", *map(str, tokens), *empty))
         for name, seed in dict.fromkeys((row["candidate"], row["seed"]) for row in one["rows"]):
             found = {row["tokens"]: row for row in one["rows"] if (row["candidate"], row["seed"]) == (name, seed)}
@@ -61,6 +55,22 @@ def search_table(document: Document) -> str:
             lines.append(line("", label, *(f"{100 * found[k]['top1']:.2f}" for k in tokens), *empty))
     images = f"{document['settings']['held_out']} images that were held out of labels, filter and fine-tuning"
     return "\n".join([*lines, "", f"Top-1 in % on {images}. {provenance(document, _PACKAGES)}"])
+
+
+def _most(document: Document) -> int:
+    """Budgets of the data set that has most."""
+    return max(len({row["tokens"] for row in one["rows"]}) for one in document["sets"])
+
+
+def _head(document: Document, second: str) -> list[str]:
+    return [line("set", second, *([""] * _most(document))), rule(2 + _most(document))]
+
+
+def _sets(document: Document) -> Iterator[tuple[Any, list[int], list[str]]]:
+    """Every data set with its budgets, largest first, and the empty cells behind them."""
+    for one in document["sets"]:
+        tokens = sorted({row["tokens"] for row in one["rows"]}, reverse=True)
+        yield one, tokens, [""] * (_most(document) - len(tokens))
 
 
 def _percent(row: Any) -> str:

@@ -4,7 +4,8 @@
 
 WORK is the folder of the study, whose backbones are the start. The recipe was chosen on held-out training images
 (``recipe_search.py``). Other reducers get the multiply-accumulates of the filtered model, never less. Finished rows are
-kept in WORK, so an interrupted run continues, and more seeds can be added.
+kept in WORK, so an interrupted run continues, and more seeds can be added. They are kept by name: after a change of the
+recipe, remove ``rows/default-recipe*.json`` and ``work/default-recipe*`` of every seed.
 """
 
 import multiprocessing

@@ -8,7 +8,8 @@ training digits and photographs are drawn. The backbones were trained on these i
 scenes, so rows are compared with each other, not with the tables of the test images.
 
 Each candidate is the default recipe of ``tokfilter train`` with some settings changed. Labels, models and finished rows
-are kept in ``WORK/recipe-search``, so an interrupted run continues.
+are kept in ``WORK/recipe-search`` by the candidate's name, so an interrupted run continues. After a change of the
+recipe, remove that folder.
 """
 
 import json
