@@ -21,7 +21,7 @@ from tokfilter.vit.scorers import TokenFilter
 
 __all__ = ["FilterTraining", "Objective", "ranking_loss", "train_filter"]
 
-Objective = Literal["threshold", "regression", "ranking"]
+Objective = Literal["threshold", "regression", "ranking", "combined"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class FilterTraining:
     """Settings of the filter's training.
 
     objective: threshold (binary labels delta loss > rho; the paper's rule), regression (of the signed square root of
-        delta loss in units of its standard deviation; ours) or ranking (pairs of tokens of an image, each weighted by
-        the square root of the difference in delta loss; ours)
+        delta loss in units of its standard deviation; ours), ranking (pairs of tokens of an image, each weighted by
+        the square root of the difference in delta loss; ours) or combined (the losses of threshold and ranking, added)
     """
 
     plan: TrainingPlan = field(default_factory=lambda: TrainingPlan(steps=400, lr=2e-3, weight_decay=0.01))
@@ -59,7 +59,7 @@ def train_filter(
     Returns metrics: rho, fraction of important tokens, first and last losses.
     """
     rho = labels.threshold(delta)
-    targets = _targets(delta, rho, config.objective)
+    important, values = (delta > rho).float(), _signed_root(delta)
     device = next(model.parameters()).device
     model.eval()
 
@@ -67,20 +67,24 @@ def train_filter(
         with torch.no_grad():
             tokens = model.embed(dataset.normalised(batch.images, device))
         scores = model.scorer(tokens[:, model.prefix_tokens :].clone()).float()
-        target = targets[batch.positions].to(device)
-        if config.objective == "ranking":
-            return ranking_loss(scores, target, targets[share.whole].to(device)) / share.fraction
+        at = batch.positions
         if config.objective == "regression":
-            return F.mse_loss(scores, target)
-        return F.binary_cross_entropy_with_logits(scores, target, pos_weight=_balance(targets).to(device))
+            return F.mse_loss(scores, values[at].to(device))
+        terms = []
+        if config.objective != "ranking":
+            weight = _balance(important).to(device)
+            terms.append(F.binary_cross_entropy_with_logits(scores, important[at].to(device), pos_weight=weight))
+        if config.objective != "threshold":
+            whole = delta[share.whole].to(device)
+            terms.append(ranking_loss(scores, delta[at].to(device), whole) / share.fraction)
+        return torch.stack(terms).sum()
 
     settings = {**asdict(config), "plan": config.plan.identity()}
     identity = f"{dataset.images.digest()} {settings} {rho} {float(delta.double().sum())}"
     losses = train("filter", _trainable(model.scorer), dataset, loss, config.plan, seed, identity, run_dir)
     if isinstance(model.scorer, TokenFilter):
         model.scorer.trained = True
-    important = float((delta > rho).float().mean())
-    return {"rho": rho, "important": important, **loss_metrics(losses)}
+    return {"rho": rho, "important": float(important.mean()), **loss_metrics(losses)}
 
 
 def ranking_loss(scores: Tensor, delta: Tensor, whole: Tensor | None = None) -> Tensor:
@@ -102,18 +106,15 @@ def _pair_weights(delta: Tensor) -> Tensor:
     return (delta[:, :, None] - delta[:, None, :]).clamp_min(0).sqrt()
 
 
-def _targets(delta: Tensor, rho: float, objective: Objective) -> Tensor:
-    if objective == "threshold":
-        return (delta > rho).float()
-    if objective == "ranking":
-        return delta
+def _signed_root(delta: Tensor) -> Tensor:
+    """Targets of the regression, in units of their standard deviation."""
     root = delta.sign() * delta.abs().sqrt()
     return root / root.std().clamp_min(1e-12)
 
 
-def _balance(targets: Tensor) -> Tensor:
+def _balance(important: Tensor) -> Tensor:
     """Positive weight of the cross-entropy: important and unimportant tokens get the same total weight."""
-    positive = targets.clamp(0, 1).mean().clamp(1e-3, 1 - 1e-3)
+    positive = important.mean().clamp(1e-3, 1 - 1e-3)
     return (1 - positive) / positive
 
 

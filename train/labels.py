@@ -154,7 +154,8 @@ def _delta_loss(
         for i in range(0, len(images), chunk)
     ]
     costs, base = (torch.cat(column) for column in zip(*parts, strict=True))
-    return costs_of_tokens(costs, sets, model.num_patches), base
+    estimate = config.groups.estimate if config.method == "grouped" else "mean"
+    return costs_of_tokens(costs, sets, model.num_patches, estimate), base
 
 
 @torch.inference_mode()
@@ -230,10 +231,15 @@ def settings_identity(preprocessing: Preprocessing, config: LabelConfig) -> dict
         "preprocessing": asdict(preprocessing),
         "mask": asdict(config.mask),
         "method": config.method,
-        "groups": asdict(config.groups) if config.method == "grouped" else None,
+        "groups": _groups_identity(config.groups) if config.method == "grouped" else None,
         "precision": config.precision,
         "loss": _LOSSES[config.loss],
     }
+
+
+def _groups_identity(groups: Grouping) -> dict[str, Any]:
+    """Without the estimate at its default, which earlier versions did not have: their labels stay valid."""
+    return {name: value for name, value in asdict(groups).items() if (name, value) != ("estimate", "mean")}
 
 
 def backbone_digest(backbone: nn.Module) -> str:

@@ -20,7 +20,7 @@ from tokfilter.train.loop import Precision, TrainingPlan
 from tokfilter.train.masking import MaskConfig, MaskPoint, MaskValue
 from tokfilter.train.recompute import Checkpointing
 from tokfilter.train.reducer_settings import ReducerSettings
-from tokfilter.train.token_sets import Grouping, GroupShape
+from tokfilter.train.token_sets import GroupEstimate, Grouping, GroupShape
 
 CONTEXT: Final = 16
 """Hidden width of the global context that a new filter gets by default (docs/study.md)."""
@@ -58,6 +58,10 @@ class LabelSettings:
         metadata=about("method grouped: tokens masked together; 0, for random groups: half of the tokens", "[0, inf)"),
     )
     group_rounds: int = field(default=2, metadata=about("method grouped: groups that each token is in", "[1, inf)"))
+    group_estimate: GroupEstimate = field(
+        default="mean",
+        metadata=about("method grouped: a token's cost is its groups' mean, or by ridge regression"),
+    )
     precision: LabelPrecision = field(default="fp32", metadata=about("of the forward passes"))
     limit: int = field(
         default=6000,
@@ -118,7 +122,10 @@ class FilterSettings(StageSettings):
     lr: float = field(default=2e-3, metadata=about("learning rate of AdamW", "(0, inf)"))
     weight_decay: float = field(default=0.01, metadata=about("of AdamW; norms and biases do not decay", "[0, inf)"))
     objective: Objective = field(
-        default="ranking", metadata=about("what the filter predicts: delta loss above rho, its value, its order")
+        default="combined",
+        metadata=about(
+            "what the filter predicts: delta loss above rho, its value, its order; combined: first and last"
+        ),
     )
     width: int = field(default=64, metadata=about("hidden width of the MLP", "[1, inf)"))
     depth: int = field(default=2, metadata=about("hidden layers of the MLP", "[1, inf)"))
@@ -225,7 +232,7 @@ def config_from_recipe(
             rho=labels.rho,
             fraction=labels.fraction,
             method=labels.method,
-            groups=Grouping(labels.group_shape, labels.group_size, labels.group_rounds),
+            groups=Grouping(labels.group_shape, labels.group_size, labels.group_rounds, labels.group_estimate),
             precision=labels.precision,
             loss=recipe.loss,
         ),

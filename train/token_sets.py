@@ -14,9 +14,10 @@ from torch import Tensor
 from tokfilter.errors import DataError
 from tokfilter.train.loop import generator_from
 
-__all__ = ["GroupShape", "Grouping", "costs_of_tokens", "groups_of_tokens", "single_tokens"]
+__all__ = ["GroupEstimate", "GroupShape", "Grouping", "costs_of_tokens", "groups_of_tokens", "single_tokens"]
 
 GroupShape = Literal["block", "random"]
+GroupEstimate = Literal["mean", "ridge"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,20 @@ class Grouping:
     shape: block (squares of neighbours, shifted from round to round) or random (new partitions for each image)
     size: tokens per group; a square number for blocks; 0: half of the model's tokens, for random groups
     rounds: smallest number of groups that each token is in
+    estimate: a token's cost from its groups' costs: mean (over its groups), or ridge (a linear regression of the cost
+        on the masked tokens, over the groups of the image; for random groups, which hold a token among many others)
     """
 
     shape: GroupShape = "block"
     size: int = 4
     rounds: int = 2
+    estimate: GroupEstimate = "mean"
 
     def __post_init__(self) -> None:
         if self.shape not in get_args(GroupShape):
             raise DataError(f"groups are one of {', '.join(get_args(GroupShape))}, got {self.shape!r}.")
+        if self.estimate not in get_args(GroupEstimate):
+            raise DataError(f"the estimate is one of {', '.join(get_args(GroupEstimate))}, got {self.estimate!r}.")
         half = self.size == 0 and self.shape == "random"
         if (self.size < 2 and not half) or self.rounds < 1:
             raise DataError(
@@ -76,17 +82,33 @@ def groups_of_tokens(grid: tuple[int, int], config: Grouping, positions: Tensor)
     return torch.stack([_random_groups(num_patches, config, int(position)) for position in positions])
 
 
-def costs_of_tokens(costs: Tensor, sets: Tensor, num_patches: int) -> Tensor:
-    """Cost of each token: the mean, over its sets, of the set's cost divided by the size of the set.
+def costs_of_tokens(costs: Tensor, sets: Tensor, num_patches: int, estimate: GroupEstimate = "mean") -> Tensor:
+    """Cost of each token: the mean, over its sets, of the set's cost divided by the size of the set; or by regression.
 
     costs: [B, S], added loss of each set
     sets: [B, S, size]
     Returns [B, N].
     """
+    if estimate == "ridge":
+        return _regressed(costs, sets, num_patches)
     places = sets.flatten(1)
     parts = (costs / sets.shape[2]).repeat_interleave(sets.shape[2], dim=1)
     empty = torch.zeros(len(costs), num_patches, device=costs.device)
     return empty.scatter_add(1, places, parts) / empty.scatter_add(1, places, torch.ones_like(parts))
+
+
+def _regressed(costs: Tensor, sets: Tensor, num_patches: int, strength: float = 1.0) -> Tensor:
+    """Ridge regression of each image's costs on which tokens a set holds; the penalty is as large as the mean variance.
+
+    Without a penalty there may be more tokens than sets, and single passes decide.
+    """
+    held = torch.zeros(*sets.shape[:2], num_patches, device=costs.device).scatter_(2, sets, 1.0)
+    held = held - held.mean(1, keepdim=True)
+    gram = held.mT @ held
+    penalty = strength * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+    system = gram + penalty[:, None, None] * torch.eye(num_patches, device=costs.device)
+    centred = (costs - costs.mean(1, keepdim=True)).float()
+    return torch.linalg.solve(system, held.mT @ centred[..., None])[..., 0]
 
 
 def _blocks(grid: tuple[int, int], side: int, shift: int) -> Tensor:

@@ -22,13 +22,25 @@ __all__ = ["DEBIAN", "fashion_images", "write_fashion"]
 DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 
 
-def write_fashion(folder: Path, source: Path = DEBIAN, progress: Progress = lambda stage, fraction: None) -> None:
+def write_fashion(
+    folder: Path,
+    source: Path = DEBIAN,
+    progress: Progress = lambda stage, fraction: None,
+    held_out: int = 0,
+    seed: int = 0,
+) -> None:
     """Write ``folder/train/<class>/*.png`` and ``folder/test/<class>/*.png``.
 
     source: folder with the four .gz files; if it does not exist, torchvision downloads them
+    held_out: so many training images, chosen by ``seed``, are written as test in place of the test images; 0: none
     Raises DataError.
     """
     splits = fashion_images(source)
+    if held_out:
+        images, labels, classes = splits["train"]
+        order = np.random.default_rng(seed).permutation(len(images))
+        chosen = {"train": np.sort(order[:-held_out]), "test": np.sort(order[-held_out:])}
+        splits = {name: (images[part], labels[part], classes) for name, part in chosen.items()}
     total, before = sum(len(images) for images, _, _ in splits.values()), 0
     for name, (images, labels, classes) in splits.items():
         folders = [folder / name / label for label in classes]

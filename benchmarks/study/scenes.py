@@ -2,7 +2,8 @@
 
 All data come with scikit-learn: 1,797 handwritten digits of 8x8 pixels (UCI, Alpaydin and Kaynak 1998) and two
 photographs. Training and test share no data: a digit instance belongs to one split, and so does every photo column
-(training uses the left 70 % of each photograph, test the rest; no window crosses the border).
+(training uses the left 70 % of each photograph, test the rest; no window crosses the border). Training's digits and
+columns are divided once more, for choices that no test image may decide (``recipe_search.py``).
 """
 
 from collections.abc import Callable
@@ -20,9 +21,10 @@ __all__ = ["SceneConfig", "scene_images", "segmented_scenes", "write_scenes"]
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-_SPLITS = ("train", "test")
-_TRAIN_DIGITS = 1297
-_TRAIN_COLUMNS = 0.7
+_SPLITS = ("train", "test", "fit", "held-out")
+"""fit and held-out are parts of train. The place of a split is in its random seed, so new ones come last."""
+_DIGITS = {"train": (0, 1297), "test": (1297, 1797), "fit": (0, 1037), "held-out": (1037, 1297)}
+_COLUMNS = {"train": (0.0, 0.7), "test": (0.7, 1.0), "fit": (0.0, 0.5), "held-out": (0.5, 0.7)}
 _INK = 15.9  # digits come in 0..16
 _INSIDE = 0.5  # a pixel belongs to a digit that covers at least half of its colour
 
@@ -54,7 +56,7 @@ class SceneConfig:
 def scene_images(
     split: str, count: int, seed: int, config: SceneConfig | None = None
 ) -> tuple[Pixels, NDArray[np.int64]]:
-    """Draw ``count`` scenes of a split ("train" or "test").
+    """Draw ``count`` scenes of a split ("train", "test"; "fit" or "held-out", which are parts of "train").
 
     Returns images [count, size, size, 3] and their digits [count]; the same seed gives the same scenes.
     """
@@ -90,15 +92,17 @@ def write_scenes(
     test: int = 2000,
     config: SceneConfig | None = None,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
+    splits: tuple[str, str] = ("train", "test"),
 ) -> Path:
     """Write scenes as PNG files, ``folder/{train,test}/<digit>/<number>.png``. Returns the folder. Raises OSError.
 
     train, test: numbers of scenes; 0 leaves a split out
+    splits: which digits and photographs the two are made of
     """
-    for split, count in zip(_SPLITS, (train, test), strict=True):
+    for split, source, count in zip(("train", "test"), splits, (train, test), strict=True):
         if not count:
             continue
-        images, classes = scene_images(split, count, seed, config)
+        images, classes = scene_images(source, count, seed, config)
         for digit in set(classes.tolist()):  # no empty folder for a class without scenes
             (folder / split / str(digit)).mkdir(parents=True, exist_ok=True)
         for i, (image, digit) in enumerate(zip(images, classes, strict=True)):
@@ -111,8 +115,8 @@ def write_scenes(
 def _photos(split: str) -> list[Pixels]:
     parts = []
     for photo in load_sample_images().images:
-        border = int(photo.shape[1] * _TRAIN_COLUMNS)
-        parts.append(photo[:, :border] if split == "train" else photo[:, border:])
+        first, last = (int(photo.shape[1] * fraction) for fraction in _COLUMNS[split])
+        parts.append(photo[:, first:last])
     return parts
 
 
@@ -121,7 +125,7 @@ def _digits(split: str) -> tuple[Floats, NDArray[np.int64]]:
     values, classes = load_digits(return_X_y=True)
     # One fixed shuffle for all seeds: a training digit of one run is never a test digit of another.
     order = np.random.default_rng(0).permutation(len(values))
-    chosen = order[:_TRAIN_DIGITS] if split == "train" else order[_TRAIN_DIGITS:]
+    chosen = order[slice(*_DIGITS[split])]
     return (values[chosen].reshape(-1, 8, 8) * _INK / 255).astype(np.float32), classes[chosen]
 
 

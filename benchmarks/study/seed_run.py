@@ -5,6 +5,7 @@ Everything is kept in the seed's folder; a stage or row that is there is not com
 
 import copy
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +57,7 @@ from tokfilter.train.start import Start, start_from_bundle, start_from_timm
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.macs import macs
 
-__all__ = ["DRAWS", "Rows", "SeedRun", "has_rows", "rows_from_method", "write_data"]
+__all__ = ["DRAWS", "Rows", "SeedRun", "has_rows", "rows_from_method", "rows_from_recipe", "write_data"]
 
 DRAWS: Final = "rival-"
 """Prefix of a baseline's name in its random seeds. The published rows were drawn with it: it must not change."""
@@ -145,10 +146,20 @@ def rows_from_method(run: SeedRun, method: str) -> Rows:
     Rows of a reducer inside blocks also have its own ``budget``, and the rows of its curve have no ``tokens``.
     Rows of an interrupted study are read from the folder. Raises DataError for a folder of another study.
     """
+    return _kept(run, method, lambda: _measure(run, method))
+
+
+def rows_from_recipe(run: SeedRun, name: str, changes: Sequence[str]) -> Rows:
+    """The token filter's rows by the default recipe with some settings changed; kept by name as those of a method."""
+    config = config_of_task(run.task, len(run.splits.train), run.seed, changes)
+    return _kept(run, name, lambda: _filter_rows(_filter_bundle(run, name, config)))
+
+
+def _kept(run: SeedRun, name: str, measure: Callable[[], Rows]) -> Rows:
     _check_folder(run)
-    path = _rows_file(run.folder, method)
+    path = _rows_file(run.folder, name)
     if not path.is_file():
-        write_json(path, {"rows": [{"method": method, **row} for row in _measure(run, method)]})
+        write_json(path, {"rows": [{"method": name, **row} for row in measure()]})
     rows: Rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return rows
 

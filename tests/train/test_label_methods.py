@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokfilter.artifacts.bundle import Architecture
+from tokfilter.artifacts.bundle import Architecture, Preprocessing
 from tokfilter.errors import DataError
-from tokfilter.train.labels import LabelConfig, delta_loss
+from tokfilter.train.labels import LabelConfig, delta_loss, settings_identity
 from tokfilter.train.masking import MaskConfig, mask_tokens
 from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
 from tokfilter.vit.backbone import create_backbone
@@ -59,6 +59,7 @@ def test_random_groups_depend_on_the_image_and_on_nothing_else():
         (("block", 6, 1), "square number of tokens"),
         (("block", 4, 3), "as many rounds as the block's side"),
         (("random", 4, 0), "1 round"),
+        (("random", 4, 2, "median"), "mean, ridge, got 'median'"),
     ],
 )
 def test_groupings_that_make_no_sense_are_refused(arguments, words):
@@ -78,6 +79,35 @@ def test_the_cost_of_a_token_is_the_mean_over_its_sets():
     assert found.tolist() == [[1.0, 2.0, 3.0]]
     alone = torch.randn(2, 7)
     assert torch.equal(costs_of_tokens(alone, single_tokens(2, 7), 7), alone)
+
+
+@pytest.mark.parametrize(("tokens", "size", "rounds"), [(9, 4, 12), (49, 24, 25), (16, 15, 8)])
+def test_ridge_regression_finds_costs_that_add_up(tokens, size, rounds):
+    sets = groups_of_tokens((1, tokens), Grouping("random", size, rounds, "ridge"), torch.arange(6))
+    each = torch.rand(6, tokens, generator=torch.Generator().manual_seed(0)) - 0.2
+    costs = each.gather(1, sets.flatten(1)).view(sets.shape).sum(2) + 3.0  # what every set adds is no token's
+    found = costs_of_tokens(costs, sets, tokens, "ridge")
+    together = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(found, each, strict=True)])
+    by_mean = costs_of_tokens(costs, sets, tokens)
+    means = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(by_mean, each, strict=True)])
+    assert together.min() > 0.6 and together.mean() > means.mean() - 1e-4
+    assert costs_of_tokens(torch.ones(6, sets.shape[1]), sets, tokens, "ridge").abs().max() < 1e-5
+
+
+def test_the_estimate_is_part_of_an_identity_only_where_it_is_not_the_earlier_one():
+    preprocessing = Preprocessing((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
+    groups = [
+        settings_identity(preprocessing, LabelConfig(method="grouped", groups=Grouping("random", 4, 2, estimate)))
+        for estimate in ("mean", "ridge")
+    ]
+    assert groups[0]["groups"] == {"shape": "random", "size": 4, "rounds": 2}
+    assert groups[1]["groups"] == {"shape": "random", "size": 4, "rounds": 2, "estimate": "ridge"}
+
+
+def test_exact_labels_have_no_estimate():
+    model, images, labels = model_and_data()
+    ridge = LabelConfig(groups=Grouping("random", 4, 2, "ridge"))
+    assert torch.equal(delta_loss(model, images, labels, ridge)[0], delta_loss(model, images, labels, LabelConfig())[0])
 
 
 @torch.inference_mode()

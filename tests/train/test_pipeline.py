@@ -1,4 +1,5 @@
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tokfilter.errors import BudgetError, DataError
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
-from tokfilter.train.filter_training import FilterTraining, ranking_loss, train_filter
+from tokfilter.train.filter_training import FilterTraining, Objective, ranking_loss, train_filter
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan, identity_text
@@ -133,7 +134,7 @@ def test_the_filter_learns_delta_loss(splits):
     with torch.no_grad():
         tokens = model.embed(dataset.normalised(next(dataset.in_order(96)).images))
     delta = tokens[:, 1:, 0] - tokens[:, 1:, 1]
-    for objective in ("threshold", "regression", "ranking"):
+    for objective in get_args(Objective):
         config = FilterTraining(TrainingPlan(150, batch=32, lr=1e-2), objective)
         metrics = train_filter(model, dataset, delta, LabelConfig(fraction=0.25), config, 0, RunDir())
         with torch.no_grad():

@@ -37,7 +37,7 @@ def test_the_default_recipe_is_the_one_that_the_study_measures():
         backbone=FineTuning(
             TrainingPlan(1000, lr=1e-3, weight_decay=0.05, **plan), 0.1, 0.125, 4, None, 0.0, Augmentation(1.0, 0.0)
         ),
-        filter=FilterTraining(TrainingPlan(17 * 93, lr=2e-3, weight_decay=0.01, **plan), "ranking"),
+        filter=FilterTraining(TrainingPlan(17 * 93, lr=2e-3, weight_decay=0.01, **plan), "combined"),
         finetune=FineTuning(
             TrainingPlan(500, lr=3e-4, weight_decay=0.05, **plan), 0.1, 0.125, 4, None, 1.0, Augmentation(1.0, 0.0)
         ),

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from tokfilter.benchmarks.records.recipe_tables import recipe_table, search_table
+from tokfilter.benchmarks.study import recipe_search
 from tokfilter.benchmarks.study.default_recipe import rows_of_set
 from tokfilter.benchmarks.study.methods import BEFORE, RECIPE
 from tokfilter.benchmarks.study.recipe_config import config_of_task
-from tokfilter.benchmarks.study.recipe_search import CANDIDATES, held_out
-from tokfilter.benchmarks.study.scenes import write_scenes
-from tokfilter.benchmarks.study.tasks import DIGITS, FASHION
+from tokfilter.benchmarks.study.recipe_search import CANDIDATES, SETS
+from tokfilter.benchmarks.study.scenes import _digits, _photos, scene_images
+from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, StudyConfig
+from tokfilter.train.data import quiet, splits_from_folder
 from tokfilter.train.recipe import config_from_recipe
 from tokfilter.train.recipe_file import recipe_from_source
 
@@ -73,16 +75,21 @@ def test_the_tables_have_a_line_for_each_method_and_candidate():
     assert lines[3] == "|  | one, seed 0 | 50.00 | 50.00 |" and "Top-1 in % on 50 images" in lines[-1]
 
 
-def test_held_out_images_are_no_training_images_of_the_candidates(tmp_path):
-    data = write_scenes(tmp_path / "data", 0, train=60, test=20)
-    found = held_out(FASHION, data, tmp_path / "new", seed=0, count=15)
-    assert len(found.train) == 45 and len(found.test) == 15 and not {*found.train.files} & {*found.test.files}
-    found = held_out(DIGITS, data, tmp_path / "new", seed=0, count=15)
-    assert len(found.train) == 60 and len(found.test) == 15 and found.test.root == tmp_path / "new" / "train"
-    trained = {np.asarray(found.train.image(i)).tobytes() for i in range(60)}
-    assert not trained & {np.asarray(found.test.image(i)).tobytes() for i in range(15)}
-    assert found.test.class_names == found.train.class_names
-    assert held_out(DIGITS, data, tmp_path / "new", seed=0, count=15).test == found.test  # kept
+def test_no_held_out_scene_shares_a_digit_or_a_photograph_with_what_is_trained():
+    fit, held_out, train = (_digits(split)[0] for split in ("fit", "held-out", "train"))
+    assert len(fit) + len(held_out) == len(train) and (np.concatenate([fit, held_out]) == train).all()
+    for photo, left, right in zip(*(_photos(split) for split in ("train", "fit", "held-out")), strict=True):
+        assert (np.concatenate([left, right], axis=1) == photo).all()
+
+
+def test_the_search_holds_images_out_of_the_backbone_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_search, "HELD_OUT", 15)
+    SETS["digits-in-scenes"].write(tmp_path, 3, StudyConfig(train=60), quiet, tmp_path)
+    found = splits_from_folder(tmp_path)
+    assert (len(found.train), len(found.test)) == (60, 15)
+    images, _ = scene_images("held-out", 15, 3)
+    written = {np.asarray(found.test.image(i)).tobytes() for i in range(15)}
+    assert written == {image.tobytes() for image in images}
 
 
 def test_every_candidate_is_a_recipe():

@@ -47,6 +47,18 @@ def test_every_image_is_in_the_folder_of_its_class(source, tmp_path, model):
             np.testing.assert_array_equal(image, pixels[int(name.split("/")[1].removesuffix(".png"))])
 
 
+def test_training_images_can_be_held_out_in_place_of_the_test_images(source, tmp_path):
+    train, _ = write_idx(source, "train", 40)
+    write_idx(source, "t10k", 20)
+    write_fashion(tmp_path / "data", source, held_out=20, seed=5)
+    found = splits_from_folder(tmp_path / "data")
+    written = [
+        np.asarray(part.image(i).convert("L")).tobytes() for part in (found.train, found.test) for i in range(len(part))
+    ]
+    assert (len(found.train), len(found.test)) == (20, 20)
+    assert sorted(written) == sorted(image.tobytes() for image in train)
+
+
 def test_a_folder_without_the_files_is_refused(source, tmp_path):
     with pytest.raises(DataError, match="dataset-fashion-mnist"):
         write_fashion(tmp_path / "data", source)
