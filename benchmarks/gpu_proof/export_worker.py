@@ -1,4 +1,7 @@
-"""model.pt and graphs of one model with random weights: ``export_worker SETTINGS NAME VERSION-OF-TENSORRT``."""
+"""model.pt and graphs of one model with random weights: ``export_worker SETTINGS NAME VERSION-OF-TENSORRT``.
+
+The filter has a global context, as the default recipe makes it.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,12 +11,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tokfilter.artifacts.bundle import Architecture
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.gpu_proof.engine_graphs import engine_graph, graphs_of
 from tokfilter.benchmarks.gpu_proof.prepare import PRECISIONS, bundle_of
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
+from tokfilter.train.recipe import CONTEXT
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import bundle_from_model, save_bundle
 from tokfilter.vit.golden import golden_from_model
@@ -31,9 +35,12 @@ def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     """Weights and images of seed 0; golden tensors at every budget that is compared or timed. Raises TokfilterError."""
     torch.manual_seed(0)
     architecture = Architecture(model.architecture, dict(model.arguments))
-    filtered = patch(create_backbone(architecture).eval(), architecture=(architecture.name, architecture.kwargs))
-    assert isinstance(filtered.scorer, TokenFilter)
-    filtered.scorer.trained = True  # a random filter is meant here: no warning
+    backbone = create_backbone(architecture).eval()
+    scorer = TokenFilter(backbone.embed_dim, FilterConfig(summary=CONTEXT), backbone.patch_embed.num_patches)
+    scorer.trained = True  # a random filter is meant here: no warning
+    assert scorer.summary is not None
+    torch.nn.init.normal_(scorer.summary.expand.weight, std=0.02)  # zero when new, and then nothing would be compared
+    filtered = patch(backbone, filter=scorer, architecture=(architecture.name, architecture.kwargs))
     images = clear_images(filtered, model.golden)
     bundle = bundle_from_model(filtered, examples=images)
     bundle = replace(bundle, golden=golden_from_model(filtered, images, model.golden))

@@ -32,6 +32,8 @@ from tokfilter.runtime.comparison.processes import EngineProcess, Interpreter
 from tokfilter.runtime.comparison.rounds import Cell
 from tokfilter.runtime.model_files import find_entry
 from tokfilter.runtime.sessions import SessionOptions
+from tokfilter.train.recipe import CONTEXT
+from tokfilter.vit.bundle import load_bundle, model_from_bundle
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 MODEL = ModelSpec("small", "vit_tiny_patch16_224", 16, 2, SMALL)
@@ -86,6 +88,12 @@ def context(graphs, tmp_path, monkeypatch):
 
 def results(context, kind):
     return [r for r in map(json.loads, context.replies.getvalue().splitlines()) if r["kind"] == kind]
+
+
+def test_the_graphs_are_those_of_the_default_recipe(graphs):
+    model = model_from_bundle(load_bundle(graphs / "graphs" / "small.pt"))
+    assert model.scorer.summary.reduce.out_features == CONTEXT
+    assert model.scorer.summary.expand.weight.abs().min() > 0  # compared with golden tensors, not with zero
 
 
 @pytest.mark.slow
