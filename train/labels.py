@@ -23,7 +23,7 @@ from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, check_loss, imag
 from tokfilter.train.label_store import Labels, LabelStore, Shard
 from tokfilter.train.loop import RunDir
 from tokfilter.train.masking import MaskConfig, logits_of_variants
-from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
+from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, log_costs_of_tokens, single_tokens
 from tokfilter.vit.model import FilteredViT
 
 __all__ = [
@@ -154,8 +154,9 @@ def _delta_loss(
         for i in range(0, len(images), chunk)
     ]
     costs, base = (torch.cat(column) for column in zip(*parts, strict=True))
-    estimate = config.groups.estimate if config.method == "grouped" else "mean"
-    return costs_of_tokens(costs, sets, model.num_patches, estimate), base
+    if config.method == "grouped" and config.groups.estimate == "log-ridge":
+        return log_costs_of_tokens(costs + base[:, None], sets, model.num_patches), base
+    return costs_of_tokens(costs, sets, model.num_patches), base
 
 
 @torch.inference_mode()

@@ -60,7 +60,7 @@ class LabelSettings:
     group_rounds: int = field(default=2, metadata=about("method grouped: groups that each token is in", "[1, inf)"))
     group_estimate: GroupEstimate = field(
         default="mean",
-        metadata=about("method grouped: a token's cost is its groups' mean, or by ridge regression"),
+        metadata=about("method grouped: a token's label is its groups' mean, or by regression of log loss"),
     )
     precision: LabelPrecision = field(default="fp32", metadata=about("of the forward passes"))
     limit: int = field(

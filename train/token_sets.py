@@ -6,7 +6,7 @@ neighbours are redundant with them: masked alone, such a token adds no loss.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,10 +14,21 @@ from torch import Tensor
 from tokfilter.errors import DataError
 from tokfilter.train.loop import generator_from
 
-__all__ = ["GroupEstimate", "GroupShape", "Grouping", "costs_of_tokens", "groups_of_tokens", "single_tokens"]
+__all__ = [
+    "GroupEstimate",
+    "GroupShape",
+    "Grouping",
+    "costs_of_tokens",
+    "groups_of_tokens",
+    "log_costs_of_tokens",
+    "single_tokens",
+]
 
 GroupShape = Literal["block", "random"]
-GroupEstimate = Literal["mean", "ridge"]
+GroupEstimate = Literal["mean", "log-ridge"]
+
+_FLOOR: Final = 1e-3
+"""Nats. Below it, losses in half precision are noise."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,8 @@ class Grouping:
     shape: block (squares of neighbours, shifted from round to round) or random (new partitions for each image)
     size: tokens per group; a square number for blocks; 0: half of the model's tokens, for random groups
     rounds: smallest number of groups that each token is in
-    estimate: a token's cost from its groups' costs: mean (over its groups), or ridge (a linear regression of the cost
-        on the masked tokens, over the groups of the image; for random groups, which hold a token among many others)
+    estimate: a token's label from its groups' losses: mean (of the added loss), or log-ridge (linear regression of the
+        loss's logarithm on the masked tokens; ours, for random groups: docs/labels.md)
     """
 
     shape: GroupShape = "block"
@@ -82,33 +93,37 @@ def groups_of_tokens(grid: tuple[int, int], config: Grouping, positions: Tensor)
     return torch.stack([_random_groups(num_patches, config, int(position)) for position in positions])
 
 
-def costs_of_tokens(costs: Tensor, sets: Tensor, num_patches: int, estimate: GroupEstimate = "mean") -> Tensor:
-    """Cost of each token: the mean, over its sets, of the set's cost divided by the size of the set; or by regression.
+def costs_of_tokens(costs: Tensor, sets: Tensor, num_patches: int) -> Tensor:
+    """Cost of each token: the mean, over its sets, of the set's cost divided by the size of the set.
 
     costs: [B, S], added loss of each set
     sets: [B, S, size]
     Returns [B, N].
     """
-    if estimate == "ridge":
-        return _regressed(costs, sets, num_patches)
     places = sets.flatten(1)
     parts = (costs / sets.shape[2]).repeat_interleave(sets.shape[2], dim=1)
     empty = torch.zeros(len(costs), num_patches, device=costs.device)
     return empty.scatter_add(1, places, parts) / empty.scatter_add(1, places, torch.ones_like(parts))
 
 
-def _regressed(costs: Tensor, sets: Tensor, num_patches: int, strength: float = 1.0) -> Tensor:
-    """Ridge regression of each image's costs on which tokens a set holds; the penalty is as large as the mean variance.
+def log_costs_of_tokens(losses: Tensor, sets: Tensor, num_patches: int) -> Tensor:
+    """By how much masking a token raises the logarithm of the loss: ridge regression over the sets of each image.
 
-    Without a penalty there may be more tokens than sets, and single passes decide.
+    Losses of large sets do not add up: without an object's most important parts the others change little more, and
+    the logarithm makes such losses nearer to a sum. The penalty is as large as the mean variance of a token, without
+    which more tokens than sets have no solution.
+
+    losses: [B, S], with each set masked; small ones count as 0.001 nats
+    sets: [B, S, size]
+    Returns [B, N].
     """
-    held = torch.zeros(*sets.shape[:2], num_patches, device=costs.device).scatter_(2, sets, 1.0)
+    held = torch.zeros(*sets.shape[:2], num_patches, device=losses.device).scatter_(2, sets, 1.0)
     held = held - held.mean(1, keepdim=True)
-    gram = held.mT @ held
-    penalty = strength * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
-    system = gram + penalty[:, None, None] * torch.eye(num_patches, device=costs.device)
-    centred = (costs - costs.mean(1, keepdim=True)).float()
-    return torch.linalg.solve(system, held.mT @ centred[..., None])[..., 0]
+    logs = losses.float().clamp_min(_FLOOR).log()
+    moments = held.mT @ held
+    penalty = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
+    system = moments + penalty[:, None, None] * torch.eye(num_patches, device=losses.device)
+    return torch.linalg.solve(system, held.mT @ (logs - logs.mean(1, keepdim=True))[..., None])[..., 0]
 
 
 def _blocks(grid: tuple[int, int], side: int, shift: int) -> Tensor:

@@ -6,7 +6,7 @@ from tokfilter.artifacts.bundle import Architecture, Preprocessing
 from tokfilter.errors import DataError
 from tokfilter.train.labels import LabelConfig, delta_loss, settings_identity
 from tokfilter.train.masking import MaskConfig, mask_tokens
-from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, single_tokens
+from tokfilter.train.token_sets import Grouping, costs_of_tokens, groups_of_tokens, log_costs_of_tokens, single_tokens
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.model import FilteredViT
 
@@ -59,7 +59,7 @@ def test_random_groups_depend_on_the_image_and_on_nothing_else():
         (("block", 6, 1), "square number of tokens"),
         (("block", 4, 3), "as many rounds as the block's side"),
         (("random", 4, 0), "1 round"),
-        (("random", 4, 2, "median"), "mean, ridge, got 'median'"),
+        (("random", 4, 2, "median"), "mean, log-ridge, got 'median'"),
     ],
 )
 def test_groupings_that_make_no_sense_are_refused(arguments, words):
@@ -81,32 +81,37 @@ def test_the_cost_of_a_token_is_the_mean_over_its_sets():
     assert torch.equal(costs_of_tokens(alone, single_tokens(2, 7), 7), alone)
 
 
-@pytest.mark.parametrize(("tokens", "size", "rounds"), [(9, 4, 12), (49, 24, 25), (16, 15, 8)])
-def test_ridge_regression_finds_costs_that_add_up(tokens, size, rounds):
-    sets = groups_of_tokens((1, tokens), Grouping("random", size, rounds, "ridge"), torch.arange(6))
-    each = torch.rand(6, tokens, generator=torch.Generator().manual_seed(0)) - 0.2
-    costs = each.gather(1, sets.flatten(1)).view(sets.shape).sum(2) + 3.0  # what every set adds is no token's
-    found = costs_of_tokens(costs, sets, tokens, "ridge")
-    together = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(found, each, strict=True)])
-    by_mean = costs_of_tokens(costs, sets, tokens)
-    means = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(by_mean, each, strict=True)])
-    assert together.min() > 0.6 and together.mean() > means.mean() - 1e-4
-    assert costs_of_tokens(torch.ones(6, sets.shape[1]), sets, tokens, "ridge").abs().max() < 1e-5
+def agreement(found, expected):
+    """Correlation over the tokens of each image."""
+    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(found, expected, strict=True)])
+
+
+@pytest.mark.parametrize(("tokens", "size", "rounds"), [(9, 4, 12), (49, 24, 25), (64, 16, 12), (16, 12, 20)])
+def test_regression_finds_factors_of_the_loss(tokens, size, rounds):
+    sets = groups_of_tokens((1, tokens), Grouping("random", size, rounds), torch.arange(20))
+    factors = torch.rand(20, tokens, generator=torch.Generator().manual_seed(0)) ** 4
+    losses = 0.01 * factors.gather(1, sets.flatten(1)).view(sets.shape).sum(2).exp()
+    found = agreement(log_costs_of_tokens(losses, sets, tokens), factors)
+    assert found.min() > 0.5 and found.mean() > agreement(costs_of_tokens(losses, sets, tokens), factors).mean()
+    same = torch.full((20, sets.shape[1]), 0.3)
+    assert log_costs_of_tokens(same, sets, tokens).abs().max() < 1e-5
+    tiny = torch.rand(20, sets.shape[1]) * 1e-3  # nothing but noise
+    assert log_costs_of_tokens(tiny, sets, tokens).abs().max() < 1e-5
 
 
 def test_the_estimate_is_part_of_an_identity_only_where_it_is_not_the_earlier_one():
     preprocessing = Preprocessing((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
     groups = [
         settings_identity(preprocessing, LabelConfig(method="grouped", groups=Grouping("random", 4, 2, estimate)))
-        for estimate in ("mean", "ridge")
+        for estimate in ("mean", "log-ridge")
     ]
     assert groups[0]["groups"] == {"shape": "random", "size": 4, "rounds": 2}
-    assert groups[1]["groups"] == {"shape": "random", "size": 4, "rounds": 2, "estimate": "ridge"}
+    assert groups[1]["groups"] == {"shape": "random", "size": 4, "rounds": 2, "estimate": "log-ridge"}
 
 
 def test_exact_labels_have_no_estimate():
     model, images, labels = model_and_data()
-    ridge = LabelConfig(groups=Grouping("random", 4, 2, "ridge"))
+    ridge = LabelConfig(groups=Grouping("random", 4, 2, "log-ridge"))
     assert torch.equal(delta_loss(model, images, labels, ridge)[0], delta_loss(model, images, labels, LabelConfig())[0])
 
 
@@ -138,6 +143,16 @@ def test_grouped_labels_are_what_masking_the_groups_one_by_one_gives(config, val
     expected = costs_of_tokens(brute_force(model, images, labels, sets, mask), sets, model.num_patches)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(base, F.cross_entropy(model(images, 1.0), labels, reduction="none").detach())
+
+
+def test_labels_by_log_ridge_are_of_the_masked_loss_itself():
+    model, images, labels = model_and_data()
+    groups, positions = Grouping("random", 8, 5, "log-ridge"), torch.tensor([4, 0, 9])
+    config = LabelConfig(MaskConfig("removed"), method="grouped", groups=groups)
+    found, base = delta_loss(model, images, labels, config, 7, positions)
+    sets = groups_of_tokens(model.grid, groups, positions)
+    losses = brute_force(model, images, labels, sets, MaskConfig("removed")) + base[:, None]
+    torch.testing.assert_close(found, log_costs_of_tokens(losses, sets, model.num_patches), atol=1e-4, rtol=1e-3)
 
 
 def test_an_images_grouped_labels_do_not_depend_on_its_batch():
