@@ -24,6 +24,7 @@ PROGRAMS: Final = {
     "recipe-search": LazyCommand(f"{_STUDY}.recipe_search:main", "candidates for the default recipe, held-out images"),
     "label-losses": LazyCommand(f"{_STUDY}.label_losses:main", "accuracy by labels that need no class"),
     "label-methods": LazyCommand(f"{_STUDY}.label_methods:main", "agreement and speed of cheaper label methods"),
+    "label-selection": LazyCommand(f"{_STUDY}.label_selection:main", "labels compared by the tokens they keep"),
     "label-speed": LazyCommand(f"{_STUDY}.label_speed:main", "speed of delta-loss labels against the plain backbone"),
     "segmentation": LazyCommand(f"{_STUDY}.segmentation:main", "mIoU with and without filtering, rules of filling"),
     "mask-head": LazyCommand(f"{_STUDY}.mask_head:main", "time and memory of the mask head against the dense form"),

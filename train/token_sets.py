@@ -123,7 +123,8 @@ def log_costs_of_tokens(losses: Tensor, sets: Tensor, num_patches: int) -> Tenso
     moments = held.mT @ held
     penalty = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
     system = moments + penalty[:, None, None] * torch.eye(num_patches, device=losses.device)
-    return torch.linalg.solve(system, held.mT @ (logs - logs.mean(1, keepdim=True))[..., None])[..., 0]
+    found: Tensor = torch.linalg.solve(system, held.mT @ (logs - logs.mean(1, keepdim=True))[..., None])
+    return found[..., 0]
 
 
 def _blocks(grid: tuple[int, int], side: int, shift: int) -> Tensor:

@@ -6,7 +6,7 @@ The filter has a global context, as the default recipe makes it.
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     """Weights and images of seed 0; golden tensors at every budget that is compared or timed. Raises TokfilterError."""
     torch.manual_seed(0)
     architecture = Architecture(model.architecture, dict(model.arguments))
-    backbone = create_backbone(architecture).eval()
+    backbone: Any = create_backbone(architecture).eval()
     scorer = TokenFilter(backbone.embed_dim, FilterConfig(summary=CONTEXT), backbone.patch_embed.num_patches)
     scorer.trained = True  # a random filter is meant here: no warning
     assert scorer.summary is not None

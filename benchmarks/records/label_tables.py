@@ -4,7 +4,7 @@ from typing import Final
 
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
 
-__all__ = ["frozen_table", "methods_table", "trained_table"]
+__all__ = ["frozen_table", "methods_table", "selection_table", "trained_table"]
 
 _PACKAGES: Final = ("torch",)
 
@@ -20,6 +20,20 @@ def methods_table(document: Document) -> str:
         lines.append(line(*cells, f"{speed['value']:.1f} ({speed['low']:.1f} to {speed['high']:.1f})"))
     threads = document["settings"]["threads"]
     what = f"{document['data']['images']} training images, {threads} threads, 95 % intervals."
+    return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
+
+
+def selection_table(document: Document) -> str:
+    """Divergence and agreement with the full model, when the tokens that labels put first are kept."""
+    counts = [kept["tokens"] for kept in document["rows"][0]["kept"]]
+    lines = [line("labels", "passes", *map(str, counts)), rule(2 + len(counts))]
+    for row in document["rows"]:
+        cells = (f"{kept['divergence']:.3f}, {kept['agree']:.1%}" for kept in row["kept"])
+        lines.append(line(row["name"], str(row["passes"]), *cells))
+    what = (
+        f"{document['data']['name']}, {document['data']['images']} images, {document['model']['patches']} tokens: "
+        "divergence from the full model in nats, and images with its first class, by tokens kept."
+    )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 
 

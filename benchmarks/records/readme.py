@@ -19,7 +19,7 @@ from tokfilter.benchmarks.records.cpu_tables import cpu_engines_table, cpu_figur
 from tokfilter.benchmarks.records.cuda_tables import cuda_zoo_table
 from tokfilter.benchmarks.records.gpu_tables import comparison_table, kernel_table, label_speed_table
 from tokfilter.benchmarks.records.int8_tables import int8_table
-from tokfilter.benchmarks.records.label_tables import frozen_table, methods_table, trained_table
+from tokfilter.benchmarks.records.label_tables import frozen_table, methods_table, selection_table, trained_table
 from tokfilter.benchmarks.records.paths import RESULTS, ROOT
 from tokfilter.benchmarks.records.per_image_tables import per_image_table
 from tokfilter.benchmarks.records.portability_tables import portability_table
@@ -55,6 +55,8 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "digits_ablations": ("accuracy-digits-in-scenes.json", ablation_table),
     "fashion_methods": ("label_methods_fashion.json", methods_table),
     "digits_methods": ("label_methods_digits.json", methods_table),
+    "digits_selection": ("label_selection_digits.json", selection_table),
+    "vit_selection": ("label_selection_vit.json", selection_table),
     "int8_accuracy": ("int8_accuracy.json", int8_table),
     "int8_accuracy_fashion": ("int8_accuracy_fashion.json", int8_table),
     "trained_vit": ("trained_vit.json", trained_table),
@@ -105,6 +107,8 @@ _UNMEASURED: Final = {
     "recipe_search.json": "Not measured yet: `python -m tokfilter.benchmarks recipe-search WORK`.",
     "frozen.json": "Not measured yet: `python -m tokfilter.benchmarks frozen WORK`.",
     "label_losses.json": "Not measured yet: `python -m tokfilter.benchmarks label-losses WORK`.",
+    "label_selection_digits.json": "Not measured yet: `python -m tokfilter.benchmarks label-selection`.",
+    "label_selection_vit.json": "Not measured yet: `python -m tokfilter.benchmarks label-selection`.",
     "embeddings.json": "Not measured yet: `python -m tokfilter.benchmarks embeddings WORK`.",
     "mask_head.json": "Not measured yet: `python -m tokfilter.benchmarks mask-head`.",
     "segmentation.json": "Not measured yet: `python -m tokfilter.benchmarks segmentation`.",

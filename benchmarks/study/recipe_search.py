@@ -90,7 +90,7 @@ def main(
     """Compare candidates for the default recipe on held-out training images: an hour of one core for a seed."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
-    sets = []
+    sets: list[dict[str, Any]] = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         tasks = [task for name, task in SETS.items() if name in data or not data]
         pending = {
