@@ -2,8 +2,8 @@
 
     python -m tokfilter.benchmarks recipe WORK --seeds 0,1,2
 
-WORK is the folder of the study, whose backbones are the start. The recipe was chosen on held-out training images
-(``recipe_search.py``). Other reducers get the multiply-accumulates of the filtered model, never less. Finished rows are
+WORK is the folder of the study: its backbones are the start, and are trained where they are missing. The recipe was
+chosen on held-out training images (``recipe_search.py``). Other reducers get the multiply-accumulates of the filtered model, never less. Finished rows are
 kept in WORK, so an interrupted run continues, and more seeds can be added. They are kept by name: after a change of the
 recipe, remove ``rows/default-recipe*.json`` and ``work/default-recipe*`` of every seed.
 """
@@ -17,12 +17,11 @@ from typing import Any, Final
 import click
 import torch
 
-from tokfilter.artifacts.files import existing_file
 from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_width
 from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, TASKS
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
@@ -60,13 +59,14 @@ def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
     ]
 
 
+def _run(work: Path, name: str, seed: int) -> SeedRun:
+    task, folder = TASKS[name], work / name / f"seed-{seed}"
+    return SeedRun(task, task.config, seed, (folder if task.seeded else folder.parent) / "data", folder, quiet)
+
+
 def _rows_of_method(work: Path, name: str, seed: int, method: str) -> Rows:
     torch.set_num_threads(1)
-    task = TASKS[name]
-    folder = work / name / f"seed-{seed}"
-    existing_file(folder / "backbone.pt", "a model of `python -m tokfilter.benchmarks study WORK`")
-    run = SeedRun(task, task.config, seed, (folder if task.seeded else folder.parent) / "data", folder, quiet)
-    return rows_from_method(run, method)
+    return rows_from_method(_run(work, name, seed), method)
 
 
 @click.command()
@@ -83,6 +83,9 @@ def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, a
     names = (DIGITS.name, FASHION.name)
     methods = {name: [m for m in _METHODS if not present or _is_there(work / name, m, seeds)] for name in names}
     cells = [(m, name, seed) for m in _METHODS for name in names if m in methods[name] for seed in seeds]
+    for _, name, seed in cells:  # before the processes start, which share Fashion-MNIST
+        run = _run(work, name, seed)
+        write_data(run.task, run.config, seed, run.data, quiet)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:  # the filter's rows come first
         pending = {cell: pool.submit(_rows_of_method, work, cell[1], cell[2], cell[0]) for cell in cells}
         for (method, name, seed), future in pending.items():
