@@ -3,9 +3,10 @@
     python -m tokfilter.benchmarks recipe WORK --seeds 0,1,2
 
 WORK is the folder of the study: its backbones are the start, and are trained where they are missing. The recipe was
-chosen on held-out training images (``recipe_search.py``). Other reducers get the multiply-accumulates of the filtered model, never less. Finished rows are
-kept in WORK, so an interrupted run continues, and more seeds can be added. They are kept by name: after a change of the
-recipe, remove ``rows/default-recipe*.json`` and ``work/default-recipe*`` of every seed.
+chosen on held-out training images (``recipe_search.py``). Other reducers get the multiply-accumulates of the filtered
+model, never less. Finished rows are kept in WORK, so an interrupted run continues, and more seeds can be added. They
+are kept by name: after a change of the recipe, remove ``rows/default-recipe*.json`` and ``work/default-recipe*`` of
+every seed.
 """
 
 import multiprocessing
