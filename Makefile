@@ -52,7 +52,7 @@ test-gpu: install plugin
 	$(BIN)/python -m pytest -m gpu
 	$(BENCH) micro -o gpu-report.json
 
-# Every claim about a GPU on this one, in 8 minutes: builds, compares, then measures. docs/gpu.md; more: PROOF="--list".
+# Claims about a GPU on this one, the most valuable first, as many as fit into 8 minutes: builds, compares, then measures. docs/gpu.md; more: PROOF="--list".
 gpu-proof: install
 	$(BENCH) gpu-proof $(PROOF)
 

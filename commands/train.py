@@ -51,7 +51,7 @@ _STAGES = ("backbone", "label", "filter", "finetune")
 )  # fmt: skip
 @click.option("--stages", help="Some of backbone,label,filter,finetune. Default: those that the start weights lack.")
 @click.option("--keep", help=f"Default budget: {KEEP_HELP}. Default: the recipe's (0.5).")
-@click.option("--epochs", type=float, help="Epochs of each stage. Default: the recipe's (10, 10 and 5).")
+@click.option("--epochs", type=float, help="Epochs of each stage. Default: the recipe's (10, 17 and 5).")
 @click.option("--batch", type=int, help="Images per step. Default: the recipe's (64).")
 @click.option("--labels", type=click.Path(path_type=Path), help="Folder of labels from `tokfilter label`.")
 @recipe_options

@@ -12,7 +12,13 @@ FROZEN: Final = Recipe(
     frozen=True,
     loss="kl",
     labels=LabelSettings(
-        method="grouped", mask="removed", group_shape="random", group_size=0, group_rounds=25, limit=600
+        method="grouped",
+        mask="removed",
+        group_shape="random",
+        group_size=0,
+        group_rounds=25,
+        group_estimate="log-ridge",
+        limit=600,
     ),
     filter=FilterSettings(epochs=33, batch=32, objective="ranking", global_context=64),
     finetune=FinetuneSettings(epochs=2, batch=32, lr=2e-3, weight_decay=0.01, min_keep=0.2),

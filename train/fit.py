@@ -266,6 +266,7 @@ def _new_scorer(model: FilteredViT, config: TrainConfig) -> nn.Module:
             )
         return scorer
     shape = scorer.config if config.filter_config == FilterConfig() else config.filter_config
+    shape = replace(shape, summary=shape.summary or scorer.config.summary)
     if not scorer.trained:
         shape = with_new_context(shape, model, config)
     return model.new_filter(shape).to(next(model.parameters()).device)

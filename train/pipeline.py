@@ -165,10 +165,11 @@ def _check_loss(start: Start, config: TrainConfig) -> None:
 def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:
     """A new filter, or the start's own when it is not trained again; with a global context when either has one."""
     old, shape = start.scorer, config.filter_config
-    if old is None:
-        return model.new_filter(with_new_context(shape, model, config))
+    kept = replace(shape, summary=shape.summary or (0 if old is None else old.config.summary))
+    if old is None or ("filter" in config.stages and not old.trained):  # that of a backbone's bundle
+        return model.new_filter(with_new_context(kept, model, config))
     if "filter" in config.stages:
-        return model.new_filter(replace(shape, summary=shape.summary or old.config.summary))
+        return model.new_filter(kept)
     if shape.summary in (0, old.config.summary):
         return old
     scorer = model.new_filter(replace(old.config, summary=shape.summary))

@@ -267,7 +267,9 @@ def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig) -> Rows:
     """Fine-tuned as the filter's model is, images and budgets of each step included; what it learns is trained too."""
     start = start_from_bundle(run.backbone, run.splits.train.class_names)
     model = reduced_model(start.architecture, name)
-    patches, filtered = model.num_patches, filtered_model(start.architecture, config.filter_config)
+    shape = config.filter_config
+    shape = replace(shape, summary=shape.summary or config.new_context)  # the default recipe's context costs, too
+    patches, filtered = model.num_patches, filtered_model(start.architecture, shape)
     wanted = [tokens_from_keep(keep, patches) for keep in run.task.budgets if keep != 1.0]
     own, _ = equal_budgets(model, filtered, wanted)
     config = replace(config, stages=("finetune",), reducer=ReducerConfig(name), keep=1.0)
