@@ -1,8 +1,9 @@
 """Locks of flock(2): whether a process still writes a file or folder, and one writer of a folder at a time.
 
 The number of a process says little: in a container every program has the same one, and other containers that share the
-folder have the same numbers. The system releases a lock when its process ends, killed or not. Where a file system has
-no such locks (folders on NFS), nothing is held, and numbers alone count.
+folder have the same numbers. A lock belongs to an open file, which forked children (a DataLoader's workers) share: they
+close theirs at once, so that the system releases a lock when the process that took it ends, killed or not. Where a file
+system has no such locks (folders on NFS), nothing is held, and numbers alone count.
 """
 
 import os
@@ -18,6 +19,9 @@ __all__ = ["held", "is_held", "only_writer"]
 
 _STEP_S: Final = 0.02
 
+_OPEN: Final[set[int]] = set()
+"""Files opened for their locks; a forked child closes them, which releases no lock of its parent."""
+
 
 @contextmanager
 def held(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
@@ -26,25 +30,18 @@ def held(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
     wait_s: seconds for the other one to release it
     Raises OSError.
     """
-    handle, deadline = os.open(path, os.O_RDONLY), monotonic() + wait_s
-    try:
+    deadline = monotonic() + wait_s
+    with _opened(path) as handle:
         while not (free := _locked(handle)) and monotonic() < deadline:
             sleep(_STEP_S)
         yield free
-    finally:
-        os.close(handle)
 
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file or folder; False for a link, and where there is nothing."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
+    with suppress(OSError), _opened(path, os.O_NOFOLLOW | os.O_NONBLOCK) as handle:
         return not _locked(handle)
-    finally:
-        os.close(handle)
+    return False
 
 
 @contextmanager
@@ -63,6 +60,27 @@ def only_writer(folder: Path, remedy: str, kind: type[TokfilterError], wait_s: f
         finally:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
+
+
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    handle, process = os.open(path, os.O_RDONLY | flags), os.getpid()
+    _OPEN.add(handle)
+    try:
+        yield handle
+    finally:
+        if os.getpid() == process:  # in a forked child the number may be another file's by now
+            _OPEN.remove(handle)
+            os.close(handle)
+
+
+def _close_in_child() -> None:
+    while _OPEN:
+        os.close(_OPEN.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _locked(handle: int) -> bool:

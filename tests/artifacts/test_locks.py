@@ -20,6 +20,32 @@ with held(Path(sys.argv[1])) as free:
     sys.stdin.read()
 """
 
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from tokfilter.artifacts.locks import held
+with held(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+LEAVING = """
+import os, sys
+from pathlib import Path
+from tokfilter.artifacts.locks import held
+with held(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        mine = os.open(os.devnull, os.O_RDONLY)  # gets the number of the lock's file, which is closed here
+    else:
+        print(os.waitpid(child, 0)[1], flush=True)
+        sys.stdin.read()
+if child == 0:
+    os.fstat(mine)
+"""
+
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_lock_is_held_until_its_process_is_killed(tmp_path, kind):
@@ -35,6 +61,26 @@ def test_a_lock_is_held_until_its_process_is_killed(tmp_path, kind):
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=10)
     assert not is_held(path)
+
+
+def test_a_killed_process_leaves_no_lock_to_its_forked_children(tmp_path):
+    command = [sys.executable, "-c", FORKING, str(tmp_path)]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        try:
+            assert is_held(tmp_path)  # the child has closed its file, and its parent still holds the lock
+            process.kill()
+            process.wait(timeout=10)
+            assert not is_held(tmp_path)
+        finally:
+            os.kill(child, signal.SIGKILL)  # it was alive
+
+
+def test_a_forked_child_that_leaves_the_block_neither_releases_the_lock_nor_closes_another_file(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", LEAVING, str(tmp_path)], text=True, **pipes) as process:
+        assert process.stdout.readline() == "0\n"
+        assert is_held(tmp_path)
 
 
 def test_a_lock_is_one_writers_in_one_process_too(tmp_path):
