@@ -6,9 +6,10 @@ close theirs at once, so that the system releases a lock when the process that t
 system has no such locks (folders on NFS), nothing is held, and numbers alone count.
 """
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
@@ -19,6 +20,9 @@ __all__ = ["held", "is_held", "only_writer"]
 
 _STEP_S: Final = 0.02
 
+_TRIES: Final = 100
+"""To make a folder and lock it, while others remove it: each failure needs one within microseconds."""
+
 _OPEN: Final[set[int]] = set()
 """Files opened for their locks; a forked child closes them, which releases no lock of its parent."""
 
@@ -28,12 +32,14 @@ def held(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
     """Hold the lock of a file or folder while the block runs. Yields False where another one holds it.
 
     wait_s: seconds for the other one to release it
-    Raises OSError.
+    Raises OSError: FileNotFoundError also where another process removed or replaced it before it was locked.
     """
     deadline = monotonic() + wait_s
     with _opened(path) as handle:
         while not (free := _locked(handle)) and monotonic() < deadline:
             sleep(_STEP_S)
+        if free and not os.path.samestat(os.fstat(handle), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "replaced by another process", str(path))
         yield free
 
 
@@ -51,15 +57,27 @@ def only_writer(folder: Path, remedy: str, kind: type[TokfilterError], wait_s: f
     wait_s: seconds for another process to finish
     Raises ``kind`` with the remedy where another process does, and OSError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder, wait_s) as free:
-        if not free:
+    with ExitStack() as lock:
+        if not _made_and_held(folder, wait_s, lock):
             raise kind(f"another process writes in {folder}: {remedy}")
         try:
             yield
         finally:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
+
+
+def _made_and_held(folder: Path, wait_s: float, lock: ExitStack) -> bool:
+    """Make a folder and hold its lock; again where another writer, which found it empty, removes it meanwhile."""
+    deadline, tries = monotonic() + wait_s, 0
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return lock.enter_context(held(folder, deadline - monotonic()))
+        except (FileExistsError, FileNotFoundError):  # removed after mkdir found it, or after it was opened
+            tries += 1
+            if tries == _TRIES:  # something else is in the way
+                raise
 
 
 @contextmanager

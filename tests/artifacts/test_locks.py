@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,33 @@ if child == 0:
     os.fstat(mine)
 """
 
+WRITER = """
+import sys
+from pathlib import Path
+from tokfilter.artifacts.locks import only_writer
+from tokfilter.errors import DataError
+with only_writer(Path(sys.argv[1]), "wait.", DataError, wait_s=60):
+    print("writes", flush=True)
+    sys.stdin.read()
+"""
+
+RACE = """
+import os, sys
+from pathlib import Path
+from tokfilter.artifacts.locks import only_writer
+from tokfilter.errors import DataError
+folder, mark = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(1000):
+    try:
+        with only_writer(folder, "wait.", DataError):
+            mark.touch(exist_ok=False)  # raises where two write at once
+            mark.unlink()
+    except DataError:
+        pass
+"""
+
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_lock_is_held_until_its_process_is_killed(tmp_path, kind):
@@ -81,6 +110,40 @@ def test_a_forked_child_that_leaves_the_block_neither_releases_the_lock_nor_clos
     with subprocess.Popen([sys.executable, "-c", LEAVING, str(tmp_path)], text=True, **pipes) as process:
         assert process.stdout.readline() == "0\n"
         assert is_held(tmp_path)
+
+
+def test_a_folder_that_is_removed_while_another_waits_for_it_still_has_one_writer(tmp_path):
+    folder = tmp_path / "run"
+    command, pipes = [sys.executable, "-c", WRITER, str(folder)], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with only_writer(folder, "wait.", DataError):
+        process = subprocess.Popen(command, text=True, **pipes)
+        while process.poll() is None and not _opens(process.pid, folder):
+            time.sleep(0.01)
+    with process:
+        assert process.stdout.readline() == "writes\n"
+        with pytest.raises(DataError, match="another process writes"), only_writer(folder, "wait.", DataError):
+            raise AssertionError("two writers")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_make_and_remove_the_same_folder_are_one_writer_at_a_time(tmp_path):
+    """They meet at other moments in each run; whatever these are, each writes alone or is refused."""
+    command = [sys.executable, "-c", RACE, str(tmp_path / "a" / "run"), str(tmp_path / "mark")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_what_is_no_folder_is_not_tried_for_ever(tmp_path, kind):
+    (tmp_path / "run").symlink_to("nowhere") if kind == "dangling link" else (tmp_path / "run").touch()
+    with pytest.raises(FileExistsError), only_writer(tmp_path / "run", "wait.", DataError):
+        raise AssertionError("the block must not run")
 
 
 def test_a_lock_is_one_writers_in_one_process_too(tmp_path):
@@ -123,3 +186,11 @@ def test_without_locks_in_a_file_system_nothing_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refused)
     with locks.held(tmp_path) as free:
         assert free and not is_held(tmp_path)
+
+
+def _opens(pid: int, path: Path) -> bool:
+    """Whether the process has opened this path (Linux, proc(5))."""
+    try:
+        return any(link.readlink() == path for link in Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:  # closed meanwhile
+        return False
