@@ -86,6 +86,8 @@ def replaced_folder(target: Path, kind: FolderKind) -> Iterator[Path]:
             with _ONE_AT_A_TIME:
                 _clean_up_killed(target, kind)
                 _check_replaceable(target, target, kind)
+                with _unless_replaced(target):
+                    _old_files(target, kind)  # what cannot be read is refused now, not after minutes of work
                 staging.mkdir()
                 stack.callback(shutil.rmtree, staging, ignore_errors=True)
                 stack.enter_context(held(staging))
@@ -131,14 +133,27 @@ _EXPORTS: Final = FolderKind("export", MANIFEST, _listed)
 
 def _take_along(folder: Path, staging: Path, kind: FolderKind) -> tuple[int, int] | None:
     """Copy what does not belong to an old folder. Returns which one it was: another process may replace it then."""
+    with _unless_replaced(folder) as there:
+        listed = _old_files(folder, kind)
+        if listed is not None:
+            _copy_unlisted(folder, listed, staging)
+    return there
+
+
+def _old_files(folder: Path, kind: FolderKind) -> set[str] | None:
+    """Names of the files that belong to an old folder; None without one. Raises what ``kind.listed`` raises."""
+    return kind.listed(folder) if (folder / kind.marker).is_file() else None
+
+
+@contextmanager
+def _unless_replaced(folder: Path) -> Iterator[tuple[int, int] | None]:
+    """Pass over errors in the block where another process replaces the folder meanwhile. Yields which one it was."""
     there = _identity(folder)
     try:
-        if (folder / kind.marker).is_file():
-            _copy_unlisted(folder, kind.listed(folder), staging)
+        yield there
     except (OSError, TokfilterError):
         if _identity(folder) == there:
             raise
-    return there
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import pytest
 
 from tokfilter.artifacts.manifest import NAME as MANIFEST
 from tokfilter.artifacts.manifest import Manifest, ModelCard, entry_from_file, load_manifest
-from tokfilter.errors import ExportError
+from tokfilter.errors import DataError, ExportError
 from tokfilter.export import directory
 from tokfilter.export.directory import engines_folder, new_directory
 
@@ -116,6 +116,15 @@ def test_an_export_that_fails_leaves_the_old_one_and_no_litter(tmp_path):
         (folder / "graph.onnx").write_text("half")
         raise ZeroDivisionError
     assert content(tmp_path / "out") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_old_export_that_cannot_be_read_is_refused_before_the_work(tmp_path):
+    write_export(tmp_path / "out", "old")
+    (tmp_path / "out" / MANIFEST).write_text("{")
+    with pytest.raises(DataError, match="manifest.json"), new_directory(tmp_path / "out"):
+        raise AssertionError("the work must not begin")
+    assert (tmp_path / "out" / MANIFEST).read_text() == "{" and (tmp_path / "out" / "graph.onnx").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
