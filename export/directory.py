@@ -5,7 +5,8 @@ is moved aside and the new one into its place. A kill between the two renames le
 ``.NAME.PID.RANDOM.old``; the next export moves it back.
 
 Where several processes write the same target, each is whole and the last one stays. What is moved aside is looked at
-before it is removed: the target may have become another folder, or a link, since the export began.
+before it is removed: the target may have become another folder, or a link, since the export began. Both
+renames are made under the old folder's lock: a command that changes its manifest never writes it into the new one.
 """
 
 import errno
@@ -31,6 +32,9 @@ from tokfilter.errors import ExportError, TokfilterError
 __all__ = ["FolderKind", "engines_folder", "new_directory", "replaced_folder"]
 
 _ENGINES: Final = "engines"
+
+_WAIT_S: Final = 10.0
+"""For the lock of an old folder: a change of its manifest takes milliseconds."""
 
 _ONE_AT_A_TIME: Final = Lock()
 """For threads, which have the same process number in their folders' names."""
@@ -187,22 +191,33 @@ def _swap(staging: Path, target: Path, kind: FolderKind, taken: tuple[int, int] 
     placed = _renamed(staging, target)
     while not placed:
         aside = _beside(target, "old")
-        try:
-            target.rename(aside)
-        except FileNotFoundError:  # another process has just moved it
-            placed = _renamed(staging, target)
-            continue
-        try:
-            _check_replaceable(aside, target, kind)
-            if _identity(aside) != taken:
-                _take_along(aside, staging, kind)
-            placed = _renamed(staging, target)
-        except BaseException as error:
-            with suppress(OSError):
-                aside.rename(target)
-                raise
-            raise ExportError(f"writing {target} failed ({error}), and what was there is now {aside}.") from error
+        with ExitStack() as lock:
+            try:
+                _hold(target, kind, lock)
+                target.rename(aside)
+            except FileNotFoundError:  # another process has just moved it
+                placed = _renamed(staging, target)
+                continue
+            try:
+                _check_replaceable(aside, target, kind)
+                if _identity(aside) != taken:
+                    _take_along(aside, staging, kind)
+                placed = _renamed(staging, target)
+            except BaseException as error:
+                with suppress(OSError):
+                    aside.rename(target)
+                    raise
+                raise ExportError(f"writing {target} failed ({error}), and what was there is now {aside}.") from error
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _hold(target: Path, kind: FolderKind, lock: ExitStack) -> None:
+    """Hold the lock of an old folder, if it is one. Raises ExportError where another process keeps it, and OSError."""
+    if target.is_dir() and not target.is_symlink() and not lock.enter_context(held(target, _WAIT_S)):
+        raise ExportError(
+            f"another process writes in {target}: run this command again when it has finished. The old {kind.name} is "
+            "unchanged."
+        )
 
 
 def _renamed(staging: Path, target: Path) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,50 @@ def test_processes_that_write_the_same_target_leave_one_whole_export(tmp_path):
     assert [process.returncode for process in processes] == [0, 0, 0], errors
     assert content(tmp_path / "out") in ("one 24", "two 24", "three 24")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+CHANGE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tokfilter.artifacts.manifest import load_manifest
+from tokfilter.artifacts.manifest_change import change_manifest
+def change(manifest):
+    print("changes", flush=True)
+    sys.stdin.readline()
+    return replace(manifest, versions={"engine": "1"})
+change_manifest(sys.argv[1], load_manifest(sys.argv[1]), change)
+"""
+
+
+@pytest.fixture
+def changing(tmp_path):
+    """A process that changes the manifest of an export, old, until it reads a line."""
+    write_export(tmp_path / "out", "old")
+    command, pipes = [sys.executable, "-c", CHANGE, str(tmp_path / "out")], {"stdin": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, **pipes) as process:
+        assert process.stdout.readline() == "changes\n"
+        yield process
+
+
+def test_an_export_waits_for_a_change_of_the_old_manifest(tmp_path, changing):
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(write_export, tmp_path / "out", "new")
+        wait([written], timeout=0.5)
+        changing.communicate("\n")
+        written.result()
+    assert changing.returncode == 0
+    assert content(tmp_path / "out") == "new" and load_manifest(tmp_path / "out").versions == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_does_not_wait_for_ever(tmp_path, changing, monkeypatch):
+    monkeypatch.setattr(directory, "_WAIT_S", 0.05)
+    with pytest.raises(ExportError, match="another process writes in .*out: run this command again when it has"):
+        write_export(tmp_path / "out", "new")
+    changing.communicate("\n")
+    assert content(tmp_path / "out") == "old" and load_manifest(tmp_path / "out").versions == {"engine": "1"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
