@@ -126,14 +126,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 def sweep_parts(path: Path) -> None:
     """Remove what killed processes of this machine left beside ``path`` while they wrote it. Raises OSError."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.[a-z0-9_]{{8}}\.part")
-    for part in path.parent.iterdir() if path.parent.is_dir() else ():
-        match = pattern.fullmatch(part.name)
-        if match is None or not is_left(part, int(match[1])):
-            continue
-        if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+    with suppress(FileNotFoundError, NotADirectoryError):  # another process may move the folder at any moment
+        for part in path.parent.iterdir():
+            match = pattern.fullmatch(part.name)
+            if match is None or not is_left(part, int(match[1])):
+                continue
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def is_left(path: Path, pid: int) -> bool:

@@ -89,8 +89,8 @@ def replaced_folder(target: Path, kind: FolderKind) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _ONE_AT_A_TIME:
                 _clean_up_killed(target, kind)
-                _check_replaceable(target, target, kind)
                 with _unless_replaced(target):
+                    _check_replaceable(target, target, kind)
                     _old_files(target, kind)  # what cannot be read is refused now, not after minutes of work
                 staging.mkdir()
                 stack.callback(shutil.rmtree, staging, ignore_errors=True)
@@ -194,6 +194,8 @@ def _swap(staging: Path, target: Path, kind: FolderKind, taken: tuple[int, int] 
         with ExitStack() as lock:
             try:
                 _hold(target, kind, lock)
+                if _identity(target) != taken and not target.is_symlink():  # replaced before it was held
+                    taken = _take_along(target, staging, kind)
                 target.rename(aside)
             except FileNotFoundError:  # another process has just moved it
                 placed = _renamed(staging, target)
