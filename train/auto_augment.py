@@ -28,7 +28,6 @@ _POLICIES: Final[dict[str, dict[str, tuple[float, float, bool]]]] = {
         "w": (1, 10, True),
         "d": (1, 10, True),
         "a": (0.01, 10, False),
-        "b": (0, 1, True),
         "mstd": _DEVIATION,
     },
     **{name: {"mstd": _DEVIATION} for name in ("original", "originalr", "v0", "v0r", "3a")},

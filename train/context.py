@@ -15,5 +15,5 @@ def with_new_context(shape: FilterConfig, model: FilteredViT, config: TrainConfi
     The stage finetune trains it, so it has no use without that stage. It is added to the class token, which the model
     must have, and which a mask head does not read.
     """
-    useful = "finetune" in config.stages and model.prefix_tokens > 0 and model.mask_head is None
+    useful = "finetune" in config.stages and model.has_class_token and model.mask_head is None
     return replace(shape, summary=config.new_context) if useful and not shape.summary else shape

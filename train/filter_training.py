@@ -96,7 +96,10 @@ def ranking_loss(scores: Tensor, delta: Tensor, whole: Tensor | None = None) -> 
     """
     margins = scores[:, :, None] - scores[:, None, :]
     weights = _pair_weights(delta)
-    sum_of_weights = weights.sum() if whole is None or len(whole) == len(delta) else _pair_weights(whole).sum()
+    if whole is None or len(whole) == len(delta):
+        sum_of_weights = weights.sum()
+    else:  # image by image, for less memory
+        sum_of_weights = torch.stack([_pair_weights(row[None]).sum() for row in whole]).sum()
     total: Tensor = (F.softplus(-margins) * weights).sum() / sum_of_weights.clamp_min(1e-12)
     return total
 

@@ -20,13 +20,13 @@ from tokfilter.train.image_loss import CROSS_ENTROPY, LossName, output_distance
 from tokfilter.train.loop import RunDir, TrainingPlan, loss_metrics, train
 from tokfilter.train.mixing import check_mixing, mixed
 from tokfilter.train.pixel_changes import erased
-from tokfilter.train.recompute import Checkpointing, recomputed_blocks
+from tokfilter.train.recompute import Checkpointing, check_recomputed, recomputed_blocks
 from tokfilter.train.share import Share
 from tokfilter.vit.model import FilteredViT
 from tokfilter.vit.reducers.in_block import InBlockReducer
 from tokfilter.vit.scorers import RandomScorer
 
-__all__ = ["Budgeted", "FineTuning", "initialise", "train_backbone", "train_elastic"]
+__all__ = ["Budgeted", "FineTuning", "check_training", "initialise", "train_backbone", "train_elastic"]
 
 
 class Budgeted(Protocol):
@@ -119,6 +119,14 @@ def initialise(backbone: Any, seed: int) -> None:
         backbone.init_weights("jax")
 
 
+def check_training(config: FineTuning, reducer: str, batch: int, masks: bool = False) -> None:
+    """Raise DataError for settings that exclude each other, the reducer, the images of a step or a mask head."""
+    check_losses(reducer, config.token_cut)
+    check_recomputed(reducer, config.checkpointing)
+    if config.augmentation.mixes:
+        check_mixing(batch, masks)
+
+
 def train_backbone(
     model: nn.Module, dataset: TrainingData, config: FineTuning, seed: int, run_dir: RunDir, name: str = "backbone"
 ) -> dict[str, Any]:
@@ -157,14 +165,13 @@ def _run(
     identity = f"{dataset.images.digest()} {asdict(dataset.preprocessing)} {config.identity()} {_digest(model)}"
     identity += _reducer_text(model)
     smallest = model.drop.smallest if isinstance(model, FilteredViT) else 1
-    check_losses(model.drop.name if isinstance(model, FilteredViT) else type(model).__name__, config.token_cut)
+    reducer = model.drop.name if isinstance(model, FilteredViT) else type(model).__name__
+    check_training(config, reducer, min(config.plan.batch, len(dataset)), getattr(model, "mask_head", None) is not None)
     if isinstance(model, FilteredViT) and config.fixed is not None:
         model.drop.tokens(config.fixed)
 
     change = config.augmentation
     mixing = change.mixes
-    if mixing:
-        check_mixing(min(config.plan.batch, len(dataset)))
 
     def loss(batch: Batch, share: Share, generator: torch.Generator) -> Tensor:
         images = dataset.normalised(batch.images, device)
@@ -172,7 +179,7 @@ def _run(
         if change.erasing:
             images = erased(images, change.erasing, generator, share)
         smoothing = config.smoothing
-        if mixing and labels.ndim == 1:
+        if mixing:
             classes = getattr(model, "backbone", model).num_classes
             images, labels = mixed(images, labels, change.mixup, change.cutmix, classes, smoothing, generator)
             smoothing = 0.0  # the labels have it

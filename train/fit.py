@@ -19,9 +19,9 @@ from tokfilter.train.config import TrainConfig
 from tokfilter.train.context import with_new_context
 from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
-from tokfilter.train.distillation import check_losses
 from tokfilter.train.distributed import DistContext, context_from_torchrun
 from tokfilter.train.evaluation import evaluate
+from tokfilter.train.finetune import check_training
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
 from tokfilter.train.recipe import Recipe, ReducerSettings, config_from_recipe
@@ -89,8 +89,10 @@ def fit(
     check_loss(settings.loss, model.backbone.num_classes if head is None else head.config.masks)
     if head is not None and settings.labels.mask is None:
         settings = changed_recipe(settings, {"labels.mask": "mean"})
-    check_losses(model.drop.name, settings.finetune.token_cut)
     _check_reducer(model, settings.reducer)
+    stages: tuple[str, ...] = _STAGES if model.drop.name == "filter" else ("finetune",)
+    before = config_from_recipe(settings, 1, stages, model.drop.config)  # refuses what it can before data are read
+    check_training(before.finetune, model.drop.name, settings.finetune.batch, head is not None)
     with (
         context_from_torchrun() as processes,
         _folder(folder, processes) as run_folder,
@@ -115,7 +117,6 @@ def fit(
             check_tensors(settings.data.augmentation)
             dataset = dataset_from_loader(data, pixels, classes, file, progress, size, labelled)
             facts = {"train": _facts(dataset), "classes": classes}
-        stages: tuple[str, ...] = _STAGES if model.drop.name == "filter" else ("finetune",)
         config = config_from_recipe(settings, len(dataset), stages, model.drop.config)
         record: dict[str, Any] = {"start": "model in memory", "data": facts, "seed": config.seed}
         top1 = settings.loss == CROSS_ENTROPY or (tests is not None and _has_top1(model, tests))

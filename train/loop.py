@@ -27,6 +27,7 @@ from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.parameter_groups import head_apart
 from tokfilter.train.run_checkpoint import restored, save_run
 from tokfilter.train.share import Share, check_divisible, shares_of_step
+from tokfilter.train.structure import structure_text
 from tokfilter.vit.model import FilteredViT
 
 __all__ = [
@@ -150,7 +151,8 @@ def train(
 
     The processes of ``run_dir`` divide each step's images among themselves; their losses and weights are the same.
 
-    identity: text of all that the run depends on; a checkpoint of another identity is refused
+    identity: text of all that the run depends on beside these and the kinds of the module's layers; a checkpoint of
+        another identity is refused
     Returns the loss of every step. Raises DataError, KeyboardInterrupt (the last checkpoint stays).
     """
     processes = run_dir.processes
@@ -161,7 +163,8 @@ def train(
     schedule = CosineLRScheduler(  # timm warns of a cosine of one step; the first of two has the same learning rate
         optimizer, t_initial=max(2, plan.steps), warmup_t=warmup, warmup_lr_init=plan.lr / 100, t_in_epochs=False
     )
-    identity = hashlib.sha256(f"{name}\n{identity_text(plan)}\n{seed}\n{identity}".encode()).hexdigest()
+    texts = [name, identity_text(plan), str(seed), identity, structure_text(module)]
+    identity = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     device = next(module.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
     ema = ModelEmaV3(module, plan.ema, use_warmup=True) if plan.ema else None

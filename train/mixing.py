@@ -34,8 +34,16 @@ def mixed(
     return blended, targets
 
 
-def check_mixing(images: int) -> None:
-    """Raise DataError for a step of an odd number of images, whose middle one has no other to be mixed with."""
+def check_mixing(images: int, masks: bool = False) -> None:
+    """Raise DataError for a step of an odd number of images, whose middle one has no other to be mixed with.
+
+    masks: whether the labels are classes of pixels, which are not mixed: raises DataError, too
+    """
+    if masks:
+        raise DataError(
+            "mixup and cutmix mix the classes of two images, and this model has a mask head, with a class for each "
+            "pixel: set data.mixup and data.cutmix to 0."
+        )
     if images % 2:
         raise DataError(
             f"mixup and cutmix mix the images of a step in pairs, so their number must be even, got {images}: change "

@@ -14,9 +14,9 @@ from tokfilter.train.config import TrainConfig
 from tokfilter.train.context import with_new_context
 from tokfilter.train.data import ImageList, Progress, Splits, split_from_images
 from tokfilter.train.dataset import ImageDataset
-from tokfilter.train.distillation import check_losses
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
 from tokfilter.train.evaluation import evaluate
+from tokfilter.train.finetune import check_training
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
 from tokfilter.train.labels import backbone_digest, label_images, settings_identity
@@ -124,8 +124,9 @@ def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> 
         )
     if "backbone" not in config.stages and not start.trained:
         raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
-    if "finetune" in config.stages:
-        check_losses(config.reducer.name, config.finetune.token_cut)
+    for stage, settings in (("backbone", config.backbone), ("finetune", config.finetune)):
+        if stage in config.stages:
+            check_training(settings, config.reducer.name, settings.plan.batch)
     fixed = config.finetune.fixed
     for keep in (config.keep, *([] if fixed is None else [fixed])):
         tokens_from_keep(keep, start.backbone.patch_embed.num_patches)

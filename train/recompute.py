@@ -6,11 +6,19 @@ from typing import Any, Literal
 
 from tokfilter.errors import DataError
 from tokfilter.vit.model import FilteredViT
-from tokfilter.vit.reducers.in_block import InBlockReducer
 
-__all__ = ["Checkpointing", "recomputed_blocks"]
+__all__ = ["Checkpointing", "check_recomputed", "recomputed_blocks"]
 
 Checkpointing = Literal["off", "on"]
+
+
+def check_recomputed(name: str, checkpointing: Checkpointing) -> None:
+    """Raise DataError for checkpointing with a reducer inside blocks. name: of the reducer"""
+    if checkpointing == "on" and name != "filter":
+        raise DataError(
+            f"activation checkpointing needs a model whose tokens are dropped before its blocks, by the filter, got "
+            f"{name}: set checkpointing to off, and accumulate for less memory."
+        )
 
 
 @contextmanager
@@ -22,12 +30,7 @@ def recomputed_blocks(model: Any, checkpointing: Checkpointing) -> Iterator[None
     if checkpointing == "off":
         yield
         return
-    if not isinstance(model, FilteredViT) or isinstance(model.drop, InBlockReducer):
-        name = model.drop.name if isinstance(model, FilteredViT) else type(model).__name__
-        raise DataError(
-            f"activation checkpointing needs a model whose tokens are dropped before its blocks, by the filter, got "
-            f"{name}: set checkpointing to off, and accumulate for less memory."
-        )
+    check_recomputed(model.drop.name if isinstance(model, FilteredViT) else type(model).__name__, checkpointing)
     model.backbone.set_grad_checkpointing(True)
     try:
         yield

@@ -26,8 +26,8 @@ def restored(path: Path, identity: str, parts: dict[str, Any]) -> list[float]:
     content = load_plain(path)
     if str(content.get("identity")) != identity:
         raise DataError(
-            f"{path} belongs to a run with other data, settings or start weights. Run without --resume to start again, "
-            "or give another run directory."
+            f"{path} belongs to a run with other data, settings or start weights, of another model or version. Run "
+            "without --resume to start again, or give another run directory."
         )
     expected = content.pop("sha256", None)  # older versions wrote none
     if expected is not None:

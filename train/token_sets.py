@@ -117,13 +117,15 @@ def log_costs_of_tokens(losses: Tensor, sets: Tensor, num_patches: int) -> Tenso
     sets: [B, S, size]
     Returns [B, N].
     """
-    held = torch.zeros(*sets.shape[:2], num_patches, device=losses.device).scatter_(2, sets, 1.0)
-    held = held - held.mean(1, keepdim=True)
     logs = losses.float().clamp_min(_FLOOR).log()
-    moments = held.mT @ held
-    penalty = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-6)
-    system = moments + penalty[:, None, None] * torch.eye(num_patches, device=losses.device)
-    found: Tensor = torch.linalg.solve(system, held.mT @ (logs - logs.mean(1, keepdim=True))[..., None])
+    logs = logs - logs.mean(1, keepdim=True)
+    held = torch.zeros(*sets.shape[:2], num_patches, device=losses.device).scatter_(2, sets, 1.0)
+    held -= held.mean(1, keepdim=True)
+    with torch.autocast(losses.device.type, enabled=False):  # half precision is for the forward passes
+        penalty = held.square().sum(1).mean(1).clamp_min(1e-6)
+        # H'(HH' + p)^-1 y = (H'H + p)^-1 H'y, for matrices of sets, not of tokens
+        system = held @ held.mT + penalty[:, None, None] * torch.eye(held.shape[1], device=losses.device)
+        found: Tensor = held.mT @ torch.linalg.solve(system, logs[..., None])
     return found[..., 0]
 
 

@@ -188,7 +188,8 @@ def _label(file: IO[bytes], place: tuple[str, int, int]) -> int | str | None:
         raise ValueError(f"{name!r:.{_SHOWN}} has {size} bytes, expected at most {MAX_SAMPLE_JSON}")
     file.seek(offset)
     facts = json_from_bytes(file.read(size), MAX_SAMPLE_JSON // 16)
-    label = facts.get("cls", facts.get("label")) if isinstance(facts, dict) else None
+    named = [facts.get(key) for key in ("cls", "label")] if isinstance(facts, dict) else []
+    label = next((value for value in named if value is not None), None)
     if type(label) is int and label >= 0:
         return label
     if isinstance(label, str) and label.isprintable() and 0 < len(label.strip()) <= len(label) <= MAX_TEXT:

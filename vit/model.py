@@ -116,9 +116,14 @@ class FilteredViT(nn.Module):
             return self.mask_head.config.shape
         return (self.backbone.num_classes or self.backbone.num_features,)
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first token is a class token; register tokens alone are none."""
+        return getattr(self.backbone, "cls_token", None) is not None
+
     def new_filter(self, config: FilterConfig) -> TokenFilter:
         """A filter that fits this model, with new weights. Raises UnsupportedModelError."""
-        if config.summary and not self.prefix_tokens:
+        if config.summary and not self.has_class_token:
             raise UnsupportedModelError(
                 f"a summary is added to the class token, and this {type(self.backbone).__name__} has none: "
                 "leave the summary out (0), or choose a model with class_token=True."

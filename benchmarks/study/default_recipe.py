@@ -98,7 +98,7 @@ def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, a
         run = _run(work, name, seed)
         write_data(run.task, run.config, seed, run.data, quiet)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:  # the filter's rows come first
-        pending = {}
+        pending: dict[Any, Any] = {}
         for stage in ([cell for cell in cells if cell[0] == BEFORE], [cell for cell in cells if cell[0] != BEFORE]):
             pending |= {cell: pool.submit(_rows_of_method, work, cell[1], cell[2], cell[0]) for cell in stage}
             for method, name, seed in stage:  # each backbone is trained once, before what starts from it

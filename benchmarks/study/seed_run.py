@@ -4,6 +4,7 @@ Everything is kept in the seed's folder; a stage or row that is there is not com
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -49,11 +50,12 @@ from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import train_elastic
 from tokfilter.train.image_loss import CROSS_ENTROPY
 from tokfilter.train.label_store import LabelStore
-from tokfilter.train.labels import label_images
+from tokfilter.train.labels import LabelConfig, label_images
 from tokfilter.train.loop import RunDir
 from tokfilter.train.pipeline import bundle_from_start
 from tokfilter.train.stages import labelled_dataset
 from tokfilter.train.start import Start, start_from_bundle, start_from_timm
+from tokfilter.train.token_sets import Grouping
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.macs import macs
 
@@ -231,11 +233,16 @@ def _shared_labels(run: SeedRun, config: TrainConfig) -> Path:
     labels = config.labels
     loss = "" if labels.loss == CROSS_ENTROPY else f"-{labels.loss}"
     limit = "" if config.label_limit == run.config.labelled else f"-{config.label_limit}"
-    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}{loss}{limit}"
+    groups = "" if labels.groups == Grouping() and labels.precision == "fp32" else f"-{_label_digest(labels)}"
+    folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}{loss}{limit}{groups}"
     dataset = labelled_dataset(run.datasets[0], config)
     model = model_from_bundle(load_bundle(run.backbone)).eval()
     label_images(model, dataset, labels, LabelStore(folder), RunDir(progress=run.progress), config.label_chunk)
     return folder
+
+
+def _label_digest(labels: LabelConfig) -> str:
+    return hashlib.sha256(repr((labels.groups, labels.precision)).encode()).hexdigest()[:8]
 
 
 def _filter_rows(bundle: Bundle) -> Rows:

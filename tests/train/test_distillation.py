@@ -144,7 +144,9 @@ def test_a_run_with_all_losses_resumes_with_the_same_bits_and_its_record_stays(t
     with pytest.raises(Stop):
         trained("idle", tmp_path, progress=stop, **losses)
     for other in ({"token_cut": 0.0}, {"distill_features": 3.0}):
-        with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
+        with pytest.raises(
+            DataError, match="belongs to a run with other data, settings or start weights, of another model"
+        ):
             trained("idle", tmp_path, resume=True, **{**losses, **other})
     again, same = trained("idle", tmp_path, resume=True, **losses)
     assert torch.equal(weights(whole), weights(again)) and record == same
@@ -155,10 +157,14 @@ def test_a_run_with_all_losses_resumes_with_the_same_bits_and_its_record_stays(t
 
 def test_other_settings_of_a_reducer_are_another_run(tmp_path):
     trained(("evit", {"fuse": False}), tmp_path)
-    with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
+    with pytest.raises(
+        DataError, match="belongs to a run with other data, settings or start weights, of another model"
+    ):
         trained("evit", tmp_path, resume=True)
     trained(("idle", {"stages": [2, 3]}), tmp_path)
-    with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
+    with pytest.raises(
+        DataError, match="belongs to a run with other data, settings or start weights, of another model"
+    ):
         trained(("idle", {"stages": [2, 4]}), tmp_path, resume=True)
 
 

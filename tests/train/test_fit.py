@@ -122,6 +122,18 @@ def test_the_recipe_shapes_the_filter_or_leaves_the_models_shape():
     assert model.scorer.config.width == 8
 
 
+def test_a_trained_context_stays_when_the_filter_is_trained_again():
+    model = small()
+    fit(model, images(), overrides={**QUICK, "filter.global_context": 4})
+    fit(model, images(), overrides={**QUICK, "filter.width": 8})
+    assert (model.scorer.config.width, model.scorer.config.summary) == (8, 4)
+
+
+def test_settings_that_exclude_each_other_are_refused_before_the_data_are_read(tmp_path):
+    with pytest.raises(DataError, match="must be even, got 33"):
+        fit(small(), tmp_path / "nowhere", overrides={"finetune.batch": 33, "data.mixup": 0.2})
+
+
 def test_frozen_backbone_parameters_stay_marked_as_frozen():
     model = small()
     model.backbone.patch_embed.requires_grad_(False)

@@ -82,7 +82,9 @@ def test_a_run_that_was_not_frozen_is_not_resumed(tmp_path):
         if not resume:
             fit(model, images(), recipe=FROZEN, backbone=None, folder=tmp_path, overrides={**quick, "frozen": False})
             continue
-        with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
+        with pytest.raises(
+            DataError, match="belongs to a run with other data, settings or start weights, of another model"
+        ):
             fit(model, images(), backbone=frozen, folder=tmp_path, resume=True, overrides=quick)
 
 

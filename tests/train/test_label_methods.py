@@ -99,6 +99,27 @@ def test_regression_finds_factors_of_the_loss(tokens, size, rounds):
     assert log_costs_of_tokens(tiny, sets, tokens).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_for_forward_passes_alone(half):
+    sets = groups_of_tokens((4, 4), Grouping("random", 5, 6), torch.arange(4))
+    losses = torch.rand(4, sets.shape[1], generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", half):
+        found = log_costs_of_tokens(losses, sets, 16)
+    assert torch.equal(found, log_costs_of_tokens(losses, sets, 16))
+
+
+def test_more_tokens_than_sets_have_the_ridge_regressions_solution():
+    sets = groups_of_tokens((7, 7), Grouping("random", 12, 2), torch.arange(3))
+    losses = torch.rand(3, sets.shape[1], generator=torch.Generator().manual_seed(0)) + 0.1
+    held = torch.zeros(3, sets.shape[1], 49).scatter_(2, sets, 1.0)
+    held = (held - held.mean(1, keepdim=True)).double()
+    logs = losses.log().double() - losses.log().double().mean(1, keepdim=True)
+    moments = held.mT @ held
+    penalty = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(49, dtype=torch.float64)
+    expected = torch.linalg.solve(moments + penalty, held.mT @ logs[..., None])[..., 0]
+    torch.testing.assert_close(log_costs_of_tokens(losses, sets, 49).double(), expected, atol=1e-4, rtol=1e-3)
+
+
 def test_the_estimate_is_part_of_an_identity_only_where_it_is_not_the_earlier_one():
     preprocessing = Preprocessing((3, 32, 32), (0.0,) * 3, (1.0,) * 3)
     groups = [

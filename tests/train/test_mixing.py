@@ -7,7 +7,7 @@ from small_models import small_model
 
 from tokfilter.errors import DataError
 from tokfilter.train.augmentation import Augmentation
-from tokfilter.train.finetune import FineTuning, train_backbone
+from tokfilter.train.finetune import FineTuning, check_training, train_backbone
 from tokfilter.train.loop import RunDir, TrainingPlan
 from tokfilter.train.mixing import mixed
 from tokfilter.train.recipe import config_from_recipe
@@ -52,6 +52,12 @@ def test_training_mixes_the_same_images_in_one_pass_and_in_several():
     assert whole == pytest.approx(parts, abs=1e-5) and whole["first_loss"] > 1
     with pytest.raises(DataError, match="their number must be even, got 7"):
         trained(7)
+
+
+def test_classes_of_pixels_are_not_mixed():
+    with pytest.raises(DataError, match="this model has a mask head"):
+        check_training(FineTuning(augmentation=Augmentation(cutmix=1.0)), "filter", 8, masks=True)
+    check_training(FineTuning(), "filter", 7, masks=True)
 
 
 def test_mixing_is_for_class_labels_and_enters_the_identity():

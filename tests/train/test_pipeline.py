@@ -8,6 +8,7 @@ from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.errors import BudgetError, DataError
+from tokfilter.train.augmentation import Augmentation
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
@@ -15,7 +16,7 @@ from tokfilter.train.filter_training import FilterTraining, Objective, ranking_l
 from tokfilter.train.finetune import FineTuning, train_elastic
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan, identity_text
-from tokfilter.train.pipeline import bundle_from_start, label_folder
+from tokfilter.train.pipeline import bundle_from_start, check_run, label_folder
 from tokfilter.train.start import start_from_bundle, start_from_timm
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
@@ -104,9 +105,35 @@ def test_a_run_that_was_interrupted_resumes_with_the_same_result(tmp_path, split
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, splits):
     bundle_from_start(start(), splits, short(), RunDir(tmp_path))
-    with pytest.raises(DataError, match="belongs to a run with other data, settings or start weights"):
+    with pytest.raises(
+        DataError, match="belongs to a run with other data, settings or start weights, of another model"
+    ):
         bundle_from_start(start(), splits, short(steps=7), RunDir(tmp_path, resume=True))
     bundle_from_start(start(), splits, short(steps=7), RunDir(tmp_path))
+
+
+def test_the_filter_of_a_backbones_bundle_is_new_and_gets_the_recipes_context(tmp_path, splits):
+    save_bundle(bundle_from_start(start(), splits, short(("backbone",)), RunDir()), tmp_path / "backbone.pt")
+    rest = dataclasses.replace(short(("label", "filter", "finetune")), new_context=16)
+    found = bundle_from_start(start_from_bundle(tmp_path / "backbone.pt", None), splits, rest, RunDir(tmp_path / "a"))
+    assert found.filter_config.summary == 16
+    save_bundle(found, tmp_path / "model.pt")
+    rest = dataclasses.replace(rest, new_context=8)
+    again = bundle_from_start(start_from_bundle(tmp_path / "model.pt", None), splits, rest, RunDir(tmp_path / "b"))
+    assert again.filter_config.summary == 16  # a trained filter keeps its context
+
+
+@pytest.mark.parametrize("stage", ["backbone", "finetune"])
+def test_settings_that_exclude_each_other_are_refused_before_an_image_is_read(stage):
+    plan = TrainingPlan(6, batch=33)
+    config = short(("backbone", "finetune"))
+    for change, words in (
+        (FineTuning(plan, augmentation=Augmentation(mixup=0.2)), "must be even, got 33"),
+        (FineTuning(checkpointing="on"), "by the filter, got evit"),
+    ):
+        wrong = dataclasses.replace(config, **{stage: change}, reducer=ReducerConfig("evit"))
+        with pytest.raises(DataError, match=words):
+            check_run(start(), wrong)
 
 
 def test_checkpoints_of_earlier_versions_are_identified_by_the_same_text():

@@ -117,7 +117,12 @@ def test_numbers_are_their_own_names_where_there_are_none(tmp_path, form):
 
 
 def test_labels_in_json_are_numbers_or_names(tmp_path):
-    members = [*sample(0, "dog", by="json"), *sample(1, 7, by="json"), *sample(2, 7), ("0002.json", b'{"label": 8}')]
+    members = [
+        *sample(0, "dog", by="json"),
+        *sample(1, 7, by="json"),
+        *sample(2, 7),
+        ("0002.json", b'{"cls": null, "label": 8}'),
+    ]
     images = images_from_folder(shard(tmp_path / "0.tar", [*members, ("0003.json", b"[]"), ("a.seg.png", b"")]))
     assert images.class_names == ("7", "dog") and images.labels == (1, 0, 0)
     (tmp_path / "classnames.txt").write_text("\n".join("abcdefgh") + "\ndog\n")
