@@ -53,7 +53,7 @@ def search_table(document: Document) -> str:
             found = {row["tokens"]: row for row in one["rows"] if (row["candidate"], row["seed"]) == (name, seed)}
             label = name if len(document["settings"]["seeds"]) == 1 else f"{name}, seed {seed}"
             lines.append(line("", label, *(f"{100 * found[k]['top1']:.2f}" for k in tokens), *empty))
-    images = f"{document['settings']['held_out']} images that were held out of labels, filter and fine-tuning"
+    images = f"{document['settings']['held_out']} images that were held out of every training, the backbone's too"
     return "\n".join([*lines, "", f"Top-1 in % on {images}. {provenance(document, _PACKAGES)}"])
 
 

@@ -36,11 +36,11 @@ HELD_OUT: Final = 10_000
 
 CANDIDATES: Final[dict[str, tuple[str, ...]]] = {
     "default": (),
-    "ranking": ("filter.objective=ranking",),
-    "threshold": ("filter.objective=threshold",),
     "no global context": ("filter.global_context=0",),
     "ranking, no global context": ("filter.objective=ranking", "filter.global_context=0"),
     "threshold, no global context": ("filter.objective=threshold", "filter.global_context=0"),
+    "ranking": ("filter.objective=ranking",),
+    "threshold": ("filter.objective=threshold",),
     "not distilled": ("finetune.distill=0",),
     "learning rate 3e-4": ("finetune.lr=3e-4",),
     "2,000 labels, 400 steps": ("labels.limit=2000", "filter.epochs=13"),
