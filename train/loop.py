@@ -29,6 +29,7 @@ from tokfilter.train.run_checkpoint import restored, save_run
 from tokfilter.train.share import Share, check_divisible, shares_of_step
 from tokfilter.train.structure import structure_text
 from tokfilter.vit.model import FilteredViT
+from tokfilter.vit.scorers import TokenFilter
 
 __all__ = [
     "Precision",
@@ -170,7 +171,10 @@ def train(
     ema = ModelEmaV3(module, plan.ema, use_warmup=True) if plan.ema else None
     path, parts = run_dir.path(name), {"weights": module, "optimizer": optimizer}
     parts |= ({"scaler": scaler} if plan.precision == "fp16" else {}) | ({} if ema is None else {"ema": ema})
+    flags = [(part, part.trained) for part in module.modules() if isinstance(part, TokenFilter)]
     losses = restored(path, identity, parts) if run_dir.resume and path is not None else []
+    for part, trained in flags:  # loading weights marks a filter as trained, also a new one in the stage backbone
+        part.trained = trained
     processes.check_same(
         f"{identity} {len(losses)}",
         f"the processes of this run differ in data, settings, start weights or checkpoint at the stage {name}: give "

@@ -19,7 +19,7 @@ from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan, identity_text
 from tokfilter.train.pipeline import bundle_from_start, check_run, label_folder
 from tokfilter.train.start import start_from_bundle, start_from_timm
 from tokfilter.vit.backbone import create_backbone
-from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
+from tokfilter.vit.bundle import UNTRAINED, load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.model import FilteredViT
 
 SMALL = Architecture(
@@ -121,6 +121,12 @@ def test_the_filter_of_a_backbones_bundle_is_new_and_gets_the_recipes_context(tm
     rest = dataclasses.replace(rest, new_context=8)
     again = bundle_from_start(start_from_bundle(tmp_path / "model.pt", None), splits, rest, RunDir(tmp_path / "b"))
     assert again.filter_config.summary == 16  # a trained filter keeps its context
+
+
+def test_a_resumed_backbone_has_no_trained_filter(tmp_path, splits):
+    for resume in (False, True):
+        found = bundle_from_start(start(), splits, short(("backbone",)), RunDir(tmp_path / "run", resume))
+        assert found.training["filter"] == UNTRAINED
 
 
 @pytest.mark.parametrize("stage", ["backbone", "finetune"])
