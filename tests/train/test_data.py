@@ -6,7 +6,7 @@ from PIL import Image
 from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.artifacts.images import open_image
 from tokfilter.benchmarks.study.scenes import (
-    _TRAIN_COLUMNS,
+    _COLUMNS,
     SceneConfig,
     _digits,
     _photos,
@@ -208,7 +208,7 @@ def test_nothing_leaks_from_training_to_test_scenes():
     assert len(train) + len(test) == 1797
     for left, right in zip(_photos("train"), _photos("test"), strict=True):
         width = left.shape[1] + right.shape[1]
-        assert left.shape[1] == int(width * _TRAIN_COLUMNS) == 448
+        assert left.shape[1] == int(width * _COLUMNS["train"][1]) == 448
 
 
 @pytest.mark.parametrize("jitter", [0, 3])
