@@ -33,6 +33,6 @@ def test_a_killed_run_can_be_resumed_while_its_workers_still_live(tmp_path):
             process.kill()
             process.wait(timeout=10)
             with RunDir(tmp_path, resume=True).locked():
-                os.kill(worker, 0)  # it lives
+                assert os.kill(worker, 0) is None  # it lives
         finally:
             os.kill(worker, signal.SIGKILL)
