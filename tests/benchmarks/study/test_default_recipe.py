@@ -1,21 +1,26 @@
 """The default recipe on the study's models: its settings, rows of several seeds, and the tables."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
+from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.records.recipe_tables import recipe_table, search_table
 from tokfilter.benchmarks.study import recipe_search
 from tokfilter.benchmarks.study.default_recipe import rows_of_set
+from tokfilter.benchmarks.study.equal_cost import filtered_model
 from tokfilter.benchmarks.study.methods import BEFORE, RECIPE
 from tokfilter.benchmarks.study.recipe_config import config_of_task
 from tokfilter.benchmarks.study.recipe_search import CANDIDATES, SETS
 from tokfilter.benchmarks.study.scenes import _digits, _photos, scene_images
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, StudyConfig
 from tokfilter.train.data import quiet, splits_from_folder
-from tokfilter.train.recipe import config_from_recipe
+from tokfilter.train.recipe import CONTEXT, config_from_recipe
 from tokfilter.train.recipe_file import recipe_from_source
+from tokfilter.vit.macs import macs
 
 NAME, MERGED, _ = RECIPE
 MACHINE = {
@@ -95,3 +100,16 @@ def test_the_search_holds_images_out_of_the_backbone_too(tmp_path, monkeypatch):
 def test_every_candidate_is_a_recipe():
     for changes in CANDIDATES.values():
         assert config_of_task(DIGITS, 640, 0, changes).stages == ("label", "filter", "finetune")
+
+
+def test_the_published_models_have_the_recipes_context_and_others_never_cost_less():
+    document = json.loads((RESULTS / "recipe.json").read_text())
+    for one in document["sets"]:
+        task = {DIGITS.name: DIGITS, FASHION.name: FASHION}[one["name"]]
+        classes = Architecture(task.architecture.name, {**task.architecture.kwargs, "num_classes": 10})
+        model = filtered_model(classes, FilterConfig(width=32, summary=CONTEXT))
+        for row in one["rows"]:
+            if row["method"] == NAME:
+                assert row["macs"] == macs(model, row["tokens"])
+            elif row["ahead"]:
+                assert row["macs"] >= macs(model, row["tokens"])
