@@ -72,6 +72,11 @@ def label(
     if dist_context.is_main:
         positive = float((labels.delta > 0).float().mean())
         facts: dict[str, Any] = {"images": len(labels.delta), "tokens": labels.delta.shape[1], "positive": positive}
+        spread = float(labels.delta.std(dim=1, correction=0).mean())
+        facts |= {
+            "estimate": config.labels.groups.estimate if config.labels.method == "grouped" else None,
+            "spread": spread,
+        }
         facts |= {"mean_loss": float(labels.base.mean()), "mean_delta": float(labels.delta.mean()), "loss": recipe.loss}
         _print(output, facts, as_json)
 
@@ -79,6 +84,12 @@ def label(
 def _print(output: Path, facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json("labels", {"labels": output, **facts})
+        return
+    if facts["estimate"] == "log-ridge":
+        click.echo(
+            f"{output}: {facts['images']} images of {facts['tokens']} tokens; labels are differences of the log loss "
+            f"({facts['loss']}), with a standard deviation in an image of {facts['spread']:.2g}"
+        )
         return
     if facts["loss"] != "cross-entropy":
         click.echo(

@@ -17,6 +17,7 @@ FROZEN: Final = Recipe(
         group_shape="random",
         group_size=0,
         group_rounds=25,
+        group_estimate="log-ridge",
         limit=600,
     ),
     filter=FilterSettings(epochs=33, batch=32, objective="ranking", global_context=64),

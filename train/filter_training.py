@@ -56,8 +56,14 @@ def train_filter(
 
     dataset: the labelled images
     delta: [n, N], their delta loss
-    Returns metrics: rho, fraction of important tokens, first and last losses.
+    Returns metrics: rho, fraction of important tokens, first and last losses. Raises DataError where no label of an
+    image differs from another.
     """
+    if not (delta.amax(1) > delta.amin(1)).any() and delta.shape[1] > 1:
+        raise DataError(
+            "every token of each image has the same label, so there is nothing to learn: masking moves this model's "
+            "outputs too little. Label more images, or check that the head is trained."
+        )
     rho = labels.threshold(delta)
     important, values = (delta > rho).float(), _signed_root(delta)
     device = next(model.parameters()).device

@@ -119,8 +119,16 @@ def initialise(backbone: Any, seed: int) -> None:
         backbone.init_weights("jax")
 
 
-def check_training(config: FineTuning, reducer: str, batch: int, masks: bool = False) -> None:
-    """Raise DataError for settings that exclude each other, the reducer, the images of a step or a mask head."""
+def check_training(config: FineTuning, reducer: str, batch: int, patches: int, masks: bool = False) -> None:
+    """Raise DataError for settings that exclude each other, the reducer, the images of a step or a mask head.
+
+    patches: patch tokens of the model
+    """
+    if config.frozen and config.fixed is not None and tokens_from_keep(config.fixed, patches) == patches:
+        raise DataError(
+            f"finetune.fixed_keep={config.fixed} is every token of this model, with which nothing is trained on a "
+            "frozen backbone: give fewer."
+        )
     check_losses(reducer, config.token_cut)
     check_recomputed(reducer, config.checkpointing)
     if config.augmentation.mixes:
@@ -166,7 +174,8 @@ def _run(
     identity += _reducer_text(model)
     smallest = model.drop.smallest if isinstance(model, FilteredViT) else 1
     reducer = model.drop.name if isinstance(model, FilteredViT) else type(model).__name__
-    check_training(config, reducer, min(config.plan.batch, len(dataset)), getattr(model, "mask_head", None) is not None)
+    masks = getattr(model, "mask_head", None) is not None
+    check_training(config, reducer, min(config.plan.batch, len(dataset)), model.num_patches, masks)
     if isinstance(model, FilteredViT) and config.fixed is not None:
         model.drop.tokens(config.fixed)
 
@@ -230,14 +239,17 @@ def _budgets(config: FineTuning, num_patches: int, generator: torch.Generator) -
 
     The smaller counts are evenly spaced on a logarithmic scale between the lowest count and every token, from a random
     offset, so that every step has small budgets. After the sandwich rule of slimmable networks (arXiv 1903.05134),
-    which runs every image at each budget; here the budgets divide the images of the step.
+    which runs every image at each budget; here the budgets divide the images of the step. A frozen backbone is not
+    trained with every token: its context is not used there.
     """
     if config.fixed is not None:
         return [tokens_from_keep(config.fixed, num_patches)]
-    lowest, smaller = max(1, round(config.low * num_patches)), config.budgets - 1
+    every = [] if config.frozen else [num_patches]
+    largest = max(1, num_patches - 1) if config.frozen else num_patches
+    lowest, smaller = min(max(1, round(config.low * num_patches)), largest), config.budgets - len(every)
     spots = (torch.arange(smaller) + torch.rand(1, generator=generator)) / smaller
-    counts = lowest * ((num_patches + 1) / lowest) ** spots
-    drawn = [num_patches, *counts.int().clamp(max=num_patches).tolist()]
+    counts = lowest * ((largest + 1) / lowest) ** spots
+    drawn = [*every, *counts.int().clamp(max=largest).tolist()]
     return [drawn[i] for i in torch.randperm(len(drawn), generator=generator)]
 
 

@@ -92,7 +92,7 @@ def fit(
     _check_reducer(model, settings.reducer)
     stages: tuple[str, ...] = _STAGES if model.drop.name == "filter" else ("finetune",)
     before = config_from_recipe(settings, 1, stages, model.drop.config)  # refuses what it can before data are read
-    check_training(before.finetune, model.drop.name, settings.finetune.batch, head is not None)
+    check_training(before.finetune, model.drop.name, settings.finetune.batch, model.num_patches, head is not None)
     with (
         context_from_torchrun() as processes,
         _folder(folder, processes) as run_folder,
@@ -266,8 +266,9 @@ def _new_scorer(model: FilteredViT, config: TrainConfig) -> nn.Module:
                 "or patch the model with a trainable scorer."
             )
         return scorer
-    shape = scorer.config if config.filter_config == FilterConfig() else config.filter_config
-    shape = replace(shape, summary=shape.summary or scorer.config.summary)
+    wanted = config.filter_config
+    shape = scorer.config if replace(wanted, summary=0) == FilterConfig() else wanted
+    shape = replace(shape, summary=wanted.summary or scorer.config.summary)
     if not scorer.trained:
         shape = with_new_context(shape, model, config)
     return model.new_filter(shape).to(next(model.parameters()).device)

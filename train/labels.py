@@ -92,6 +92,11 @@ class LabelConfig:
                 f"the loss {self.loss} is least without a mask, so its gradient is zero there and first-order labels "
                 "say nothing: choose the method exact or grouped."
             )
+        if self.rho is not None and self.method == "grouped" and self.groups.estimate == "log-ridge":
+            raise DataError(
+                "labels by log-ridge are differences of a logarithm, and rho is in nats: leave rho unset, and set the "
+                "fraction of important tokens."
+            )
         if not 0 < self.fraction < 1:
             raise DataError(f"the fraction of important tokens must lie between 0 and 1, got {self.fraction}.")
 

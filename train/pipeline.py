@@ -70,7 +70,7 @@ def bundle_from_start(
         found = evaluate(model, tests, budgets, run_dir.progress, processes=processes, precision=config.test_precision)
         return [asdict(row) for row in found]
 
-    for name in ("accuracy_before_finetune", "accuracy", "similarity"):
+    for name in ("accuracy_before_finetune", "accuracy", "similarity", "frozen_backbone"):
         record.pop(name, None)  # of a training that the start model comes from
     top1 = has_top1(start, splits.test, config)
     reference = None if top1 else full_outputs(model, tests, run_dir.progress, processes=processes)
@@ -126,7 +126,7 @@ def check_run(start: Start, config: TrainConfig, labels: Path | None = None) -> 
         raise DataError(f"{start.origin} has no head trained for the data's classes: add the stage `backbone`.")
     for stage, settings in (("backbone", config.backbone), ("finetune", config.finetune)):
         if stage in config.stages:
-            check_training(settings, config.reducer.name, settings.plan.batch)
+            check_training(settings, config.reducer.name, settings.plan.batch, start.backbone.patch_embed.num_patches)
     fixed = config.finetune.fixed
     for keep in (config.keep, *([] if fixed is None else [fixed])):
         tokens_from_keep(keep, start.backbone.patch_embed.num_patches)

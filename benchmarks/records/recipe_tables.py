@@ -21,12 +21,16 @@ _NAMES: Final = {
 def recipe_table(document: Document) -> str:
     """Top-1 by method and budget, the points that the filter loses, and by how much it is ahead of other reducers."""
     lines = _head(document, "")
+    seeds = len(document["settings"]["seeds"])
     for one, tokens, empty in _sets(document):
         lines.append(line(one["name"], "tokens kept", *map(str, tokens), *empty))
         for method, name in _NAMES.items():
             found = {row["tokens"]: row for row in one["rows"] if row["method"] == method}
             if not found:
                 continue
+            measured = max(len(row["top1"]) for row in found.values())
+            if measured < seeds:
+                name += f", {measured} seed{'s' if measured > 1 else ''}"
             lines.append(line("", name, *(_percent(found.get(k)) for k in tokens), *empty))
             if any(row["ahead"] for row in found.values()):
                 ahead = (_points(found[k]["ahead"], "+") if k in found else "" for k in tokens)
@@ -39,7 +43,7 @@ def recipe_table(document: Document) -> str:
     what = (
         "Top-1 in %, differences in points of the same seed; other reducers at the multiply-accumulates of the "
         "filtered model, nothing where even their smallest budget costs more; no row of them: not measured. "
-        f"Intervals: {interval}; test images: {images}."
+        f"Intervals: {interval} where a row names no number; test images: {images}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 

@@ -5,9 +5,8 @@
 The recipe was chosen on held-out training images (``recipe_search.py``). On digits-in-scenes there are 10,000 test
 scenes here, not the study's 2,000, which make an interval wider than the goals. So backbones are trained in
 ``WORK/recipe``, by the study's settings. Other reducers get the multiply-accumulates of the filtered
-model, never less. Finished rows are kept in WORK, so an interrupted run continues, and more seeds can be added. They
-are kept by name: after a change of the recipe, remove ``rows/default-recipe*.json`` and ``work/default-recipe*`` of
-every seed.
+model, never less, and draw the budgets of their training from the range in which they are compared. Finished rows are
+kept in WORK, so an interrupted run continues, and more seeds can be added.
 """
 
 import multiprocessing
@@ -26,6 +25,7 @@ from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
 from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION
+from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
 from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
@@ -84,16 +84,22 @@ def _rows_of_method(work: Path, name: str, seed: int, method: str) -> Rows:
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
-@click.option("--present", is_flag=True, help="Leave out ToMe and EViT unless every seed has their rows.")
+@click.option("--present", is_flag=True, help="Of ToMe and EViT, take the rows that are there and train no more.")
 @output_option(RESULTS / "recipe.json")
 @json_option
 def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, as_json: bool) -> None:
     """Train the study's models by the default recipe: an hour of one core for a seed of both sets."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
+    check_work_folder(work / "recipe", _recipe(), "recipe.json")
     names = tuple(_SETS)
-    methods = {name: [m for m in _METHODS if not present or _is_there(work, name, m, seeds)] for name in names}
-    cells = [(m, name, seed) for m in _METHODS for name in names if m in methods[name] for seed in seeds]
+    cells = [
+        (method, name, seed)
+        for method in _METHODS
+        for name in names
+        for seed in seeds
+        if not present or _is_there(work, name, method, seed)
+    ]
     for _, name, seed in cells:  # before the processes start, which share Fashion-MNIST
         run = _run(work, name, seed)
         write_data(run.task, run.config, seed, run.data, quiet)
@@ -106,17 +112,20 @@ def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, a
                 click.echo(f"{name}: seed {seed}, {method}", err=True)
     sets = []
     for name in names:
-        per_seed = [[row for m in methods[name] for row in pending[m, name, seed].result()] for seed in seeds]
+        per_seed = [
+            [row for cell, rows in pending.items() if cell[1:] == (name, seed) for row in rows.result()]
+            for seed in seeds
+        ]
         sets.append({"name": name, "images": per_seed[0][0]["images"], "rows": rows_of_set(per_seed)})
     settings = {"seeds": seeds, "threads": 1, "interval": interval_name(len(seeds)), "recipe": _recipe()}
     document = {**header("recipe", command_line()), "settings": settings, "sets": sets}
     publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))
 
 
-def _is_there(work: Path, name: str, method: str, seeds: Sequence[int]) -> bool:
-    """Whether every seed of a set has a method's rows; what the filter needs is always there, or trained."""
+def _is_there(work: Path, name: str, method: str, seed: int) -> bool:
+    """Whether a seed has a method's rows; what the filter needs is always there, or trained."""
     others = RECIPE.get(method, FILTER) != FILTER
-    return not others or all(has_rows(_folder(work, name, seed), method) for seed in seeds)
+    return not others or has_rows(_folder(work, name, seed), method)
 
 
 def _recipe() -> str:

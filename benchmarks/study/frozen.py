@@ -2,7 +2,7 @@
 
 ``python -m tokfilter.benchmarks frozen WORK`` takes the trained ViT-S/14 of ``trained_vit.py`` with its linear head for
 Fashion-MNIST, runs the recipe "frozen" (``train/recipe.py``) and compares top-1 with token merging at the same
-multiply-accumulates, image by image. Labels and training run in bf16, the test images in fp32. An interrupted run
+multiply-accumulates, image by image. The test images run in fp32, whatever labels and training do. An interrupted run
 continues.
 """
 
@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
+from tokfilter.benchmarks.options import command_line, json_option, output_option, precision_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, own_budgets
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, PIXELS, Sizes, images_of, weights_with_head
 from tokfilter.benchmarks.study.wheels import wheels_option
+from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.train.built_in import FROZEN
 from tokfilter.train.data import Progress, Splits
@@ -34,8 +35,8 @@ from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.evaluation import wilson
 from tokfilter.train.loop import RunDir
 from tokfilter.train.pipeline import bundle_from_start
-from tokfilter.train.recipe import config_from_recipe
-from tokfilter.train.recipe_file import changed_recipe
+from tokfilter.train.recipe import Recipe, config_from_recipe
+from tokfilter.train.recipe_file import changed_recipe, text_from_recipe
 from tokfilter.train.start import start_from_timm
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 
@@ -56,13 +57,9 @@ class FrozenRun:
     changes: dict[str, Any]
 
 
-PUBLISHED: Final = FrozenRun(
-    SIZES, {"labels.precision": "bf16", "filter.precision": "bf16", "finetune.precision": "bf16"}
-)
-
-
-def measure(folder: Path, wheels: Path, progress: Progress, run: FrozenRun = PUBLISHED) -> dict[str, Any]:
+def measure(folder: Path, wheels: Path, progress: Progress, run: FrozenRun) -> dict[str, Any]:
     """All measurements. Returns the document; writes ``folder/frozen.pt``. Raises DataError."""
+    check_work_folder(folder, [asdict(run.sizes), text_from_recipe(_recipe(run))])
     images = images_of(folder / "data", run.sizes, progress)
     path = folder / "frozen.pt"
     if not path.is_file():
@@ -89,14 +86,17 @@ def _trained(folder: Path, images: Any, wheels: Path, run: FrozenRun, progress: 
     if not weights.is_file():
         save_file(weights_with_head(images["head"], wheels, progress), weights)
     start = start_from_timm(ARCHITECTURE, len(images["head"].class_names), checkpoint=weights, preprocessing=PIXELS)
-    recipe = changed_recipe(FROZEN, {**run.changes, "labels.limit": run.sizes.labelled})
-    config = config_from_recipe(recipe, len(images["tuned"]))
+    config = config_from_recipe(_recipe(run), len(images["tuned"]))
     run_dir = RunDir(folder / "frozen-run", resume=True, progress=progress)
     splits = Splits(images["tuned"], images["test"].subset(range(4)))
     began = time.monotonic()
     bundle = bundle_from_start(start, splits, config, run_dir, keeps=(1.0,))
     bundle.training["seconds"] = time.monotonic() - began
     return bundle
+
+
+def _recipe(run: FrozenRun) -> Recipe:
+    return changed_recipe(FROZEN, {**run.changes, "labels.limit": run.sizes.labelled})
 
 
 def _model(method: str, bundle: Bundle) -> Any:
@@ -171,16 +171,20 @@ def paired_interval(ours: Any, theirs: Any) -> list[float]:
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @wheels_option
+@precision_option
 @output_option(RESULT)
 @json_option
-def main(work: Path, wheels: Path, output: Path, as_json: bool) -> None:
+def main(work: Path, wheels: Path, precision: str, output: Path, as_json: bool) -> None:
     """Train a filter for a frozen, trained ViT-S/14, and compare it with token merging: half an hour of one core.
 
     Data, labels, model and answers go to the folder WORK. An interrupted run continues.
     """
+    run = FrozenRun(SIZES, {f"{stage}.precision": precision for stage in ("labels", "filter", "finetune")})
     with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("study", total=1.0)
-        document = measure(work, wheels, lambda what, fraction: bar.update(task, description=what, completed=fraction))
+        document = measure(
+            work, wheels, lambda what, fraction: bar.update(task, description=what, completed=fraction), run
+        )
     publish({**header("frozen", command_line()), **document}, output, as_json, map(_line, document["rows"]))
 
 

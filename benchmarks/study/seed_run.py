@@ -41,7 +41,7 @@ from tokfilter.benchmarks.study.methods import (
 )
 from tokfilter.benchmarks.study.recipe_config import config_of_task
 from tokfilter.benchmarks.study.tasks import StudyConfig, Task
-from tokfilter.errors import DataError
+from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.runtime.measure.record import write_json
 from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Progress, Splits, splits_from_folder
@@ -176,14 +176,9 @@ def _rows_file(folder: Path, method: str) -> Path:
 
 
 def _check_folder(run: SeedRun) -> None:
-    """Record the settings in a new folder; refuse a folder with other settings."""
     task = run.task
     facts = [_VERSION, task.name, asdict(task.architecture), task.budgets, asdict(run.config), run.seed]
-    path, expected = run.folder / "setting.json", json.loads(json.dumps({"setting": facts}))
-    if not path.is_file():
-        write_json(path, expected)
-    elif json.loads(path.read_text(encoding="utf-8")) != expected:
-        raise DataError(f"{run.folder} holds a study of another seed, size or version: give another folder.")
+    check_work_folder(run.folder, facts)
 
 
 def _measure(run: SeedRun, method: str) -> Rows:
@@ -212,7 +207,7 @@ def _recipe(run: SeedRun, method: str, reducer: str) -> Rows:
     """The default recipe with the filter, or its fine-tuning with another reducer."""
     config = config_of_task(run.task, len(run.splits.train), run.seed, reducer=reducer)
     if reducer != FILTER:
-        return _reducer(run, method, reducer, config)
+        return _reducer(run, method, reducer, config, compared_only=True)
     return _filter_rows(_filter_bundle(run, method, config))
 
 
@@ -270,8 +265,12 @@ def _baseline(run: SeedRun, name: str, config: TrainConfig) -> Rows:
     return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), baseline, bundle)} for a in results]
 
 
-def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig) -> Rows:
-    """Fine-tuned as the filter's model is, images and budgets of each step included; what it learns is trained too."""
+def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig, compared_only: bool = False) -> Rows:
+    """Fine-tuned as the filter's model is, images of each step included; what it learns is trained too.
+
+    compared_only: budgets are drawn from the smallest that is compared with the filter up to every token; otherwise
+        from the filter's smallest, where the reducer costs more than the filter or has no such budget
+    """
     start = start_from_bundle(run.backbone, run.splits.train.class_names)
     model = reduced_model(start.architecture, name)
     shape = config.filter_config
@@ -280,6 +279,8 @@ def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig) -> Rows:
     wanted = [tokens_from_keep(keep, patches) for keep in run.task.budgets if keep != 1.0]
     own, _ = equal_budgets(model, filtered, wanted)
     config = replace(config, stages=("finetune",), reducer=ReducerConfig(name), keep=1.0)
+    if compared_only and own:
+        config = replace(config, finetune=replace(config.finetune, low=min(own.values()) / patches))
     keeps = [patches, *own.values(), *(curve_budgets(model) if run.task.curve else ())]
     bundle = bundle_from_start(start, run.splits, config, run.run_dir(method), None, keeps, run.datasets)
     found = {

@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from torch.utils.data import TensorDataset
 
+from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.commands.train import train
 from tokfilter.errors import DataError, RecipeError, UnsupportedModelError
@@ -71,6 +72,45 @@ def test_without_a_frozen_backbone_the_record_has_no_such_entry_and_weights_chan
     record = fit(model, images(), overrides={**QUICK, "stages": ["finetune"]})
     assert "frozen_backbone" not in record
     assert not torch.equal(before["head.weight"], weights(model)["head.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"finetune.batch": 1}, {"finetune.min_keep": 1.0}, {"finetune.accumulate": 4}, {"finetune.fixed_keep": 15}],
+)
+def test_no_step_is_without_a_dropped_token(changes):
+    """With every token the context is not used, and a step would have no gradient at all."""
+    model = small()
+    fit(model, images(), backbone="frozen", overrides={**QUICK, **changes})
+    assert model.scorer.summary.expand.weight.any()
+
+
+@pytest.mark.parametrize("every", [1.0, 16])
+def test_a_fixed_budget_of_every_token_is_refused_before_labels_are_made(every):
+    started = []
+    with pytest.raises(DataError, match="is every token of this model, with which nothing is trained"):
+        fit(
+            small(), images(), backbone="frozen", overrides={**QUICK, "finetune.fixed_keep": every},
+            progress=lambda step, _: started.append(step),
+        )  # fmt: skip
+    assert not started
+
+
+def test_the_model_keeps_the_shape_of_its_filter():
+    model = small()
+    model.drop.scorer = model.new_filter(FilterConfig(width=12, depth=3))
+    fit(model, images(), backbone="frozen", overrides=QUICK)
+    assert model.scorer.config == FilterConfig(width=12, depth=3, summary=64)
+
+
+def test_labels_that_say_nothing_are_refused():
+    """The head's logits are so small that each masked loss lies below the smallest that log-ridge knows."""
+    model = small()
+    with torch.no_grad():
+        model.backbone.head.weight.mul_(1e-5)
+    with pytest.raises(DataError, match="every token of each image has the same label"):
+        fit(model, images(), backbone="frozen", overrides=QUICK)
+    assert not model.scorer.trained
 
 
 def test_a_run_that_was_not_frozen_is_not_resumed(tmp_path):

@@ -56,8 +56,8 @@ def test_training_mixes_the_same_images_in_one_pass_and_in_several():
 
 def test_classes_of_pixels_are_not_mixed():
     with pytest.raises(DataError, match="this model has a mask head"):
-        check_training(FineTuning(augmentation=Augmentation(cutmix=1.0)), "filter", 8, masks=True)
-    check_training(FineTuning(), "filter", 7, masks=True)
+        check_training(FineTuning(augmentation=Augmentation(cutmix=1.0)), "filter", 8, 16, masks=True)
+    check_training(FineTuning(), "filter", 7, 16, masks=True)
 
 
 def test_mixing_is_for_class_labels_and_enters_the_identity():

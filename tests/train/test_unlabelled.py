@@ -234,6 +234,26 @@ def test_labels_by_feature_are_made_once_and_belong_to_their_loss(flat, start, t
     assert other.exit_code == 1 and "made with other" in other.output and "loss" in other.output
 
 
+def test_a_model_that_is_fine_tuned_as_a_whole_has_no_frozen_backbone_in_its_record(flat, start, tmp_path):
+    quick = ["--epochs", 1, "--batch", 8, "--loss", "feature"]
+    frozen = tokfilter("train", flat, "--checkpoint", start, "-o", tmp_path / "frozen.pt", "--frozen-backbone", *quick)
+    assert frozen.exit_code == 0, frozen.output
+    tuned = tokfilter("train", flat, "--checkpoint", tmp_path / "frozen.pt", "-o", tmp_path / "tuned.pt", *quick)
+    assert tuned.exit_code == 0, tuned.output
+    before, after = (load_bundle(tmp_path / f"{name}.pt") for name in ("frozen", "tuned"))
+    assert before.training["frozen_backbone"] and "frozen_backbone" not in after.training
+    assert any(not torch.equal(value, after.backbone[name]) for name, value in before.backbone.items())
+
+
+def test_labels_by_log_ridge_are_described_by_their_spread(flat, start, tmp_path):
+    options = ["--loss", "feature", "--set", "labels.method=grouped", "--set", "labels.group_shape=random"]
+    options += ["--set", "labels.group_size=0", "--set", "labels.group_estimate=log-ridge"]
+    made = tokfilter("label", flat, start, "-o", tmp_path / "labels", *options)
+    assert made.exit_code == 0 and "differences of the log loss (feature)" in made.output, made.output
+    refused = tokfilter("label", flat, start, "-o", tmp_path / "other", *options, "--set", "labels.rho=0.1")
+    assert refused.exit_code != 0 and "leave rho unset" in refused.output
+
+
 def test_new_weights_have_nothing_to_be_compared_with(flat, tmp_path):
     arguments = ["--arch", "vit_tiny_patch16_224", "--arch-arg", "img_size=32", "--arch-arg", "num_classes=0"]
     result = tokfilter("train", flat, *arguments, "--loss", "feature", "-o", tmp_path / "model.pt")

@@ -132,7 +132,7 @@ def test_an_interrupted_study_continues(task, study, tmp_path):
 
 def test_a_folder_of_another_study_is_refused(task, study):
     folder, _ = study
-    with pytest.raises(DataError, match="another seed, size or version"):
+    with pytest.raises(DataError, match="other settings or of another version"):
         run(folder, [replace(task, config=replace(SMALL, finetune_steps=3))], [0], methods=["filter"])
 
 

@@ -80,6 +80,16 @@ def test_the_tables_have_a_line_for_each_method_and_candidate():
     assert lines[3] == "|  | one, seed 0 | 50.00 | 50.00 |" and "Top-1 in % on 50 images" in lines[-1]
 
 
+def test_a_row_of_fewer_seeds_says_how_many():
+    first, second = seed_rows(0.9, 0.88, 0.85), seed_rows(0.7, 0.71, 0.75)
+    rows = rows_of_set([first, [row for row in second if row["method"] != MERGED]])
+    settings = {"seeds": [0, 1], "interval": "Student's t over 2 seeds"}
+    document = {**MACHINE, "settings": settings, "sets": [{"name": "digits", "images": 100, "rows": rows}]}
+    lines = recipe_table(document).splitlines()
+    assert lines[6] == "|  | ToMe, 1 seed |  | 85.0 |"
+    assert lines[7] == "|  | filter minus ToMe, 1 seed, points |  | +3.00 |"
+
+
 def test_no_held_out_scene_shares_a_digit_or_a_photograph_with_what_is_trained():
     fit, held_out, train = (_digits(split)[0] for split in ("fit", "held-out", "train"))
     assert len(fit) + len(held_out) == len(train) and (np.concatenate([fit, held_out]) == train).all()

@@ -15,6 +15,7 @@ from tokfilter.benchmarks.study.equal_cost import (
 from tokfilter.benchmarks.study.tasks import DIGITS
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.macs import macs
+from tokfilter.vit.reducers import tome
 
 BUDGETS = (44, 22, 9)
 
@@ -50,6 +51,23 @@ def test_counts_are_those_of_fake_tensors(filtered):
         assert count(filtered, k) == macs(filtered, k)
     reduced = reduced_model(DIGITS.architecture, "idle")
     assert count(reduced, 30) == macs(reduced, 30)
+
+
+def test_merging_is_counted_with_scattered_sums_and_similarities_between_its_two_sets(monkeypatch):
+    def scattered(patches, sizes, partners, rows):
+        kept = rows.shape[1]
+        return patches[:, :kept] * sizes[:, :kept, None], sizes[:, :kept]
+
+    def between(keys, prefix_tokens, pick):
+        first, second = keys[:, prefix_tokens % 2 :: 2], keys[:, 1 - prefix_tokens % 2 :: 2]
+        assert (first @ second.mT).numel() == (keys.shape[1] // 2) * (keys.shape[1] - keys.shape[1] // 2)
+        return torch.zeros(keys.shape[:2]), torch.zeros(keys.shape[:2], dtype=torch.int64)
+
+    model = reduced_model(DIGITS.architecture, "tome")
+    counted = {k: count(model, k) for k in (32, 45, 64)}
+    monkeypatch.setattr(tome, "merge_tokens", scattered)
+    monkeypatch.setattr(tome, "match_tokens", between)
+    assert counted == {k: macs(model, k, fake=False) for k in counted}
 
 
 def test_a_curve_falls_from_nearly_every_token_to_the_smallest_that_is_trained():
