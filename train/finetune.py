@@ -192,8 +192,7 @@ def _run(
             classes = getattr(model, "backbone", model).num_classes
             images, labels = mixed(images, labels, change.mixup, change.cutmix, classes, smoothing, generator)
             smoothing = 0.0  # the labels have it
-        keeps = _budgets(config, model.num_patches, generator) if elastic else [model.num_patches]
-        keeps = [max(k, smallest) for k in keeps]
+        keeps = _budgets(config, model.num_patches, smallest, generator) if elastic else [model.num_patches]
         _reseed(model, generator)
         sizes = share.group_sizes(len(keeps))  # fewer images than budgets make fewer parts
         parts = zip(images.split_with_sizes(sizes), keeps, strict=False)
@@ -234,8 +233,10 @@ def _reducer_text(model: Any) -> str:
     return f" {changed}" if changed else ""
 
 
-def _budgets(config: FineTuning, num_patches: int, generator: torch.Generator) -> list[int]:
+def _budgets(config: FineTuning, num_patches: int, smallest: int, generator: torch.Generator) -> list[int]:
     """Token counts of a step: the fixed one; or every token and smaller counts, in random order.
+
+    smallest: budget that the reducer has
 
     The smaller counts are evenly spaced on a logarithmic scale between the lowest count and every token, from a random
     offset, so that every step has small budgets. After the sandwich rule of slimmable networks (arXiv 1903.05134),
@@ -246,7 +247,8 @@ def _budgets(config: FineTuning, num_patches: int, generator: torch.Generator) -
         return [tokens_from_keep(config.fixed, num_patches)]
     every = [] if config.frozen else [num_patches]
     largest = max(1, num_patches - 1) if config.frozen else num_patches
-    lowest, smaller = min(max(1, round(config.low * num_patches)), largest), config.budgets - len(every)
+    lowest = min(max(1, smallest, round(config.low * num_patches)), largest)
+    smaller = config.budgets - len(every)
     spots = (torch.arange(smaller) + torch.rand(1, generator=generator)) / smaller
     counts = lowest * ((largest + 1) / lowest) ** spots
     drawn = [*every, *counts.int().clamp(max=largest).tolist()]

@@ -13,7 +13,7 @@ from tokfilter.train.config import TrainConfig
 from tokfilter.train.data import Splits, splits_from_folder
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.filter_training import FilterTraining, Objective, ranking_loss, train_filter
-from tokfilter.train.finetune import FineTuning, train_elastic
+from tokfilter.train.finetune import FineTuning, _budgets, train_elastic
 from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import RunDir, TrainingPlan, batch_plan, identity_text
 from tokfilter.train.pipeline import bundle_from_start, check_run, label_folder
@@ -218,6 +218,15 @@ def test_elastic_steps_divide_their_images_among_small_and_large_budgets(splits,
     assert len(set(smaller)) > 8
     assert 0.35 < sum(tokens <= 8 for tokens in smaller) / len(smaller) < 0.65  # half of the logarithm
     assert len({tuple(tokens for tokens, _ in step).index(16) for step in steps}) > 1  # no image's place has its budget
+
+
+def test_budgets_are_drawn_above_the_smallest_that_a_reducer_has():
+    """ToMe has half of the tokens at least; smaller draws that are raised to it would be a half of all."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([_budgets(FineTuning(low=0.125), 49, 25, generator) for _ in range(500)]).flatten()
+    smaller = drawn[drawn < 49]
+    assert smaller.min() == 25 and (smaller == 25).float().mean() < 0.1
+    assert 0.4 < (smaller <= 35).float().mean() < 0.6  # half of the logarithm from 25 to 50
 
 
 def test_images_fewer_than_budgets_take_turns(splits):
