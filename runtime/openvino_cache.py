@@ -110,7 +110,12 @@ def model_cache(wanted: bool = True) -> ModelCache:
     return ModelCache(folder)
 
 
-def cache_key(sha256: str, properties: Mapping[str, Any], engine: str, device: str) -> str:
-    """Name of a compiled model: digest of the graph's content, the options, OpenVINO's version and the CPU."""
-    content = json.dumps([sha256, {name: str(value) for name, value in properties.items()}, engine, device])
-    return hashlib.sha256(content.encode()).hexdigest()
+def cache_key(content: Any, properties: Mapping[str, Any], engine: str, device: str) -> str:
+    """Name of a compiled model: digest of these, of the options, of OpenVINO's version and of the CPU.
+
+    content: digests of the graph and of its external weights
+    """
+    text = json.dumps(
+        [content, {name: str(value) for name, value in properties.items()}, engine, device], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -86,7 +86,9 @@ class OpenVinoSession(CheckedSession):
         properties, cache = compile_properties(self.options), model_cache(self.cache)
         entry, version = self.model_file.entry, str(self._openvino.__version__)
         named = properties if shape is None else {**properties, "shape": shape}
-        key = cache_key(entry.sha256, named, version, str(core.get_property("CPU", "FULL_DEVICE_NAME")))
+        key = cache_key(
+            [entry.sha256, entry.external], named, version, str(core.get_property("CPU", "FULL_DEVICE_NAME"))
+        )
         found = self._imported(core, cache, key, properties)
         if found is not None:
             check_file(self.model_file.directory, entry)  # a changed file is refused, whatever the cache holds

@@ -6,6 +6,7 @@ all engines alike. A speed-up is the median over rounds of the ratio within a ro
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -42,8 +43,9 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.duration_s, self.block_s) <= 0 or self.warm_up_s < 0:
-            raise DataError(f"a measurement requires positive seconds, got {self}.")
+        finite = all(map(isfinite, (self.duration_s, self.block_s, self.warm_up_s)))
+        if not finite or min(self.duration_s, self.block_s) <= 0 or self.warm_up_s < 0:
+            raise DataError(f"a measurement requires positive, finite seconds, got {self}.")
 
     @classmethod
     def of_duration(cls, duration_s: float, warm_up_s: float, block_s: float) -> "BenchConfig":

@@ -15,12 +15,12 @@ from tokfilter.runtime.measure.loadgen import run_loadgen
 from tokfilter.runtime.measure.machine import conditions
 from tokfilter.runtime.measure.metrics import PERCENTILE_RULE
 from tokfilter.runtime.measure.record import header
-from tokfilter.runtime.measure.scenario import SCENARIOS, ScenarioConfig, ScenarioResult
+from tokfilter.runtime.measure.scenario import MULTI_STREAM_SAMPLES, SCENARIOS, ScenarioConfig, ScenarioResult
 from tokfilter.runtime.measure.throughput import offline, server
-from tokfilter.runtime.model_files import model_file_at
+from tokfilter.runtime.model_files import ModelFile, model_file_at
 from tokfilter.runtime.session import Array, CheckedSession
 from tokfilter.runtime.sessions import SessionOptions, session_from_model_file
-from tokfilter.runtime.verification import golden_for, verify
+from tokfilter.runtime.verification import Verdict, golden_for, verify
 
 __all__ = ["run_scenarios"]
 
@@ -47,19 +47,27 @@ def run_scenarios(
     if unknown or not names:
         raise DataError(f"a scenario is one of {', '.join(SCENARIOS)}, got {', '.join(unknown) or 'none'}.")
     manifest = load_manifest(directory)
-    before, verdicts, rows = conditions(), [], []
-    for tokens, spec in specs_for(directory, manifest, keeps, options).items():
-        model_file = model_file_at(directory, spec.path, spec.role, options.runtime, options.precision, options.bundle)
+    model_files = {
+        (tokens, spec.role): model_file_at(
+            directory, spec.path, spec.role, options.runtime, options.precision, options.bundle
+        )
+        for tokens, spec in specs_for(directory, manifest, keeps, options).items()
+    }
+    before, rows = conditions(), []
+    verdicts = [
+        asdict(verdict)
+        for (tokens, _), model_file in model_files.items()
+        for verdict in _verdicts(model_file, tokens, names, options, config)
+    ]
+    for (tokens, role), model_file in model_files.items():
         for group, chosen, count in _groups(names, options, config):
             with ExitStack() as stack:
                 sessions = [stack.enter_context(session_from_model_file(model_file, chosen)) for _ in range(count)]
-                golden = golden_for(sessions[0], model_file)
-                verdicts.append(asdict(verify(sessions[0], model_file, golden, 1, tokens)))
-                images = golden.tiled(_LIBRARY, sessions[0].inputs[0].dtype)
+                images = golden_for(sessions[0], model_file).tiled(_LIBRARY, sessions[0].inputs[0].dtype)
                 for name in group:
                     progress(f"{SCENARIOS[name]}, {tokens} tokens")
                     result = _run(SCENARIOS[name], sessions, images, tokens, config)
-                    place = {"role": spec.role, "tokens": tokens, "path": spec.path}
+                    place = {"role": role, "tokens": tokens, "path": model_file.entry.path}
                     rows.append({**place, **asdict(result), "notes": list(result.notes)})
     return {
         **header("scenario", command),
@@ -68,6 +76,18 @@ def run_scenarios(
         "verification": verdicts,
         "rows": rows,
     }
+
+
+def _verdicts(
+    model_file: ModelFile, tokens: int, names: Sequence[str], options: SessionOptions, config: ScenarioConfig
+) -> Iterator[Verdict]:
+    """One verdict for each batch size that the scenarios run."""
+    sizes = {"single-stream": {1}, "multi-stream": {MULTI_STREAM_SAMPLES}, "offline": {config.batch}}
+    for group, chosen, _ in _groups(names, options, config):
+        with session_from_model_file(model_file, chosen) as session:
+            golden = golden_for(session, model_file)
+            for batch in sorted(set().union(*(sizes.get(name, {1, config.batch}) for name in group))):
+                yield verify(session, model_file, golden, batch, tokens)
 
 
 def _groups(

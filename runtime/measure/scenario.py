@@ -5,6 +5,7 @@ Source: MLCommons inference_rules.adoc, "Scenarios".
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,8 @@ SCENARIOS: Final[Mapping[str, str]] = {
     "server": "Server",
 }
 """Name on the command line -> MLPerf's name."""
+
+_MOST_QUERIES: Final = 10_000_000
 
 MULTI_STREAM_SAMPLES: Final = 8
 """Images per query of MultiStream."""
@@ -51,12 +54,19 @@ class ScenarioConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not all(map(isfinite, (self.duration_s, self.warm_up_s, self.qps, self.latency_bound_ms))):
+            raise DataError(f"a scenario requires finite numbers, got {self}.")
         if self.duration_s <= 0 or self.warm_up_s < 0:
             raise DataError(f"a scenario requires positive seconds, got {self.duration_s} after {self.warm_up_s}.")
         if min(self.streams, self.batch, self.qps, self.latency_bound_ms) <= 0:
             raise DataError(
                 "a scenario requires positive numbers of streams, images per batch, queries per second and "
                 f"milliseconds, got {self.streams}, {self.batch}, {self.qps}, {self.latency_bound_ms}."
+            )
+        if self.qps * self.duration_s > _MOST_QUERIES:
+            raise DataError(
+                f"a scenario has at most {_MOST_QUERIES:,} queries, got {self.qps:g} a second for {self.duration_s:g} "
+                "seconds: give a lower rate or less time."
             )
 
 

@@ -95,4 +95,5 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 def test_the_key_depends_on_each_part():
     parts = [("a", {"x": 1}, "2026", "cpu"), ("b", {"x": 1}, "2026", "cpu"), ("a", {"x": 2}, "2026", "cpu")]
     parts += [("a", {"y": 1}, "2026", "cpu"), ("a", {"x": 1}, "2027", "cpu"), ("a", {"x": 1}, "2026", "other")]
+    parts += [(["a", {"weights.bin": digest}], {"x": 1}, "2026", "cpu") for digest in ("c", "d")]
     assert len({cache_key(*part) for part in parts}) == len(parts)

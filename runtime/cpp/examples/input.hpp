@@ -1,6 +1,8 @@
 // One image as the plan takes it: floats or pixels.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <variant>
 #include <vector>
@@ -34,11 +36,19 @@ inline void append(Input& batch, const Input& more) {
         batch);
 }
 
+/// An error where an output is NaN or infinite: it has no class.
 inline tokfilter::Result<tokfilter::Output> classify(tokfilter::Engine& engine, const Input& input,
                                                      std::int64_t batch, std::int64_t tokens) {
-    if (const auto* floats = std::get_if<std::vector<float>>(&input))
-        return engine.classify(*floats, batch, tokens);
-    return engine.classify_pixels(std::get<std::vector<std::uint8_t>>(input), batch, tokens);
+    const auto* floats = std::get_if<std::vector<float>>(&input);
+    auto output =
+        floats ? engine.classify(*floats, batch, tokens)
+               : engine.classify_pixels(std::get<std::vector<std::uint8_t>>(input), batch, tokens);
+    if (output.ok() && !std::all_of(output->logits.begin(), output->logits.end(),
+                                    [](float value) { return std::isfinite(value); }))
+        return tokfilter::Status(tokfilter::Code::engine,
+                                 "the engine's output holds NaN or infinity: verify the plan with `tokfilter "
+                                 "verify`, or build it in fp32.");
+    return output;
 }
 
 }  // namespace example

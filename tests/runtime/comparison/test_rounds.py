@@ -48,16 +48,18 @@ def test_progress_is_a_fraction():
     assert len(fractions) == 5 and all(0 < fraction <= 1 for fraction in fractions)
 
 
-@pytest.mark.parametrize("wrong", [{"duration_s": 0}, {"block_s": -1}, {"warm_up_s": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"duration_s": 0}, {"block_s": -1}, {"warm_up_s": -0.1}, {"duration_s": float("nan")}]
+)
 def test_config_is_checked(wrong):
-    with pytest.raises(DataError, match="positive seconds"):
+    with pytest.raises(DataError, match="positive, finite seconds"):
         BenchConfig(**wrong)
 
 
 @pytest.mark.parametrize(("duration", "block"), [(3.0, 0.15), (0.75, 0.15), (0.05, 0.01)])
 def test_the_least_rounds_fit_into_the_duration(duration, block):
     assert BenchConfig.of_duration(duration, 0.0, 0.15).block_s == pytest.approx(block)
-    with pytest.raises(DataError, match="positive seconds"):
+    with pytest.raises(DataError, match="positive, finite seconds"):
         BenchConfig.of_duration(-duration, 0.0, 0.15)
 
 

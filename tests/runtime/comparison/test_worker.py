@@ -26,25 +26,32 @@ def test_block_leaves_out_a_short_first_query():
     assert found["timings"][0] == (1.0, 2.0, 3.0, 0.5)
 
 
-def test_block_counts_a_long_first_query():
+def test_block_counts_a_long_first_query_that_is_like_the_others():
     clock = FakeClock()
-    session = timed_session(clock, 0.06)
+    session = timed_session(clock, 0.08, 0.06)
     found = worker.run_block(session, np.zeros(1), 8, 0.01, clock)
-    assert found["samples_ms"] == pytest.approx([60.0]) and found["timings"] == [(1.0, 2.0, 3.0, 0.5)]
-    assert len(session.sizes) == 1
+    assert found["samples_ms"] == pytest.approx([80.0, 60.0]) and found["timings"] == 2 * [(1.0, 2.0, 3.0, 0.5)]
+    assert len(session.sizes) == 2
 
 
-def test_compute_leaves_out_the_first_call_unless_it_is_the_only_one():
+def test_what_an_engine_makes_for_a_new_shape_is_no_sample_even_if_it_takes_longer_than_the_block():
+    clock = FakeClock()
+    found = worker.run_block(timed_session(clock, 0.3, 0.001), np.zeros(1), 8, 0.1, clock)
+    assert found["samples_ms"] == pytest.approx([1.0], rel=1e-6) and len(found["timings"]) == 1
+
+
+def test_compute_leaves_out_the_first_call():
     class Session:
-        def __init__(self, *times):
-            self.times = times
+        def __init__(self, *calls):
+            self.calls = list(calls)
 
         def compute(self, images, keep, seconds):
-            return [Compute(host, device) for host, device in self.times]
+            return [Compute(host, device) for host, device in self.calls.pop(0)]
 
-    found = worker.run_compute(Session((9.0, 8.0), (2.0, 1.0)), np.zeros(1), 8, 0.1)
+    found = worker.run_compute(Session([(9.0, 8.0), (2.0, 1.0)]), np.zeros(1), 8, 0.1)
     assert found == {"samples_ms": [2.0], "timings": [(0.0, 1.0, 0.0, 0.0)]}
-    assert worker.run_compute(Session((9.0, 8.0)), np.zeros(1), 8, 0.1)["samples_ms"] == [9.0]
+    found = worker.run_compute(Session([(9.0, 8.0)], [(3.0, 2.0)]), np.zeros(1), 8, 0.1)
+    assert found["samples_ms"] == [3.0], "one call that outlasts the block is followed by another"
 
 
 def test_block_reads_the_clock_once_per_query():

@@ -36,6 +36,17 @@ def test_classify_prints_class_probability_and_latency(
     )
 
 
+@pytest.mark.parametrize("embeds", [False, True])
+def test_an_output_that_is_not_finite_is_an_error_and_no_class(
+    fake: Path, run: Run, directory: Directory, png: Png, tmp_path: Path, embeds: bool
+) -> None:
+    image = tmp_path / "white.png"
+    image.write_bytes(png(255))
+    result = run(fake / "cpp" / "examples" / "tokfilter_classify", directory(embeds=embeds, std=1e-38), image)
+    assert result.returncode == 1 and "the engine's output holds NaN or infinity" in result.stderr
+    assert "class" not in result.stdout and "embedding" not in result.stdout
+
+
 def test_an_embedding_has_the_bits_that_python_computes(
     fake: Path, run: Run, directory: Directory, tmp_path: Path
 ) -> None:

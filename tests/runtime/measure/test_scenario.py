@@ -18,6 +18,18 @@ def test_other_settings_are_checked(wrong):
         ScenarioConfig(**wrong)
 
 
+@pytest.mark.parametrize("name", ["duration_s", "warm_up_s", "qps", "latency_bound_ms"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_are_finite(name, value):
+    with pytest.raises(DataError, match="finite numbers"):
+        ScenarioConfig(**{name: value})
+
+
+def test_more_queries_than_memory_holds_are_refused():
+    with pytest.raises(DataError, match="at most 10,000,000 queries, got 1e"):
+        ScenarioConfig(qps=1e12)
+
+
 def test_query_batches_fill_the_last_from_the_start():
     parts = query_batches(np.arange(5), 3)
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 0]]

@@ -67,7 +67,7 @@ def test_server_latency_is_counted_from_the_arrival():
 
 def test_server_runs_waiting_queries_as_one_batch():
     engine, _ = served(0.01, qps=400, latency_bound_ms=500, batch=4, duration_s=0.2, seed=0)
-    assert engine.sizes[:4] == [1, 2, 3, 4] and max(engine.sizes) == 4
+    assert engine.sizes[:4] == [4, 3, 2, 1] and max(engine.sizes) == 4
     assert sum(engine.sizes[4:]) == 80
 
 
