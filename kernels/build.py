@@ -206,12 +206,12 @@ def _found(tensorrt: Path | None, headers: Path) -> list[str]:
     arguments = [f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DTENSORRT_INCLUDE_DIR={headers}", "-UTENSORRT_LIBRARY"]
     if tensorrt:
         arguments.append(f"-DTENSORRT_ROOT={tensorrt.resolve()}")
-    if libraries := _wheel_libraries():
+    if libraries := wheel_libraries():
         arguments.append(f"-DTENSORRT_LIBRARY_DIR={libraries}")
     return arguments
 
 
-def _wheel_libraries() -> Path | None:
+def wheel_libraries() -> Path | None:
     """The folder of libnvinfer in an installed tensorrt wheel, found without importing it (8.x: in tensorrt itself)."""
     for package in ("tensorrt_libs", "tensorrt"):
         spec = importlib.util.find_spec(package)

@@ -34,6 +34,7 @@ __all__ = [
     "EngineJob",
     "budgets_of_job",
     "build_engines",
+    "check_all",
     "engine_budgets",
     "engine_folder",
     "engine_spec",
@@ -139,6 +140,14 @@ def build_engines(
         for future in [pool.submit(work, job) for job in graphs]:
             future.result()
     return [job for job in graphs if job in ready]
+
+
+def check_all(jobs: Sequence[EngineJob], answered: Sequence[EngineJob]) -> None:
+    """Raise EngineError where an engine gave no result: a step that compared nothing has not succeeded."""
+    if lacking := [job.name for job in jobs if job not in answered]:
+        raise EngineError(
+            f"{len(lacking)} of {len(jobs)} engines gave no result, such as {lacking[0]}: see the builds and problems."
+        )
 
 
 def graph_of_job(context: Context, job: EngineJob) -> Graph:

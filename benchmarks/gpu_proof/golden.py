@@ -9,6 +9,7 @@ from tokfilter.benchmarks.gpu_proof.engine_jobs import (
     EngineJob,
     budgets_of_job,
     build_engines,
+    check_all,
     engine_budgets,
     engine_spec,
 )
@@ -22,9 +23,14 @@ _BATCHES: Final = (1, 8)
 
 
 def run(context: Context) -> None:
-    """Build and compare, each engine as soon as it is built, while the next model is exported; emits ``verdict``s."""
+    """Build and compare, each engine as soon as it is built, while the next model is exported; emits ``verdict``s.
+
+    Raises EngineError at the end where an engine was not compared.
+    """
     context.need("prepared plugin")
     first, *others = [model.name for model in context.settings.models]
+    asked: list[EngineJob] = []
+    answered: list[EngineJob] = []
 
     def compare(job: EngineJob) -> None:
         budgets = budgets_of_job(context, job, context.settings.model(job.model).compared)
@@ -33,15 +39,22 @@ def run(context: Context) -> None:
             # CUDA graphs are captured, as they will be for the times.
             with EngineProcess(engine_spec(context, job)) as engine:
                 compared(context, engine, [(batch, k) for batch in batches for k in budgets])
+            answered.append(job)
         except TokfilterError as error:
             context.emit("problem", engine=job.name, error=str(error))
 
+    def build(model: str) -> None:
+        jobs = _jobs(context, model)
+        asked.extend(jobs)
+        build_engines(context, jobs, compare)
+
     with ThreadPoolExecutor(1) as pool:
         exported = [pool.submit(ensure_graphs, context, name) for name in others]
-        build_engines(context, _jobs(context, first), compare)
+        build(first)
         for name, graphs in zip(others, exported, strict=True):
             graphs.result()
-            build_engines(context, _jobs(context, name), compare)
+            build(name)
+    check_all(asked, answered)
 
 
 def _jobs(context: Context, model: str) -> list[EngineJob]:

@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import budgets_of_job, build_engines, engine_folder, speed_jobs
+from tokfilter.benchmarks.gpu_proof.engine_jobs import (
+    budgets_of_job,
+    build_engines,
+    check_all,
+    engine_folder,
+    speed_jobs,
+)
 from tokfilter.benchmarks.gpu_proof.probe import last_line
 from tokfilter.benchmarks.gpu_proof.settings import Settings
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
 from tokfilter.benchmarks.records.paths import ROOT
 from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.kernels.build import wheel_libraries
 
 __all__ = ["run"]
 
@@ -23,7 +30,8 @@ def run(context: Context, name: str) -> None:
     library = context.settings.library or _built(context)
     plugin = context.has("prepared plugin")
     jobs = speed_jobs(context, name, [_BATCH], plugin, model.compared)
-    for built in build_engines(context, jobs):
+    ready = build_engines(context, jobs)
+    for built in ready:
         request = {
             "directory": str(engine_folder(context, built)),
             "library": str(library),
@@ -34,6 +42,7 @@ def run(context: Context, name: str) -> None:
         }
         for found in ask(context, "library_worker", request)["answers"]:
             context.emit("answers", engine=built.name, batch=_BATCH, **found)
+    check_all(jobs, ready)
 
 
 def _built(context: Context) -> Path:
@@ -41,7 +50,7 @@ def _built(context: Context) -> Path:
     context.need("cmake", "headers")
     folder = context.settings.work / "cpp"
     options = [f"-DTENSORRT_INCLUDE_DIR={context.found['headers']['found']}", "-DTOKFILTER_CPP_EXAMPLES=OFF"]
-    options += [f"-DTENSORRT_LIBRARY={path}" for path in _tensorrt_library(context.settings)]
+    options += [f"-DTENSORRT_LIBRARY={path}" for path in _tensorrt_libraries(context.settings)]
     cmake = str(context.found["cmake"]["found"])
     source = str(ROOT / "runtime" / "cpp")
     for command in ([cmake, "-S", source, "-B", str(folder), *options], [cmake, "--build", str(folder), "--parallel"]):
@@ -61,11 +70,15 @@ def _reason(result: "subprocess.CompletedProcess[str]") -> str:
     return last_line(result.stderr)
 
 
-def _tensorrt_library(settings: Settings) -> list[Path]:
-    """libnvinfer beside TensorRT's own Python; none where CMake is to find it. Raises MissingDependencyError."""
-    if settings.tensorrt8 is None:
+def _tensorrt_libraries(settings: Settings) -> list[Path]:
+    """libnvinfer beside TensorRT's own Python or in its wheel, one path; none where CMake is to find it.
+
+    Raises MissingDependencyError.
+    """
+    folder = wheel_libraries() if settings.tensorrt8 is None else settings.tensorrt8 / "lib"
+    if folder is None:
         return []
-    found = sorted((settings.tensorrt8 / "lib").glob("libnvinfer.so.*"))
+    found = sorted(folder.glob("libnvinfer.so.*"))
     if not found:
-        raise MissingDependencyError(f"{settings.tensorrt8 / 'lib'} has no libnvinfer.so to link the C++ library to.")
+        raise MissingDependencyError(f"{folder} has no libnvinfer.so to link the C++ library to.")
     return found[:1]

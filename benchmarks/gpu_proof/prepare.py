@@ -98,7 +98,9 @@ def _plugin(context: Context) -> str:
     if settings.plugin is not None:
         return str(settings.plugin)
     context.need("nvcc", "cmake", "headers")
-    headers, architectures = Path(context.found["headers"]["found"]), "native" if context.has("gpu") else None
+    headers = Path(context.found["headers"]["found"])
+    # CMake before 3.24 does not know "native". The record ends with the compute capability, such as 8.7.
+    architectures = context.found["gpu"]["found"].rpartition(" ")[2].replace(".", "") if context.has("gpu") else None
     built = build_plugin(target, tensorrt=headers, architectures=architectures)
     return str(built.dynamic)
 

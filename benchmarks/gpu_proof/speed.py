@@ -11,6 +11,7 @@ from tokfilter.benchmarks.gpu_proof.engine_jobs import (
     speed_jobs,
 )
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.settings import ModelSpec
 from tokfilter.errors import EngineError
 from tokfilter.runtime.model_files import Role
 
@@ -25,20 +26,38 @@ def run(context: Context, name: str) -> None:
 
     Raises EngineError where no engine was built.
     """
-    model = context.settings.model(name)
-    built = build_engines(context, speed_jobs(context, name, context.settings.batches, context.has("prepared plugin")))
-    lacking = [batch for batch in context.settings.batches if not _of(built, batch, "filtered")]
-    if lacking:
-        native = [job for job in speed_jobs(context, name, lacking, plugin=False) if job.role == "filtered"]
-        built += build_engines(context, native)
-    if not built:
+    model, found = context.settings.model(name), False
+    for batches in _groups(context, name):
+        built = build_engines(context, speed_jobs(context, name, batches, context.has("prepared plugin")))
+        if lacking := [batch for batch in batches if not _of(built, batch, "filtered")]:
+            native = [job for job in speed_jobs(context, name, lacking, plugin=False) if job.role == "filtered"]
+            built += build_engines(context, native)
+        for batch in batches:
+            _measured(context, model, batch, [job for job in built if job.batch[0] == batch])
+        found = found or bool(built)
+    if not found:
         raise EngineError(f"no engine of {name} was built: see the builds.")
-    for batch in context.settings.batches:
-        plugin = any(job.plugin for job in _of(built, batch, "filtered"))
-        jobs = [*_of(built, batch, "full"), *_of(built, batch, "filtered")]
-        label = PLUGIN if plugin else NATIVE
-        wanted = [(engine_spec(context, job, label), budgets_of_job(context, job, model.timed)) for job in jobs]
-        measured_rows(context, model, batch, wanted, reference="")
+
+
+def _groups(context: Context, name: str) -> list[Sequence[int]]:
+    """Batch sizes whose engines are built at the same time, as many as there are builders for.
+
+    A group is measured before the next one is built, so that a step that is stopped has the rows of the first ones.
+    """
+    batches = context.settings.batches
+    engines = len(speed_jobs(context, name, batches[:1], context.has("prepared plugin")))
+    size = max(1, context.settings.builders // engines)
+    return [batches[i : i + size] for i in range(0, len(batches), size)]
+
+
+def _measured(context: Context, model: ModelSpec, batch: int, built: Sequence[EngineJob]) -> None:
+    if not built:
+        return
+    plugin = any(job.plugin for job in _of(built, batch, "filtered"))
+    jobs = [*_of(built, batch, "full"), *_of(built, batch, "filtered")]
+    label = PLUGIN if plugin else NATIVE
+    wanted = [(engine_spec(context, job, label), budgets_of_job(context, job, model.timed)) for job in jobs]
+    measured_rows(context, model, batch, wanted, reference="")
 
 
 def _of(jobs: Sequence[EngineJob], batch: int, role: Role) -> list[EngineJob]:

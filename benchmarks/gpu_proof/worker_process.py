@@ -10,14 +10,22 @@ from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.probe import last_line
 from tokfilter.errors import EngineError
 
-__all__ = ["ask"]
+__all__ = ["WorkerError", "ask"]
+
+
+class WorkerError(EngineError):
+    """A worker gave no answer. output: all that it, and a program that ran it, wrote."""
+
+    def __init__(self, reason: str, output: str) -> None:
+        super().__init__(reason)
+        self.output = output
 
 
 def ask(context: Context, module: str, request: Any, before: Sequence[str] = (), **environment: str) -> dict[str, Any]:
     """Run ``python -m tokfilter.benchmarks.gpu_proof.MODULE REQUEST`` and return its answer.
 
     before: words of a program that runs it, such as compute-sanitizer
-    Raises EngineError with the worker's error, or the last line of its output.
+    Raises WorkerError with the worker's error, or the last line of its output.
     """
     interpreter = context.settings.tensorrt
     command = interpreter.command(f"tokfilter.benchmarks.gpu_proof.{module}", json.dumps(request))
@@ -32,7 +40,7 @@ def ask(context: Context, module: str, request: Any, before: Sequence[str] = (),
     answer = _last_object(result.stdout)
     if "answer" not in answer:
         reason = answer.get("error") or f"status {result.returncode}: {last_line(result.stderr or result.stdout)}"
-        raise EngineError(str(reason))
+        raise WorkerError(str(reason), result.stdout)
     return {**answer["answer"], "output": result.stdout}
 
 

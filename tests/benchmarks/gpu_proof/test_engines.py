@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from tokfilter.artifacts.manifest import load_manifest
-from tokfilter.benchmarks.gpu_proof import attention, engine_jobs, frameworks, golden, native, rounds, speed
+from tokfilter.benchmarks.gpu_proof import (
+    attention,
+    engine_jobs,
+    frameworks,
+    golden,
+    native,
+    native_library,
+    rounds,
+    sanitizer,
+    speed,
+)
 from tokfilter.benchmarks.gpu_proof.attention import fused_attention
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_jobs import (
@@ -27,6 +37,7 @@ from tokfilter.benchmarks.gpu_proof.engine_jobs import (
 from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.benchmarks.gpu_proof.sanitizer import errors_from_output
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
+from tokfilter.benchmarks.gpu_proof.worker_process import WorkerError
 from tokfilter.errors import EngineError
 from tokfilter.runtime.comparison.processes import EngineProcess, Interpreter
 from tokfilter.runtime.comparison.rounds import Cell
@@ -112,6 +123,49 @@ def test_each_engine_is_compared_as_soon_as_it_is_built(context):
 
 
 @pytest.mark.slow
+def test_a_step_that_did_not_compare_every_engine_has_failed(context, monkeypatch):
+    context.broken = ("fp32",)
+    with pytest.raises(EngineError, match="1 of 3 engines gave no result, such as small.filtered.plugin.fp32"):
+        golden.run(context)
+    assert results(context, "verdict"), "the others were compared"
+    context.broken = ("plugin",)
+    shutil.rmtree(context.settings.work / "engines")
+    monkeypatch.setattr(native_library, "ask", lambda *words: {"answers": []})
+    library = replace(context.settings, library=context.plugin)
+    monkeypatch.setattr(context, "settings", library)
+    with pytest.raises(EngineError, match="engines gave no result"):
+        native_library.run(context, "small")
+    with pytest.raises(EngineError, match="engines gave no result"):
+        context.found["compute-sanitizer"] = {"found": "/usr/bin/true"}
+        sanitizer.run(context, "small")
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [
+        ("========= Invalid __global__ write of size 2\n========= ERROR SUMMARY: 3 errors\n", 3),
+        ("========= ERROR SUMMARY: 0 errors\n", None),
+        ("Segmentation fault\n", None),
+    ],
+)
+def test_errors_of_memory_are_reported_where_they_end_the_worker(context, monkeypatch, output, errors):
+    def ask(asked, module, request, tool, **environment):
+        assert tool[0] == "/opt/compute-sanitizer" and "memcheck" in tool
+        raise WorkerError("unspecified launch failure", output)
+
+    monkeypatch.setattr(sanitizer, "ask", ask)
+    context.found["compute-sanitizer"] = {"found": "/opt/compute-sanitizer"}
+    if errors is None:
+        with pytest.raises(EngineError, match="unspecified launch failure"):
+            sanitizer.run(context, "small")
+    else:
+        sanitizer.run(context, "small")
+    found = [(r["errors"], r["report"][0]) for r in results(context, "memcheck")]
+    first = output.splitlines()[0]
+    assert found == ([] if "SUMMARY" not in output else [(errors or 0, first)])
+
+
+@pytest.mark.slow
 def test_full_and_filtered_are_timed_at_every_batch_and_budget(context):
     speed.run(context, "small")
     rows = {(r["batch"], r["tokens"]): r for r in results(context, "row")}
@@ -119,6 +173,15 @@ def test_full_and_filtered_are_timed_at_every_batch_and_budget(context):
     assert {r["engine"] for r in rows.values()} == {"TensorRT, plugin"}
     assert rows[1, 16]["speedup"] is None and rows[2, 8]["speedup"]["end_to_end"]["value"] > 0
     assert len(results(context, "verdict")) == 8
+    order = [(r["kind"], r.get("batch")) for r in map(json.loads, context.replies.getvalue().splitlines())]
+    of_time = [place for place in order if place[0] in ("build", "row")]
+    expected = [
+        (kind, [batch] * 3 if kind == "build" else batch)
+        for batch in (1, 2)
+        for kind, times in (("build", 2), ("row", 4))
+        for _ in range(times)
+    ]
+    assert of_time == expected, "a step that is stopped has the rows of the first batches"
 
 
 def test_tensorrt_8_6_has_an_fp16_engine_for_each_budget(context):
