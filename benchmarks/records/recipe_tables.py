@@ -43,7 +43,7 @@ def recipe_table(document: Document) -> str:
     what = (
         "Top-1 in %, differences in points of the same seed; other reducers at the multiply-accumulates of the "
         "filtered model, nothing where even their smallest budget costs more; no row of them: not measured. "
-        f"Intervals: {interval} where a row names no number; test images: {images}."
+        f"Intervals: {interval}, fewer where a row says so; test images: {images}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 

@@ -26,6 +26,7 @@ from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
 from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION
 from tokfilter.benchmarks.study.work_folder import check_work_folder
+from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
 from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
@@ -84,7 +85,7 @@ def _rows_of_method(work: Path, name: str, seed: int, method: str) -> Rows:
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
-@click.option("--present", is_flag=True, help="Of ToMe and EViT, take the rows that are there and train no more.")
+@click.option("--present", is_flag=True, help="Take the rows that are there; train nothing.")
 @output_option(RESULTS / "recipe.json")
 @json_option
 def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, as_json: bool) -> None:
@@ -98,8 +99,10 @@ def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, a
         for method in _METHODS
         for name in names
         for seed in seeds
-        if not present or _is_there(work, name, method, seed)
+        if not present or has_rows(_folder(work, name, seed), method)
     ]
+    if lacking := [name for name in names if (BEFORE, name) not in {cell[:2] for cell in cells}]:
+        raise DataError(f"{work} has no rows of {lacking[0]}: leave --present out to train its models.")
     for _, name, seed in cells:  # before the processes start, which share Fashion-MNIST
         run = _run(work, name, seed)
         write_data(run.task, run.config, seed, run.data, quiet)
@@ -113,19 +116,14 @@ def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, a
     sets = []
     for name in names:
         per_seed = [
-            [row for cell, rows in pending.items() if cell[1:] == (name, seed) for row in rows.result()]
+            rows
             for seed in seeds
+            if (rows := [row for cell, of in pending.items() if cell[1:] == (name, seed) for row in of.result()])
         ]
         sets.append({"name": name, "images": per_seed[0][0]["images"], "rows": rows_of_set(per_seed)})
     settings = {"seeds": seeds, "threads": 1, "interval": interval_name(len(seeds)), "recipe": _recipe()}
     document = {**header("recipe", command_line()), "settings": settings, "sets": sets}
     publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))
-
-
-def _is_there(work: Path, name: str, method: str, seed: int) -> bool:
-    """Whether a seed has a method's rows; what the filter needs is always there, or trained."""
-    others = RECIPE.get(method, FILTER) != FILTER
-    return not others or has_rows(_folder(work, name, seed), method)
 
 
 def _recipe() -> str:
