@@ -31,6 +31,11 @@ def serve(directory: Path, **params: Any) -> None:
 
     token = None if params["token_file"] is None else token_from_file(params["token_file"])
     options, limits, batch = session_options_from(params), limits_from(params), params["batch"]
+    if options.fixed_shapes:
+        raise click.UsageError(
+            "--fixed-shapes compiles again for each number of images and each budget, while requests wait; requests "
+            "choose both: leave it out."
+        )
     keep_heap_small()
     with (
         bounded_run(directory, [options], batch or LARGEST, more=limits.memory_bytes),

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from tokfilter.commands.serve import serve
 from tokfilter.commands.service_options import limits_from
@@ -34,3 +35,8 @@ def test_units_are_those_that_the_names_say():
 def test_values_below_the_least_are_refused(option):
     with pytest.raises(click.BadParameter, match="not in the range"):
         limits(option, "0")
+
+
+def test_shapes_are_not_compiled_while_requests_wait():
+    refused = CliRunner().invoke(serve, ["out", "--runtime", "openvino", "--fixed-shapes"])
+    assert refused.exit_code == 2 and "--fixed-shapes compiles again for each number of images" in refused.output
