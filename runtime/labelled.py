@@ -40,9 +40,9 @@ def drops_from_images(
     for images, labels in _batches(files, preprocess, report):
         count += len(labels)
         progress(f"top-1 of {len(files)} images at {len(budgets)} budgets", count / len(files))
-        right += int((full.run(images, card.num_patches).logits.argmax(1) == labels).sum())
+        right += int((_outputs(full, images, card.num_patches).argmax(1) == labels).sum())
         for k in budgets:
-            correct[k] += int((filtered.run(images, k).logits.argmax(1) == labels).sum())
+            correct[k] += int((_outputs(filtered, images, k).argmax(1) == labels).sum())
     if count == 0:
         raise DataError(f"none of {len(files)} images can be decoded, first {files[0][0]}: give others.")
     return {k: (right - value) / count for k, value in correct.items()}
@@ -68,9 +68,9 @@ def recall_drops(
     for images, labels in _batches(files, preprocess_from_card(card), report):
         classes += labels.tolist()
         progress(f"recall@1 of {len(files)} images at {len(budgets)} budgets", len(classes) / len(files))
-        outputs[card.num_patches].append(full.run(images, card.num_patches).embedding)
+        outputs[card.num_patches].append(_outputs(full, images, card.num_patches))
         for k in budgets:
-            outputs[k].append(filtered.run(images, k).embedding)
+            outputs[k].append(_outputs(filtered, images, k))
     if len(classes) < 2:
         raise DataError(f"recall@1 needs at least 2 images that can be decoded, got {len(classes)} of {len(files)}.")
     rows = {k: np.concatenate(parts) for k, parts in outputs.items()}
@@ -91,6 +91,21 @@ def embedded_files(folder: Path) -> list[tuple[Path, int]]:
     if not files:
         raise DataError(f"{folder} has no images: give a folder of JPEG, PNG, WebP... files.")
     return files
+
+
+def _outputs(session: Session, images: Array, tokens: int) -> Array:
+    """Logits [n, classes] or embeddings [n, C] of images [n, 3, H, W], in batches that the engine takes.
+
+    A plan may take batches of some sizes only: more images are divided, fewer are filled up with copies of the last.
+    """
+    chosen = getattr(session, "model_file", None)
+    low, _, high = (1, IMAGES, IMAGES) if chosen is None else chosen.entry.batch_range or (1, IMAGES, IMAGES)
+    found = []
+    for start in range(0, len(images), high):
+        part = images[start : start + high]
+        rows = np.minimum(np.arange(max(low, len(part))), len(part) - 1)
+        found.append(session.run(part[rows], tokens).logits[: len(part)])
+    return np.concatenate(found)
 
 
 def _batches(

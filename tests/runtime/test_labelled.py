@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +46,25 @@ def test_drops_from_labelled_images(export_directory, photos):
     ):
         drops = drops_from_images(full, filtered, card, labelled_files(photos, card.class_names), [4, 16], print)
     assert drops[16] == 0.0 and -1.0 <= drops[4] <= 1.0
+
+
+@pytest.mark.parametrize("batches", [(1, 1, 3), (2, 4, 8), (8, 8, 8), (16, 16, 16)])
+def test_an_engine_gets_batches_that_it_takes(export_directory, photos, batches):
+    """Eight images and a rest of two, whatever sizes a plan was built for; results are the same."""
+    card = load_manifest(export_directory).model
+    files = labelled_files(photos, card.class_names)
+    with (
+        open_session(export_directory, "full", OPTIONS) as full,
+        open_session(export_directory, options=OPTIONS) as filtered,
+    ):
+        expected, sizes = drops_from_images(full, filtered, card, files, [4], print), []
+        filtered.model_file = replace(
+            filtered.model_file, entry=replace(filtered.model_file.entry, batch_range=batches)
+        )
+        run = filtered.run
+        filtered.run = lambda images, keep: (sizes.append(len(images)), run(images, keep))[1]
+        assert drops_from_images(full, filtered, card, files, [4], print) == expected
+    assert sizes and all(batches[0] <= size <= batches[2] for size in sizes)
 
 
 @pytest.mark.parametrize("damaged", [1, 9, 10])
