@@ -57,14 +57,16 @@ class Settings:
 
     train: int = 3200
     windows: int = 450
-    frozen: dict[str, Any] = field(default_factory=lambda: {"loss": "feature", "finetune.epochs": 4})
+    frozen: dict[str, Any] = field(
+        default_factory=lambda: {"loss": "feature", "labels.limit": 300, "finetune.epochs": 3}
+    )
     tuning: dict[str, Any] = field(
         default_factory=lambda: {
             "loss": "feature",
             "stages": ["finetune"],
             "finetune.epochs": 1,
             "finetune.batch": 32,
-            "finetune.lr": 1e-5,
+            "finetune.lr": 1e-6,
         }
     )
 
@@ -158,7 +160,7 @@ def goals_of(rows: list[dict[str, Any]], half: int) -> dict[str, dict[str, Any]]
 @output_option(RESULT)
 @json_option
 def main(work: Path, wheels: Path, precision: str, output: Path, as_json: bool) -> None:
-    """Filter a trained ViT-S/14 without class labels and compare its embeddings: three quarters of an hour of one core.
+    """Filter a trained ViT-S/14 without class labels and compare its embeddings: half an hour of one core.
 
     Data, labels and models go to the folder WORK. An interrupted run continues.
     """

@@ -126,11 +126,10 @@ def run() -> Run:
     return _run
 
 
-def _directory(path: Path, embeds: bool = False, std: float = 0.5, **plan: object) -> Path:
+def _directory(path: Path, embeds: bool = False, **plan: object) -> Path:
     """Write an export directory with Python's own writers: one plan of the fake model, 8 x 6 pixels.
 
     embeds: the model gives an embedding of 5 numbers in place of logits
-    std: of the preprocessing; the fake model adds all inputs up, so a tiny one makes its outputs infinite
     """
     path.mkdir(exist_ok=True)
     profile = {"batch": [1, 2, 4], "budget": [2, 6, 12]}
@@ -141,7 +140,7 @@ def _directory(path: Path, embeds: bool = False, std: float = 0.5, **plan: objec
     (path / "model.plan").write_text(json.dumps(fake_plan))
     details = {"batch_range": (1, 2, 4), "budget_range": (2, 6, 12), "precision": "fp32", "runtime": "tensorrt"}
     entry = entry_from_file(path, "model.plan", "filtered", **details)
-    fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (std,) * 3}
+    fields = {"input_size": (3, 8, 6), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     card = ModelCard("vit", (3, 8, 6), 12, 1, 5, names, 6, {"full": 1}, fields, output=output)
     manifest = Manifest(card, [entry], {"name": "model.pt", "sha256": "0" * 64}, 18, {}, {}, "2026-01-01")
     (path / NAME).write_text(manifest.text())

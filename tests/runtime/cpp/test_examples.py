@@ -42,7 +42,7 @@ def test_an_output_that_is_not_finite_is_an_error_and_no_class(
 ) -> None:
     image = tmp_path / "white.png"
     image.write_bytes(png(255))
-    result = run(fake / "cpp" / "examples" / "tokfilter_classify", directory(embeds=embeds, std=1e-38), image)
+    result = run(fake / "cpp" / "examples" / "tokfilter_classify", directory(embeds=embeds, factor=3e38), image)
     assert result.returncode == 1 and "the engine's output holds NaN or infinity" in result.stderr
     assert "class" not in result.stdout and "embedding" not in result.stdout
 

@@ -20,6 +20,7 @@ PlanFile plan_from_bytes(const char* bytes, std::size_t size) {
     plan.plugin = json.value("plugin", false);
     plan.milliseconds = json.value("milliseconds", 0);
     plan.wait_for_file = json.value("wait_for_file", "");
+    plan.factor = json.value("factor", 1.0f);
     plan.fail = json.value("fail", "");
     const std::int64_t height = json.at("size").at(0), width = json.at("size").at(1);
     plan.pixels = 3 * height * width;

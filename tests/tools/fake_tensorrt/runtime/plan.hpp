@@ -23,7 +23,7 @@ struct Profile {
     std::array<std::int64_t, 3> budget;
 };
 
-/// The fake model: logits[b][c] = sum of image b * (c + 1) + tokens; indices[b][j] = patches - tokens + j.
+/// The fake model: logits[b][c] = (sum of image b * (c + 1) + tokens) * factor; indices[b][j] = patches - tokens + j.
 struct PlanFile {
     std::vector<Tensor> tensors;
     std::vector<Profile> profiles;
@@ -36,6 +36,7 @@ struct PlanFile {
     bool plugin = false;        ///< whether deserialisation needs a plugin library
     int milliseconds = 0;       ///< duration of an inference
     std::string wait_for_file;  ///< an inference ends only when this file exists; empty: at once
+    float factor = 1;           ///< of all logits: above 1e36 they are infinite
     std::string fail;           ///< the call that fails
 
     const Tensor* find(const std::string& name) const;

@@ -97,7 +97,7 @@ class Context : public IExecutionContext, public StubContext {
             float sum = 0;
             for (std::int64_t i = 0; i < plan.pixels; ++i) sum += value(b * plan.pixels + i);
             for (std::int64_t c = 0; c < plan.classes; ++c)
-                *logits++ = sum * static_cast<float>(c + 1) + static_cast<float>(tokens);
+                *logits++ = (sum * static_cast<float>(c + 1) + static_cast<float>(tokens)) * plan.factor;
         }
         if (at.count("indices") == 0) return;
         auto* indices = static_cast<std::int32_t*>(at.at("indices"));
