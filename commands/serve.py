@@ -23,6 +23,13 @@ from tokfilter.commands.session_options import BATCH, bounded_run, session_optio
 @session_options
 def serve(directory: Path, **params: Any) -> None:
     """Serve the export DIRECTORY over HTTP: POST /classify with a JPEG or PNG file as body. See docs/service.md."""
+    options = session_options_from(params)
+    if options.fixed_shapes:
+        raise click.UsageError(
+            "--fixed-shapes compiles again for each number of images and each budget, while requests wait; requests "
+            "choose both: leave it out."
+        )
+
     from tokfilter.runtime.service.app import Service
     from tokfilter.runtime.service.bearer_token import token_from_file
     from tokfilter.runtime.service.engine import LARGEST, engine_from_directory
@@ -30,12 +37,7 @@ def serve(directory: Path, **params: Any) -> None:
     from tokfilter.runtime.service.server import serve as run
 
     token = None if params["token_file"] is None else token_from_file(params["token_file"])
-    options, limits, batch = session_options_from(params), limits_from(params), params["batch"]
-    if options.fixed_shapes:
-        raise click.UsageError(
-            "--fixed-shapes compiles again for each number of images and each budget, while requests wait; requests "
-            "choose both: leave it out."
-        )
+    limits, batch = limits_from(params), params["batch"]
     keep_heap_small()
     with (
         bounded_run(directory, [options], batch or LARGEST, more=limits.memory_bytes),

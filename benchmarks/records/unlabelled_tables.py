@@ -17,10 +17,9 @@ _LOSSES: Final = {
 
 _METHODS: Final = {
     "full": "every token",
-    "filter": "frozen mode",
-    "filter without the global context": "frozen mode without the global context",
-    "tome": "token merging, not trained",
-    "filter, fine-tuned": "frozen mode, then fine-tuned",
+    "filter": "filter, backbone not fine-tuned",
+    "tome": "token merging, not fine-tuned",
+    "filter, fine-tuned": "filter, fine-tuned",
 }
 """Method of embeddings.json -> its row."""
 

@@ -134,7 +134,7 @@ def test_bench_compares_engines_in_the_same_rounds(export_directory, tmp_path):
         (("--against", "torch-eager,pytorch"), "some of torch-eager, torch-compile, onnx-naive; got 'pytorch'"),
         pytest.param(("--against", "torch-eager"), "Give it as --bundle", marks=NEEDS_TORCH),
         (("--against", "torch-eager", "--scenario", "offline"), "leave --scenario out"),
-        (("--duration", "0"), "positive seconds"),
+        (("--duration", "0"), "positive, finite seconds"),
         (("--provider", "cuda", "--batch", "1"), "CUDAExecutionProvider"),
     ],
 )
