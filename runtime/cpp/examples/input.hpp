@@ -40,9 +40,8 @@ inline void append(Input& batch, const Input& more) {
 inline tokfilter::Result<tokfilter::Output> classify(tokfilter::Engine& engine, const Input& input,
                                                      std::int64_t batch, std::int64_t tokens) {
     const auto* floats = std::get_if<std::vector<float>>(&input);
-    auto output =
-        floats ? engine.classify(*floats, batch, tokens)
-               : engine.classify_pixels(std::get<std::vector<std::uint8_t>>(input), batch, tokens);
+    auto output = floats ? engine.classify(*floats, batch, tokens)
+                         : engine.classify_pixels(std::get<std::vector<std::uint8_t>>(input), batch, tokens);
     if (output.ok() && !std::all_of(output->logits.begin(), output->logits.end(),
                                     [](float value) { return std::isfinite(value); }))
         return tokfilter::Status(tokfilter::Code::engine,

@@ -23,7 +23,8 @@ struct Profile {
     std::array<std::int64_t, 3> budget;
 };
 
-/// The fake model: logits[b][c] = (sum of image b * (c + 1) + tokens) * factor; indices[b][j] = patches - tokens + j.
+/// The fake model: logits[b][c] = (sum of image b * (c + 1) + tokens) * factor; indices[b][j] = patches -
+/// tokens + j.
 struct PlanFile {
     std::vector<Tensor> tensors;
     std::vector<Profile> profiles;
