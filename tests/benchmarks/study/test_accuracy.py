@@ -66,9 +66,9 @@ def test_every_method_has_its_rows(study):
     cells = {(row["method"], row["tokens"]) for row in document["rows"]}
     for method in ("filter", "random", "norm"):
         assert {tokens for name, tokens in cells if name == method} == budgets
-    for method in ("evit", "tome"):
+    for method, reached in (("evit", {44, 32}), ("tome", {44, 32, 22})):
         missing = {row["tokens"]: row["reason"] for row in document["absent"] if row["method"] == method}
-        assert {tokens for name, tokens in cells if name == method} == {44, 32} == budgets - missing.keys()
+        assert {tokens for name, tokens in cells if name == method} == reached == budgets - missing.keys()
         assert all("costs at least" in reason for reason in missing.values())
     assert {row["method"] for row in document["ablations"]} == {FILTER, GROUPED, SPECIALISTS}
     assert {row["method"] for row in document["longer"]} == set(LONG)
