@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from tokfilter.errors import DataError, MissingDependencyError
-from tokfilter.runtime.measure.loadgen import run_loadgen
+from tokfilter.runtime.measure.loadgen import _sizes, run_loadgen
 from tokfilter.runtime.measure.scenario import SCENARIOS, ScenarioConfig
 
 
@@ -49,3 +49,8 @@ def test_missing_package(session, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
     with pytest.raises(MissingDependencyError, match="pip install mlcommons-loadgen"):
         run_loadgen(session, images, "Offline", ScenarioConfig())
+
+
+def test_every_shape_of_a_scenario_is_run_before_it_is_timed():
+    assert _sizes("SingleStream", 4) == (1,) and _sizes("MultiStream", 4) == (8,)
+    assert list(_sizes("Offline", 4)) == list(_sizes("Server", 4)) == [4, 3, 2, 1]
