@@ -18,7 +18,6 @@ __all__ = [
     "json_option",
     "numbers_from_text",
     "output_option",
-    "precision_option",
     "publish",
     "threads_option",
 ]
@@ -52,15 +51,6 @@ def output_option(default: str | Path) -> Callable[[Function], Function]:
         show_default=not published,
         help=f"JSON document to write.{f' Default: benchmarks/results/{Path(default).name}' if published else ''}",
     )
-
-
-precision_option: Final = click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Of labels and training; bf16 where the processor has instructions for it.",
-)
 
 
 def threads_option(default: int | None, help: str) -> Callable[[Function], Function]:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.benchmarks.options import command_line, json_option, output_option, precision_option, publish
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, own_budgets
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, PIXELS, Sizes, images_of, weights_with_head
@@ -171,7 +171,13 @@ def paired_interval(ours: Any, theirs: Any) -> list[float]:
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @wheels_option
-@precision_option
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of labels and training; bf16 where the processor has instructions for it.",
+)
 @output_option(RESULT)
 @json_option
 def main(work: Path, wheels: Path, precision: str, output: Path, as_json: bool) -> None:

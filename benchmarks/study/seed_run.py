@@ -269,7 +269,7 @@ def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig, compared
     """Fine-tuned as the filter's model is, images of each step included; what it learns is trained too.
 
     compared_only: budgets are drawn from the smallest that is compared with the filter up to every token; otherwise
-        from the filter's smallest, where the reducer costs more than the filter or has no such budget
+        from the filter's smallest, or the reducer's own where that is larger
     """
     start = start_from_bundle(run.backbone, run.splits.train.class_names)
     model = reduced_model(start.architecture, name)

@@ -8,7 +8,6 @@ import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +19,6 @@ from tokfilter.benchmarks.gpu_proof import (
     golden,
     native,
     native_library,
-    prepare,
     rounds,
     sanitizer,
     speed,
@@ -40,7 +38,7 @@ from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
 from tokfilter.benchmarks.gpu_proof.sanitizer import errors_from_output
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.benchmarks.gpu_proof.worker_process import WorkerError
-from tokfilter.errors import EngineError, MissingDependencyError
+from tokfilter.errors import EngineError
 from tokfilter.runtime.comparison.processes import EngineProcess, Interpreter
 from tokfilter.runtime.comparison.rounds import Cell
 from tokfilter.runtime.model_files import find_entry
@@ -293,34 +291,6 @@ def test_attention_is_counted_by_the_names_of_kernels(context, monkeypatch):
     assert (filtered["fused"], filtered["in_every_block"]) == (0, False)
     assert "1 x sm80_xmma_gemm_f16f16" in full["kernels"] and full["nodes"] == 9
     assert fused_attention(["softmax", "FMHA"]) == ["FMHA"]
-
-
-def test_the_plugin_is_built_for_the_gpu_that_is_there(context, monkeypatch):
-    """By number: CMake before 3.24, which Ubuntu 22.04 has, does not know the architecture "native"."""
-    asked = []
-
-    def build_plugin(target, tensorrt, architectures):
-        asked.append(architectures)
-        return SimpleNamespace(dynamic=target / "libtokfilter_plugin.so")
-
-    monkeypatch.setattr(prepare, "build_plugin", build_plugin)
-    for part in ("nvcc", "cmake", "headers"):
-        context.found[part] = {"found": "/usr"}
-    for gpu in ({"found": "NVIDIA H100 80GB HBM3, 9.0"}, {"found": "Orin, 8.7"}, {"missing": "no driver"}):
-        context.found["gpu"] = gpu
-        prepare._plugin(context)
-    assert asked == ["90", "87", None]
-
-
-def test_the_cpp_library_is_linked_to_the_tensorrt_that_python_has(tmp_path, monkeypatch):
-    settings = Settings(tmp_path)
-    monkeypatch.setattr(native_library, "wheel_libraries", lambda: None)
-    assert native_library._tensorrt_libraries(settings) == []
-    monkeypatch.setattr(native_library, "wheel_libraries", lambda: tmp_path)
-    with pytest.raises(MissingDependencyError, match="has no libnvinfer"):
-        native_library._tensorrt_libraries(settings)
-    (tmp_path / "libnvinfer.so.10").touch()
-    assert native_library._tensorrt_libraries(settings) == [tmp_path / "libnvinfer.so.10"]
 
 
 def test_the_summary_of_compute_sanitizer_is_read():
