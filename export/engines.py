@@ -65,8 +65,12 @@ def engines_from_graphs(
 def _for_plugin(graphs: Sequence[Entry], plugin: Path | None) -> list[Entry]:
     """The graphs to build from: with a plugin the one with the node in the place of a plain one, where there is one.
 
-    Older exports have the node in the graph itself.
+    Older exports have the node in the graph itself. For TensorRT 8 the node is put back into the plain graph, which has
+    the form of the full one: in the graph with the node the last block computes every row, in theirs only that of the
+    class token.
     """
+    if plugin is not None and way_of(tensorrt_module("tensorrt")).graph != "typed":
+        plugin = None
     with_node = {(e.precision, e.budget): e for e in graphs if e.runtime == "onnx-plugin"}
     plain = [entry for entry in graphs if entry.runtime == "onnx"]
     if plugin is None:
@@ -88,7 +92,7 @@ def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: 
     module = tensorrt_module(kind)
     for graph, precision in _sources(module, graphs, options):
         budget = options.budget_profile(card.num_patches, card.keep, graph.budget_range)
-        if options.budget_range is None and precision == "fp16" and way_of(module).precision == "layers":
+        if options.budget_range is None and precision != "fp32" and way_of(module).precision == "layers":
             # TensorRT 8.6 has no fp16 kernels for a range of tokens (docs/gpu.md): the engine serves one budget.
             budget = (budget[1], budget[1], budget[1])
         name = _plan_name(kind, graph, precision)
@@ -132,7 +136,7 @@ def _built(kind: EngineKind, gate: EngineGate, graphs: Sequence[Entry], plugin: 
 
 
 def _sources(module: Any, graphs: Sequence[Entry], options: ExportOptions) -> list[tuple[Entry, Precision]]:
-    """The graph and the precision of each engine. TensorRT 8 makes every engine from an fp32 graph."""
+    """The graph and the precision of each engine. TensorRT 8 makes every engine but int8 ones from an fp32 graph."""
     if way_of(module).precision == "types":
         typed = [(graph, own) for graph in graphs for own in options.precisions if graph.precision == own]
         if not typed:
@@ -140,13 +144,16 @@ def _sources(module: Any, graphs: Sequence[Entry], options: ExportOptions) -> li
         return typed
     for precision in options.precisions:
         check_precision(module, precision)
+    quantized = [graph for graph in graphs if graph.precision == "int8"]
+    if "int8" in options.precisions and not quantized:
+        raise EngineError(no_graph(graphs, ["int8"]))
     exact = [graph for graph in graphs if graph.precision == "fp32"]
-    if not exact:
+    if not exact and set(options.precisions) != {"int8"}:
         raise EngineError(
             f"{name_and_version(module)} builds every engine from an fp32 graph, fp16 ones too, and this export has "
             "none. Export with `--precision fp32 --precision fp16`."
         )
-    return [(graph, precision) for precision in options.precisions for graph in exact]
+    return [(graph, own) for own in options.precisions for graph in (quantized if own == "int8" else exact)]
 
 
 def no_graph(graphs: Sequence[Entry], precisions: Sequence[str]) -> str:
@@ -203,7 +210,7 @@ def graph_to_build(
         except ExportError as error:  # of this engine alone: the graphs of the export are good
             raise EngineError(f"{graph.name}: {error}") from error
         kept = dict.fromkeys((*fp32_nodes(changed), *written_out(changed, fp32)))
-        layers = tuple(kept) if build.precision == "fp16" else ()
+        layers = () if build.precision == "fp32" else tuple(kept)
     elif fp32:
         from tokfilter.export.precision import with_fp32_nodes
 

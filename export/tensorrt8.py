@@ -2,7 +2,10 @@
 
 These parsers know opset 17 and no model-local functions, and 8.5 no LayerNormalization. What they read otherwise than
 ONNX defines it is rewritten: they ignore ``start`` and ``end`` of Shape without a message. The results are equal in
-fp32, the only type here: TensorRT 8 chooses fp16 layer by layer when it builds.
+fp32, the only type of numbers here: TensorRT 8 chooses fp16 layer by layer when it builds.
+
+int8 graphs are taken too. Their weights become fp32 with a pair of Q and DQ nodes: that is how NVIDIA's own tools wrote
+them for TensorRT 8, which quantises them back to the same numbers when it builds.
 
 Only onnx and onnx-ir are needed: an edge device makes these graphs from those of its export directory.
 Source: onnx-tensorrt, branches 8.5-GA and 8.6-GA, ``builtin_op_importers.cpp`` and ``docs/operators.md``.
@@ -35,6 +38,9 @@ IR_VERSION: Final = 8
 _FOLDED_SIZE: Final = 64
 """Most elements of a constant that is computed here: shapes and counts, no weights."""
 
+_KEPT: Final = {"DequantizeLinear", "QuantizeLinear"}
+"""Operators that are not computed here though their inputs are constant: TensorRT looks for them before a product."""
+
 _WIDER_TYPES_ONLY: Final = {
     *("Cast", "Constant", "ConstantOfShape", "Equal", "Flatten", "Identity", "IsNaN", "Reshape", "Shape", "Size"),
     *("Squeeze", "Transpose", "Unsqueeze"),
@@ -49,7 +55,7 @@ _AXES_BECAME_INPUT: Final = {
 
 
 def graph_for_tensorrt8(graph: ir.Model, plugin: bool, version: ParserVersion = "8.6") -> ir.Model:
-    """A copy of an fp32 graph that the parser of TensorRT 8.5 or 8.6 takes.
+    """A copy of an fp32 or int8 graph that the parser of TensorRT 8.5 or 8.6 takes.
 
     plugin: keep the node TokenSelect, for the plugin; else it becomes TopK and Gather
     version: 8.5 also takes it: LayerNormalization is decomposed, and without the plugin the budget must be fixed
@@ -182,7 +188,32 @@ def _is_shape(node: ir.Node) -> bool:
     return node.op_type == "Shape" or (source is not None and source.op_type == "Shape")
 
 
-_REWRITES: Final[dict[str, Callable[[ir.Graph, ir.Node], None]]] = {"Shape": _cut_shape, "Squeeze": _name_axes}
+def _quantize_weight(graph: ir.Graph, node: ir.Node) -> None:
+    """DequantizeLinear of a weight that is stored in int8, as Q and DQ of the same weight in fp32.
+
+    The fp32 numbers are multiples of the scales, so quantising gives exactly the stored ones.
+    """
+    stored, scale = node.inputs[:2]
+    if stored is None or scale is None or stored.const_value is None or scale.const_value is None:
+        return
+    numbers, scales = stored.const_value.numpy(), scale.const_value.numpy()
+    axis = node.attributes.get_int("axis", 1)
+    if scales.ndim:
+        scales = scales.reshape([-1 if position == axis % numbers.ndim else 1 for position in range(numbers.ndim)])
+    weight = _constant(graph, f"{stored.name}_as_fp32", (numbers * scales).astype(np.float32))
+    quantize = ir.node("QuantizeLinear", [weight, *node.inputs[1:]], {"axis": axis}, name=f"{node.name}/quantize")
+    quantize.outputs[0].name = f"{stored.name}_again"
+    graph.insert_before(node, quantize)
+    node.replace_input_with(0, quantize.outputs[0])
+    if not stored.uses():
+        del graph.initializers[str(stored.name)]
+
+
+_REWRITES: Final[dict[str, Callable[[ir.Graph, ir.Node], None]]] = {
+    "DequantizeLinear": _quantize_weight,
+    "Shape": _cut_shape,
+    "Squeeze": _name_axes,
+}
 
 
 def _decompose_norm(graph: ir.Graph, node: ir.Node) -> None:
@@ -239,8 +270,10 @@ def _numbers(node: ir.Node, value: ir.Value) -> list[int]:
 def _fold(graph: ir.Graph) -> None:
     """Compute what depends on constants only: 8.5 takes TopK's K, and both take axes, as initializers only."""
     for node in list(graph):
+        if node.domain or node.op_type in _KEPT:
+            continue
         values = [value for value in node.inputs if value is not None]
-        if node.domain or not values or len(node.outputs) != 1 or any(value.const_value is None for value in values):
+        if not values or len(node.outputs) != 1 or any(value.const_value is None for value in values):
             continue
         tensors = {str(value.name): value.const_value.numpy() for value in values if value.const_value is not None}
         if any(array.size > _FOLDED_SIZE for array in tensors.values()):

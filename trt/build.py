@@ -32,6 +32,9 @@ _SMALL_GRAPH: Final = 8 << 20
 _FP16_SHARE: Final = 0.75
 """A plan with its weights in fp16 has half of the graph's bytes (44 of 88 MB on an H100), in fp32 nearly all."""
 
+_CHOSEN: Final = {"fp16": ("FP16",), "int8": ("FP16", "INT8")}
+"""Precision of which TensorRT 8 computes those layers in less than fp32 that are faster so -> flags of its builder."""
+
 HARDWARE: Final = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-cc": "SAME_COMPUTE_CAPABILITY"}
 
 
@@ -40,8 +43,9 @@ class BuildOptions:
     """How to build.
 
     batch, budget: (min, opt, max) of the profile; budget is in tokens
-    precision: fp32, fp16 or bf16. The graph's types decide; TensorRT 8 builds fp16 from an fp32 graph
-    fp32_layers: names of ONNX nodes whose layers stay in fp32 when TensorRT 8 builds fp16
+    precision: fp32, fp16, bf16, int8 or fp8. The graph's types decide; TensorRT 8 builds fp16 from an fp32 graph, and
+        int8 from one with Q/DQ nodes, whose other layers it computes in fp16 where it finds that faster
+    fp32_layers: names of ONNX nodes whose layers stay in fp32 when TensorRT 8 builds fp16 or int8
     plugin: the plugin library for TensorRT; None builds from native ops
     workspace: limit of scratch memory in MiB; None leaves TensorRT's
     timing_cache: file that is read if it exists, and written; TensorRT only (TensorRT-RTX would need a GPU)
@@ -102,10 +106,10 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
 def check_precision(module: Any, precision: str, fp32_layers: Sequence[str] = ()) -> None:
     """Raise EngineError where this version builds no engine in ``precision``, or takes no names of layers."""
     way = way_of(module)
-    if way.precision == "layers" and precision not in ("fp32", "fp16"):
+    if way.precision == "layers" and precision not in ("fp32", *_CHOSEN):
         raise EngineError(
-            f"{name_and_version(module)} has no {precision}: expected fp32 or fp16. Choose one with --precision, or "
-            "build with TensorRT 10.3 or later."
+            f"{name_and_version(module)} has no {precision}: expected fp32, fp16 or int8. Choose one with --precision, "
+            "or build with TensorRT 10.3 or later."
         )
     if way.precision == "types" and fp32_layers:
         raise EngineError(
@@ -115,7 +119,10 @@ def check_precision(module: Any, precision: str, fp32_layers: Sequence[str] = ()
 
 
 def _choose_types(network: Network, options: BuildOptions) -> dict[str, Any]:
-    """In TensorRT 8: let the builder choose fp16, except for ``fp32_layers``. Returns what the manifest says of it."""
+    """In TensorRT 8: let the builder choose fp16, except for ``fp32_layers``. Returns what the manifest says of it.
+
+    The Q/DQ nodes of an int8 graph need the flag INT8, and no calibrator: their scales are in the graph.
+    """
     if network.way.precision == "types":
         return {}
     flags = network.module.BuilderFlag
@@ -124,8 +131,9 @@ def _choose_types(network: Network, options: BuildOptions) -> dict[str, Any]:
         "plugin_interface": network.way.plugin,
         "shared_profiles": True,
     }
-    if options.precision == "fp16":
-        network.config.set_flag(flags.FP16)
+    if options.precision in _CHOSEN:
+        for flag in _CHOSEN[options.precision]:
+            network.config.set_flag(getattr(flags, flag))
         if options.fp32_layers:
             network.config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
         missing = set(keep_in_fp32(network.module, network.definition, options.fp32_layers))

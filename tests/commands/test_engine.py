@@ -108,11 +108,11 @@ def test_8_6_builds_every_precision_from_the_fp32_graphs(copied, tmp_path, monke
     options = ExportOptions(trt=True, plugin_library=tmp_path / "lib.so", precisions=("fp32", "fp16"))
     add_engines(copied, options)
     assert built == {
-        "model.plan": ("model.plugin.onnx", "fp32", ["TokenSelect"], 17, 0),
-        "model.k8.plan": ("model.k8.plugin.onnx", "fp32", ["TokenSelect"], 17, 0),
+        "model.plan": ("model.onnx", "fp32", ["TokenSelect"], 17, 0),
+        "model.k8.plan": ("model.k8.onnx", "fp32", ["TokenSelect"], 17, 0),
         "full.plan": ("full.onnx", "fp32", [], 17, 0),
-        "model.fp16.plan": ("model.plugin.onnx", "fp16", ["TokenSelect"], 17, 0),
-        "model.k8.fp16.plan": ("model.k8.plugin.onnx", "fp16", ["TokenSelect"], 17, 0),
+        "model.fp16.plan": ("model.onnx", "fp16", ["TokenSelect"], 17, 0),
+        "model.k8.fp16.plan": ("model.k8.onnx", "fp16", ["TokenSelect"], 17, 0),
         "full.fp16.plan": ("full.onnx", "fp16", [], 17, 0),
     }
     plans = {entry.path: entry.precision for entry in load_manifest(copied).entries("filtered", "tensorrt")}
@@ -134,7 +134,8 @@ def test_8_6_builds_every_precision_from_the_fp32_graphs(copied, tmp_path, monke
 @pytest.mark.parametrize(
     ("options", "change", "words"),
     [
-        ({"precisions": ("bf16",)}, {}, r"TensorRT 8.6.0 has no bf16: expected fp32 or fp16"),
+        ({"precisions": ("bf16",)}, {}, r"TensorRT 8.6.0 has no bf16: expected fp32, fp16 or int8"),
+        ({"precisions": ("int8",)}, {}, r"expected a graph in int8 to build from; this export has fp32"),
         ({}, {"precision": "fp16"}, r"builds every engine from an fp32 graph.*--precision fp32 --precision fp16"),
         ({}, {"budget": 3841}, r"TopK of TensorRT 8.6.0 keeps at most 3840 tokens; got a budget of up to 3841"),
     ],

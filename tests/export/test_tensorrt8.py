@@ -1,6 +1,7 @@
 """Graphs for TensorRT 8: equal to the originals in ONNX Runtime, and of operators that its parsers read."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ import pytest
 from families import FAMILIES, PATCHES, traced_family
 
 from tokfilter.errors import ExportError
+from tokfilter.export.cpu_form import STEPS_OF, for_cpu
 from tokfilter.export.graph import (
     fixed_graph_from_slots,
     full_graph_from_slots,
@@ -16,6 +18,8 @@ from tokfilter.export.graph import (
     with_function,
 )
 from tokfilter.export.onnx_file import cpu_session, save_graph
+from tokfilter.export.quantize.nodes import linears_of, quantized_graph
+from tokfilter.export.selection import plain_graph
 from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.export.tensorrt8_nodes import check_operators, fp32_nodes
 from tokfilter.kernels.op import DOMAIN, NAME
@@ -221,3 +225,47 @@ def test_every_part_of_a_decomposed_norm_stays_in_fp32(traced_graph):
     graph = graph_for_tensorrt8(fixed_graph_from_slots(traced_graph, 5), plugin=False, version="8.5")
     parts = [node.name for node in graph.graph if node.name.startswith("blocks.0.norm1/")]
     assert len(parts) == 9 and set(parts) <= set(fp32_nodes(graph, {"LayerNormalization"}))
+
+
+@pytest.mark.parametrize("kept", [1, 8, None])
+def test_int8_weights_become_fp32_with_a_pair_of_nodes_and_the_same_numbers(traced_graph, tmp_path, kept):
+    quantized = quantized_graph(traced_graph, "int8", {linear.activation: 4.0 for linear in linears_of(traced_graph)})
+    form = full_graph_from_slots(quantized, PATCHES) if kept is None else fixed_graph_from_slots(quantized, kept)
+    form = for_cpu(form, STEPS_OF["int8"])
+    original = session_of(plain_graph(form), tmp_path / "original.onnx")
+    rewritten = graph_for_tensorrt8(form, plugin=False)
+    pairs = [node for node in rewritten.graph if node.op_type == "DequantizeLinear"]
+    assert len(pairs) == 16, "eight products, each with a weight and an activation"
+    weights = 0
+    for node in pairs:
+        before = node.inputs[0].producer()
+        assert before.op_type == "QuantizeLinear" and before.attributes.get("axis") == node.attributes.get("axis")
+        assert [value.name for value in before.inputs[1:]] == [value.name for value in node.inputs[1:]]
+        scale, zero = (value.const_value for value in node.inputs[1:])
+        assert zero.dtype == ir.DataType.INT8 and not zero.numpy().any() and (scale.numpy() > 0).all()
+        if before.inputs[0].is_initializer():
+            weight = before.inputs[0].const_value
+            weights += 1
+            assert weight.dtype == ir.DataType.FLOAT
+            assert weight.shape[node.attributes.get_int("axis")] == scale.shape[0] == zero.shape[0]
+    assert weights == 8
+    assert not any(
+        v.const_value.dtype == ir.DataType.INT8 and len(v.shape) == 2 for v in rewritten.graph.initializers.values()
+    )
+    assert_same_results(original, session_of(rewritten, tmp_path / "rewritten.onnx"), (32, 32), exact=False)
+
+
+def test_the_node_put_back_into_a_plain_graph_leaves_the_blocks_as_the_full_graph_has_them(traced_graph):
+    """Else the full engine would do less in its last block than the filtered one that it is compared with."""
+    rewritten = graph_for_tensorrt8(plain_graph(for_cpu(traced_graph)), plugin=True)
+    full = graph_for_tensorrt8(for_cpu(full_graph_from_slots(traced_graph, PATCHES)), plugin=False)
+
+    def in_last_block(graph):
+        return Counter(node.op_type for node in graph.graph if (node.name or "").startswith("blocks.1."))
+
+    assert in_last_block(rewritten) == in_last_block(full)
+    assert in_last_block(full)["MatMul"] + in_last_block(full)["Gemm"] == 8
+    assert [node.op_type for node in rewritten.graph].count(NAME) == 1
+    assert not {node.name.split("/")[0] for node in rewritten.graph if "TopK" in node.op_type}, (
+        "no native ops beside it"
+    )

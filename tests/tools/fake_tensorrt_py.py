@@ -33,7 +33,7 @@ SURFACE_8_6 = {
     "": "Builder Dims OnnxParser Runtime float16 float32 get_plugin_registry",
     "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile "
     "get_plugin_registry",
-    "BuilderFlag": "FP16 OBEY_PRECISION_CONSTRAINTS TF32 VERSION_COMPATIBLE",
+    "BuilderFlag": "FP16 INT8 OBEY_PRECISION_CONSTRAINTS TF32 VERSION_COMPATIBLE",
     "DataType": "BOOL FLOAT HALF INT32 INT8 UINT8",
     "HardwareCompatibilityLevel": "AMPERE_PLUS NONE",
     "IBuilderConfig": "add_optimization_profile clear_flag create_timing_cache get_timing_cache "
@@ -295,7 +295,11 @@ def fake_builder_module(version="10.13.0", layers=()):
     module.LayerType = SimpleNamespace(CONSTANT="constant", SHUFFLE="shuffle")
     module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     module.BuilderFlag = SimpleNamespace(
-        VERSION_COMPATIBLE="version compatible", TF32="TF32", FP16="FP16", OBEY_PRECISION_CONSTRAINTS="obey"
+        VERSION_COMPATIBLE="version compatible",
+        TF32="TF32",
+        FP16="FP16",
+        INT8="INT8",
+        OBEY_PRECISION_CONSTRAINTS="obey",
     )
     module.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="profile sharing")
     module.HardwareCompatibilityLevel = SimpleNamespace(__members__={"NONE": 0, "AMPERE_PLUS": 1})

@@ -109,7 +109,7 @@ def test_8_6_builds_fp16_by_flags_and_names_of_layers(monkeypatch, tmp_path, pla
     }
 
 
-@pytest.mark.parametrize(("precision", "flags"), [("fp32", []), ("fp16", ["FP16"])])
+@pytest.mark.parametrize(("precision", "flags"), [("fp32", []), ("fp16", ["FP16"]), ("int8", ["FP16", "INT8"])])
 def test_8_6_obeys_nothing_where_no_layer_is_named(monkeypatch, tmp_path, plain_graph, precision, flags):
     module = fake_builder_module("8.6.1", layers=[layer("a", "a/MatMul")])
     monkeypatch.setitem(sys.modules, "tensorrt", module)
@@ -120,7 +120,7 @@ def test_8_6_obeys_nothing_where_no_layer_is_named(monkeypatch, tmp_path, plain_
 @pytest.mark.parametrize(
     ("version", "changes", "words"),
     [
-        ("8.6.0", {"precision": "bf16"}, r"TensorRT 8.6.0 has no bf16: expected fp32 or fp16.*10.3 or later"),
+        ("8.6.0", {"precision": "bf16"}, r"TensorRT 8.6.0 has no bf16: expected fp32, fp16 or int8.*10.3 or later"),
         (
             "8.6.0",
             {"hardware": "same-cc"},
