@@ -37,6 +37,7 @@ class Verdict:
         an embedding
     same_indices: fraction of the kept tokens that the golden tensors keep too
     same_later: the same of the choices behind the first, where they were compared
+    cosine: least cosine between an image's logits (embedding, masks) and the golden ones
     """
 
     path: str
@@ -49,6 +50,7 @@ class Verdict:
     same_top1: float | None
     same_indices: float | None
     same_later: float | None = None
+    cosine: float | None = None
 
 
 def checked_files(directory: str | Path) -> Manifest:
@@ -212,6 +214,7 @@ def verify(
         same_top1=top1,
         same_indices=common,
         same_later=later_common,
+        cosine=cosine,
     )
     if errors:
         raise VerificationError(f"{_message(verdict, output, cosine, errors, tolerance)} {remedy}".rstrip())

@@ -14,7 +14,7 @@ from tokfilter.runtime.model_files import Role
 from tokfilter.trt.build import BuildOptions
 from tokfilter.trt.versions import way_of
 
-__all__ = ["UNKNOWN", "engine_graph", "graphs_of", "tensorrt_version"]
+__all__ = ["UNKNOWN", "engine_graph", "graphs_of", "int8_graphs_of", "tensorrt_version"]
 
 UNKNOWN: Final = "10.16.0"
 """The version whose graphs a dry run makes where no TensorRT is installed."""
@@ -23,6 +23,11 @@ UNKNOWN: Final = "10.16.0"
 def graphs_of(settings: Settings, model: str) -> Path:
     """The export directory of a model."""
     return settings.work / "graphs" / model
+
+
+def int8_graphs_of(settings: Settings, model: str) -> Path:
+    """The export directory of a model in int8, which is calibrated when a step needs it."""
+    return settings.work / "graphs" / f"{model}.int8"
 
 
 def tensorrt_version(found: Any) -> str:
@@ -39,24 +44,28 @@ def engine_graph(
     """
     module = SimpleNamespace(__name__="tensorrt", __version__=version)
     by_layers = way_of(module).precision == "layers"
-    source = "" if by_layers or precision == "fp32" else f".{precision}"
-    folder = graphs_of(settings, model)
+    quantized = precision == "int8"
+    source = "" if precision == "fp32" or (by_layers and not quantized) else f".{precision}"
+    folder = (int8_graphs_of if quantized else graphs_of)(settings, model)
+    # fp32 and fp16 engines of TensorRT 8 have one graph, with the names of the nodes that fp16 keeps in fp32.
+    built = "fp32" if not by_layers else "int8" if quantized else "fp16"
     form = "full" if role == "full" else "model"
     made = folder / f"{form}{source}.{version}.{'plugin' if plugin else 'native'}.onnx"
     names = made.with_suffix(".json")
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not names.is_file():
-            with_node = PLUGIN_SUFFIX if plugin else ""
-            _make(module, folder / f"{form}{source}{with_node}.onnx", made, names, by_layers, plugin)
+            # For TensorRT 8 the node is put back into the plain graph, which has the form of the full one.
+            with_node = PLUGIN_SUFFIX if plugin and not by_layers else ""
+            _make(module, folder / f"{form}{source}{with_node}.onnx", made, names, built, plugin)
     layers = tuple(json.loads(names.read_text(encoding="utf-8")))
-    return made, layers if precision == "fp16" else ()
+    return made, () if precision == "fp32" else layers
 
 
-def _make(module: Any, graph: Path, made: Path, names: Path, by_layers: bool, plugin: bool) -> None:
+def _make(module: Any, graph: Path, made: Path, names: Path, precision: str, plugin: bool) -> None:
     from tokfilter.export.engines import graph_to_build
 
-    build = BuildOptions((1, 1, 1), (1, 1, 1), "fp16" if by_layers else "fp32", plugin=graph if plugin else None)
+    build = BuildOptions((1, 1, 1), (1, 1, 1), precision, plugin=graph if plugin else None)
     with graph_to_build(module, graph, build, ()) as (path, layers):
         made.unlink(missing_ok=True)
         if path == graph:

@@ -22,7 +22,7 @@ from tokfilter.artifacts.files import sha256
 from tokfilter.artifacts.manifest import GOLDEN_FILE, Entry, Range, entry_from_file, load_manifest, save_manifest
 from tokfilter.benchmarks.gpu_proof.context import Context
 from tokfilter.benchmarks.gpu_proof.engine_graphs import engine_graph, graphs_of, tensorrt_version
-from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, graphs_key
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, ensure_int8_graphs, graphs_key
 from tokfilter.benchmarks.gpu_proof.worker_process import ask
 from tokfilter.errors import EngineError, TokfilterError
 from tokfilter.runtime.comparison.processes import EngineSpec
@@ -74,19 +74,24 @@ class EngineJob:
 
 
 def speed_jobs(
-    context: Context, model: str, batches: Iterable[int], plugin: bool = True, budgets: Sequence[int] | None = None
+    context: Context,
+    model: str,
+    batches: Iterable[int],
+    plugin: bool = True,
+    budgets: Sequence[int] | None = None,
+    precision: str = "fp16",
 ) -> list[EngineJob]:
-    """fp16 engines of the full and the filtered model for each batch.
+    """Engines of the full and the filtered model for each batch.
 
     budgets: that the filtered ones serve; None for those that are timed
     """
-    wanted = engine_budgets(context, "fp16", context.settings.model(model).timed if budgets is None else budgets)
+    wanted = engine_budgets(context, precision, context.settings.model(model).timed if budgets is None else budgets)
     return [
         job
         for batch in batches
         for job in (
-            EngineJob(model, "full", "fp16", (batch, batch, batch)),
-            *(EngineJob(model, "filtered", "fp16", (batch, batch, batch), plugin, tokens) for tokens in wanted),
+            EngineJob(model, "full", precision, (batch, batch, batch)),
+            *(EngineJob(model, "filtered", precision, (batch, batch, batch), plugin, tokens) for tokens in wanted),
         )
     ]
 
@@ -94,7 +99,7 @@ def speed_jobs(
 def engine_budgets(context: Context, precision: str, budgets: Iterable[int]) -> list[int | None]:
     """The ``tokens`` of the filtered engines that serve ``budgets``: one each, or one engine for all."""
     module = SimpleNamespace(__name__="tensorrt", __version__=tensorrt_version(context.found))
-    separate = precision == "fp16" and way_of(module).precision == "layers"
+    separate = precision != "fp32" and way_of(module).precision == "layers"
     return list(dict.fromkeys(budgets)) if separate else [None]
 
 
@@ -126,6 +131,8 @@ def build_engines(
     """
     for model in dict.fromkeys(job.model for job in jobs):
         ensure_graphs(context, model)
+        if any((job.model, job.precision) == (model, "int8") for job in jobs):
+            ensure_int8_graphs(context, model)
     graphs = {job: graph_of_job(context, job) for job in dict.fromkeys(jobs)}
     count = f"{len(graphs)} engines such as {jobs[0].name}"
     context.device(f"TensorRT's builder selects kernels on the GPU: {count}", "tensorrt")
@@ -202,7 +209,7 @@ def _key(context: Context, job: EngineJob, request: dict[str, Any]) -> str:
     """Digest of all that an engine depends on: an earlier one with the same is used again."""
     library = sha256(Path(request["plugin"])) if job.plugin else None
     machine = [context.found.get(part) for part in ("gpu", "tensorrt")]
-    parts = [request, library, graphs_key(context.settings, job.model), machine]
+    parts = [request, library, graphs_key(context.settings, job.model, job.precision), machine]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -78,7 +78,7 @@ def compared(context: Context, engine: EngineProcess, cases: Iterable[tuple[int,
         except VerificationError as error:
             context.emit("verdict", **record, passed=False, error=str(error))
             continue
-        figures = {name: verdict[name] for name in ("compared", "largest_difference", "tolerance")}
+        figures = {name: verdict[name] for name in ("compared", "largest_difference", "tolerance", "cosine")}
         same = {name: verdict[name] for name in ("same_top1", "same_indices")}
         context.emit("verdict", **record, passed=True, error=None, **figures, **same)
         passed.append((batch, tokens))

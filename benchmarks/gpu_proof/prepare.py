@@ -11,7 +11,7 @@ from typing import Final
 
 from tokfilter.artifacts.files import atomic_path
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of, tensorrt_version
+from tokfilter.benchmarks.gpu_proof.engine_graphs import graphs_of, int8_graphs_of, tensorrt_version
 from tokfilter.benchmarks.gpu_proof.probe import last_line
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.benchmarks.records.paths import ROOT
@@ -19,11 +19,14 @@ from tokfilter.errors import EngineError, MissingDependencyError, TokfilterError
 from tokfilter.export.options import Precision
 from tokfilter.kernels.build import build_plugin
 
-__all__ = ["PRECISIONS", "bundle_of", "ensure_graphs", "graphs_key", "run"]
+__all__ = ["PRECISIONS", "bundle_of", "ensure_graphs", "ensure_int8_graphs", "graphs_key", "run"]
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16")
 _SOURCES: Final = ("artifacts", "export", "kernels", "trt", "vit")
-_OWN: Final = ("engine_graphs.py", "export_worker.py")
+_WORKERS: Final = {"fp32": "export_worker", "int8": "int8_worker"}
+"""Precision -> the module that exports it; the first one exports fp16 too."""
+
+_OWN: Final = ("engine_graphs.py", *(f"{name}.py" for name in _WORKERS.values()))
 _KEY: Final = "key.txt"
 
 
@@ -57,30 +60,44 @@ def ensure_graphs(context: Context, name: str) -> None:
 
     Emits a record ``prepared`` where it was not known before. Raises EngineError.
     """
+    _ensure(context, name, "fp32")
+
+
+def ensure_int8_graphs(context: Context, name: str) -> None:
+    """The same of a model's int8 graphs, which are made from its model.pt: call ``ensure_graphs`` before."""
+    _ensure(context, name, "int8")
+
+
+def _ensure(context: Context, name: str, precision: str) -> None:
     settings, version = context.settings, tensorrt_version(context.found)
     model, started = settings.model(name), perf_counter()
-    folder, key = graphs_of(settings, name), _digest(model, version)
+    folder, key = _folder(settings, name, precision), _digest(model, version)
+    part = name if precision == "fp32" else f"{name} in {precision}"
     failure = None
-    if graphs_key(settings, name) != key:
+    if graphs_key(settings, name, precision) != key:
         shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", "tokfilter.benchmarks.gpu_proof.export_worker"]
+        command = [sys.executable, "-m", f"tokfilter.benchmarks.gpu_proof.{_WORKERS[precision]}"]
         words = [settings.text(), name, version]
         result = subprocess.run([*command, *words], capture_output=True, text=True, errors="replace", check=False)
         if result.returncode == 0:
-            with atomic_path(folder / _KEY) as part:
-                part.write_text(key, encoding="utf-8")
+            with atomic_path(folder / _KEY) as file:
+                file.write_text(key, encoding="utf-8")
         else:
-            failure = EngineError(f"{model.architecture} was not exported: {last_line(result.stderr)}")
-    if f"prepared graphs of {name}" not in context.found:
-        _emit(context, name, folder.name, failure, started)
+            failure = EngineError(f"{model.architecture} was not exported ({precision}): {last_line(result.stderr)}")
+    if f"prepared graphs of {part}" not in context.found:
+        _emit(context, part, folder.name, failure, started)
     if failure is not None:
         raise failure
 
 
-def graphs_key(settings: Settings, name: str) -> str:
+def _folder(settings: Settings, name: str, precision: str) -> Path:
+    return (int8_graphs_of if precision == "int8" else graphs_of)(settings, name)
+
+
+def graphs_key(settings: Settings, name: str, precision: str = "fp32") -> str:
     """Digest of what the graphs of a model were made from; empty where there are none."""
     try:
-        return (graphs_of(settings, name) / _KEY).read_text(encoding="utf-8")
+        return (_folder(settings, name, precision) / _KEY).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
 

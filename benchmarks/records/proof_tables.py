@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from tokfilter.benchmarks.records.markdown import Document, line, provenance, rule
 
-__all__ = ["PROOF_TABLES", "proof_tables"]
+__all__ = ["PROOF_TABLES", "int8_table", "proof_tables"]
 
 Row = Mapping[str, Any]
 
@@ -109,6 +109,42 @@ def engines_table(document: Document) -> str:
     return _table(names, rows, document, f"{what} 95 % intervals.")
 
 
+def int8_table(document: Document) -> str:
+    """int8 beside fp16 in TensorRT, and how near its logits are to PyTorch's."""
+    rows = [
+        (
+            row["model"],
+            row["precision"],
+            row["engine"],
+            str(row["batch"]),
+            str(row["tokens"]),
+            _time(row),
+            f"{row['images_per_s']:.0f}",
+            _ratio(row["against"], "compute"),
+            _ratio(row["speedup"], "compute"),
+            *_agreement(document, row),
+        )
+        for row in document["rows"]
+        if row["step"].startswith("int8-")
+    ]
+    names = (
+        *("model", "precision", "engine", "batch", "tokens", "ms (p90)", "images/s", "times as fast as fp16"),
+        *("full / filtered", "smallest cosine", "same first class"),
+    )
+    what = "TensorRT, CUDA graph, same rounds; cosine and first class against torch in fp32, random weights and images;"
+    return _table(names, rows, document, f"{what} 95 % intervals.")
+
+
+def _agreement(document: Document, row: Row) -> tuple[str, str]:
+    """The smallest cosine of the logits, and how often the first class is PyTorch's, of a timed engine."""
+    for v in document["verdicts"]:
+        same = (v["step"], v["batch"], v["tokens"]) == (row["step"], row["batch"], row["tokens"])
+        if same and v["passed"] and v["engine"].startswith(f"{row['engine']}, {row['role']}"):
+            cosine, top1 = v.get("cosine"), v["same_top1"]
+            return "" if cosine is None else f"{cosine:.5f}", "" if top1 is None else f"{top1:.0%}"
+    return "", ""
+
+
 def attention_table(document: Document) -> str:
     """Fused attention kernels by engine."""
     rows = [
@@ -150,6 +186,7 @@ PROOF_TABLES: Final[Mapping[str, tuple[str, Callable[[Document], str]]]] = {
     "proof_golden": ("Golden tensors", golden_table),
     "proof_speed": ("Full and filtered in TensorRT", speed_table),
     "proof_native": ("Plugin and native ops", native_table),
+    "proof_int8": ("int8 and fp16", int8_table),
     "proof_engines": ("TensorRT, PyTorch, ONNX Runtime", engines_table),
     "proof_attention": ("Fused attention", attention_table),
     "proof_steps": ("Steps", checks_table),

@@ -52,7 +52,7 @@ def states(found):
 def test_every_step_reaches_the_device_or_says_what_is_missing(found):
     reached = states(found)
     assert reached["found"][0] == reached["prepare"][0] == "done"
-    for name in ("golden", "speed-deit_small", "speed-vit_base", "native", "attention", "library"):
+    for name in ("golden", "speed-deit_small", "int8-deit_small", "speed-vit_base", "native", "attention", "library"):
         assert reached[name][0] == "device first needed", (name, reached[name])
         assert reached[name][1].startswith("TensorRT's builder selects kernels on the GPU: "), reached[name]
     for name in ("engines-deit_small", "engines-vit_base"):
@@ -65,7 +65,9 @@ def test_every_step_reaches_the_device_or_says_what_is_missing(found):
 
 @pytest.mark.slow
 def test_graphs_and_golden_tensors_are_there_at_every_budget(found, settings):
-    assert {p["part"]: p["error"] for p in found["prepared"]} == {"deit_small": None, "vit_base": None, "plugin": None}
+    assert {p["part"]: p["error"] for p in found["prepared"]} == dict.fromkeys(
+        ("deit_small", "deit_small in int8", "vit_base", "plugin")
+    )
     folder = graphs_of(settings, "deit_small")
     golden = golden_of(folder, load_manifest(folder))
     assert sorted(golden.logits) == [5, 8, 11] and golden.images.shape == (8, 3, 32, 32)

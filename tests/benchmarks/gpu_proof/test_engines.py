@@ -5,18 +5,23 @@ A "plan" is the graph that the engine was built from. Folders, manifests, worker
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import onnx
 import pytest
+from PIL import Image
 
+from tokfilter.artifacts.bundle import Preprocessing
 from tokfilter.artifacts.manifest import load_manifest
 from tokfilter.benchmarks.gpu_proof import (
     attention,
     engine_jobs,
     frameworks,
     golden,
+    int8,
     native,
     native_library,
     rounds,
@@ -32,13 +37,16 @@ from tokfilter.benchmarks.gpu_proof.engine_jobs import (
     engine_budgets,
     engine_folder,
     engine_spec,
+    graph_of_job,
     speed_jobs,
 )
-from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs
+from tokfilter.benchmarks.gpu_proof.int8_worker import write_random_images
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, ensure_int8_graphs
 from tokfilter.benchmarks.gpu_proof.sanitizer import errors_from_output
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec, Settings
 from tokfilter.benchmarks.gpu_proof.worker_process import WorkerError
 from tokfilter.errors import EngineError
+from tokfilter.export.reference import transform_of
 from tokfilter.runtime.comparison.processes import EngineProcess, Interpreter
 from tokfilter.runtime.comparison.rounds import Cell
 from tokfilter.runtime.model_files import find_entry
@@ -80,7 +88,9 @@ def context(graphs, tmp_path, monkeypatch):
         assert Path(request["graph"]).is_file() and request["fp32_layers"] == ()
         kind = "full" if ".full." in context.built[-1] else "model"
         half = ".fp16" if request["precision"] == "fp16" else ""
-        source = settings.work / "graphs" / "small" / f"{kind}{half}.onnx"  # the node without its function runs nowhere
+        folder = f"small{'.int8' if request['precision'] == 'int8' else ''}"
+        half = ".int8" if request["precision"] == "int8" else half
+        source = settings.work / "graphs" / folder / f"{kind}{half}.onnx"  # the node without its function runs nowhere
         shutil.copyfile(source, request["plan"])
         return {"target": {"version": "10.16.0", "plugin": None}, "output": ""}
 
@@ -91,7 +101,7 @@ def context(graphs, tmp_path, monkeypatch):
         options = replace(made.options, runtime="onnx", cuda_graph=False, threads=1)
         return replace(made, options=options, interpreter=Interpreter())
 
-    for module in (golden, speed, native, frameworks):
+    for module in (golden, speed, int8, native, frameworks):
         monkeypatch.setattr(module, "engine_spec", on_a_cpu)
     monkeypatch.setattr(engine_jobs, "ask", ask)
     return context
@@ -258,6 +268,89 @@ def test_pytorch_and_onnx_runtime_are_opened_once_and_measured_with_every_batch(
     assert {r["engine"] for r in rows if r["against"] is None} == {"PyTorch eager"}
     once = [f"{name}, {role}" for name in names for role in ("full", "filtered")]
     assert sorted(starts) == sorted([*once, *once[:2]]), "only TensorRT has an engine for each batch"
+
+
+@pytest.mark.slow
+def test_int8_is_timed_beside_fp16_in_the_same_rounds_and_its_kernels_are_named(context, monkeypatch):
+    inspected = []
+
+    def ask(asked, module, request):
+        inspected.append((module, Path(request["directory"]).name, request["batch"], request["tokens"]))
+        return {"kernels": ["fmha", "imma_gemm_i8i8"], "layers": [], "nodes": 2}
+
+    monkeypatch.setattr(attention, "ask", ask)
+    int8.run(context, "small")
+    assert results(context, "problem") == []
+    rows = results(context, "row")
+    assert [(r["engine"], r["precision"], r["batch"], r["tokens"]) for r in rows] == [
+        (f"TensorRT, plugin{', int8' if precision == 'int8' else ''}", precision, batch, tokens)
+        for batch in (1, 2)
+        for precision in ("fp16", "int8")
+        for tokens in (16, 8)
+    ]
+    assert [r["against"] is None for r in rows] == [True, True, False, False] * 2
+    assert {r["against"]["engine"] for r in rows if r["against"]} == {"TensorRT, plugin"}
+    assert [r["speedup"] is None for r in rows] == [True, False] * 4
+    verdicts = [v for v in results(context, "verdict") if v["precision"] == "int8"]
+    assert {(v["batch"], v["tokens"], v["passed"], v["tolerance"]) for v in verdicts} == {
+        (batch, tokens, True, 0.4) for batch in (1, 2) for tokens in (16, 8)
+    }
+    assert all(0.95 < v["cosine"] < 0.9999999 for v in verdicts), "it is quantised, and near"
+    assert [p["part"] for p in results(context, "prepared")][-1] == "small in int8"
+    assert inspected == [
+        ("inspect_worker", "small.full.int8.b1", 1, 16),
+        ("inspect_worker", "small.filtered.plugin.int8.b1", 1, 8),
+    ]
+    built = len(context.built)
+    int8.run(context, "small")
+    assert len(context.built) == built, "the graphs and engines are there"
+
+
+@pytest.mark.slow
+def test_native_ops_take_the_plugin_s_place_in_int8_too_and_without_an_engine_the_step_fails(context, monkeypatch):
+    monkeypatch.setattr(attention, "ask", lambda *words: {"kernels": [], "layers": [], "nodes": 0})
+    context.broken = ("plugin.int8",)
+    int8.run(context, "small")
+    rows = results(context, "row")
+    assert {r["engine"] for r in rows} == {"TensorRT, plugin", "TensorRT, native ops, int8"} and len(rows) == 8
+    context.broken = ("int8",)
+    shutil.rmtree(context.settings.work / "engines")
+    with pytest.raises(EngineError, match="no int8 engine of small was built"):
+        int8.run(context, "small")
+
+
+@pytest.mark.slow
+def test_int8_graphs_for_8_6_have_pairs_of_nodes_and_one_budget(context):
+    context.found["tensorrt"] = {"found": "8.6.0, Python 3.10"}
+    jobs = speed_jobs(context, "small", [2], True, [8], "int8")
+    assert [job.name for job in jobs] == ["small.full.int8.b2", "small.filtered.plugin.int8.b2.k8"]
+    ensure_graphs(context, "small")
+    ensure_int8_graphs(context, "small")
+    for job in jobs:
+        path, layers = graph_of_job(context, job)
+        graph = onnx.load(path)
+        count = Counter(node.op_type for node in graph.graph.node)
+        assert (path.parent.name, layers, graph.opset_import[0].version) == ("small.int8", (), 17)
+        assert count["QuantizeLinear"] == count["DequantizeLinear"] == 16 and count["TokenSelect"] == (job.plugin)
+
+
+def test_full_and_filtered_graphs_for_8_6_have_blocks_of_the_same_form(context):
+    context.found["tensorrt"] = {"found": "8.6.0, Python 3.10"}
+    ensure_graphs(context, "small")
+    blocks = []
+    for job in speed_jobs(context, "small", [2], True, [8]):
+        nodes = onnx.load(graph_of_job(context, job)[0]).graph.node
+        blocks.append(Counter(node.op_type for node in nodes if node.name.startswith("blocks.1.")))
+        assert sum(node.op_type == "TokenSelect" for node in nodes) == job.plugin
+    assert blocks[0] == blocks[1] and blocks[0]["MatMul"] + blocks[0]["Gemm"] == 8
+
+
+def test_random_images_are_cropped_only(tmp_path):
+    preprocessing = Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3, "bicubic", 0.9)
+    write_random_images(tmp_path, preprocessing, 2)
+    images = [transform_of(preprocessing)(Image.open(path)) for path in sorted(tmp_path.iterdir())]
+    assert len(images) == 2 and images[0].shape == (3, 32, 32) and not images[0].equal(images[1])
+    assert all(0.9 < image.std() < 1.05 and abs(image.mean()) < 0.1 for image in images)
 
 
 def test_an_engine_is_built_again_only_when_something_it_depends_on_changed(context):

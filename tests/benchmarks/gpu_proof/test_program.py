@@ -93,6 +93,21 @@ def test_the_other_python_sees_its_own_packages_and_this_one(tmp_path, monkeypat
     assert interpreter_from_tree(tmp_path / "tree", tmp_path / "work") == interpreter  # the link is there already
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "LAZY"), ("EAGER", "EAGER")])
+def test_tensorrt_loads_kernels_when_they_are_first_run_unless_the_user_says_otherwise(
+    tmp_path, monkeypatch, own, expected
+):
+    monkeypatch.delenv("CUDA_MODULE_LOADING", raising=False)
+    if own is not None:
+        monkeypatch.setenv("CUDA_MODULE_LOADING", own)
+    for folder in ("lib", "site", "python/bin"):
+        (tmp_path / "tree" / folder).mkdir(parents=True)
+    (tmp_path / "tree" / "python" / "bin" / "python3.10").write_text("")
+    for settings in (Settings(tmp_path / "work"), Settings(tmp_path / "work", tensorrt8=tmp_path / "tree")):
+        assert settings.tensorrt.variables()["CUDA_MODULE_LOADING"] == expected
+    assert "site" in settings.tensorrt.variables()["PYTHONPATH"], "the tree's own variables are still there"
+
+
 def test_settings_survive_the_way_to_a_step(tmp_path):
     settings = Settings(tmp_path, 3.0, True, plugin=tmp_path / "p.so", models=(ModelSpec("a", "b", 16, 2, {"c": 1}),))
     assert Settings.from_text(settings.text()) == settings

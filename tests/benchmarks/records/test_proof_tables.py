@@ -6,7 +6,7 @@ import pytest
 from paths import ROOT
 from schema_check import valid
 
-from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES, proof_tables
+from tokfilter.benchmarks.records.proof_tables import PROOF_TABLES, int8_table, proof_tables
 from tokfilter.benchmarks.records.readme import page_with_tables
 
 DOCUMENT = json.loads((ROOT / "tests" / "data" / "gpu-proof.json").read_text())
@@ -44,6 +44,20 @@ def test_engines_without_device_events_are_compared_end_to_end(tables):
     assert lines == [
         "| deit_small | 8 | 98 | ONNX Runtime CUDA | 2.500 (2.700) | 2.50 | 1.20 (1.15 to 1.25) | 1.10 (1.05 to 1.15) |"
     ]
+
+
+def test_int8_stands_beside_fp16_with_the_agreement_of_its_own_engine():
+    row = next(r for r in DOCUMENT["rows"] if r["step"] == "native" and r["against"])
+    changes = {"step": "int8-deit_small", "precision": "int8", "engine": "TensorRT, plugin, int8", "role": "filtered"}
+    verdict = {"step": "int8-deit_small", "batch": 8, "tokens": 98, "passed": True, "same_top1": 0.875}
+    verdicts = [
+        {**verdict, "engine": "TensorRT, plugin, filtered at 98", "cosine": 1.0},
+        {**verdict, "engine": "TensorRT, plugin, int8, filtered at 98", "cosine": 0.99691},
+    ]
+    table = int8_table({**DOCUMENT, "rows": [{**row, **changes}], "verdicts": verdicts})
+    line = "| deit_small | int8 | TensorRT, plugin, int8 | 8 | 98 | 0.550 (0.600) | 14546 | 1.05 (1.03 to 1.07) |"
+    assert line in table and table.split(line)[1].splitlines()[0].endswith("| 0.99691 | 88% |")
+    assert int8_table({**DOCUMENT, "rows": [{**row, **changes}], "verdicts": verdicts[:1]}).count("|  |  |"), "unknown"
 
 
 def test_attention_and_checks(tables):

@@ -1,0 +1,69 @@
+"""Step ``int8-MODEL``: int8 by Q/DQ nodes beside fp16 in TensorRT, every token and half of them, in the same rounds."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from tokfilter.benchmarks.gpu_proof.attention import emit_kernels
+from tokfilter.benchmarks.gpu_proof.context import Context
+from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec, speed_jobs
+from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, ensure_int8_graphs
+from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
+from tokfilter.errors import EngineError
+
+__all__ = ["run"]
+
+_BATCHES: Final = (8, 32)
+
+
+def run(context: Context, name: str) -> None:
+    """Emits ``build``s, ``verdict``s, ``row``s that compare with fp16, and the kernels of the int8 engines.
+
+    The graphs are calibrated while fp16 engines that are not there yet are built. Where the plugin does not build in an
+    int8 graph, native ops do, by that name. Raises EngineError where no int8 engine was built.
+    """
+    model = context.settings.model(name)
+    batches = [batch for batch in context.settings.batches if batch in _BATCHES] or list(context.settings.batches)
+    ensure_graphs(context, name)
+    with ThreadPoolExecutor(1) as pool:
+        exported = pool.submit(ensure_int8_graphs, context, name)
+        if context.settings.dry_run:
+            exported.result()  # before the device is needed
+        fp16 = _built(context, name, batches, "fp16")
+        exported.result()
+    int8 = _built(context, name, batches, "int8")
+    if not int8:
+        raise EngineError(f"no int8 engine of {name} was built: see the builds.")
+    reference = _label(fp16, "fp16")
+    for batch in batches:
+        wanted = [
+            (engine_spec(context, job, _label(jobs, precision)), [job.tokens or model.timed[1]])
+            if job.role == "filtered"
+            else (engine_spec(context, job, _label(jobs, precision)), [model.patches])
+            for precision, jobs in (("fp16", fp16), ("int8", int8))
+            for job in jobs
+            if job.batch[0] == batch
+        ]
+        measured_rows(context, model, batch, wanted, reference)
+    for job in int8:
+        if job.batch[0] == batches[0]:
+            emit_kernels(context, job, batches[0])
+
+
+def _built(context: Context, name: str, batches: Sequence[int], precision: str) -> list[EngineJob]:
+    """The full and filtered engines of a precision; those that the plugin does not build in are of native ops."""
+    half = [context.settings.model(name).timed[1]]
+    plugin = context.has("prepared plugin")
+    built = build_engines(context, speed_jobs(context, name, batches, plugin, half, precision))
+    with_filter = [job.batch[0] for job in built if job.role == "filtered"]
+    if lacking := [batch for batch in batches if plugin and batch not in with_filter]:
+        native = speed_jobs(context, name, lacking, False, half, precision)
+        built += build_engines(context, [job for job in native if job.role == "filtered"])
+    return built
+
+
+def _label(jobs: Sequence[EngineJob], precision: str) -> str:
+    """Name in tables of all engines of a precision."""
+    label = PLUGIN if any(job.plugin for job in jobs) else NATIVE
+    return label if precision == "fp16" else f"{label}, {precision}"
