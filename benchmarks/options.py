@@ -19,6 +19,7 @@ __all__ = [
     "numbers_from_text",
     "output_option",
     "publish",
+    "settings_option",
     "threads_option",
 ]
 
@@ -59,6 +60,14 @@ def threads_option(default: int | None, help: str) -> Callable[[Function], Funct
         "--threads", type=click.IntRange(min=1), default=default, show_default=default is not None, help=help
     )
 
+
+settings_option: Final = click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the recipe that differs, such as finetune.epochs=6; may be given several times.",
+)
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print the JSON document, not a table.")
 

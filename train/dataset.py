@@ -157,7 +157,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def normalised(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """The model's input. images: [B, 3, H, W], uint8. Returns [B, 3, H, W], float32."""
-        pixels = images.to(device, torch.float32)
+        pixels = images.to(device).to(torch.float32)  # in this order, bytes are copied to a GPU
         normal: Tensor = (pixels - self._mean.to(device)) / self._std.to(device)
         return normal
 

@@ -14,6 +14,11 @@ _NAMES: Final = {
     "default recipe": "**token filter**",
     "default recipe: ToMe": "ToMe",
     "default recipe: EViT": "EViT",
+    "default recipe, labels of random halves": "**token filter**, labels of random halves",
+    "default recipe: resolution": "lower resolution",
+    "default recipe: norm": "largest norm",
+    "default recipe: centre": "centre",
+    "default recipe: random": "random",
 }
 """Method of recipe.json -> its row."""
 

@@ -1,10 +1,12 @@
-"""recipe.json: the default recipe of ``tokfilter train`` on both data sets, and its fine-tuning with ToMe and EViT.
+"""recipe.json: the default recipe of ``tokfilter train`` on the data sets, and its fine-tuning with ToMe and EViT.
 
     python -m tokfilter.benchmarks recipe WORK --seeds 0,1,2
+    python -m tokfilter.benchmarks recipe WORK --data objects-in-photographs --seeds 0 --jobs 6 -o recipe-objects.json
 
 The recipe was chosen on held-out training images (``recipe_search.py``). On digits-in-scenes there are 10,000 test
 scenes here, not the study's 2,000, which make an interval wider than the goals. So backbones are trained in
-``WORK/recipe``, by the study's settings. Other reducers get the multiply-accumulates of the filtered
+``WORK/recipe``, by the study's settings. objects-in-photographs is for a GPU, with the baselines and with labels of
+another method beside the others. Other reducers get the multiply-accumulates of the filtered
 model, never less, and draw the budgets of their training from the range in which they are compared. Finished rows are
 kept in WORK, so an interrupted run continues, and more seeds can be added.
 """
@@ -22,22 +24,41 @@ import torch
 from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_width
 from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
-from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
-from tokfilter.benchmarks.study.tasks import DIGITS, FASHION
+from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE, RECIPE_BASELINES
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, rows_from_recipe, write_data
+from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, OBJECTS_BY_RECIPE
+from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
 from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
 
-__all__ = ["main", "rows_of_set"]
+__all__ = ["VARIANTS", "main", "rows_of_set"]
 
-_METHODS: Final = (BEFORE, *RECIPE)
+VARIANTS: Final = {
+    "default recipe, labels of random halves": (
+        "labels.mask=removed",
+        "labels.group_shape=random",
+        "labels.group_size=0",
+        "labels.group_rounds=64",
+        "labels.group_estimate=log-ridge",
+        "labels.limit=2000",
+        "filter.epochs=50",
+    ),
+}
+"""Row name -> settings that differ from the recipe's and the task's; measured where a set has them."""
 _SETS: Final = {
     DIGITS.name: replace(DIGITS, config=replace(DIGITS.config, test=10_000)),
     FASHION.name: FASHION,
+    OBJECTS_BY_RECIPE.name: OBJECTS_BY_RECIPE,
 }
+_METHODS: Final = {
+    DIGITS.name: (BEFORE, *RECIPE),
+    FASHION.name: (BEFORE, *RECIPE),
+    OBJECTS_BY_RECIPE.name: (BEFORE, *VARIANTS, *RECIPE, *RECIPE_BASELINES),
+}
+_OTHERS: Final = {name: of for name, of in {**RECIPE, **RECIPE_BASELINES}.items() if of != FILTER}
 
 
 def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
@@ -59,7 +80,7 @@ def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
             cell["macs"].append(row["macs"])
             cell["top1"].append(top1)
             cell["lost"].append(100 * (every[method] - top1))
-            if RECIPE.get(method, FILTER) != FILTER:
+            if method in _OTHERS:
                 cell["ahead"].append(100 * (filtered[row["tokens"]] - top1))
     return [
         {"method": method, "tokens": tokens, **cell, "macs": cell["macs"][0]}
@@ -67,8 +88,8 @@ def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
     ]
 
 
-def _run(work: Path, name: str, seed: int) -> SeedRun:
-    task, folder = _SETS[name], _folder(work, name, seed)
+def _run(work: Path, name: str, seed: int, wheels: Path) -> SeedRun:
+    task, folder = replace(_SETS[name], wheels=wheels), _folder(work, name, seed)
     return SeedRun(task, task.config, seed, (folder if task.seeded else folder.parent) / "data", folder, quiet)
 
 
@@ -76,40 +97,66 @@ def _folder(work: Path, name: str, seed: int) -> Path:
     return work / "recipe" / name / f"seed-{seed}"
 
 
-def _rows_of_method(work: Path, name: str, seed: int, method: str) -> Rows:
+def _rows_of_method(work: Path, name: str, seed: int, wheels: Path, method: str) -> Rows:
     torch.set_num_threads(1)
-    return rows_from_method(_run(work, name, seed), method)
+    run = _run(work, name, seed, wheels)
+    return rows_from_recipe(run, method, VARIANTS[method]) if method in VARIANTS else rows_from_method(run, method)
+
+
+def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+    names = value.split(",")
+    if unknown := [name for name in names if name not in _SETS]:
+        raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(_SETS)}")
+    return names
 
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--data",
+    callback=_data_sets,
+    default=f"{DIGITS.name},{FASHION.name}",
+    show_default=True,
+    help=f"Of {', '.join(_SETS)}; the last one is for a GPU.",
+)
+@wheels_option
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds at once, a core each.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Rows at once, a core each.")
 @click.option("--present", is_flag=True, help="Take the rows that are there; train nothing.")
 @output_option(RESULTS / "recipe.json")
 @json_option
-def main(work: Path, seeds: list[int], jobs: int, present: bool, output: Path, as_json: bool) -> None:
-    """Train the study's models by the default recipe: an hour of one core for a seed of both sets."""
+def main(
+    work: Path,
+    data: list[str],
+    wheels: Path,
+    seeds: list[int],
+    jobs: int,
+    present: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Train the study's models by the default recipe: an hour of one core for a seed of the two small sets."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
     check_work_folder(work / "recipe", _recipe(), "recipe.json")
-    names = tuple(_SETS)
+    names = dict.fromkeys(data)
     cells = [
         (method, name, seed)
-        for method in _METHODS
+        for method in dict.fromkeys(method for name in names for method in _METHODS[name])
         for name in names
         for seed in seeds
+        if method in _METHODS[name]
         if not present or has_rows(_folder(work, name, seed), method)
     ]
     if lacking := [name for name in names if (BEFORE, name) not in {cell[:2] for cell in cells}]:
         raise DataError(f"{work} has no rows of {lacking[0]}: leave --present out to train its models.")
     for _, name, seed in cells:  # before the processes start, which share Fashion-MNIST
-        run = _run(work, name, seed)
+        run = _run(work, name, seed, wheels)
         write_data(run.task, run.config, seed, run.data, quiet)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:  # the filter's rows come first
         pending: dict[Any, Any] = {}
         for stage in ([cell for cell in cells if cell[0] == BEFORE], [cell for cell in cells if cell[0] != BEFORE]):
-            pending |= {cell: pool.submit(_rows_of_method, work, cell[1], cell[2], cell[0]) for cell in stage}
+            pending |= {cell: pool.submit(_rows_of_method, work, cell[1], cell[2], wheels, cell[0]) for cell in stage}
             for method, name, seed in stage:  # each backbone is trained once, before what starts from it
                 pending[method, name, seed].result()
                 click.echo(f"{name}: seed {seed}, {method}", err=True)

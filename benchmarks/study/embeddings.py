@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Architecture, Bundle
-from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, settings_option
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.baseline_models import model_of, own_budgets
 from tokfilter.benchmarks.study.pretrained_vit import MEAN, STD, graph_from_wheel, trained_weights
@@ -30,10 +30,11 @@ from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import Progress, Splits, images_from_folder
 from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distributed import SINGLE_PROCESS
 from tokfilter.train.loop import RunDir
 from tokfilter.train.pipeline import bundle_from_start
 from tokfilter.train.recipe import Recipe, config_from_recipe
-from tokfilter.train.recipe_file import changed_recipe
+from tokfilter.train.recipe_file import changed_recipe, values_from_texts
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.start import Start, start_from_bundle, start_from_timm
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
@@ -88,7 +89,7 @@ def measure(folder: Path, wheels: Path, progress: Progress, settings: Settings |
     bundle = load_bundle(filtered)
     dataset = ImageDataset(tests, bundle.preprocessing, progress)
     start = model_from_bundle(bundle)
-    reference = full_outputs(start, dataset, progress)
+    reference = full_outputs(start.to(SINGLE_PROCESS.device), dataset, progress)
     models = {
         "full": start, "filter": start, "tome": model_of("tome", bundle),
         "filter, fine-tuned": model_from_bundle(load_bundle(tuned)),
@@ -128,10 +129,12 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row for each budget, largest first; ``tokens`` is the filter's budget, ``budget`` the method's own."""
     budgets = [tokens_from_keep(keep, model.num_patches) for keep in BUDGETS]
-    own, _ = own_budgets(name, model, bundle, budgets)
+    own, _ = own_budgets(name, model.cpu(), bundle, budgets)  # multiply-accumulates are counted on the CPU
     if name == "filter, fine-tuned":
         own[model.num_patches] = model.num_patches
+    model.to(SINGLE_PROCESS.device)
     found = {row.tokens: row for row in evaluate_similarity(model, dataset, sorted(own.values()), progress, reference)}
+    model.cpu()
     return [
         {"method": name, "budget": k, "macs": macs(model, k), **asdict(found[k]), "tokens": tokens}
         for tokens, k in sorted(own.items(), reverse=True)
@@ -156,16 +159,21 @@ def goals_of(rows: list[dict[str, Any]], half: int) -> dict[str, dict[str, Any]]
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @wheels_option
+@click.option("--train", type=click.IntRange(min=1), default=Settings().train, show_default=True, help="Images.")
+@settings_option
 @output_option(RESULT)
 @json_option
-def main(work: Path, wheels: Path, output: Path, as_json: bool) -> None:
+def main(work: Path, wheels: Path, train: int, changes: tuple[str, ...], output: Path, as_json: bool) -> None:
     """Filter a trained ViT-S/14 without class labels and compare its embeddings: a quarter of an hour of one core.
 
     Data, labels and models go to the folder WORK. An interrupted run continues.
     """
     with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("study", total=1.0)
-        document = measure(work, wheels, lambda what, fraction: bar.update(task, description=what, completed=fraction))
+        settings = Settings(train, recipe={**Settings().recipe, **values_from_texts(changes)})
+        document = measure(
+            work, wheels, lambda what, fraction: bar.update(task, description=what, completed=fraction), settings
+        )
     publish({**header("embeddings", command_line()), **document}, output, as_json, map(_line, document["rows"]))
 
 

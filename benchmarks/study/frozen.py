@@ -9,7 +9,7 @@ continues.
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from tokfilter.artifacts.budget import tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.benchmarks.options import command_line, json_option, output_option, publish
+from tokfilter.benchmarks.options import command_line, json_option, output_option, publish, settings_option
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row, model_of, own_budgets
 from tokfilter.benchmarks.study.trained_vit_start import ARCHITECTURE, PIXELS, Sizes, images_of, weights_with_head
@@ -32,11 +32,12 @@ from tokfilter.runtime.measure.record import header, write_json
 from tokfilter.train.built_in import FROZEN
 from tokfilter.train.data import Progress, Splits
 from tokfilter.train.dataset import ImageDataset
+from tokfilter.train.distributed import SINGLE_PROCESS
 from tokfilter.train.evaluation import wilson
 from tokfilter.train.loop import RunDir
 from tokfilter.train.pipeline import bundle_from_start
 from tokfilter.train.recipe import Recipe, config_from_recipe
-from tokfilter.train.recipe_file import changed_recipe, text_from_recipe
+from tokfilter.train.recipe_file import changed_recipe, text_from_recipe, values_from_texts
 from tokfilter.train.start import start_from_timm
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 
@@ -120,6 +121,7 @@ def _answers(
     model = _model(method, bundle)
     budgets = [tokens_from_keep(keep, model.num_patches) for keep in BUDGETS]
     own, _ = own_budgets(method, model, bundle, budgets)
+    model.to(SINGLE_PROCESS.device)
     answers = {k: (mine, _correct(model, mine, tests, method, progress)) for k, mine in own.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(kept, {str(k): [mine, right.astype(int).tolist()] for k, (mine, right) in answers.items()})
@@ -128,9 +130,9 @@ def _answers(
 
 @torch.inference_mode()
 def _correct(model: Any, tokens: int, tests: ImageDataset, method: str, progress: Progress) -> Any:
-    parts = []
+    parts, device = [], next(model.parameters()).device
     for done, batch in enumerate(tests.in_order(50)):
-        parts.append(model(tests.normalised(batch.images), tokens).argmax(1) == batch.labels)
+        parts.append(model(tests.normalised(batch.images, device), tokens).argmax(1).cpu() == batch.labels)
         progress(f"{method}, {tokens} tokens", done * 50 / len(tests))
     return torch.cat(parts).numpy()
 
@@ -178,14 +180,28 @@ def paired_interval(ours: Any, theirs: Any) -> list[float]:
     show_default=True,
     help="Of labels and training; bf16 where the processor has instructions for it.",
 )
+@click.option("--labelled", type=click.IntRange(min=1), default=SIZES.labelled, show_default=True, help="Images.")
+@click.option("--tuned", type=click.IntRange(min=1), default=SIZES.tuned, show_default=True, help="Training images.")
+@settings_option
 @output_option(RESULT)
 @json_option
-def main(work: Path, wheels: Path, precision: str, output: Path, as_json: bool) -> None:
+def main(
+    work: Path,
+    wheels: Path,
+    precision: str,
+    labelled: int,
+    tuned: int,
+    changes: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+) -> None:
     """Train a filter for a frozen, trained ViT-S/14, and compare it with token merging: half an hour of one core.
 
     Data, labels, model and answers go to the folder WORK. An interrupted run continues.
     """
-    run = FrozenRun(SIZES, {f"{stage}.precision": precision for stage in ("labels", "filter", "finetune")})
+    precisions = {f"{stage}.precision": precision for stage in ("labels", "filter", "finetune")}
+    sizes = replace(SIZES, labelled=labelled, tuned=tuned)
+    run = FrozenRun(sizes, {**precisions, **values_from_texts(changes)})
     with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("study", total=1.0)
         document = measure(

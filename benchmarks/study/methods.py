@@ -27,6 +27,7 @@ __all__ = [
     "LONG_SPECIALISTS",
     "MAIN",
     "RECIPE",
+    "RECIPE_BASELINES",
     "REDUCERS",
     "SPECIALISTS",
     "longer",
@@ -61,6 +62,8 @@ LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
 
 RECIPE: Final = {"default recipe": FILTER, "default recipe: ToMe": "tome", "default recipe: EViT": "evit"}
 """Row name -> reducer that is trained by the default recipe of ``tokfilter train``; see ``default_recipe.py``."""
+RECIPE_BASELINES: Final = {f"default recipe: {name}": name for name in TOKEN_BASELINES}
+"""Row name -> baseline that gets the default recipe's fine-tuning."""
 
 ABLATIONS: Final[dict[str, Change]] = {
     "mask: image's mean": lambda config: _labels(config, mask=MaskConfig("mean")),

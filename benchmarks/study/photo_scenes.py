@@ -6,10 +6,14 @@ photographs, garments and digits for everything, distractors included. Images ar
 ``scenes.json`` says what each was made of.
 """
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +36,8 @@ __all__ = ["SPLITS", "PhotoScene", "SceneLook", "photo_scenes", "write_photo_sce
 
 SPLITS: Final = ("train", "test")
 _KINDS: Final = ("shape", "blob", "noise", "piece", "line")
+_PART: Final = 250
+"""Scenes that a process draws at a time."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +85,16 @@ class PhotoScene:
 
 
 def photo_scenes(
-    sources: Sources, split: str, count: int, seed: int, look: SceneLook | None = None
+    sources: Sources, split: str, count: int, seed: int, look: SceneLook | None = None, part: range | None = None
 ) -> Iterator[PhotoScene]:
-    """Draw ``count`` scenes; every class is equally frequent, give or take one.
+    """Draw ``count`` scenes, or those with the numbers ``part``; every class is equally frequent, give or take one.
 
     No garment or digit is an object twice before all of its class were one.
     """
-    look = look or SceneLook()
-    for number, shape in enumerate(_objects(sources, split, count, seed)):
+    look, objects = look or SceneLook(), list(_objects(sources, split, count, seed))
+    for number in range(count) if part is None else part:
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        yield _scene(rng, sources, shape, look)
+        yield _scene(rng, sources, objects[number], look)
 
 
 def write_photo_scenes(
@@ -101,6 +107,7 @@ def write_photo_scenes(
 ) -> None:
     """Write ``folder/<split>/<class>/<number>.jpg`` for each split of ``counts``, and ``folder/scenes.json``.
 
+    Every core draws; an image depends on its seed and number alone.
     sources_of: split -> its sources
     Raises OSError, and what ``sources_of`` raises before anything is written.
     """
@@ -109,14 +116,47 @@ def write_photo_scenes(
     for split, count in counts.items():
         for name in found[split].shapes:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-        for number, scene in enumerate(photo_scenes(found[split], split, count, seed, look)):
-            file = f"{split}/{scene.class_name}/{number:05d}.jpg"
-            Image.fromarray(scene.image).save(folder / file, quality=95)
-            facts = {name: value for name, value in vars(scene).items() if name != "image"}
-            record[file] = facts
-            if number % 50 == 0:
-                progress(f"photographs with objects: {split}", number / count)
+        for done, facts in _written(partial(_write_part, folder, found[split], split, count, seed, look), count):
+            record |= facts
+            progress(f"photographs with objects: {split}", done / count)
     write_json(folder / "scenes.json", {"seed": seed, "look": asdict(look or SceneLook()), "scenes": record})
+
+
+def _written(write: Callable[[range], dict[str, Any]], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(scenes so far, facts of some more), in order."""
+    parts = [range(start, min(start + _PART, count)) for start in range(0, count, _PART)]
+    if len(parts) < 2:
+        yield from ((count, write(part)) for part in parts)
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _take, (write,)) as pool:
+        for part, facts in zip(parts, pool.map(_write_taken, parts), strict=True):
+            yield part.stop, facts
+
+
+_taken: Callable[[range], dict[str, Any]]
+"""In a process of the pool: sources are sent to it once."""
+
+
+def _take(write: Callable[[range], dict[str, Any]]) -> None:
+    global _taken
+    _taken = write
+
+
+def _write_taken(part: range) -> dict[str, Any]:
+    return _taken(part)
+
+
+def _write_part(
+    folder: Path, sources: Sources, split: str, count: int, seed: int, look: SceneLook | None, part: range
+) -> dict[str, Any]:
+    """Write some scenes; returns what each file was made of."""
+    facts = {}
+    for number, scene in zip(part, photo_scenes(sources, split, count, seed, look, part), strict=True):
+        file = f"{split}/{scene.class_name}/{number:05d}.jpg"
+        Image.fromarray(scene.image).save(folder / file, quality=95)
+        facts[file] = {name: value for name, value in vars(scene).items() if name != "image"}
+    return facts
 
 
 def _objects(sources: Sources, split: str, count: int, seed: int) -> Iterator[Shape]:

@@ -74,9 +74,10 @@ def trained_on_small_scenes(
     backbone.load_state_dict(weights, strict=False)
     small: Any = create_backbone(replace(architecture, kwargs={**arguments, "img_size": LOOK.size}))
     dataset = ImageDataset(images, preprocessing_from_backbone(small, crop_pct=1.0), progress)
-    windows, run_dir = _Windows(backbone, small), RunDir(folder, resume=True, progress=progress)
+    run_dir = RunDir(folder, resume=True, progress=progress)
+    windows = _Windows(backbone, small).to(run_dir.processes.device)
     train_backbone(windows, dataset, FineTuning(plan), _SEED, run_dir, "small scenes")
-    return {**small.state_dict(), "pos_embed": backbone.pos_embed.detach()}
+    return {**small.cpu().state_dict(), "pos_embed": backbone.pos_embed.detach()}
 
 
 def _sources(split: str, wheels: Path) -> Sources:

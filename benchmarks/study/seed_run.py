@@ -35,6 +35,7 @@ from tokfilter.benchmarks.study.methods import (
     LONG_SPECIALISTS,
     LONGER_BASELINES,
     RECIPE,
+    RECIPE_BASELINES,
     SPECIALISTS,
     longer,
     with_global_context,
@@ -66,6 +67,9 @@ DRAWS: Final = "rival-"
 
 Rows = list[dict[str, Any]]
 
+_HOLD_BYTES: Final = 3 << 30
+"""Of decoded training images: as many as the largest task has."""
+
 _VERSION: Final = 5
 """Of the contents of a seed's folder."""
 
@@ -96,7 +100,7 @@ class SeedRun:
     def datasets(self) -> tuple[ImageDataset, ImageDataset]:
         """Training and test images, preprocessed for the model."""
         train, test = (
-            ImageDataset(part, self._new().preprocessing, self.progress)
+            ImageDataset(part, self._new().preprocessing, self.progress, _HOLD_BYTES)
             for part in (self.splits.train, self.splits.test)
         )
         return train, test
@@ -184,12 +188,12 @@ def _check_folder(run: SeedRun) -> None:
 def _measure(run: SeedRun, method: str) -> Rows:
     if method == BEFORE:
         return _before(run)
-    if method in RECIPE:
-        return _recipe(run, method, RECIPE[method])
+    if method in (*RECIPE, *RECIPE_BASELINES):
+        return _recipe(run, method, {**RECIPE, **RECIPE_BASELINES}[method])
     name, config = LONGER_BASELINES.get(method), run.train_config
     name, config = (method, config) if name is None else (name, longer(config))
     if name in TOKEN_BASELINES:
-        return _baseline(run, name, config)
+        return _baseline(run, name if method == name else f"longer: {name}", name, config)
     if name in OTHER_REDUCERS:
         return _reducer(run, method, name, config)
     if method in (SPECIALISTS, LONG_SPECIALISTS):
@@ -204,8 +208,10 @@ def _measure(run: SeedRun, method: str) -> Rows:
 
 
 def _recipe(run: SeedRun, method: str, reducer: str) -> Rows:
-    """The default recipe with the filter, or its fine-tuning with another reducer."""
+    """The default recipe with the filter, or its fine-tuning with another reducer or a baseline."""
     config = config_of_task(run.task, len(run.splits.train), run.seed, reducer=reducer)
+    if reducer in TOKEN_BASELINES:
+        return _baseline(run, method, reducer, config, every=True)
     if reducer != FILTER:
         return _reducer(run, method, reducer, config, compared_only=True)
     return _filter_rows(_filter_bundle(run, method, config))
@@ -231,8 +237,9 @@ def _shared_labels(run: SeedRun, config: TrainConfig) -> Path:
     groups = "" if labels.groups == Grouping() and labels.precision == "fp32" else f"-{_label_digest(labels)}"
     folder = run.folder / "labels" / f"{labels.method}-{labels.mask.value}-{labels.mask.point}{loss}{limit}{groups}"
     dataset = labelled_dataset(run.datasets[0], config)
-    model = model_from_bundle(load_bundle(run.backbone)).eval()
-    label_images(model, dataset, labels, LabelStore(folder), RunDir(progress=run.progress), config.label_chunk)
+    run_dir = RunDir(progress=run.progress)
+    model = model_from_bundle(load_bundle(run.backbone)).to(run_dir.processes.device).eval()
+    label_images(model, dataset, labels, LabelStore(folder), run_dir, config.label_chunk)
     return folder
 
 
@@ -252,16 +259,19 @@ def _specialist(run: SeedRun, name: str, config: TrainConfig, keep: Keep) -> dic
     return row
 
 
-def _baseline(run: SeedRun, name: str, config: TrainConfig) -> Rows:
-    bundle, finetune = load_bundle(run.backbone), config.finetune
+def _baseline(run: SeedRun, work: str, name: str, config: TrainConfig, every: bool = False) -> Rows:
+    """work: name of its checkpoints; every: also measured with every token."""
+    bundle, finetune, run_dir = load_bundle(run.backbone), config.finetune, run.run_dir(work)
     weights = copy.deepcopy(dict(bundle.backbone))
     baseline: Any = baseline_from_weights(name, bundle.architecture, weights, run.seed)
+    baseline.to(run_dir.processes.device)
     train, test = run.datasets
     teacher = copy.deepcopy(baseline).eval().requires_grad_(False) if finetune.distill else None
-    run_dir = run.run_dir(name if config == run.train_config else f"longer: {name}")
     train_elastic(baseline, train, finetune, config.seed, run_dir, name=f"{DRAWS}{name}", teacher=teacher)
-    budgets = {tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets} - {baseline.num_patches}
+    budgets = {tokens_from_keep(keep, baseline.num_patches) for keep in run.task.budgets}
+    budgets -= set() if every else {baseline.num_patches}
     results = evaluate(baseline, test, sorted(budgets), run.progress, seed=config.seed, precision=config.test_precision)
+    baseline.cpu()
     return [{**asdict(a), "macs": macs_of_row(Row(name, a.tokens), baseline, bundle)} for a in results]
 
 

@@ -26,7 +26,7 @@ from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import Precision, TrainingPlan
 from tokfilter.train.token_sets import Grouping
 
-__all__ = ["DIGITS", "FASHION", "OBJECTS", "TASKS", "PhotoConfig", "StudyConfig", "Task"]
+__all__ = ["DIGITS", "FASHION", "OBJECTS", "OBJECTS_BY_RECIPE", "TASKS", "PhotoConfig", "StudyConfig", "Task"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class Task:
     start: (folder, config, progress, wheels) -> weights that every seed's backbone starts from; None: new weights
     methods: those of the study that are run; None: all
     curve: whether reducers are also evaluated at more budgets, for the comparison at equal latency
+    recipe: settings of the default recipe that differ for its model (``recipe_config.py``)
     wheels: folder of the wheels that data and weights are read from
     """
 
@@ -145,6 +146,7 @@ class Task:
     start: Callable[[Path, Any, Progress, Path], Mapping[str, Tensor]] | None = field(default=None, compare=False)
     methods: tuple[str, ...] | None = None
     curve: bool = True
+    recipe: tuple[str, ...] = ("filter.width=32", "finetune.lr=1e-3")
     wheels: Path = field(default=WHEELS, compare=False)
 
 
@@ -208,4 +210,29 @@ OBJECTS: Final = Task(
     (BEFORE, FILTER, *TOKEN_BASELINES, "tome", "evit"),
     False,
 )
+OBJECTS_BY_RECIPE: Final = replace(
+    OBJECTS,
+    config=PhotoConfig(
+        train=16_000,
+        test=5_000,
+        small_batch=256,
+        backbone_steps=1_500,
+        batch=128,
+        backbone_lr=4e-5,
+    ),
+    recipe=(
+        "labels.method=grouped",
+        "labels.group_size=16",
+        "labels.precision=fp16",
+        "labels.chunk=1024",
+        "labels.limit=8000",
+        "filter.precision=bf16",
+        "finetune.lr=4e-5",
+        "finetune.batch=256",
+        "finetune.epochs=3",
+        "finetune.min_keep=0.25",
+        "finetune.precision=bf16",
+    ),
+)
+"""The same scenes in numbers for a GPU: some minutes of an H100 for all methods."""
 TASKS: Final = {task.name: task for task in (DIGITS, FASHION, OBJECTS)}
