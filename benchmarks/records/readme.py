@@ -40,6 +40,13 @@ from tokfilter.benchmarks.records.unlabelled_tables import embeddings_table, lab
 __all__ = ["TABLES", "page_with_tables", "pages"]
 
 
+_PROOF_FILES: Final = {
+    "proof_native": "gpu-proof-native.json",
+    "proof_attention": "gpu-proof-attention.json",
+    "proof_engines": "gpu-proof-engines.json",
+}
+"""Tables whose steps ran in a run of their own: a card is had for minutes at a time."""
+
 TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
     "speed": ("runtime.json", speed_table),
@@ -88,10 +95,11 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
         )
     },
     "recipe": ("recipe.json", recipe_table),
+    "objects_recipe": ("recipe-objects.json", recipe_table),
     "recipe_search": ("recipe_search.json", search_table),
     "reducer_costs": ("reducers-deit-small.json", cost_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),
-    **{name: ("gpu-proof.json", write) for name, (_, write) in PROOF_TABLES.items()},
+    **{name: (_PROOF_FILES.get(name, "gpu-proof.json"), write) for name, (_, write) in PROOF_TABLES.items()},
 }
 """Name of a table -> (file in results, function that writes the table)."""
 
@@ -115,7 +123,7 @@ _UNMEASURED: Final = {
     "cpu_forms.json": "Not measured yet on an idle machine: `python -m tokfilter.benchmarks cpu-forms`.",
     "cuda_zoo.json": "Not measured yet: `python -m tokfilter.benchmarks cuda-zoo`.",
     "int8_accuracy_fashion.json": "Not measured yet: `python -m tokfilter.benchmarks int8-accuracy WORK`.",
-    "gpu-proof.json": "Not measured yet: `make gpu-proof`.",
+    **dict.fromkeys(("gpu-proof.json", *_PROOF_FILES.values()), "Not measured yet: `make gpu-proof`."),
 }
 """File in results that may be absent -> what stands in place of its tables."""
 

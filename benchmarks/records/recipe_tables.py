@@ -14,7 +14,6 @@ _NAMES: Final = {
     "default recipe": "**token filter**",
     "default recipe: ToMe": "ToMe",
     "default recipe: EViT": "EViT",
-    "default recipe, labels of random halves": "**token filter**, labels of random halves",
     "default recipe: resolution": "lower resolution",
     "default recipe: norm": "largest norm",
     "default recipe: centre": "centre",
@@ -45,10 +44,11 @@ def recipe_table(document: Document) -> str:
                 lines.append(line("", "points lost against every token", *lost, *empty))
     images = ", ".join(f"{one['images']} of {one['name']}" for one in document["sets"])
     interval = document["settings"]["interval"]
+    over = "One seed, no intervals" if seeds == 1 else f"Intervals: {interval}, fewer where a row says so"
     what = (
         "Top-1 in %, differences in points of the same seed; other reducers at the multiply-accumulates of the "
         "filtered model, nothing where even their smallest budget costs more; no row of them: not measured. "
-        f"Intervals: {interval}, fewer where a row says so; test images: {images}."
+        f"{over}; test images: {images}."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 

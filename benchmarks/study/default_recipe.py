@@ -5,10 +5,9 @@
 
 The recipe was chosen on held-out training images (``recipe_search.py``). On digits-in-scenes there are 10,000 test
 scenes here, not the study's 2,000, which make an interval wider than the goals. So backbones are trained in
-``WORK/recipe``, by the study's settings. objects-in-photographs is for a GPU, with the baselines and with labels of
-another method beside the others. Other reducers get the multiply-accumulates of the filtered
-model, never less, and draw the budgets of their training from the range in which they are compared. Finished rows are
-kept in WORK, so an interrupted run continues, and more seeds can be added.
+``WORK/recipe``, by the study's settings. objects-in-photographs is for a GPU, and has the baselines too. Other reducers
+get the multiply-accumulates of the filtered model, never less, and draw the budgets of their training from the range in
+which they are compared. Finished rows are kept in WORK, so an interrupted run continues, and more seeds can be added.
 """
 
 import multiprocessing
@@ -25,7 +24,7 @@ from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_
 from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text, output_option, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE, RECIPE_BASELINES
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, rows_from_recipe, write_data
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, OBJECTS_BY_RECIPE
 from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.benchmarks.study.work_folder import check_work_folder
@@ -34,20 +33,8 @@ from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import quiet
 from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
 
-__all__ = ["VARIANTS", "main", "rows_of_set"]
+__all__ = ["main", "rows_of_set"]
 
-VARIANTS: Final = {
-    "default recipe, labels of random halves": (
-        "labels.mask=removed",
-        "labels.group_shape=random",
-        "labels.group_size=0",
-        "labels.group_rounds=64",
-        "labels.group_estimate=log-ridge",
-        "labels.limit=2000",
-        "filter.epochs=50",
-    ),
-}
-"""Row name -> settings that differ from the recipe's and the task's; measured where a set has them."""
 _SETS: Final = {
     DIGITS.name: replace(DIGITS, config=replace(DIGITS.config, test=10_000)),
     FASHION.name: FASHION,
@@ -56,9 +43,9 @@ _SETS: Final = {
 _METHODS: Final = {
     DIGITS.name: (BEFORE, *RECIPE),
     FASHION.name: (BEFORE, *RECIPE),
-    OBJECTS_BY_RECIPE.name: (BEFORE, *VARIANTS, *RECIPE, *RECIPE_BASELINES),
+    OBJECTS_BY_RECIPE.name: (BEFORE, *RECIPE, *RECIPE_BASELINES),
 }
-_OTHERS: Final = {name: of for name, of in {**RECIPE, **RECIPE_BASELINES}.items() if of != FILTER}
+_OTHERS: Final = (*(name for name, reducer in RECIPE.items() if reducer != FILTER), *RECIPE_BASELINES)
 
 
 def rows_of_set(per_seed: Sequence[Rows]) -> list[dict[str, Any]]:
@@ -99,8 +86,7 @@ def _folder(work: Path, name: str, seed: int) -> Path:
 
 def _rows_of_method(work: Path, name: str, seed: int, wheels: Path, method: str) -> Rows:
     torch.set_num_threads(1)
-    run = _run(work, name, seed, wheels)
-    return rows_from_recipe(run, method, VARIANTS[method]) if method in VARIANTS else rows_from_method(run, method)
+    return rows_from_method(_run(work, name, seed, wheels), method)
 
 
 def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -167,7 +153,8 @@ def main(
             for seed in seeds
             if (rows := [row for cell, of in pending.items() if cell[1:] == (name, seed) for row in of.result()])
         ]
-        sets.append({"name": name, "images": per_seed[0][0]["images"], "rows": rows_of_set(per_seed)})
+        images, changes = per_seed[0][0]["images"], list(_SETS[name].recipe)
+        sets.append({"name": name, "images": images, "settings": changes, "rows": rows_of_set(per_seed)})
     settings = {"seeds": seeds, "threads": 1, "interval": interval_name(len(seeds)), "recipe": _recipe()}
     document = {**header("recipe", command_line()), "settings": settings, "sets": sets}
     publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))

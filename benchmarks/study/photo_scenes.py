@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,55 +107,71 @@ def write_photo_scenes(
     """Write ``folder/<split>/<class>/<number>.jpg`` for each split of ``counts``, and ``folder/scenes.json``.
 
     Every core draws; an image depends on its seed and number alone.
-    sources_of: split -> its sources
+    sources_of: split -> its sources; for many scenes a function that other processes can import
     Raises OSError, and what ``sources_of`` raises before anything is written.
     """
     found = {split: sources_of(split) for split in counts}
+    look = look or SceneLook()
     record: dict[str, dict[str, object]] = {}
     for split, count in counts.items():
         for name in found[split].shapes:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-        for done, facts in _written(partial(_write_part, folder, found[split], split, count, seed, look), count):
+        task = _Task(folder, split, count, seed, look)
+        for done, facts in _written(task, found[split], sources_of):
             record |= facts
             progress(f"photographs with objects: {split}", done / count)
-    write_json(folder / "scenes.json", {"seed": seed, "look": asdict(look or SceneLook()), "scenes": record})
+    write_json(folder / "scenes.json", {"seed": seed, "look": asdict(look), "scenes": record})
 
 
-def _written(write: Callable[[range], dict[str, Any]], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Task:
+    """The scenes of a split."""
+
+    folder: Path
+    split: str
+    count: int
+    seed: int
+    look: SceneLook
+
+    def write(self, sources: Sources, part: range) -> dict[str, Any]:
+        """Write some scenes; returns what each file was made of."""
+        facts = {}
+        scenes = photo_scenes(sources, self.split, self.count, self.seed, self.look, part)
+        for number, scene in zip(part, scenes, strict=True):
+            file = f"{self.split}/{scene.class_name}/{number:05d}.jpg"
+            Image.fromarray(scene.image).save(self.folder / file, quality=95)
+            facts[file] = {name: value for name, value in vars(scene).items() if name != "image"}
+        return facts
+
+
+def _written(
+    task: _Task, sources: Sources, sources_of: Callable[[str], Sources]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(scenes so far, facts of some more), in order."""
-    parts = [range(start, min(start + _PART, count)) for start in range(0, count, _PART)]
+    parts = [range(start, min(start + _PART, task.count)) for start in range(0, task.count, _PART)]
     if len(parts) < 2:
-        yield from ((count, write(part)) for part in parts)
+        yield from ((part.stop, task.write(sources, part)) for part in parts)
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _take, (write,)) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    # Each process reads the sources itself: to send them to one takes as long, and one waits for the other.
+    with ProcessPoolExecutor(min(cores, len(parts)), spawn, _take, (task, sources_of)) as pool:
         for part, facts in zip(parts, pool.map(_write_taken, parts), strict=True):
             yield part.stop, facts
 
 
-_taken: Callable[[range], dict[str, Any]]
-"""In a process of the pool: sources are sent to it once."""
+_taken: tuple[_Task, Sources]
+"""Of a process of the pool."""
 
 
-def _take(write: Callable[[range], dict[str, Any]]) -> None:
+def _take(task: _Task, sources_of: Callable[[str], Sources]) -> None:
     global _taken
-    _taken = write
+    _taken = task, sources_of(task.split)
 
 
 def _write_taken(part: range) -> dict[str, Any]:
-    return _taken(part)
-
-
-def _write_part(
-    folder: Path, sources: Sources, split: str, count: int, seed: int, look: SceneLook | None, part: range
-) -> dict[str, Any]:
-    """Write some scenes; returns what each file was made of."""
-    facts = {}
-    for number, scene in zip(part, photo_scenes(sources, split, count, seed, look, part), strict=True):
-        file = f"{split}/{scene.class_name}/{number:05d}.jpg"
-        Image.fromarray(scene.image).save(folder / file, quality=95)
-        facts[file] = {name: value for name, value in vars(scene).items() if name != "image"}
-    return facts
+    task, sources = _taken
+    return task.write(sources, part)
 
 
 def _objects(sources: Sources, split: str, count: int, seed: int) -> Iterator[Shape]:

@@ -7,6 +7,7 @@ patches and fills more of the image, and an image costs a fifth.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ def trained_on_small_scenes(
     """
     data = folder / "scenes"
     if not (data / "complete").is_file():
-        write_photo_scenes(data, _SEED, {"train": count}, lambda split: _sources(split, wheels), LOOK, progress)
+        write_photo_scenes(data, _SEED, {"train": count}, partial(_sources, wheels=wheels), LOOK, progress)
         (data / "complete").touch()
     images = images_from_folder(data / "train")
     arguments = {**architecture.kwargs, "num_classes": len(images.class_names)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -169,7 +170,7 @@ def _write_fashion(folder: Path, seed: int, config: StudyConfig, progress: Progr
 def _write_objects(folder: Path, seed: int, config: StudyConfig, progress: Progress, wheels: Path) -> None:
     """The same images for every seed, as of a published data set."""
     counts = {"train": config.train, "test": config.test}
-    write_photo_scenes(folder, 0, counts, lambda split: sources_from_wheels(split, wheels), progress=progress)
+    write_photo_scenes(folder, 0, counts, partial(sources_from_wheels, wheels=wheels), progress=progress)
 
 
 _VIT: Final = Architecture("vit_small_patch14_dinov2", {"img_size": 224})
@@ -222,10 +223,15 @@ OBJECTS_BY_RECIPE: Final = replace(
     ),
     recipe=(
         "labels.method=grouped",
-        "labels.group_size=16",
+        "labels.mask=removed",
+        "labels.group_shape=random",
+        "labels.group_size=0",
+        "labels.group_rounds=64",
+        "labels.group_estimate=log-ridge",
         "labels.precision=fp16",
         "labels.chunk=1024",
-        "labels.limit=8000",
+        "labels.limit=2000",
+        "filter.epochs=50",
         "filter.precision=bf16",
         "finetune.lr=4e-5",
         "finetune.batch=256",

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.records.recipe_tables import recipe_table, search_table
 from tokfilter.benchmarks.study import recipe_search
-from tokfilter.benchmarks.study.default_recipe import rows_of_set
+from tokfilter.benchmarks.study.default_recipe import main, rows_of_set
 from tokfilter.benchmarks.study.equal_cost import filtered_model
 from tokfilter.benchmarks.study.methods import BEFORE, RECIPE
 from tokfilter.benchmarks.study.recipe_config import config_of_task
@@ -78,6 +79,12 @@ def test_the_tables_have_a_line_for_each_method_and_candidate():
     rows = [{"candidate": "one", "seed": seed, "tokens": k, "top1": 0.5} for seed in (0, 1) for k in (64, 32)]
     lines = search_table({**document, "sets": [{"name": "digits", "rows": rows}]}).splitlines()
     assert lines[3] == "|  | one, seed 0 | 50.00 | 50.00 |" and "Top-1 in % on 50 images" in lines[-1]
+
+
+def test_a_set_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    result = CliRunner().invoke(main, [str(tmp_path / "work"), "--data", "fashion"])
+    assert result.exit_code == 2 and "digits-in-scenes, fashion-mnist, objects-in-photographs" in result.output
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_row_of_fewer_seeds_says_how_many():

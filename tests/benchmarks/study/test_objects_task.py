@@ -11,12 +11,13 @@ from PIL import Image
 from tokfilter.artifacts.bundle import Architecture
 from tokfilter.benchmarks.study.accuracy import _methods_of
 from tokfilter.benchmarks.study.command import main
-from tokfilter.benchmarks.study.methods import BEFORE, FILTER, REDUCERS
+from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE, REDUCERS
 from tokfilter.benchmarks.study.seed_run import SeedRun, rows_from_method
-from tokfilter.benchmarks.study.tasks import DIGITS, OBJECTS, PhotoConfig
+from tokfilter.benchmarks.study.tasks import DIGITS, OBJECTS, OBJECTS_BY_RECIPE, PhotoConfig
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle
 
+FILTER_ROW, MERGED, _ = RECIPE
 TINY = Architecture(
     "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
 )
@@ -73,6 +74,19 @@ def test_rows_are_trained_and_measured_in_bf16_from_grouped_labels(task, tmp_pat
     record = load_bundle(tmp_path / "seed" / "model.pt").training
     assert record["label"]["method"] == "grouped" and record["label"]["precision"] == "bf16"
     assert record["finetune"]["plan"]["precision"] == record["filter"]["plan"]["precision"] == "bf16"
+
+
+def test_the_recipe_gives_baselines_its_fine_tuning_and_the_filter_its_labels(task, tmp_path):
+    settings = ("labels.limit=2", "labels.group_rounds=2", "filter.batch=2", "filter.epochs=1", "finetune.batch=4")
+    recipe = (*OBJECTS_BY_RECIPE.recipe, *settings, "finetune.epochs=0.4")
+    config = replace(OBJECTS_BY_RECIPE.config, train=12, test=6, backbone_steps=8, batch=4, backbone_lr=1e-2)
+    run = SeedRun(replace(task, recipe=recipe), config, 0, tmp_path / "data", tmp_path / "seed", silent)
+    rows = {name: rows_from_method(run, name) for name in (FILTER_ROW, "default recipe: norm", MERGED)}
+    norm, ours = rows["default recipe: norm"], rows[FILTER_ROW]
+    assert [(row["tokens"], row["macs"]) for row in norm] == [(16, ours[0]["macs"]), (8, norm[1]["macs"])]
+    assert norm[1]["macs"] < ours[1]["macs"]  # by the filter and its context
+    kept = {path.parent.name: torch.load(path, weights_only=True) for path in run.folder.rglob("*.checkpoint.pt")}
+    assert all(len(kept[name]["losses"]) == 1 for name in ("default-recipe--norm", "default-recipe--ToMe"))
 
 
 def test_a_task_runs_its_own_methods_only(task):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tokfilter.benchmarks.study import photo_scenes as photo_scenes_module
 from tokfilter.benchmarks.study import photo_sources
 from tokfilter.benchmarks.study.photo_parts import Look, draw_line, draw_shape
 from tokfilter.benchmarks.study.photo_scenes import SceneLook, photo_scenes, write_photo_scenes
@@ -126,6 +127,19 @@ def test_written_scenes_are_class_folders_that_training_reads_with_a_record_of_e
     assert set(record) == {f"{part.root.name}/{file}" for part in (splits.train, splits.test) for file in part.files}
     assert all(file.split("/")[1] == facts["class_name"] for file, facts in record.items())
     assert splits.train.image(0).size == (224, 224)
+
+
+def test_scenes_are_the_same_however_many_processes_draw_them(tmp_path, monkeypatch):
+    sources_of = {"train": sources("train")}.__getitem__  # what a process can be given
+    write_photo_scenes(tmp_path / "one", 0, {"train": 25}, sources_of)
+    monkeypatch.setattr(photo_scenes_module, "_PART", 10)
+    seen = []
+    write_photo_scenes(tmp_path / "some", 0, {"train": 25}, sources_of, progress=lambda *step: seen.append(step[1]))
+    one, some = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+        for folder in (tmp_path / "one", tmp_path / "some")
+    )
+    assert one == some and len(one) == 26 and seen == [0.4, 0.8, 1.0]
 
 
 def write_wheels(folder, digits=5):
