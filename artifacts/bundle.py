@@ -100,6 +100,7 @@ class FilterConfig:
     activation: gelu, relu or silu
     global_feature: mean (over the image's patch tokens) or none
     summary: hidden width of the class token's global context (``vit/global_context.py``); 0 for none
+    neighbours: whether a convolution over the 3 × 3 tokens around each joins the first hidden layer
     """
 
     width: int = 64
@@ -107,8 +108,11 @@ class FilterConfig:
     activation: str = "gelu"
     global_feature: str = "mean"
     summary: int = 0
+    neighbours: bool = False
 
     def __post_init__(self) -> None:
+        if type(self.neighbours) is not bool:
+            raise ValueError(f"a filter's neighbours is true or false, got {self.neighbours!r:.50}")
         ranges = {"width": (1, MAX_SIZE), "depth": (1, MAX_FILTER_DEPTH), "summary": (0, MAX_SIZE)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -193,7 +197,7 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
         "version": VERSION,
         "architecture": _architecture_fields(bundle.architecture),
         "backbone": _on_cpu(bundle.backbone),
-        "filter": {"config": asdict(bundle.filter_config), "weights": _on_cpu(bundle.filter)},
+        "filter": {"config": _filter_fields(bundle.filter_config), "weights": _on_cpu(bundle.filter)},
         "keep": bundle.keep,
         "preprocessing": plain_copy(asdict(bundle.preprocessing)),
         "class_names": list(bundle.class_names),
@@ -209,6 +213,12 @@ def content_from_bundle(bundle: Bundle) -> dict[str, Any]:
         **_mask_fields(bundle),
         **({} if bundle.reducer.name == "filter" else {"reducer": bundle.reducer.as_dict()}),
     }
+
+
+def _filter_fields(config: FilterConfig) -> dict[str, Any]:
+    """Without neighbours where there are none: earlier versions read such a bundle."""
+    fields = asdict(config)
+    return fields if config.neighbours else {name: fields[name] for name in fields if name != "neighbours"}
 
 
 def bundle_from_content(content: Any, source: str) -> Bundle:

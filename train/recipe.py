@@ -22,6 +22,9 @@ from tokfilter.train.recompute import Checkpointing
 from tokfilter.train.reducer_settings import ReducerSettings
 from tokfilter.train.token_sets import GroupEstimate, Grouping, GroupShape
 
+_SHAPE: Final = ("width", "depth", "activation", "global_feature", "neighbours")
+"""Settings of the filter that are its shape's, by the same names."""
+
 CONTEXT: Final = 16
 """Hidden width of the global context that a new filter gets by default (docs/study.md)."""
 
@@ -133,6 +136,9 @@ class FilterSettings(StageSettings):
     global_feature: Literal["mean", "none"] = field(
         default="mean", metadata=about("mean token of the image as a second input of the MLP")
     )
+    neighbours: bool = field(
+        default=False, metadata=about("a convolution over the 3 x 3 tokens around each in the MLP's first layer")
+    )
     global_context: int | None = field(
         default=None,
         metadata=about(
@@ -214,7 +220,7 @@ def config_from_recipe(
     Raises DataError, BudgetError for settings that exclude each other.
     """
     labels, augmentation = recipe.labels, recipe.data.augmentation
-    shape = {name: getattr(recipe.filter, name) for name in ("width", "depth", "activation", "global_feature")}
+    shape = {name: getattr(recipe.filter, name) for name in _SHAPE}
     reducer = reducer or recipe.reducer.config()
     default: tuple[str, ...] = STAGES if reducer.name == "filter" else ("backbone", "finetune")
     if recipe.frozen or recipe.loss != CROSS_ENTROPY:  # the backbone is trained by class labels

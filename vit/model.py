@@ -128,7 +128,7 @@ class FilteredViT(nn.Module):
                 f"a summary is added to the class token, and this {type(self.backbone).__name__} has none: "
                 "leave the summary out (0), or choose a model with class_token=True."
             )
-        return TokenFilter(self.channels, config, self.num_patches)
+        return TokenFilter(self.channels, config, self.num_patches, self.grid)
 
     def forward(self, images: Tensor, keep: Keep | None = None) -> Tensor:
         """Classify images with the default budget, or with ``keep``; 1.0 is the full model, without filter work.

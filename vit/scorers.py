@@ -18,17 +18,43 @@ __all__ = ["BASELINES", "CentreScorer", "NormScorer", "RandomScorer", "TokenFilt
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
+class Neighbours(nn.Module):
+    """A convolution over each token's neighbours, zero outside of the image and at initialisation."""
+
+    def __init__(self, width: int, grid: tuple[int, int], activation: nn.Module) -> None:
+        super().__init__()
+        self.grid = grid
+        self.activation = activation
+        self.convolution = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.convolution.weight)
+        nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: [B, N, W]. Returns [B, N, W]."""
+        rows = self.activation(hidden).transpose(1, 2).unflatten(2, self.grid)
+        near: Tensor = self.convolution(rows)
+        return near.flatten(2).transpose(1, 2)
+
+
 class TokenFilter(nn.Module):
     """An MLP over each token joined with a global feature of its image.
 
     The first layer over the joined features [local | global] is written as the sum of two layers, so that the global
-    half is computed once per image.
+    half is computed once per image. With ``config.neighbours`` a convolution over the 3 × 3 tokens around each, of what
+    that layer computes, is added to it (ours: a part of an object and a piece of the background can look alike).
 
     num_patches: N of the model; needed for a summary only
+    grid: rows and columns of patch tokens; needed for neighbours only
     trained: False for new weights, True once weights are loaded from a state dict or the filter was trained
     """
 
-    def __init__(self, channels: int, config: FilterConfig | None = None, num_patches: int | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        config: FilterConfig | None = None,
+        num_patches: int | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config = config or FilterConfig()
         self.trained = False
@@ -41,6 +67,11 @@ class TokenFilter(nn.Module):
         for _ in range(config.depth - 1):
             layers += [activation(), nn.Linear(config.width, config.width)]
         self.mlp = nn.Sequential(*layers, activation(), nn.Linear(config.width, 1))
+        self.neighbours = None
+        if config.neighbours:
+            if grid is None:
+                raise ValueError("a filter that reads neighbours needs the model's grid of patches")
+            self.neighbours = Neighbours(config.width, grid, activation())
         self.summary: GlobalContext | None = None
         if config.summary:
             if num_patches is None:
@@ -57,6 +88,8 @@ class TokenFilter(nn.Module):
         hidden = self.local_feature(normed)
         if self.global_feature is not None:
             hidden = hidden + self.global_feature(normed.mean(dim=1, keepdim=True))
+        if self.neighbours is not None:
+            hidden = hidden + self.neighbours(hidden)
         scores: Tensor = self.mlp(hidden).squeeze(-1)
         return scores
 
