@@ -29,10 +29,13 @@ __all__ = ["HARDWARE", "BuildOptions", "build_engine", "check_precision"]
 _SMALL_GRAPH: Final = 8 << 20
 """Bytes of a graph below which the size of a plan says nothing of its weights."""
 
-_FP16_SHARE: Final = 0.75
-"""A plan with its weights in fp16 has half of the graph's bytes (44 of 88 MB on an H100), in fp32 nearly all."""
+_FP32_SHARE: Final = 0.75
+"""A plan has half of its fp32 graph's bytes with weights in fp16 (44 of 88 MB on an H100), in fp32 nearly all.
 
-_CHOSEN: Final = {"fp16": ("FP16",), "int8": ("FP16", "INT8")}
+In int8 it has a quarter. A plan with a few layers in fp32 stays below the limit: the size shows only what is wholly so.
+"""
+
+_BUILDER_FLAGS: Final = {"fp16": ("FP16",), "int8": ("FP16", "INT8")}
 """Precision of which TensorRT 8 computes those layers in less than fp32 that are faster so -> flags of its builder."""
 
 HARDWARE: Final = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-cc": "SAME_COMPUTE_CAPABILITY"}
@@ -93,8 +96,8 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
     else:
         _set_compute_capabilities(network, options.compute_capabilities)
     serialized = memoryview(network.build(graph.name))
-    if network.way.precision == "layers" and options.precision == "fp16" and not options.fp32_layers:
-        _check_fp16(module, graph, serialized.nbytes, options)
+    if network.way.precision == "layers" and options.precision in _BUILDER_FLAGS and not options.fp32_layers:
+        _check_weights(module, graph, serialized.nbytes, options)
     with atomic_path(plan) as part, part.open("wb") as file:
         file.write(serialized)
     if kind == "tensorrt" and options.timing_cache is not None:
@@ -106,7 +109,7 @@ def build_engine(kind: EngineKind, graph: Path, plan: Path, options: BuildOption
 def check_precision(module: Any, precision: str, fp32_layers: Sequence[str] = ()) -> None:
     """Raise EngineError where this version builds no engine in ``precision``, or takes no names of layers."""
     way = way_of(module)
-    if way.precision == "layers" and precision not in ("fp32", *_CHOSEN):
+    if way.precision == "layers" and precision not in ("fp32", *_BUILDER_FLAGS):
         raise EngineError(
             f"{name_and_version(module)} has no {precision}: expected fp32, fp16 or int8. Choose one with --precision, "
             "or build with TensorRT 10.3 or later."
@@ -131,8 +134,8 @@ def _choose_types(network: Network, options: BuildOptions) -> dict[str, Any]:
         "plugin_interface": network.way.plugin,
         "shared_profiles": True,
     }
-    if options.precision in _CHOSEN:
-        for flag in _CHOSEN[options.precision]:
+    if options.precision in _BUILDER_FLAGS:
+        for flag in _BUILDER_FLAGS[options.precision]:
             network.config.set_flag(getattr(flags, flag))
         if options.fp32_layers:
             network.config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
@@ -141,22 +144,23 @@ def _choose_types(network: Network, options: BuildOptions) -> dict[str, Any]:
     return target
 
 
-def _check_fp16(module: Any, graph: Path, size: int, options: BuildOptions) -> None:
-    """Refuse a plan that holds the weights of its fp32 graph in fp32.
+def _check_weights(module: Any, graph: Path, size: int, options: BuildOptions) -> None:
+    """Refuse a plan of fp16 or int8 that holds the weights of its fp32 graph in fp32.
 
     TensorRT 8.6.0 on an H100 has no fp16 kernels for blocks whose number of tokens is a range ("Could not find any
     implementation" where fp16 is demanded); where it may choose, it silently computes them in fp32 (docs/gpu.md).
+    The int8 graph for TensorRT 8 has fp32 weights too, before their Q/DQ nodes.
 
     size: of the plan in bytes
     """
     weights = graph.stat().st_size
-    if weights < _SMALL_GRAPH or size < _FP16_SHARE * weights:
+    if weights < _SMALL_GRAPH or size < _FP32_SHARE * weights:
         return
     low, best, high = options.budget
     raise EngineError(
-        f"{name_and_version(module)} found no fp16 kernels for {graph.name} at {low} to {high} tokens: the plan has "
-        f"{size >> 20} MiB, its weights in fp32 have {weights >> 20}. Build for one number of tokens (--budget "
-        f"{best}:{best}:{best}, or export --keep, then engine), or take --precision fp32."
+        f"{name_and_version(module)} found no {options.precision} kernels for {graph.name} at {low} to {high} tokens: "
+        f"the plan has {size >> 20} MiB, its weights in fp32 have {weights >> 20}. Build for one number of tokens "
+        f"(--budget {best}:{best}:{best}, or export --keep, then engine), or take --precision fp32."
     )
 
 

@@ -172,9 +172,10 @@ def test_a_missing_driver_is_a_warning_in_8_6_and_named_all_the_same(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("precision", "layers", "refused"), [("fp16", (), True), ("fp32", (), False), ("fp16", ("a",), False)]
+    ("precision", "layers", "refused"),
+    [("fp16", (), True), ("int8", (), True), ("fp32", (), False), ("fp16", ("a",), False), ("int8", ("a",), False)],
 )
-def test_8_6_refuses_a_plan_of_fp16_whose_weights_stayed_in_fp32(
+def test_8_6_refuses_a_plan_of_fp16_or_int8_whose_weights_stayed_in_fp32(
     monkeypatch, tmp_path, plain_graph, precision, layers, refused
 ):
     """As on an H100, where blocks at a range of tokens have no fp16 kernels."""
@@ -188,7 +189,7 @@ def test_8_6_refuses_a_plan_of_fp16_whose_weights_stayed_in_fp32(
         build_engine("tensorrt", plain_graph, plan, options)
 
     if refused:
-        with pytest.raises(EngineError, match=r"no fp16 kernels for .* at 37 to 196 tokens.*--budget 98:98:98"):
+        with pytest.raises(EngineError, match=rf"no {precision} kernels for .* at 37 to 196 tokens.*--budget 98:98:98"):
             build_plan(size)
         assert not plan.exists()
     else:
