@@ -6,9 +6,16 @@ from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.attention import emit_kernels
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, build_engines, engine_spec, speed_jobs
+from tokfilter.benchmarks.gpu_proof.engine_jobs import (
+    EngineJob,
+    budgets_of_job,
+    build_engines,
+    engine_spec,
+    speed_jobs,
+)
 from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, ensure_int8_graphs
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
+from tokfilter.benchmarks.gpu_proof.settings import ModelSpec
 from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
 from tokfilter.errors import EngineError
 
@@ -21,7 +28,8 @@ def run(context: Context, name: str) -> None:
     """Emits ``build``s, ``verdict``s, ``row``s that compare with fp16, and the kernels of the int8 engines.
 
     The graphs are calibrated while fp16 engines that are not there yet are built. Where the plugin does not build in an
-    int8 graph, native ops do, by that name. Raises EngineError where no int8 engine was built.
+    int8 graph, native ops do, at that batch and by that name. Raises EngineError where no filtered int8 engine was
+    built.
     """
     model = context.settings.model(name)
     batches = [batch for batch in context.settings.batches if batch in _BATCHES] or list(context.settings.batches)
@@ -33,19 +41,10 @@ def run(context: Context, name: str) -> None:
         fp16 = _built(context, name, batches, "fp16")
         exported.result()
     int8 = _built(context, name, batches, "int8")
-    if not int8:
-        raise EngineError(f"no int8 engine of {name} was built: see the builds.")
-    reference = _label(fp16, "fp16")
+    if not any(job.role == "filtered" for job in int8):
+        raise EngineError(f"no filtered int8 engine of {name} was built: see the builds.")
     for batch in batches:
-        wanted = [
-            (engine_spec(context, job, _label(jobs, precision)), [job.tokens or model.timed[1]])
-            if job.role == "filtered"
-            else (engine_spec(context, job, _label(jobs, precision)), [model.patches])
-            for precision, jobs in (("fp16", fp16), ("int8", int8))
-            for job in jobs
-            if job.batch[0] == batch
-        ]
-        measured_rows(context, model, batch, wanted, reference)
+        _measured(context, model, batch, *([job for job in jobs if job.batch[0] == batch] for jobs in (fp16, int8)))
     for job in int8:
         if job.batch[0] == batches[0]:
             emit_kernels(context, job, batches[0])
@@ -63,7 +62,20 @@ def _built(context: Context, name: str, batches: Sequence[int], precision: str) 
     return built
 
 
+def _measured(
+    context: Context, model: ModelSpec, batch: int, fp16: Sequence[EngineJob], int8: Sequence[EngineJob]
+) -> None:
+    """The engines of one batch in the same rounds."""
+    reference = _label(fp16, "fp16")
+    wanted = [
+        (engine_spec(context, job, _label(jobs, job.precision)), budgets_of_job(context, job, [model.timed[1]]))
+        for jobs in (fp16, int8)
+        for job in jobs
+    ]
+    measured_rows(context, model, batch, wanted, reference)
+
+
 def _label(jobs: Sequence[EngineJob], precision: str) -> str:
-    """Name in tables of all engines of a precision."""
+    """Name in tables of the engines of one batch and precision: the plugin may build at one batch and not at another."""
     label = PLUGIN if any(job.plugin for job in jobs) else NATIVE
     return label if precision == "fp16" else f"{label}, {precision}"

@@ -67,7 +67,7 @@ def frozen_table(document: Document) -> str:
     what = (
         f"{document['data']['name']}, {document['data']['images']} test images, one seed, 95 % intervals: Wilson; of "
         "differences for the same images. Token merging at the multiply-accumulates of the frozen mode. Training of "
-        f"that mode: {document['training']['seconds'] / 60:.0f} minutes by the clock."
+        f"that mode: {document['training']['seconds'] / 60:.0f} minutes (wall-clock)."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, _PACKAGES)}"])
 

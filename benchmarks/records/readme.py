@@ -45,7 +45,7 @@ _PROOF_FILES: Final = {
     "proof_attention": "gpu-proof-attention.json",
     "proof_engines": "gpu-proof-engines.json",
 }
-"""Tables whose steps ran in a run of their own: a card is had for minutes at a time."""
+"""Tables whose steps were measured in a run of their own."""
 
 TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
     "fashion": ("accuracy-fashion-mnist.json", accuracy_table),
@@ -95,7 +95,7 @@ TABLES: Final[dict[str, tuple[str, Callable[[Document], str]]]] = {
         )
     },
     "recipe": ("recipe.json", recipe_table),
-    "objects_recipe": ("recipe-objects.json", recipe_table),
+    "objects_recipe": ("recipe-objects-in-photographs.json", recipe_table),
     "recipe_search": ("recipe_search.json", search_table),
     "reducer_costs": ("reducers-deit-small.json", cost_table),
     "gpu_labels": ("gpu-label_speed.json", label_speed_table),

@@ -64,7 +64,7 @@ def embeddings_table(document: Document) -> str:
     what = (
         f"{document['data']['name']}, {document['data']['images']} test images, one seed, 95 % intervals by Wilson. "
         "Token merging at the multiply-accumulates of the filter. Training: "
-        f"{document['training']['seconds'] / 60:.0f} minutes by the clock."
+        f"{document['training']['seconds'] / 60:.0f} minutes (wall-clock)."
     )
     return "\n".join([*lines, "", f"{what} {provenance(document, ('torch', 'timm'))}"])
 

@@ -178,7 +178,7 @@ def paired_interval(ours: Any, theirs: Any) -> list[float]:
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
     show_default=True,
-    help="Of labels and training; bf16 where the processor has instructions for it.",
+    help="Of labels and training; bf16 on a GPU, or where the processor has instructions for it.",
 )
 @click.option("--labelled", type=click.IntRange(min=1), default=SIZES.labelled, show_default=True, help="Images.")
 @click.option("--tuned", type=click.IntRange(min=1), default=SIZES.tuned, show_default=True, help="Training images.")
@@ -199,9 +199,12 @@ def main(
 
     Data, labels, model and answers go to the folder WORK. An interrupted run continues.
     """
+    given = values_from_texts(changes)
+    if "labels.limit" in given:
+        raise click.UsageError("--set labels.limit is the number of --labelled: give that one.")
     precisions = {f"{stage}.precision": precision for stage in ("labels", "filter", "finetune")}
     sizes = replace(SIZES, labelled=labelled, tuned=tuned)
-    run = FrozenRun(sizes, {**precisions, **values_from_texts(changes)})
+    run = FrozenRun(sizes, {**precisions, **given})
     with Bar(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("study", total=1.0)
         document = measure(

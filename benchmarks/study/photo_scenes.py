@@ -116,7 +116,7 @@ def write_photo_scenes(
     for split, count in counts.items():
         for name in found[split].shapes:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-        task = _Task(folder, split, count, seed, look)
+        task = _SplitScenes(folder, split, count, seed, look)
         for done, facts in _written(task, found[split], sources_of):
             record |= facts
             progress(f"photographs with objects: {split}", done / count)
@@ -124,7 +124,7 @@ def write_photo_scenes(
 
 
 @dataclass(frozen=True)
-class _Task:
+class _SplitScenes:
     """The scenes of a split."""
 
     folder: Path
@@ -145,7 +145,7 @@ class _Task:
 
 
 def _written(
-    task: _Task, sources: Sources, sources_of: Callable[[str], Sources]
+    task: _SplitScenes, sources: Sources, sources_of: Callable[[str], Sources]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(scenes so far, facts of some more), in order."""
     parts = [range(start, min(start + _PART, task.count)) for start in range(0, task.count, _PART)]
@@ -155,22 +155,22 @@ def _written(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spawn = multiprocessing.get_context("spawn")
     # Each process reads the sources itself: to send them to one takes as long, and one waits for the other.
-    with ProcessPoolExecutor(min(cores, len(parts)), spawn, _take, (task, sources_of)) as pool:
-        for part, facts in zip(parts, pool.map(_write_taken, parts), strict=True):
+    with ProcessPoolExecutor(min(cores, len(parts)), spawn, _init_worker, (task, sources_of)) as pool:
+        for part, facts in zip(parts, pool.map(_write_in_worker, parts), strict=True):
             yield part.stop, facts
 
 
-_taken: tuple[_Task, Sources]
-"""Of a process of the pool."""
+_worker_state: tuple[_SplitScenes, Sources]
+"""What a process of the pool draws."""
 
 
-def _take(task: _Task, sources_of: Callable[[str], Sources]) -> None:
-    global _taken
-    _taken = task, sources_of(task.split)
+def _init_worker(task: _SplitScenes, sources_of: Callable[[str], Sources]) -> None:
+    global _worker_state
+    _worker_state = task, sources_of(task.split)
 
 
-def _write_taken(part: range) -> dict[str, Any]:
-    task, sources = _taken
+def _write_in_worker(part: range) -> dict[str, Any]:
+    task, sources = _worker_state
     return task.write(sources, part)
 
 

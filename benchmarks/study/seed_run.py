@@ -41,7 +41,7 @@ from tokfilter.benchmarks.study.methods import (
     with_global_context,
 )
 from tokfilter.benchmarks.study.recipe_config import config_of_task
-from tokfilter.benchmarks.study.tasks import StudyConfig, Task
+from tokfilter.benchmarks.study.tasks import SMALL_MODELS, StudyConfig, Task
 from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.runtime.measure.record import write_json
 from tokfilter.train.config import TrainConfig
@@ -131,10 +131,12 @@ class SeedRun:
 
 def write_data(task: Task, config: StudyConfig, seed: int, data: Path, progress: Progress) -> None:
     """Write a task's images, and its start weights beside them, unless they are there. Raises DataError."""
+    path = _start_weights(data)
+    if task.start is not None:  # images and weights are of all seeds
+        check_work_folder(path.parent, [task.name, asdict(config)])
     if not (data / "complete").is_file():
         task.write(data, seed, config, progress, task.wheels)
         (data / "complete").touch()
-    path = _start_weights(data)
     if task.start is not None and not path.is_file():
         weights = task.start(path.parent, config, progress, task.wheels)
         with atomic_path(path) as part:
@@ -182,6 +184,8 @@ def _rows_file(folder: Path, method: str) -> Path:
 def _check_folder(run: SeedRun) -> None:
     task = run.task
     facts = [_VERSION, task.name, asdict(task.architecture), task.budgets, asdict(run.config), run.seed]
+    if task.recipe != SMALL_MODELS:  # that of the tasks that earlier versions had
+        facts.append(task.recipe)
     check_work_folder(run.folder, facts)
 
 
@@ -193,7 +197,7 @@ def _measure(run: SeedRun, method: str) -> Rows:
     name, config = LONGER_BASELINES.get(method), run.train_config
     name, config = (method, config) if name is None else (name, longer(config))
     if name in TOKEN_BASELINES:
-        return _baseline(run, name if method == name else f"longer: {name}", name, config)
+        return _baseline(run, name, config, name if method == name else f"longer: {name}")
     if name in OTHER_REDUCERS:
         return _reducer(run, method, name, config)
     if method in (SPECIALISTS, LONG_SPECIALISTS):
@@ -211,7 +215,7 @@ def _recipe(run: SeedRun, method: str, reducer: str) -> Rows:
     """The default recipe with the filter, or its fine-tuning with another reducer or a baseline."""
     config = config_of_task(run.task, len(run.splits.train), run.seed, reducer=reducer)
     if reducer in TOKEN_BASELINES:
-        return _baseline(run, method, reducer, config, every=True)
+        return _baseline(run, reducer, config, method, every=True)
     if reducer != FILTER:
         return _reducer(run, method, reducer, config, compared_only=True)
     return _filter_rows(_filter_bundle(run, method, config))
@@ -259,9 +263,9 @@ def _specialist(run: SeedRun, name: str, config: TrainConfig, keep: Keep) -> dic
     return row
 
 
-def _baseline(run: SeedRun, work: str, name: str, config: TrainConfig, every: bool = False) -> Rows:
-    """work: name of its checkpoints; every: also measured with every token."""
-    bundle, finetune, run_dir = load_bundle(run.backbone), config.finetune, run.run_dir(work)
+def _baseline(run: SeedRun, name: str, config: TrainConfig, run_name: str, every: bool = False) -> Rows:
+    """run_name: of its checkpoints; every: also measured with every token."""
+    bundle, finetune, run_dir = load_bundle(run.backbone), config.finetune, run.run_dir(run_name)
     weights = copy.deepcopy(dict(bundle.backbone))
     baseline: Any = baseline_from_weights(name, bundle.architecture, weights, run.seed)
     baseline.to(run_dir.processes.device)

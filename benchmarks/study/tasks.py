@@ -27,7 +27,17 @@ from tokfilter.train.labels import LabelConfig
 from tokfilter.train.loop import Precision, TrainingPlan
 from tokfilter.train.token_sets import Grouping
 
-__all__ = ["DIGITS", "FASHION", "OBJECTS", "OBJECTS_BY_RECIPE", "TASKS", "PhotoConfig", "StudyConfig", "Task"]
+__all__ = [
+    "DIGITS",
+    "FASHION",
+    "OBJECTS",
+    "OBJECTS_BY_RECIPE",
+    "SMALL_MODELS",
+    "TASKS",
+    "PhotoConfig",
+    "StudyConfig",
+    "Task",
+]
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,10 @@ class PhotoConfig(StudyConfig):
         )
 
 
+SMALL_MODELS: Final = ("filter.width=32", "finetune.lr=1e-3")
+"""Settings of the default recipe that differ for a narrow model which was trained from random weights."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A data set, the model that is trained on it, and the token budgets.
@@ -147,7 +161,7 @@ class Task:
     start: Callable[[Path, Any, Progress, Path], Mapping[str, Tensor]] | None = field(default=None, compare=False)
     methods: tuple[str, ...] | None = None
     curve: bool = True
-    recipe: tuple[str, ...] = ("filter.width=32", "finetune.lr=1e-3")
+    recipe: tuple[str, ...] = SMALL_MODELS
     wheels: Path = field(default=WHEELS, compare=False)
 
 

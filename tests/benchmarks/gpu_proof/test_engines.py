@@ -296,7 +296,7 @@ def test_int8_is_timed_beside_fp16_in_the_same_rounds_and_its_kernels_are_named(
         (batch, tokens, True, 0.4) for batch in (1, 2) for tokens in (16, 8)
     }
     assert all(0.95 < v["cosine"] < 0.9999999 for v in verdicts), "it is quantised, and near"
-    assert [p["part"] for p in results(context, "prepared")][-1] == "small in int8"
+    assert [p["part"] for p in results(context, "prepared")] == ["small in int8"]
     assert inspected == [
         ("inspect_worker", "small.full.int8.b1", 1, 16),
         ("inspect_worker", "small.filtered.plugin.int8.b1", 1, 8),
@@ -313,10 +313,30 @@ def test_native_ops_take_the_plugin_s_place_in_int8_too_and_without_an_engine_th
     int8.run(context, "small")
     rows = results(context, "row")
     assert {r["engine"] for r in rows} == {"TensorRT, plugin", "TensorRT, native ops, int8"} and len(rows) == 8
-    context.broken = ("int8",)
+    context.broken = ("plugin.int8", "native.int8")
     shutil.rmtree(context.settings.work / "engines")
-    with pytest.raises(EngineError, match="no int8 engine of small was built"):
+    with pytest.raises(EngineError, match="no filtered int8 engine of small was built"):
         int8.run(context, "small")
+    assert "small.full.int8.b1" in {b["engine"] for b in results(context, "build") if not b["error"]}
+
+
+@pytest.mark.slow
+def test_an_int8_engine_has_the_name_of_the_ops_that_it_was_built_with_at_its_batch(context, monkeypatch):
+    """As where the plugin builds at a batch of 8 and not at 32."""
+    monkeypatch.setattr(attention, "ask", lambda *words: {"kernels": [], "layers": [], "nodes": 0})
+    context.broken = ("plugin.int8.b2", "plugin.fp16.b1")
+    int8.run(context, "small")
+    rows = results(context, "row")
+    assert {(r["batch"], r["precision"]): r["engine"] for r in rows} == {
+        (1, "fp16"): "TensorRT, native ops",
+        (1, "int8"): "TensorRT, plugin, int8",
+        (2, "fp16"): "TensorRT, plugin",
+        (2, "int8"): "TensorRT, native ops, int8",
+    }
+    assert len(rows) == 8 and [r["speedup"] is None for r in rows] == [True, False] * 4
+    against = {(r["batch"], r["against"]["engine"]) for r in rows if r["against"]}
+    assert against == {(1, "TensorRT, native ops"), (2, "TensorRT, plugin")}
+    assert [r["against"] is None for r in rows] == [True, True, False, False] * 2
 
 
 @pytest.mark.slow

@@ -10,14 +10,17 @@ from click.testing import CliRunner
 from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.records.recipe_tables import recipe_table, search_table
-from tokfilter.benchmarks.study import recipe_search
+from tokfilter.benchmarks.study import default_recipe, recipe_search
 from tokfilter.benchmarks.study.default_recipe import main, rows_of_set
 from tokfilter.benchmarks.study.equal_cost import filtered_model
 from tokfilter.benchmarks.study.methods import BEFORE, RECIPE
 from tokfilter.benchmarks.study.recipe_config import config_of_task
 from tokfilter.benchmarks.study.recipe_search import CANDIDATES, SETS
 from tokfilter.benchmarks.study.scenes import _digits, _photos, scene_images
-from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, StudyConfig
+from tokfilter.benchmarks.study.seed_run import SeedRun, rows_from_method, write_data
+from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, OBJECTS_BY_RECIPE, StudyConfig
+from tokfilter.errors import DataError
+from tokfilter.runtime.measure.record import write_json
 from tokfilter.train.data import quiet, splits_from_folder
 from tokfilter.train.recipe import CONTEXT, config_from_recipe
 from tokfilter.train.recipe_file import recipe_from_source
@@ -85,6 +88,32 @@ def test_a_set_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     result = CliRunner().invoke(main, [str(tmp_path / "work"), "--data", "fashion"])
     assert result.exit_code == 2 and "digits-in-scenes, fashion-mnist, objects-in-photographs" in result.output
     assert not (tmp_path / "work").exists()
+
+
+def test_other_reducers_can_have_rows_before_the_filter_has():
+    rows = rows_of_set([[row for row in seed_rows(0.9, 0.88, 0.85) if row["method"] != NAME]])
+    assert {(row["method"], row["tokens"]): row["ahead"] for row in rows} == {(BEFORE, 64): [], (MERGED, 32): []}
+
+
+def test_other_data_sets_than_the_small_ones_have_a_document_of_their_own():
+    assert default_recipe._output(["digits-in-scenes", "fashion-mnist"]).name == "recipe.json"
+    assert default_recipe._output(["objects-in-photographs"]).name == "recipe-objects-in-photographs.json"
+
+
+def test_a_work_folder_is_refused_where_the_settings_of_its_images_or_recipe_are_others(tmp_path):
+    def run(task):
+        return SeedRun(task, task.config, 0, tmp_path / "data", tmp_path / "seed-0", quiet)
+
+    task = replace(OBJECTS_BY_RECIPE, write=lambda *_: None, start=lambda *_: {})
+    write_json(tmp_path / "seed-0" / "rows" / "default-recipe.json", {"rows": []})
+    assert rows_from_method(run(task), NAME) == []
+    with pytest.raises(DataError, match="holds results of other settings"):
+        rows_from_method(run(replace(task, recipe=(*task.recipe, "labels.limit=9"))), NAME)
+    data = tmp_path / "images" / "data"
+    data.mkdir(parents=True)
+    write_data(task, task.config, 0, data, quiet)
+    with pytest.raises(DataError, match="holds results of other settings"):
+        write_data(task, replace(task.config, small_steps=9), 1, data, quiet)
 
 
 def test_a_row_of_fewer_seeds_says_how_many():

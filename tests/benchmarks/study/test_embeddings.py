@@ -5,6 +5,7 @@ import json
 import jsonschema
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from paths import SCHEMAS
 
 from tokfilter.benchmarks.records.unlabelled_tables import embeddings_table
@@ -73,3 +74,20 @@ def test_the_published_result_matches_its_schema_and_table():
     assert document["goals"] == embeddings.goals_of(document["rows"], 24)
     assert all(row["correct"] == round(row["recall"] * row["queries"]) for row in document["rows"])
     assert "| recall@1, % |" in embeddings_table(document)
+
+
+def test_options_reach_the_settings(tmp_path, monkeypatch):
+    seen = []
+
+    def measure(folder, wheels, progress, settings):
+        seen.append(settings)
+        raise DataError("enough")
+
+    monkeypatch.setattr(embeddings, "measure", measure)
+    work = str(tmp_path / "work")
+    CliRunner().invoke(embeddings.main, [work, "--train", "50", "--set", "finetune.epochs=20"])
+    (settings,) = seen
+    usual = embeddings.Settings()
+    assert settings == embeddings.Settings(50, usual.windows, {**usual.recipe, "finetune.epochs": 20})
+    result = CliRunner().invoke(embeddings.main, [work, "--set", "finetune.epoch=20"])
+    assert "no setting 'finetune.epoch'" in str(result.exception) and len(seen) == 1

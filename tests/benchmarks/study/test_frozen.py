@@ -5,10 +5,12 @@ import json
 import jsonschema
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from paths import SCHEMAS
 
 from tokfilter.benchmarks.records.label_tables import frozen_table
 from tokfilter.benchmarks.study import frozen
+from tokfilter.errors import DataError
 
 
 def test_the_published_result_matches_its_schema_and_table():
@@ -28,3 +30,23 @@ def test_the_interval_of_a_paired_difference_counts_the_images_on_which_two_meth
     value, low, high = frozen.paired_interval(ours, theirs)
     assert value == 0 and high == -low == pytest.approx(1.96 * (0.5 / 400) ** 0.5)
     assert frozen.paired_interval(ours, np.zeros(400))[0] == pytest.approx(ours.mean())
+
+
+def test_options_reach_the_settings_and_two_names_for_one_are_refused(tmp_path, monkeypatch):
+    seen = []
+
+    def measure(folder, wheels, progress, run):
+        seen.append(run)
+        raise DataError("enough")
+
+    monkeypatch.setattr(frozen, "measure", measure)
+    arguments = [str(tmp_path / "work"), "--labelled", "7", "--tuned", "9", "--precision", "bf16"]
+    CliRunner().invoke(frozen.main, [*arguments, "--set", "finetune.epochs=6", "--set", "labels.precision=fp16"])
+    (run,) = seen
+    assert (run.sizes.labelled, run.sizes.tuned, run.sizes.test) == (7, 9, frozen.SIZES.test)
+    assert run.changes["finetune.epochs"] == 6 and run.changes["labels.precision"] == "fp16"
+    assert run.changes["filter.precision"] == "bf16"
+    for given, words in (("labels.limit=3", "give that one"), ("labels.limits=3", "no setting")):
+        result = CliRunner().invoke(frozen.main, [*arguments, "--set", given])
+        assert result.exit_code != 0 and words in f"{result.output} {result.exception}"
+    assert len(seen) == 1
