@@ -76,6 +76,6 @@ def _measured(
 
 
 def _label(jobs: Sequence[EngineJob], precision: str) -> str:
-    """Name in tables of the engines of one batch and precision: the plugin may build at one batch and not at another."""
+    """Name in tables of the engines of a batch in a precision: the plugin may build at one batch and not at another."""
     label = PLUGIN if any(job.plugin for job in jobs) else NATIVE
     return label if precision == "fp16" else f"{label}, {precision}"
