@@ -58,7 +58,7 @@ def run(context: Context) -> None:
 def ensure_graphs(context: Context, name: str) -> None:
     """Export a model in a process of its own, unless an earlier export has the same sources and settings.
 
-    Emits a record ``prepared`` where it was not known before. Raises EngineError.
+    Emits a record ``prepared`` where graphs were made, or could not be. Raises EngineError.
     """
     _ensure(context, name, "fp32")
 
@@ -73,19 +73,19 @@ def _ensure(context: Context, name: str, precision: str) -> None:
     model, started = settings.model(name), perf_counter()
     folder, key = _folder(settings, name, precision), _digest(model, version)
     part = name if precision == "fp32" else f"{name} in {precision}"
+    if graphs_key(settings, name, precision) == key:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", f"tokfilter.benchmarks.gpu_proof.{_WORKERS[precision]}"]
+    words = [settings.text(), name, version]
+    result = subprocess.run([*command, *words], capture_output=True, text=True, errors="replace", check=False)
     failure = None
-    if graphs_key(settings, name, precision) != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", f"tokfilter.benchmarks.gpu_proof.{_WORKERS[precision]}"]
-        words = [settings.text(), name, version]
-        result = subprocess.run([*command, *words], capture_output=True, text=True, errors="replace", check=False)
-        if result.returncode == 0:
-            with atomic_path(folder / _KEY) as file:
-                file.write_text(key, encoding="utf-8")
-        else:
-            failure = EngineError(f"{model.architecture} was not exported ({precision}): {last_line(result.stderr)}")
-    if f"prepared graphs of {part}" not in context.found:
-        _emit(context, part, folder.name, failure, started)
+    if result.returncode == 0:
+        with atomic_path(folder / _KEY) as file:
+            file.write_text(key, encoding="utf-8")
+    else:
+        failure = EngineError(f"{model.architecture} was not exported ({precision}): {last_line(result.stderr)}")
+    _emit(context, part, folder.name, failure, started)
     if failure is not None:
         raise failure
 

@@ -68,6 +68,7 @@ def test_graphs_and_golden_tensors_are_there_at_every_budget(found, settings):
     assert {p["part"]: p["error"] for p in found["prepared"]} == dict.fromkeys(
         ("deit_small", "deit_small in int8", "vit_base", "plugin")
     )
+    assert len(found["prepared"]) == 4, "one record each"
     folder = graphs_of(settings, "deit_small")
     golden = golden_of(folder, load_manifest(folder))
     assert sorted(golden.logits) == [5, 8, 11] and golden.images.shape == (8, 3, 32, 32)
@@ -81,9 +82,12 @@ def test_graphs_are_made_again_only_when_something_changed(found, settings):
     context = Context(settings, {}, StringIO())
     ensure_graphs(context, "deit_small")
     assert (folder / "manifest.json").stat().st_mtime_ns == before
+    assert context.replies.getvalue() == ""
     (folder / "key.txt").write_text("of other sources")
     ensure_graphs(context, "deit_small")
     assert (folder / "manifest.json").stat().st_mtime_ns > before
+    ensure_graphs(context, "deit_small")
+    assert context.replies.getvalue().count('"prepared"') == 1
 
 
 @pytest.mark.slow
