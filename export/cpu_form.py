@@ -8,8 +8,10 @@ tokens as rows                  [B * N, C] between attentions: product and bias 
 
 int8 graphs take the first step only: with the others ONNX Runtime runs products in fp32, or more slowly. Everything up
 to the scores of a filter before the blocks stays as it was traced, so the same tokens are kept. ``python -m
-tokfilter.benchmarks cpu-forms`` measures each step (docs/cpu-forms.md). Graphs for GPUs (fp16, bf16, TensorRT,
-``--cuda``) keep the traced form: their fused attention starts from one large product.
+tokfilter.benchmarks cpu-forms`` measures each step (docs/cpu-forms.md). Graphs in fp16, bf16 and fp8 and those for
+``--cuda`` keep the traced form: fused attention on a GPU starts from one large product. The graphs with the node
+TokenSelect for TensorRT's plugin have the form of the plain ones in their precision, so that full and filtered engines
+do the same work for each token.
 """
 
 from collections.abc import Callable

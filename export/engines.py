@@ -65,9 +65,9 @@ def engines_from_graphs(
 def _for_plugin(graphs: Sequence[Entry], plugin: Path | None) -> list[Entry]:
     """The graphs to build from: with a plugin the one with the node in the place of a plain one, where there is one.
 
-    Older exports have the node in the graph itself. For TensorRT 8 the node is put back into the plain graph, which has
-    the form of the full one: in the graph with the node the last block computes every row, in theirs only that of the
-    class token.
+    Older exports have the node in the graph itself. For TensorRT 8 the node is put back into the plain graph: fp16 is
+    built from fp32 graphs there, and in those with the node of older exports the last block computes every row, in the
+    full and plain ones only that of the class token.
     """
     if plugin is not None and way_of(tensorrt_module("tensorrt")).graph != "typed":
         plugin = None

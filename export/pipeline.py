@@ -215,9 +215,12 @@ def _write_graphs(
 
     with_node = list(graphs_of.forms(lambda traced: on_input(quantizer.graph(traced, precision, kept)), options))
     with_node = [(name, means_as_sums(graph), details) for name, graph, details in with_node]
-    forms: list[Iterable[Form]] = [plain_forms(_cpu_forms(with_node, STEPS_OF.get(precision, ())))]
+    # One form for the plain graphs and those with the node: TensorRT builds full engines from the first and filtered
+    # ones from the second, and compared engines must compute the same rows in the last block.
+    stepped = list(_cpu_forms(with_node, STEPS_OF.get(precision, ())))
+    forms: list[Iterable[Form]] = [plain_forms(stepped)]
     if options.with_plugin_graphs:
-        forms.append(plugin_forms(with_node))
+        forms.append(plugin_forms(stepped))
     if precision == "fp32":
         forms.append(forms_for_tensorrt8(with_node, options.tensorrt8))
     if options.cuda:

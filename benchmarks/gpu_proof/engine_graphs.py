@@ -55,7 +55,7 @@ def engine_graph(
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not names.is_file():
-            # For TensorRT 8 the node is put back into the plain graph, which has the form of the full one.
+            # For TensorRT 8 the node is put back into the plain graph, as in export/engines.py.
             with_node = PLUGIN_SUFFIX if plugin and not by_layers else ""
             _make(module, folder / f"{form}{source}{with_node}.onnx", made, names, built, plugin)
     layers = tuple(json.loads(names.read_text(encoding="utf-8")))

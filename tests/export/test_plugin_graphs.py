@@ -8,19 +8,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from quantize_images import write_images
 
 from tokfilter.artifacts.checked import check_file
 from tokfilter.artifacts.manifest import entry_from_file, load_manifest
 from tokfilter.errors import ExportError, MissingDependencyError
 from tokfilter.export.add_plugin_graphs import add_plugin_graphs
+from tokfilter.export.cpu_form import STEPS_OF
 from tokfilter.export.engines import PLUGIN_SUFFIX
 from tokfilter.export.functions import select_node, with_function
+from tokfilter.export.graph_stats import _sizes, lengths_of
 from tokfilter.export.onnx_file import cpu_session, load_graph, save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.export.plugin_graphs import named_in
+from tokfilter.export.quantize.images import LEAST_CALIBRATION
 from tokfilter.export.selection import node_graph, plain_graph
 from tokfilter.export.serving.edge_bundle.pack import pack
+from tokfilter.export.shapes import infer_shapes
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @pytest.fixture
@@ -51,6 +58,47 @@ def test_graphs_of_export_and_of_a_later_command_give_the_same(bundle_file, expo
         np.testing.assert_array_equal(kept, other_kept)
         check_file(tmp_path / "both", entry)
     assert add_plugin_graphs(tmp_path / "both", tmp_path, manifest.files) == [], "it has them already"
+
+
+@pytest.fixture(scope="module")
+def every_precision(bundle_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("precisions")
+    write_images(folder / "images", LEAST_CALIBRATION + 8)
+    export = {"keeps": (0.5,), "precisions": PRECISIONS, "calibrate": folder / "images", "max_drop": 100.0}
+    options = ExportOptions(**export, plugin_graphs=True)
+    return folder / "out", export_bundle(bundle_file, folder / "out", options)
+
+
+def products(path, kept):
+    """Of each block: (operator, rows) of its products at a batch of one, where ``kept`` + 1 rows are all."""
+    graph = infer_shapes(load_graph(path))
+    lengths, found = lengths_of(graph, kept), {}
+    for node in graph.graph:
+        block = ".".join((node.name or "").split(".")[:2])
+        if block.startswith("blocks.") and node.op_type in ("MatMul", "Gemm"):
+            rows = _sizes(node.outputs[0], lengths)[-2]
+            found.setdefault(block, []).append((node.op_type, "all" if rows == kept + 1 else rows))
+    return found
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_full_and_filtered_graphs_compute_the_same_rows_in_every_block(every_precision, precision):
+    """Else the engine of one would have less to do in its last block than that of the other it is compared with."""
+    folder, manifest = every_precision
+    entries = [e for e in manifest.files if e.precision == precision and e.runtime in ("onnx", "onnx-plugin")]
+    assert [(e.role, e.runtime, e.budget) for e in entries] == [
+        ("filtered", "onnx", None),
+        ("filtered", "onnx", 8),
+        ("full", "onnx", None),
+        ("filtered", "onnx-plugin", None),
+        ("filtered", "onnx-plugin", 8),
+    ]
+    forms = [products(folder / e.path, 16 if e.role == "full" else e.budget or 5) for e in entries]
+    assert forms == [forms[0]] * 5
+    # class token early, in fp32 and int8: projection and MLP of the last block compute its row only
+    rows = {block: [count for _, count in found] for block, found in forms[0].items()}
+    early = [1, 1, 1] if precision in STEPS_OF else ["all"] * 3
+    assert set(rows["blocks.0"]) == {"all"} and rows["blocks.1"][-3:] == early and set(rows["blocks.1"][:-3]) == {"all"}
 
 
 def test_the_edge_bundle_has_them(export_directory, tmp_path):
