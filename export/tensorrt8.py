@@ -54,6 +54,10 @@ _AXES_BECAME_INPUT: Final = {
 """Reductions whose axes are an attribute in opset 17 and an input from opset 18."""
 
 
+_MORE_REDUCTIONS: Final = {"ScatterElements", "ScatterND"}
+"""Operators that opset 18 gave more reductions; without one they are those of opset 17."""
+
+
 def graph_for_tensorrt8(graph: ir.Model, plugin: bool, version: ParserVersion = "8.6") -> ir.Model:
     """A copy of an fp32 or int8 graph that the parser of TensorRT 8.5 or 8.6 takes.
 
@@ -109,11 +113,20 @@ def _lower(graph: ir.Graph, node: ir.Node, opset: int) -> None:
         _axes_as_attribute(graph, node)
     elif op == "Split":
         _drop_num_outputs(node)
+    elif _has_its_old_meaning(node):
+        pass
     elif op not in _WIDER_TYPES_ONLY and _since(op, opset) != _since(op, OPSET):
         raise ExportError(
             f"{op} ({node.name}) of opset {opset} cannot be written in opset {OPSET}, the last of TensorRT 8.5 and "
             "8.6. Export with the default --opset."
         )
+
+
+def _has_its_old_meaning(node: ir.Node) -> bool:
+    """Whether an operator that opset 18 gave more meanings has its old one: no reduction, no axes."""
+    if node.op_type == "Pad":
+        return len(node.inputs) < 4 or node.inputs[3] is None
+    return node.op_type in _MORE_REDUCTIONS and node.attributes.get_string("reduction", "none") == "none"
 
 
 def _since(op: str, opset: int) -> int | None:

@@ -7,8 +7,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from families import FAMILIES, PATCHES, traced_family
 
+from tokfilter.artifacts.bundle import Architecture
+from tokfilter.artifacts.reducer import REDUCERS, ReducerConfig
 from tokfilter.errors import ExportError
 from tokfilter.export.cpu_form import STEPS_OF, for_cpu
 from tokfilter.export.graph import (
@@ -23,6 +26,8 @@ from tokfilter.export.selection import plain_graph
 from tokfilter.export.tensorrt8 import graph_for_tensorrt8
 from tokfilter.export.tensorrt8_nodes import check_operators, fp32_nodes
 from tokfilter.kernels.op import DOMAIN, NAME
+from tokfilter.vit.backbone import create_backbone
+from tokfilter.vit.model import FilteredViT
 
 
 def forms_of(traced):
@@ -66,6 +71,18 @@ def test_every_family_gives_the_same_results(name, tmp_path):
             assert not rewritten.functions
             session = session_of(rewritten, tmp_path / "rewritten.onnx")
             assert_same_results(original, session, size, exact=version == "8.6")
+
+
+@pytest.mark.parametrize("name", [name for name in REDUCERS if name != "filter"])
+def test_every_reducer_gives_the_same_results(name, tmp_path):
+    shape = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 12, "num_heads": 2, "num_classes": 5}
+    torch.manual_seed(0)
+    backbone = create_backbone(Architecture("vit_tiny_patch16_224", shape))
+    model = FilteredViT(backbone, keep=48, reducer=ReducerConfig(name)).eval()
+    model.drop.state.warned = True
+    graph = fixed_graph_from_slots(slots_graph_from_model(model), 48)
+    rewritten = session_of(graph_for_tensorrt8(graph, plugin=False), tmp_path / "rewritten.onnx")
+    assert_same_results(session_of(graph, tmp_path / "original.onnx"), rewritten, (32, 32), exact=True)
 
 
 @pytest.mark.parametrize("opset", [19, 21])
@@ -147,6 +164,12 @@ def test_a_graph_with_functions_is_refused(traced_graph):
     ("body", "opset", "words"),
     [
         ("logits = Mish (images)", 18, r"Mish .* of opset 18 cannot be written in opset 17.*default --opset"),
+        (
+            "index = Constant <value_ints: ints = [0]> () zero = Shape <start: int = 0, end: int = 1> (images) "
+            'logits = ScatterElements <reduction: string = "max"> (zero, index, zero)',
+            18,
+            r"ScatterElements .* cannot be written in opset 17",
+        ),
         ("logits = acme.Frobnicate (images)", 18, r"TensorRT 8.6 does not read this graph: Frobnicate .* is not known"),
         (
             "k = Constant <value_ints = [4000]> () logits, i = TopK (images, k)",
