@@ -65,6 +65,14 @@ def graphs(tmp_path_factory):
     return work
 
 
+@pytest.fixture(scope="module")
+def int8_graphs(graphs, tmp_path_factory):
+    work = tmp_path_factory.mktemp("int8") / "work"
+    shutil.copytree(graphs, work)
+    ensure_int8_graphs(Context(Settings(work, models=(MODEL,)), {}, StringIO()), "small")
+    return work / "graphs" / "small.int8"
+
+
 @pytest.fixture
 def context(graphs, tmp_path, monkeypatch):
     """A context whose engines are ONNX graphs; ``built`` counts the builds, ``broken`` names those that fail."""
@@ -307,7 +315,10 @@ def test_int8_is_timed_beside_fp16_in_the_same_rounds_and_its_kernels_are_named(
 
 
 @pytest.mark.slow
-def test_native_ops_take_the_plugin_s_place_in_int8_too_and_without_an_engine_the_step_fails(context, monkeypatch):
+def test_native_ops_take_the_plugin_s_place_in_int8_too_and_without_an_engine_the_step_fails(
+    context, int8_graphs, monkeypatch
+):
+    shutil.copytree(int8_graphs, context.settings.work / "graphs" / int8_graphs.name)
     monkeypatch.setattr(attention, "ask", lambda *words: {"kernels": [], "layers": [], "nodes": 0})
     context.broken = ("plugin.int8",)
     int8.run(context, "small")
@@ -321,8 +332,9 @@ def test_native_ops_take_the_plugin_s_place_in_int8_too_and_without_an_engine_th
 
 
 @pytest.mark.slow
-def test_an_int8_engine_has_the_name_of_the_ops_that_it_was_built_with_at_its_batch(context, monkeypatch):
+def test_an_int8_engine_has_the_name_of_the_ops_that_it_was_built_with_at_its_batch(context, int8_graphs, monkeypatch):
     """As where the plugin builds at a batch of 8 and not at 32."""
+    shutil.copytree(int8_graphs, context.settings.work / "graphs" / int8_graphs.name)
     monkeypatch.setattr(attention, "ask", lambda *words: {"kernels": [], "layers": [], "nodes": 0})
     context.broken = ("plugin.int8.b2", "plugin.fp16.b1")
     int8.run(context, "small")
