@@ -15,22 +15,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-import onnx.defs
 import onnx.reference
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from tokfilter.errors import ExportError
 from tokfilter.export.functions import with_function
+from tokfilter.export.opset17 import OPSET, lower, replace_node
 from tokfilter.export.selection import node_graph, selections
 from tokfilter.export.tensorrt8_nodes import check_operators
 from tokfilter.kernels.op import DOMAIN
 from tokfilter.trt.operators import ParserVersion
 
-__all__ = ["IR_VERSION", "OPSET", "graph_for_tensorrt8"]
-
-OPSET: Final = 17
-"""Last opset of the parsers of TensorRT 8.5 and 8.6."""
+__all__ = ["IR_VERSION", "graph_for_tensorrt8"]
 
 IR_VERSION: Final = 8
 """ONNX IR version of that opset."""
@@ -40,22 +37,6 @@ _FOLDED_SIZE: Final = 64
 
 _KEPT: Final = {"DequantizeLinear", "QuantizeLinear"}
 """Operators that are not computed here though their inputs are constant: TensorRT looks for them before a product."""
-
-_WIDER_TYPES_ONLY: Final = {
-    *("Cast", "Constant", "ConstantOfShape", "Equal", "Flatten", "Identity", "IsNaN", "Reshape", "Shape", "Size"),
-    *("Squeeze", "Transpose", "Unsqueeze"),
-}
-"""Operators that opsets 18 to 21 gave more types, and no other meaning."""
-
-_AXES_BECAME_INPUT: Final = {
-    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"),
-    "ReduceSumSquare",
-}
-"""Reductions whose axes are an attribute in opset 17 and an input from opset 18."""
-
-
-_MORE_REDUCTIONS: Final = {"ScatterElements", "ScatterND"}
-"""Operators that opset 18 gave more reductions; without one they are those of opset 17."""
 
 
 def graph_for_tensorrt8(graph: ir.Model, plugin: bool, version: ParserVersion = "8.6") -> ir.Model:
@@ -74,7 +55,7 @@ def graph_for_tensorrt8(graph: ir.Model, plugin: bool, version: ParserVersion = 
     graph.functions.clear()
     for node in [node for node in graph.graph if not node.domain]:
         if graph.opset_imports[""] > OPSET:
-            _lower(graph.graph, node, graph.opset_imports[""])
+            lower(graph.graph, node, graph.opset_imports[""])
         rewrite = _REWRITES.get(node.op_type)
         if rewrite is not None:
             rewrite(graph.graph, node)
@@ -106,61 +87,6 @@ def _inline(graph: ir.Model) -> None:
             node.name = f"{calls[0]}/{node.op_type}"
 
 
-def _lower(graph: ir.Graph, node: ir.Node, opset: int) -> None:
-    """Write ``node``, of a later opset, in opset 17."""
-    op = node.op_type
-    if op in _AXES_BECAME_INPUT:
-        _axes_as_attribute(graph, node)
-    elif op == "Split":
-        _drop_num_outputs(node)
-    elif _has_its_old_meaning(node):
-        pass
-    elif op not in _WIDER_TYPES_ONLY and _since(op, opset) != _since(op, OPSET):
-        raise ExportError(
-            f"{op} ({node.name}) of opset {opset} cannot be written in opset {OPSET}, the last of TensorRT 8.5 and "
-            "8.6. Export with the default --opset."
-        )
-
-
-def _has_its_old_meaning(node: ir.Node) -> bool:
-    """Whether an operator that opset 18 gave more meanings has its old one: no reduction, no axes."""
-    if node.op_type == "Pad":
-        return len(node.inputs) < 4 or node.inputs[3] is None
-    return node.op_type in _MORE_REDUCTIONS and node.attributes.get_string("reduction", "none") == "none"
-
-
-def _since(op: str, opset: int) -> int | None:
-    """The opset in which the latest form of ``op`` up to ``opset`` came; None where it is unknown."""
-    try:
-        return int(onnx.defs.get_schema(op, opset, "").since_version)
-    except onnx.defs.SchemaError:
-        return None
-
-
-def _axes_as_attribute(graph: ir.Graph, node: ir.Node) -> None:
-    axes = node.inputs[1] if len(node.inputs) > 1 else None
-    keep_all = node.attributes.pop("noop_with_empty_axes", None)
-    node.resize_inputs(1)
-    if axes is not None:
-        node.attributes["axes"] = ir.AttrInt64s("axes", _numbers(node, axes))
-    elif keep_all is not None and keep_all.as_int():
-        _replace(graph, node, "Identity", [node.inputs[0]])
-
-
-def _drop_num_outputs(node: ir.Node) -> None:
-    """Split into equal parts, which opset 17 does without an attribute; the last part may be smaller in opset 18."""
-    parts = node.attributes.pop("num_outputs", None)
-    if parts is None:
-        return
-    value, axis = node.inputs[0], node.attributes.get_int("axis", 0)
-    length = None if value is None or value.shape is None else value.shape[axis]
-    if not isinstance(length, int) or length % parts.as_int():
-        raise ExportError(
-            f"Split ({node.name}) makes parts of unequal or unknown length, which opset {OPSET} cannot say: no engine "
-            "of TensorRT 8.5 or 8.6 can be made of this model."
-        )
-
-
 def _cut_shape(graph: ir.Graph, node: ir.Node) -> None:
     """Shape with ``start`` and ``end``, which the parsers ignore, as Shape of everything and Slice."""
     start, end = node.attributes.pop("start", None), node.attributes.pop("end", None)
@@ -176,7 +102,7 @@ def _cut_shape(graph: ir.Graph, node: ir.Node) -> None:
         _constant(graph, f"{result.name}_{what}", value)
         for what, value in zip(("start", "end", "axis"), borders, strict=True)
     ]
-    _replace(graph, node, "Slice", [shape.outputs[0], *constants])
+    replace_node(graph, node, "Slice", [shape.outputs[0], *constants])
 
 
 def _name_axes(graph: ir.Graph, node: ir.Node) -> None:
@@ -252,17 +178,7 @@ def _decompose_norm(graph: ir.Graph, node: ir.Node) -> None:
         last = [add("Mul", last, "scaled"), rest[0]]
     for attribute in list(node.attributes):
         node.attributes.pop(attribute)
-    _replace(graph, node, "Add" if rest and rest[0] is not None else "Mul", last)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, op: str, inputs: Sequence[ir.Value | None]) -> None:
-    """Put one node with the same output in the place of ``node``."""
-    old = node.outputs[0]
-    new = ir.node(op, inputs, name=node.name)
-    new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = old.name, old.shape, old.type
-    old.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
-    graph.insert_after(node, new)
-    graph.remove(node, safe=True)
+    replace_node(graph, node, "Add" if rest and rest[0] is not None else "Mul", last)
 
 
 def _constant(graph: ir.Graph, name: str, values: Any) -> ir.Value:
@@ -271,13 +187,6 @@ def _constant(graph: ir.Graph, name: str, values: Any) -> ir.Value:
     value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
     graph.register_initializer(value)
     return value
-
-
-def _numbers(node: ir.Node, value: ir.Value) -> list[int]:
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None:
-        raise ExportError(f"{node.op_type} ({node.name}) computes its axes at run time: report this model.")
-    return [int(number) for number in tensor.numpy().reshape(-1)]
 
 
 def _fold(graph: ir.Graph) -> None:

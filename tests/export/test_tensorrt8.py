@@ -163,7 +163,19 @@ def test_a_graph_with_functions_is_refused(traced_graph):
 @pytest.mark.parametrize(
     ("body", "opset", "words"),
     [
-        ("logits = Mish (images)", 18, r"Mish .* of opset 18 cannot be written in opset 17.*default --opset"),
+        ("logits = Mish (images)", 18, r"Mish .* of opset 18 cannot be written in opset 17.*No engine of them"),
+        ("logits = Gelu (images)", 20, r"Gelu .* of opset 20 cannot be written in opset 17.*default --opset"),
+        (
+            "pads = Constant <value_ints = [0, 0, 0, 1]> () axes = Constant <value_ints = [0, 1]> () "
+            "logits = Pad (images, pads, , axes)",
+            18,
+            r"Pad .* cannot be written in opset 17",
+        ),
+        (
+            'pads = Constant <value_ints = [0, 0, 0, 1]> () logits = Pad <mode = "wrap"> (images, pads)',
+            19,
+            r"Pad .* cannot be written in opset 17",
+        ),
         (
             "index = Constant <value_ints: ints = [0]> () zero = Shape <start: int = 0, end: int = 1> (images) "
             'logits = ScatterElements <reduction: string = "max"> (zero, index, zero)',
