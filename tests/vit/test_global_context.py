@@ -1,14 +1,11 @@
 import dataclasses
 
-import numpy as np
-import onnx
 import pytest
 import torch
+from filter_graphs import forms_that_equal_torch
 
 from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.errors import BundleError, UnsupportedModelError
-from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
-from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.vit.backbone import create_backbone
@@ -72,21 +69,9 @@ def test_it_changes_the_class_token_only_in_proportion_to_the_dropped_tokens():
 
 
 def test_every_form_of_the_graph_equals_torch(tmp_path):
-    model = model_of(reg_tokens=1)
-    slots = slots_graph_from_model(model)
-    graphs = {f"slots {k}": (slots.clone(), k) for k in (1, 18, 34, PATCHES)}
-    graphs |= {f"fixed {k}": (fixed_graph_from_slots(slots, k), k) for k in (1, 18, 34)}
-    graphs["full"] = full_graph_from_slots(slots, PATCHES), PATCHES
-    for name, (graph, k) in graphs.items():
-        path = tmp_path / f"{name}.onnx"
-        save_graph(graph, path)
-        onnx.checker.check_model(str(path), full_check=True)
-        feed = {"images": images().numpy()} | ({"slots": np.zeros(k, np.int32)} if "slots" in name else {})
-        found = cpu_session(path, "fp32").run(None, feed)[0]
-        with torch.inference_mode():
-            np.testing.assert_allclose(found, model(images(), k).numpy(), rtol=1e-4, atol=2e-6)
-    assert not [weight for weight in graphs["full"][0].graph.initializers if "summary" in weight]
-    assert not [node for node in graphs["fixed 18"][0].graph if node.op_type in ("Sub", "Cast")]  # folded
+    graphs = forms_that_equal_torch(model_of(reg_tokens=1), images(), (1, 18, 34), tmp_path)
+    assert not [weight for weight in graphs["full"].graph.initializers if "summary" in weight]
+    assert not [node for node in graphs["fixed 18"].graph if node.op_type in ("Sub", "Cast")]  # folded
 
 
 def test_it_travels_in_a_bundle_and_is_exported_in_every_precision(tmp_path):

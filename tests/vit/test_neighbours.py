@@ -2,15 +2,12 @@
 
 import dataclasses
 
-import numpy as np
-import onnx
 import pytest
 import torch
+from filter_graphs import forms_that_equal_torch
 
 from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Preprocessing
 from tokfilter.errors import BundleError
-from tokfilter.export.graph import fixed_graph_from_slots, full_graph_from_slots, slots_graph_from_model
-from tokfilter.export.onnx_file import cpu_session, save_graph
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
 from tokfilter.train.recipe import Recipe, config_from_recipe
@@ -74,20 +71,8 @@ def test_a_score_depends_on_the_tokens_around_it_and_on_no_other():
 
 
 def test_every_form_of_the_graph_equals_torch(tmp_path):
-    model = model_of()
-    slots, patches = slots_graph_from_model(model), ROWS * COLUMNS
-    graphs = {f"slots {k}": (slots.clone(), k) for k in (1, 18, 34, patches)}
-    graphs |= {f"fixed {k}": (fixed_graph_from_slots(slots, k), k) for k in (1, 18, 34)}
-    graphs["full"] = full_graph_from_slots(slots, patches), patches
-    for name, (graph, k) in graphs.items():
-        path = tmp_path / f"{name}.onnx"
-        save_graph(graph, path)
-        onnx.checker.check_model(str(path), full_check=True)
-        feed = {"images": images().numpy()} | ({"slots": np.zeros(k, np.int32)} if "slots" in name else {})
-        found = cpu_session(path, "fp32").run(None, feed)[0]
-        with torch.inference_mode():
-            np.testing.assert_allclose(found, model(images(), k).numpy(), rtol=1e-4, atol=2e-6)
-    assert not [weight for weight in graphs["full"][0].graph.initializers if "neighbours" in weight]
+    graphs = forms_that_equal_torch(model_of(), images(), (1, 18, 34), tmp_path)
+    assert not [weight for weight in graphs["full"].graph.initializers if "neighbours" in weight]
 
 
 def test_it_travels_in_a_bundle_and_is_exported_in_every_precision(tmp_path):
