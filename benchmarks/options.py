@@ -14,6 +14,7 @@ from tokfilter.runtime.measure.record import write_json
 __all__ = [
     "PROGRAM",
     "command_line",
+    "data_option",
     "goal_lines",
     "json_option",
     "numbers_from_text",
@@ -36,6 +37,20 @@ def numbers_from_text(ctx: click.Context, param: click.Parameter, value: str | N
         return None if value is None else [int(number) for number in value.split(",") if number.strip()]
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a list of integers such as 0,1,2") from None
+
+
+def data_option(known: Iterable[str], default: str, note: str = "") -> Callable[[Function], Function]:
+    """``--data``: some of the data sets ``known``, with commas between."""
+    names = tuple(known)
+
+    def read(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+        found = value.split(",")
+        if unknown := [name for name in found if name not in names]:
+            raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(names)}")
+        return found
+
+    help = f"Of {', '.join(names)}{note}."
+    return click.option("--data", callback=read, default=default, show_default=True, help=help)
 
 
 def output_option(default: str | Path) -> Callable[[Function], Function]:

@@ -33,8 +33,9 @@ from tokfilter.benchmarks.study.methods import (
     REDUCERS,
     SPECIALISTS,
 )  # fmt: skip
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method
 from tokfilter.benchmarks.study.study_document import document_from_rows, study_command
+from tokfilter.benchmarks.study.task_data import write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, StudyConfig, Task
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import write_json

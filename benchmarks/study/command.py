@@ -8,7 +8,7 @@ from typing import Final
 import click
 from click.core import ParameterSource
 
-from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text
+from tokfilter.benchmarks.options import command_line, data_option, json_option, numbers_from_text
 from tokfilter.benchmarks.records.paths import WHEELS
 from tokfilter.benchmarks.study.accuracy import REDUCERS, STUDY, WITH_LONGER, run
 from tokfilter.benchmarks.study.baseline_speed import SpeedConfig
@@ -25,16 +25,9 @@ _DEFAULT: Final = f"{DIGITS.name},{FASHION.name}"
 _SPEED: Final = SpeedConfig(rounds=5, seconds=0.08)
 
 
-def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
-    names = value.split(",")
-    if unknown := [name for name in names if name not in TASKS]:
-        raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(TASKS)}")
-    return names
-
-
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", callback=_data_sets, default=_DEFAULT, show_default=True, help=f"Of {', '.join(TASKS)}.")
+@data_option(TASKS, _DEFAULT)
 @click.option(
     "--wheels",
     type=click.Path(path_type=Path),

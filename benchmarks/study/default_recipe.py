@@ -21,10 +21,11 @@ import click
 import torch
 
 from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_width
-from tokfilter.benchmarks.options import command_line, json_option, numbers_from_text, publish
+from tokfilter.benchmarks.options import command_line, data_option, json_option, numbers_from_text, publish
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE, RECIPE_BASELINES
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method, write_data
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method
+from tokfilter.benchmarks.study.task_data import write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, OBJECTS_BY_RECIPE
 from tokfilter.benchmarks.study.wheels import wheels_option
 from tokfilter.benchmarks.study.work_folder import check_work_folder
@@ -96,22 +97,9 @@ def _output(names: Sequence[str]) -> Path:
     return RESULTS / name if RESULTS.is_dir() else Path(name)
 
 
-def _data_sets(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
-    names = value.split(",")
-    if unknown := [name for name in names if name not in _SETS]:
-        raise click.BadParameter(f"no data set {unknown[0]!r}; there are {', '.join(_SETS)}")
-    return names
-
-
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--data",
-    callback=_data_sets,
-    default=_SMALL,
-    show_default=True,
-    help=f"Of {', '.join(_SETS)}; the last one is for a GPU.",
-)
+@data_option(_SETS, _SMALL, "; the last one is for a GPU")
 @wheels_option
 @click.option("--seeds", callback=numbers_from_text, default="0,1,2", show_default=True)
 @click.option(

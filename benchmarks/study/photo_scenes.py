@@ -7,7 +7,6 @@ photographs, garments and digits for everything, distractors included. Images ar
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from tokfilter.benchmarks.study.photo_parts import (
     window_of_photograph,
 )
 from tokfilter.benchmarks.study.photo_sources import Pixels, Shape, Sources
+from tokfilter.runtime.measure.machine import usable_cores
 from tokfilter.runtime.measure.record import write_json
 
 __all__ = ["SPLITS", "PhotoScene", "SceneLook", "photo_scenes", "write_photo_scenes"]
@@ -152,10 +152,9 @@ def _written(
     if len(parts) < 2:
         yield from ((part.stop, task.write(sources, part)) for part in parts)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     spawn = multiprocessing.get_context("spawn")
     # Each process reads the sources itself: to send them to one takes as long, and one waits for the other.
-    with ProcessPoolExecutor(min(cores, len(parts)), spawn, _init_worker, (task, sources_of)) as pool:
+    with ProcessPoolExecutor(min(usable_cores(), len(parts)), spawn, _init_worker, (task, sources_of)) as pool:
         for part, facts in zip(parts, pool.map(_write_in_worker, parts), strict=True):
             yield part.stop, facts
 

@@ -12,11 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors.torch import save_file
-
 from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle
-from tokfilter.artifacts.files import atomic_path
 from tokfilter.artifacts.reducer import ReducerConfig
 from tokfilter.benchmarks.study.baseline_models import Row, macs_of_row
 from tokfilter.benchmarks.study.baselines import TOKEN_BASELINES, baseline_from_weights
@@ -41,6 +38,7 @@ from tokfilter.benchmarks.study.methods import (
     with_global_context,
 )
 from tokfilter.benchmarks.study.recipe_config import config_of_task
+from tokfilter.benchmarks.study.task_data import start_weights, write_data
 from tokfilter.benchmarks.study.tasks import SMALL_MODELS, StudyConfig, Task
 from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.runtime.measure.record import write_json
@@ -60,7 +58,7 @@ from tokfilter.train.token_sets import Grouping
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.macs import macs
 
-__all__ = ["DRAWS", "Rows", "SeedRun", "has_rows", "rows_from_method", "rows_from_recipe", "write_data"]
+__all__ = ["DRAWS", "Rows", "SeedRun", "has_rows", "rows_from_method", "rows_from_recipe"]
 
 DRAWS: Final = "rival-"
 """Prefix of a baseline's name in its random seeds. The published rows were drawn with it: it must not change."""
@@ -123,29 +121,10 @@ class SeedRun:
     def _new(self) -> Start:
         classes, checkpoint = len(self.splits.train.class_names), None
         if self.task.start is not None:
-            checkpoint = _start_weights(self.data)
+            checkpoint = start_weights(self.data)
         return start_from_timm(
             self.task.architecture, classes, checkpoint, new_head=True, seed=self.seed, preprocessing={"crop_pct": 1.0}
         )
-
-
-def write_data(task: Task, config: StudyConfig, seed: int, data: Path, progress: Progress) -> None:
-    """Write a task's images, and its start weights beside them, unless they are there. Raises DataError."""
-    path = _start_weights(data)
-    if task.start is not None:  # images and weights are of all seeds
-        check_work_folder(path.parent, [task.name, asdict(config)])
-    if not (data / "complete").is_file():
-        task.write(data, seed, config, progress, task.wheels)
-        (data / "complete").touch()
-    if task.start is not None and not path.is_file():
-        weights = task.start(path.parent, config, progress, task.wheels)
-        with atomic_path(path) as part:
-            save_file({name: value.contiguous() for name, value in weights.items()}, part)
-
-
-def _start_weights(data: Path) -> Path:
-    """The same for every seed."""
-    return data.parent / "start" / "weights.safetensors"
 
 
 def rows_from_method(run: SeedRun, method: str) -> Rows:

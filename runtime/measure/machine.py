@@ -14,7 +14,7 @@ from tokfilter.runtime.measure.cpu_features import cpu_features
 from tokfilter.runtime.measure.sysfs import number_from_file, text_from_file
 from tokfilter.trt.gpus import driver_version, gpus, handles, nvml, query
 
-__all__ = ["conditions", "machine", "versions"]
+__all__ = ["conditions", "machine", "usable_cores", "versions"]
 
 _PACKAGES: Final = (
     "tokfilter",
@@ -50,7 +50,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
         "power_mode": text_from_file(root / "var/lib/nvpmodel/status"),
         "cpu": _cpu(root) or platform.processor() or platform.machine(),
         "cpu_features": cpu_features(root),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "governor": _governor(root),
         "memory_bytes": _memory(root),
         "gpus": [asdict(gpu) for gpu in gpus()],
@@ -103,7 +103,7 @@ def _cpu(root: Path) -> str | None:
     return None
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use, fewer than the machine has in a container or under taskset."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -17,7 +17,8 @@ from tokfilter.benchmarks.study.methods import BEFORE, RECIPE
 from tokfilter.benchmarks.study.recipe_config import config_of_task
 from tokfilter.benchmarks.study.recipe_search import CANDIDATES, SETS
 from tokfilter.benchmarks.study.scenes import _digits, _photos, scene_images
-from tokfilter.benchmarks.study.seed_run import SeedRun, rows_from_method, write_data
+from tokfilter.benchmarks.study.seed_run import SeedRun, rows_from_method
+from tokfilter.benchmarks.study.task_data import write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, OBJECTS_BY_RECIPE, StudyConfig
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import write_json
