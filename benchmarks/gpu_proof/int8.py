@@ -6,17 +6,11 @@ from typing import Final
 
 from tokfilter.benchmarks.gpu_proof.attention import emit_kernels
 from tokfilter.benchmarks.gpu_proof.context import Context
-from tokfilter.benchmarks.gpu_proof.engine_jobs import (
-    EngineJob,
-    budgets_of_job,
-    build_engines,
-    engine_spec,
-    speed_jobs,
-)
+from tokfilter.benchmarks.gpu_proof.engine_jobs import EngineJob, budgets_of_job, engine_spec
 from tokfilter.benchmarks.gpu_proof.prepare import ensure_graphs, ensure_int8_graphs
 from tokfilter.benchmarks.gpu_proof.rounds import measured_rows
 from tokfilter.benchmarks.gpu_proof.settings import ModelSpec
-from tokfilter.benchmarks.gpu_proof.speed import NATIVE, PLUGIN
+from tokfilter.benchmarks.gpu_proof.speed import built_engines, ops_of
 from tokfilter.errors import EngineError
 
 __all__ = ["run"]
@@ -32,15 +26,16 @@ def run(context: Context, name: str) -> None:
     built.
     """
     model = context.settings.model(name)
+    half = [model.timed[1]]
     batches = [batch for batch in context.settings.batches if batch in _BATCHES] or list(context.settings.batches)
     ensure_graphs(context, name)
     with ThreadPoolExecutor(1) as pool:
         exported = pool.submit(ensure_int8_graphs, context, name)
         if context.settings.dry_run:
             exported.result()  # before the device is needed
-        fp16 = _built(context, name, batches, "fp16")
+        fp16 = built_engines(context, name, batches, half)
         exported.result()
-    int8 = _built(context, name, batches, "int8")
+    int8 = built_engines(context, name, batches, half, "int8")
     if not any(job.role == "filtered" for job in int8):
         raise EngineError(f"no filtered int8 engine of {name} was built: see the builds.")
     for batch in batches:
@@ -48,18 +43,6 @@ def run(context: Context, name: str) -> None:
     for job in int8:
         if job.batch[0] == batches[0]:
             emit_kernels(context, job, batches[0])
-
-
-def _built(context: Context, name: str, batches: Sequence[int], precision: str) -> list[EngineJob]:
-    """The full and filtered engines of a precision; those that the plugin does not build in are of native ops."""
-    half = [context.settings.model(name).timed[1]]
-    plugin = context.has("prepared plugin")
-    built = build_engines(context, speed_jobs(context, name, batches, plugin, half, precision))
-    with_filter = [job.batch[0] for job in built if job.role == "filtered"]
-    if lacking := [batch for batch in batches if plugin and batch not in with_filter]:
-        native = speed_jobs(context, name, lacking, False, half, precision)
-        built += build_engines(context, [job for job in native if job.role == "filtered"])
-    return built
 
 
 def _measured(
@@ -76,6 +59,5 @@ def _measured(
 
 
 def _label(jobs: Sequence[EngineJob], precision: str) -> str:
-    """Name in tables of the engines of a batch in a precision: the plugin may build at one batch and not at another."""
-    label = PLUGIN if any(job.plugin for job in jobs) else NATIVE
-    return label if precision == "fp16" else f"{label}, {precision}"
+    """Name in tables of the engines of a batch in a precision."""
+    return ops_of(jobs) if precision == "fp16" else f"{ops_of(jobs)}, {precision}"

@@ -15,7 +15,7 @@ from tokfilter.benchmarks.gpu_proof.settings import ModelSpec
 from tokfilter.errors import EngineError
 from tokfilter.runtime.model_files import Role
 
-__all__ = ["PLUGIN", "run"]
+__all__ = ["NATIVE", "PLUGIN", "built_engines", "ops_of", "run"]
 
 PLUGIN = "TensorRT, plugin"
 NATIVE = "TensorRT, native ops"
@@ -28,15 +28,33 @@ def run(context: Context, name: str) -> None:
     """
     model, found = context.settings.model(name), False
     for batches in _groups(context, name):
-        built = build_engines(context, speed_jobs(context, name, batches, context.has("prepared plugin")))
-        if lacking := [batch for batch in batches if not _of(built, batch, "filtered")]:
-            native = [job for job in speed_jobs(context, name, lacking, plugin=False) if job.role == "filtered"]
-            built += build_engines(context, native)
+        built = built_engines(context, name, batches)
         for batch in batches:
             _measured(context, model, batch, [job for job in built if job.batch[0] == batch])
         found = found or any(job.role == "filtered" for job in built)
     if not found:
         raise EngineError(f"no filtered engine of {name} was built: see the builds.")
+
+
+def built_engines(
+    context: Context,
+    name: str,
+    batches: Sequence[int],
+    budgets: Sequence[int] | None = None,
+    precision: str = "fp16",
+) -> list[EngineJob]:
+    """The full and filtered engines that build. Where the plugin does not build at a batch, native ops do there."""
+    plugin = context.has("prepared plugin")
+    built = build_engines(context, speed_jobs(context, name, batches, plugin, budgets, precision))
+    if lacking := [batch for batch in batches if plugin and not _of(built, batch, "filtered")]:
+        native = speed_jobs(context, name, lacking, False, budgets, precision)
+        built += build_engines(context, [job for job in native if job.role == "filtered"])
+    return built
+
+
+def ops_of(jobs: Sequence[EngineJob]) -> str:
+    """Name in tables of the engines of a batch: the plugin may build at one batch and not at another."""
+    return PLUGIN if any(job.plugin for job in jobs) else NATIVE
 
 
 def _groups(context: Context, name: str) -> list[Sequence[int]]:
@@ -53,9 +71,8 @@ def _groups(context: Context, name: str) -> list[Sequence[int]]:
 def _measured(context: Context, model: ModelSpec, batch: int, built: Sequence[EngineJob]) -> None:
     if not built:
         return
-    plugin = any(job.plugin for job in _of(built, batch, "filtered"))
     jobs = [*_of(built, batch, "full"), *_of(built, batch, "filtered")]
-    label = PLUGIN if plugin else NATIVE
+    label = ops_of(jobs)
     wanted = [(engine_spec(context, job, label), budgets_of_job(context, job, model.timed)) for job in jobs]
     measured_rows(context, model, batch, wanted, reference="")
 
