@@ -28,7 +28,8 @@ class TrainConfig:
     label_limit: largest number of training images that are labelled, drawn at random; None labels all
     label_chunk: masked variants per forward pass; bounds the memory
     seed: of every random draw
-    new_context: hidden width of the global context of a new filter, where filter_config has none (``context.py``)
+    new_context: hidden width of the global context of a new filter, where filter_config has none (``new_filter.py``)
+    new_neighbours: whether a new filter reads neighbours where filter_config does not
     reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
     frozen: train no weight of the backbone: the filter, and in the stage finetune its global context
     test_precision: of the forward passes that measure top-1, by autocast
@@ -45,6 +46,7 @@ class TrainConfig:
     filter: FilterTraining = field(default_factory=FilterTraining)
     finetune: FineTuning = field(default_factory=FineTuning)
     new_context: int = 0
+    new_neighbours: bool = False
     reducer: ReducerConfig = field(default_factory=ReducerConfig)
     frozen: bool = False
     test_precision: LabelPrecision = "fp32"

@@ -16,7 +16,6 @@ from tokfilter.errors import DataError, UnsupportedModelError
 from tokfilter.train.checkpoint.class_names import naming_note, same_names
 from tokfilter.train.class_map import mapped
 from tokfilter.train.config import TrainConfig
-from tokfilter.train.context import with_new_context
 from tokfilter.train.data import Progress, Splits, checked, quiet, split_from_images, splits_from_folder
 from tokfilter.train.dataset import ImageDataset, TrainingData
 from tokfilter.train.distributed import DistContext, context_from_torchrun
@@ -24,6 +23,7 @@ from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import check_training
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
+from tokfilter.train.new_filter import with_defaults, with_parts_of
 from tokfilter.train.recipe import Recipe, ReducerSettings, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_for_backbone, recipe_from_source
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
@@ -268,9 +268,9 @@ def _new_scorer(model: FilteredViT, config: TrainConfig) -> nn.Module:
         return scorer
     wanted = config.filter_config
     shape = scorer.config if replace(wanted, summary=0) == FilterConfig() else wanted
-    shape = replace(shape, summary=wanted.summary or scorer.config.summary)
+    shape = with_parts_of(scorer.config, replace(shape, summary=wanted.summary), config)
     if not scorer.trained:
-        shape = with_new_context(shape, model, config)
+        shape = with_defaults(shape, model, config)
     return model.new_filter(shape).to(next(model.parameters()).device)
 
 

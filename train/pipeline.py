@@ -11,7 +11,6 @@ from tokfilter.artifacts.budget import Keep, tokens_from_keep
 from tokfilter.artifacts.bundle import Bundle, FilterConfig
 from tokfilter.errors import DataError
 from tokfilter.train.config import TrainConfig
-from tokfilter.train.context import with_new_context
 from tokfilter.train.data import ImageList, Progress, Splits, split_from_images
 from tokfilter.train.dataset import ImageDataset
 from tokfilter.train.distributed import SINGLE_PROCESS, DistContext
@@ -21,6 +20,7 @@ from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
 from tokfilter.train.labels import backbone_digest, label_images, settings_identity
 from tokfilter.train.loop import RunDir
+from tokfilter.train.new_filter import with_defaults, with_parts_of
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import NO_LABELS, labelled_positions, run_stages
 from tokfilter.train.start import Start
@@ -166,9 +166,9 @@ def _check_loss(start: Start, config: TrainConfig) -> None:
 def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:
     """A new filter, or the start's own when it is not trained again; with a global context when either has one."""
     old, shape = start.scorer, config.filter_config
-    kept = replace(shape, summary=shape.summary or (0 if old is None else old.config.summary))
+    kept = shape if old is None else with_parts_of(old.config, shape, config)
     if old is None or ("filter" in config.stages and not old.trained):  # that of a backbone's bundle
-        return model.new_filter(with_new_context(kept, model, config))
+        return model.new_filter(with_defaults(kept, model, config))
     if "filter" in config.stages:
         return model.new_filter(kept)
     if shape.summary in (0, old.config.summary):

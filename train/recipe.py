@@ -22,7 +22,7 @@ from tokfilter.train.recompute import Checkpointing
 from tokfilter.train.reducer_settings import ReducerSettings
 from tokfilter.train.token_sets import GroupEstimate, Grouping, GroupShape
 
-_SHAPE: Final = ("width", "depth", "activation", "global_feature", "neighbours")
+_SHAPE: Final = ("width", "depth", "activation", "global_feature")
 """Settings of the filter that are its shape's, by the same names."""
 
 CONTEXT: Final = 16
@@ -136,8 +136,12 @@ class FilterSettings(StageSettings):
     global_feature: Literal["mean", "none"] = field(
         default="mean", metadata=about("mean token of the image as a second input of the MLP")
     )
-    neighbours: bool = field(
-        default=False, metadata=about("a convolution over the 3 x 3 tokens around each in the MLP's first layer")
+    neighbours: bool | None = field(
+        default=None,
+        metadata=about(
+            "a convolution over the 3 x 3 tokens around each in the MLP's first layer; unset: as the bundle, and true "
+            "for a new filter, but not of a mask head or a frozen backbone"
+        ),
     )
     global_context: int | None = field(
         default=None,
@@ -231,8 +235,11 @@ def config_from_recipe(
         label_limit=labels.limit or None,
         label_chunk=labels.chunk,
         seed=recipe.seed,
-        filter_config=FilterConfig(**shape, summary=recipe.filter.global_context or 0),
+        filter_config=FilterConfig(
+            **shape, summary=recipe.filter.global_context or 0, neighbours=recipe.filter.neighbours or False
+        ),
         new_context=CONTEXT if recipe.filter.global_context is None else 0,
+        new_neighbours=recipe.filter.neighbours is None and not recipe.frozen,
         labels=LabelConfig(
             mask=MaskConfig(labels.mask or "zero", labels.mask_point),
             rho=labels.rho,

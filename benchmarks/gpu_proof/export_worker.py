@@ -1,6 +1,6 @@
 """model.pt and graphs of one model with random weights: ``export_worker SETTINGS NAME VERSION-OF-TENSORRT``.
 
-The filter has a global context, as the default recipe makes it.
+The filter reads neighbours and has a global context, as the default recipe makes it.
 """
 
 import sys
@@ -36,7 +36,8 @@ def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     torch.manual_seed(0)
     architecture = Architecture(model.architecture, dict(model.arguments))
     backbone: Any = create_backbone(architecture).eval()
-    scorer = TokenFilter(backbone.embed_dim, FilterConfig(summary=CONTEXT), backbone.patch_embed.num_patches)
+    embed, config = backbone.patch_embed, FilterConfig(summary=CONTEXT, neighbours=True)
+    scorer = TokenFilter(backbone.embed_dim, config, embed.num_patches, embed.grid_size)
     scorer.trained = True  # a random filter is meant here: no warning
     assert scorer.summary is not None
     torch.nn.init.normal_(scorer.summary.expand.weight, std=0.02)  # zero when new, and then nothing would be compared

@@ -23,7 +23,7 @@ import torch
 from tokfilter.benchmarks.accuracy_document import interval_name, mean_and_half_width
 from tokfilter.benchmarks.options import command_line, data_option, json_option, numbers_from_text, publish
 from tokfilter.benchmarks.records.paths import RESULTS
-from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE, RECIPE_BASELINES
+from tokfilter.benchmarks.study.methods import BEFORE, FILTER, RECIPE, RECIPE_BASELINES, RECIPE_VARIANTS
 from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_method
 from tokfilter.benchmarks.study.task_data import write_data
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, OBJECTS_BY_RECIPE
@@ -43,8 +43,8 @@ _SETS: Final = {
 }
 _SMALL: Final = f"{DIGITS.name},{FASHION.name}"
 _METHODS: Final = {
-    DIGITS.name: (BEFORE, *RECIPE),
-    FASHION.name: (BEFORE, *RECIPE),
+    DIGITS.name: (BEFORE, *RECIPE, *RECIPE_VARIANTS),
+    FASHION.name: (BEFORE, *RECIPE, *RECIPE_VARIANTS),
     OBJECTS_BY_RECIPE.name: (BEFORE, *RECIPE, *RECIPE_BASELINES),
 }
 _COMPARED: Final = (*(name for name, reducer in RECIPE.items() if reducer != FILTER), *RECIPE_BASELINES)

@@ -25,8 +25,9 @@ from tokfilter.benchmarks.options import command_line, json_option, numbers_from
 from tokfilter.benchmarks.records.paths import RESULTS
 from tokfilter.benchmarks.study.fashion import write_fashion
 from tokfilter.benchmarks.study.scenes import write_scenes
-from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, rows_from_recipe
+from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_recipe
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, StudyConfig, Task
+from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import Progress, quiet
 
@@ -34,11 +35,14 @@ __all__ = ["CANDIDATES", "SETS", "main"]
 
 HELD_OUT: Final = 10_000
 
+_ALONE: Final = "filter.neighbours=false"
+
 CANDIDATES: Final[dict[str, tuple[str, ...]]] = {
     "default": (),
-    "no global context": ("filter.global_context=0",),
-    "ranking, no global context": ("filter.objective=ranking", "filter.global_context=0"),
-    "threshold, no global context": ("filter.objective=threshold", "filter.global_context=0"),
+    "no neighbours": (_ALONE,),
+    "no neighbours, no global context": (_ALONE, "filter.global_context=0"),
+    "no neighbours, no global context, ranking": (_ALONE, "filter.global_context=0", "filter.objective=ranking"),
+    "no neighbours, budgets from 35 %": (_ALONE, "finetune.min_keep=0.35"),
     "ranking": ("filter.objective=ranking",),
     "threshold": ("filter.objective=threshold",),
     "not distilled": ("finetune.distill=0",),
@@ -63,9 +67,13 @@ SETS: Final = {
 """The study's data sets, with held-out training images in place of the test images."""
 
 
+def _folder(work: Path, name: str, seed: int) -> Path:
+    return work / "recipe-search" / name / f"seed-{seed}"
+
+
 def _rows(work: Path, task: Task, seed: int, candidate: str) -> Rows:
     torch.set_num_threads(1)
-    folder = work / "recipe-search" / task.name / f"seed-{seed}"
+    folder = _folder(work, task.name, seed)
     run = SeedRun(task, task.config, seed, folder / "data", folder, quiet)
     return rows_from_recipe(run, candidate, CANDIDATES[candidate])
 
@@ -80,14 +88,22 @@ def _rows(work: Path, task: Task, seed: int, candidate: str) -> Rows:
     "names",
     type=click.Choice(list(CANDIDATES)),
     multiple=True,
-    default=tuple(CANDIDATES)[:3],
+    default=tuple(CANDIDATES)[:2],
     show_default=True,
     help="May be repeated.",
 )
+@click.option("--present", is_flag=True, help="Take the rows that are there; train nothing.")
 @output_option(RESULTS / "recipe_search.json")
 @json_option
 def main(
-    work: Path, data: tuple[str, ...], seeds: list[int], jobs: int, names: tuple[str, ...], output: Path, as_json: bool
+    work: Path,
+    data: tuple[str, ...],
+    seeds: list[int],
+    jobs: int,
+    names: tuple[str, ...],
+    present: bool,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Compare candidates for the default recipe on held-out training images: an hour of one core for a seed."""
     if not seeds:
@@ -96,16 +112,26 @@ def main(
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         tasks = [task for name, task in SETS.items() if name in data or not data]
         pending = {
-            (task.name, seed): pool.submit(_rows_of_seed, work, task.name, seed, names)
+            (task.name, seed): pool.submit(
+                _rows_of_seed, work, task.name, seed, _chosen(work, task.name, seed, names, present)
+            )
             for seed in seeds
             for task in tasks
         }
         for task in tasks:
             rows = [row for seed in seeds for row in pending[task.name, seed].result()]
+            if not rows:
+                raise DataError(f"{work} has no rows of {task.name}: leave --present out to train its models.")
             sets.append({"name": task.name, "rows": rows})
     settings = {"seeds": seeds, "held_out": HELD_OUT, "candidates": {name: list(CANDIDATES[name]) for name in names}}
     document = {**header("recipe-search", command_line()), "settings": settings, "sets": sets}
     publish(document, output, as_json, (_line(one["name"], row) for one in sets for row in one["rows"]))
+
+
+def _chosen(work: Path, name: str, seed: int, names: tuple[str, ...], present: bool) -> tuple[str, ...]:
+    """The candidates of a seed; with ``present`` those that have rows."""
+    folder = _folder(work, name, seed)
+    return tuple(candidate for candidate in names if not present or has_rows(folder, candidate))
 
 
 def _rows_of_seed(work: Path, name: str, seed: int, candidates: tuple[str, ...]) -> Rows:

@@ -33,6 +33,7 @@ from tokfilter.benchmarks.study.methods import (
     LONGER_BASELINES,
     RECIPE,
     RECIPE_BASELINES,
+    RECIPE_VARIANTS,
     SPECIALISTS,
     longer,
     with_global_context,
@@ -173,6 +174,8 @@ def _measure(run: SeedRun, method: str) -> Rows:
         return _before(run)
     if method in (*RECIPE, *RECIPE_BASELINES):
         return _recipe(run, method, {**RECIPE, **RECIPE_BASELINES}[method])
+    if method in RECIPE_VARIANTS:
+        return _recipe(run, method, FILTER, RECIPE_VARIANTS[method])
     name, config = LONGER_BASELINES.get(method), run.train_config
     name, config = (method, config) if name is None else (name, longer(config))
     if name in TOKEN_BASELINES:
@@ -190,9 +193,9 @@ def _measure(run: SeedRun, method: str) -> Rows:
     return rows
 
 
-def _recipe(run: SeedRun, method: str, reducer: str) -> Rows:
+def _recipe(run: SeedRun, method: str, reducer: str, changes: Sequence[str] = ()) -> Rows:
     """The default recipe with the filter, or its fine-tuning with another reducer or a baseline."""
-    config = config_of_task(run.task, len(run.splits.train), run.seed, reducer=reducer)
+    config = config_of_task(run.task, len(run.splits.train), run.seed, changes, reducer)
     if reducer in TOKEN_BASELINES:
         return _baseline(run, reducer, config, method, every=True)
     if reducer != FILTER:
@@ -267,7 +270,8 @@ def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig, compared
     start = start_from_bundle(run.backbone, run.splits.train.class_names)
     model = reduced_model(start.architecture, name)
     shape = config.filter_config
-    shape = replace(shape, summary=shape.summary or config.new_context)  # the default recipe's context costs, too
+    summary, near = shape.summary or config.new_context, shape.neighbours or config.new_neighbours
+    shape = replace(shape, summary=summary, neighbours=near)  # what the default recipe adds costs, too
     patches, filtered = model.num_patches, filtered_model(start.architecture, shape)
     wanted = [tokens_from_keep(keep, patches) for keep in run.task.budgets if keep != 1.0]
     own, _ = equal_budgets(model, filtered, wanted)

@@ -10,8 +10,6 @@ from tokfilter.artifacts.bundle import Architecture, Bundle, FilterConfig, Prepr
 from tokfilter.errors import BundleError
 from tokfilter.export.options import ExportOptions
 from tokfilter.export.pipeline import export_bundle
-from tokfilter.train.recipe import Recipe, config_from_recipe
-from tokfilter.train.recipe_file import changed_recipe
 from tokfilter.vit.backbone import create_backbone
 from tokfilter.vit.bundle import load_bundle, model_from_bundle, save_bundle
 from tokfilter.vit.golden import golden_from_model
@@ -107,12 +105,6 @@ def test_tensorrt_rtx_builds_an_engine_with_it(tmp_path):
 def test_its_cost_is_counted():
     assert macs(model_of(), 10) - macs(model_of(ALONE), 10) == ROWS * COLUMNS * 9 * WIDTH * WIDTH
     assert macs(model_of(), 1.0) == macs(model_of(ALONE), 1.0)
-
-
-def test_the_recipe_has_it():
-    assert not config_from_recipe(Recipe(), 100).filter_config.neighbours
-    changed = changed_recipe(Recipe(), {"filter.neighbours": True})
-    assert config_from_recipe(changed, 100).filter_config == FilterConfig(neighbours=True)
 
 
 def test_what_cannot_be():
