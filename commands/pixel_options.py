@@ -14,35 +14,30 @@ __all__ = ["PIXELS", "pixel_options", "pixels_from_options"]
 
 Command = Callable[..., Any]
 PIXELS: Final = ("mean", "std", "interpolation", "input_size", "crop_pct", "crop_mode")
+_NUMBERS: Final = "NUMBER[,NUMBER,NUMBER]"
 
 
-class _PerChannel(click.ParamType[tuple[float, ...]]):
-    """One number, or one for each channel."""
-
-    name = "number[,number,number]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Three numbers."""
-        try:
-            numbers = tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            numbers = ()
-        if len(numbers) not in (1, 3) or not all(abs(number) <= 1e6 for number in numbers):
-            self.fail(f"expected one number, or three with commas between, got {value!r}.", param, ctx)
-        return numbers * 3 if len(numbers) == 1 else numbers
+def _per_channel(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Three numbers, from one or from one for each channel."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 3) or not all(abs(number) <= 1e6 for number in numbers):
+        raise click.BadParameter(f"expected one number, or three with commas between, got {text!r}.")
+    return numbers * 3 if len(numbers) == 1 else numbers
 
 
-class _InputSize(click.ParamType[tuple[int, int, int]]):
-    """A side, or height x width."""
-
-    name = "pixels[xpixels]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        """(3, height, width)."""
-        sides = [int(part) for part in str(value).split("x") if part.isascii() and part.isdigit() and len(part) < 6]
-        if len(sides) != str(value).count("x") + 1 or len(sides) > 2 or not all(1 <= side <= 4096 for side in sides):
-            self.fail(f"expected a size such as 224 or 224x160, at most 4096, got {value!r}.", param, ctx)
-        return (3, sides[0], sides[-1])
+def _input_size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int, int] | None:
+    """(3, height, width), from a side or height x width."""
+    if text is None:
+        return None
+    sides = [int(part) for part in text.split("x") if part.isascii() and part.isdigit() and len(part) < 6]
+    if len(sides) != text.count("x") + 1 or len(sides) > 2 or not all(1 <= side <= 4096 for side in sides):
+        raise click.BadParameter(f"expected a size such as 224 or 224x160, at most 4096, got {text!r}.")
+    return (3, sides[0], sides[-1])
 
 
 def pixel_options(command: Command) -> Command:
@@ -56,14 +51,16 @@ def pixel_options(command: Command) -> Command:
         click.option("--crop-pct", type=click.FloatRange(0, 16, min_open=True), help="Input size over resized size."),
         click.option(
             "--input-size",
-            type=_InputSize(),
+            callback=_input_size,
+            metavar="PIXELS[xPIXELS]",
             help="Height and width in pixels: 224 or 224x160. Positions are resampled.",
         ),
         click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="Filter of the resize."),
-        click.option("--std", type=_PerChannel(), help="Standard deviations, as --mean."),
+        click.option("--std", callback=_per_channel, metavar=_NUMBERS, help="Standard deviations, as --mean."),
         click.option(
             "--mean",
-            type=_PerChannel(),
+            callback=_per_channel,
+            metavar=_NUMBERS,
             help="Means per channel for pixels in 0..1: 0.5 or 0.48,0.46,0.41. These six options replace what timm or "
             "the checkpoint's folder says; a bundle keeps its own.",
         ),
