@@ -31,7 +31,7 @@ def tokens_from_keep(keep: Keep, patches: int) -> int:
     as float or int; bool is refused. Raises BudgetError.
     """
     number: object = keep
-    if isinstance(number, bool) or not isinstance(number, Integral | Real):
+    if isinstance(number, bool) or not isinstance(number, Real):  # Dynamo of torch 2.8 cannot trace a union
         raise BudgetError(f"{_EXPECTED}; got {keep!r}.")
     if isinstance(number, Integral):
         if not 1 <= keep <= patches:

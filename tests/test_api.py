@@ -140,6 +140,9 @@ def test_a_filter_of_the_users_own_is_taken_or_refused(images):
         with pytest.raises(BudgetError, match="keep must be"):
             tokfilter.patch(model, keep=17)
         assert tokfilter.patch(model).keep_tokens == 8  # a refusal leaves the model as it was
+    near = tokfilter.TokenFilter(24, FilterConfig(neighbours=True), grid=(2, 8))
+    with pytest.raises(UnsupportedModelError, match="4 x 4 patch tokens, its filter reads neighbours in 2 x 8"):
+        tokfilter.patch(backbone(), filter=near)
 
 
 @pytest.mark.parametrize("keep", [0, -1, 17, 1.5, 0.0, NAN, True, "50%", None])

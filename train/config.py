@@ -29,7 +29,8 @@ class TrainConfig:
     label_chunk: masked variants per forward pass; bounds the memory
     seed: of every random draw
     new_context: hidden width of the global context of a new filter, where filter_config has none (``new_filter.py``)
-    new_neighbours: whether a new filter reads neighbours where filter_config does not
+    neighbours: whether the filter reads neighbours, where filter_config does not say so; None: as the trained filter of
+        the start, or where a new one gains by them (``new_filter.py``)
     reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
     frozen: train no weight of the backbone: the filter, and in the stage finetune its global context
     test_precision: of the forward passes that measure top-1, by autocast
@@ -46,7 +47,7 @@ class TrainConfig:
     filter: FilterTraining = field(default_factory=FilterTraining)
     finetune: FineTuning = field(default_factory=FineTuning)
     new_context: int = 0
-    new_neighbours: bool = False
+    neighbours: bool | None = False
     reducer: ReducerConfig = field(default_factory=ReducerConfig)
     frozen: bool = False
     test_precision: LabelPrecision = "fp32"

@@ -23,7 +23,7 @@ from tokfilter.train.evaluation import evaluate
 from tokfilter.train.finetune import check_training
 from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.loop import RunDir
-from tokfilter.train.new_filter import with_defaults, with_parts_of
+from tokfilter.train.new_filter import shape_of_new_filter
 from tokfilter.train.recipe import Recipe, ReducerSettings, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe, recipe_for_backbone, recipe_from_source
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
@@ -256,6 +256,7 @@ def _train(model: FilteredViT, dataset: TrainingData, config: TrainConfig, run_d
 def _new_scorer(model: FilteredViT, config: TrainConfig) -> nn.Module:
     """A new filter of the recipe's shape, or of the model's own where the recipe has the default shape.
 
+    Neighbours and a global context: as ``new_filter.py`` has it.
     A scorer of the user's own class is trained as it is. Raises UnsupportedModelError when it has no parameters.
     """
     scorer = model.scorer
@@ -267,10 +268,8 @@ def _new_scorer(model: FilteredViT, config: TrainConfig) -> nn.Module:
             )
         return scorer
     wanted = config.filter_config
-    shape = scorer.config if replace(wanted, summary=0) == FilterConfig() else wanted
-    shape = with_parts_of(scorer.config, replace(shape, summary=wanted.summary), config)
-    if not scorer.trained:
-        shape = with_defaults(shape, model, config)
+    usual = replace(wanted, summary=0, neighbours=False) == FilterConfig()
+    shape = shape_of_new_filter(scorer.config if usual else wanted, scorer.config, scorer.trained, model, config)
     return model.new_filter(shape).to(next(model.parameters()).device)
 
 

@@ -20,7 +20,7 @@ from tokfilter.train.image_loss import CROSS_ENTROPY, check_loss
 from tokfilter.train.label_store import SHARD_IMAGES, Labels, LabelStore
 from tokfilter.train.labels import backbone_digest, label_images, settings_identity
 from tokfilter.train.loop import RunDir
-from tokfilter.train.new_filter import with_defaults, with_parts_of
+from tokfilter.train.new_filter import shape_of_new_filter
 from tokfilter.train.similarity import evaluate_similarity, full_outputs
 from tokfilter.train.stages import NO_LABELS, labelled_positions, run_stages
 from tokfilter.train.start import Start
@@ -164,13 +164,11 @@ def _check_loss(start: Start, config: TrainConfig) -> None:
 
 
 def _scorer(model: FilteredViT, start: Start, config: TrainConfig) -> TokenFilter:
-    """A new filter, or the start's own when it is not trained again; with a global context when either has one."""
+    """A new filter, or the start's own when it is not trained again; with the context that a setting asks for."""
     old, shape = start.scorer, config.filter_config
-    kept = shape if old is None else with_parts_of(old.config, shape, config)
-    if old is None or ("filter" in config.stages and not old.trained):  # that of a backbone's bundle
-        return model.new_filter(with_defaults(kept, model, config))
-    if "filter" in config.stages:
-        return model.new_filter(kept)
+    if old is None or "filter" in config.stages:
+        before, trained = (None, False) if old is None else (old.config, old.trained)
+        return model.new_filter(shape_of_new_filter(shape, before, trained, model, config))
     if shape.summary in (0, old.config.summary):
         return old
     scorer = model.new_filter(replace(old.config, summary=shape.summary))

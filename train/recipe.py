@@ -139,8 +139,8 @@ class FilterSettings(StageSettings):
     neighbours: bool | None = field(
         default=None,
         metadata=about(
-            "a convolution over the 3 x 3 tokens around each in the MLP's first layer; unset: as the bundle, and true "
-            "for a new filter, but not of a mask head or a frozen backbone"
+            "a convolution over the 3 x 3 tokens around each in the MLP's first layer; unset: as a trained filter "
+            "had it; true for a first one, but not on a frozen backbone, for the loss feature or with a mask head"
         ),
     )
     global_context: int | None = field(
@@ -235,11 +235,9 @@ def config_from_recipe(
         label_limit=labels.limit or None,
         label_chunk=labels.chunk,
         seed=recipe.seed,
-        filter_config=FilterConfig(
-            **shape, summary=recipe.filter.global_context or 0, neighbours=recipe.filter.neighbours or False
-        ),
+        filter_config=FilterConfig(**shape, summary=recipe.filter.global_context or 0),
         new_context=CONTEXT if recipe.filter.global_context is None else 0,
-        new_neighbours=recipe.filter.neighbours is None and not recipe.frozen,
+        neighbours=recipe.filter.neighbours,
         labels=LabelConfig(
             mask=MaskConfig(labels.mask or "zero", labels.mask_point),
             rho=labels.rho,

@@ -85,7 +85,7 @@ def _check_not_wrapped(model: object) -> None:
 
 
 def _check_filter(scorer: nn.Module, model: Any) -> None:
-    """Refuse a TokenFilter that was made for another width or number of tokens. Raises UnsupportedModelError."""
+    """Refuse a TokenFilter that was made for another width, number of tokens or grid. Raises UnsupportedModelError."""
     if not isinstance(scorer, TokenFilter):
         return
     patches = model.patch_embed.num_patches
@@ -95,6 +95,13 @@ def _check_filter(scorer: nn.Module, model: Any) -> None:
         raise UnsupportedModelError(
             f"this model has {expected[0]} channels and {expected[1]} patch tokens, its filter was made for {found[0]} "
             f"and {found[1]}. Leave filter= out, or create the filter with this model's sizes."
+        )
+    grid = tuple(model.patch_embed.grid_size)
+    if scorer.neighbours is not None and scorer.neighbours.grid != grid:
+        rows, columns = scorer.neighbours.grid
+        raise UnsupportedModelError(
+            f"this model has {grid[0]} x {grid[1]} patch tokens, its filter reads neighbours in {rows} x {columns}. "
+            "Leave filter= out, or create the filter with this model's grid."
         )
 
 

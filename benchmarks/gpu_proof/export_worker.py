@@ -39,8 +39,9 @@ def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     embed, config = backbone.patch_embed, FilterConfig(summary=CONTEXT, neighbours=True)
     scorer = TokenFilter(backbone.embed_dim, config, embed.num_patches, embed.grid_size)
     scorer.trained = True  # a random filter is meant here: no warning
-    assert scorer.summary is not None
-    torch.nn.init.normal_(scorer.summary.expand.weight, std=0.02)  # zero when new, and then nothing would be compared
+    assert scorer.summary is not None and scorer.neighbours is not None
+    for added in (scorer.summary.expand, scorer.neighbours.convolution):
+        torch.nn.init.normal_(added.weight, std=0.02)  # zero when new, and then nothing would be compared
     filtered = patch(backbone, filter=scorer, architecture=(architecture.name, architecture.kwargs))
     images = clear_images(filtered, model.golden)
     bundle = bundle_from_model(filtered, examples=images)

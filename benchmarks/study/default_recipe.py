@@ -127,7 +127,7 @@ def main(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Train the study's models by the default recipe: an hour of one core for a seed of the two small sets."""
+    """Train the study's models by the default recipe: 90 minutes of one core for a seed of the two small sets."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
     output = output or _output(data)
@@ -173,4 +173,4 @@ def _recipe() -> str:
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
     top1, lost = (mean_and_half_width(row[key])[0] for key in ("top1", "lost"))
-    return f"{name:17} {row['method']:24} {row['tokens']:3} tokens  top-1 {top1:.1%}, {lost:.2f} points lost"
+    return f"{name:17} {row['method']:29} {row['tokens']:3} tokens  top-1 {top1:.1%}, {lost:.2f} points lost"

@@ -7,8 +7,8 @@ Fashion-MNIST a sixth of the training images, on digits-in-scenes scenes of a fi
 columns of the photographs that no other scene shows. So each set has a backbone of its own here.
 
 Each candidate is the default recipe of ``tokfilter train`` with some settings changed. Backbones, labels, models and
-finished rows are kept in ``WORK/recipe-search`` by the candidate's name, so an interrupted run continues. After a
-change of the recipe, remove the rows and work of the candidates there.
+finished rows are kept in ``WORK/recipe-search`` by the candidate's name, so an interrupted run continues. A folder of
+another recipe is refused.
 """
 
 import multiprocessing
@@ -27,9 +27,11 @@ from tokfilter.benchmarks.study.fashion import write_fashion
 from tokfilter.benchmarks.study.scenes import write_scenes
 from tokfilter.benchmarks.study.seed_run import Rows, SeedRun, has_rows, rows_from_recipe
 from tokfilter.benchmarks.study.tasks import DIGITS, FASHION, StudyConfig, Task
+from tokfilter.benchmarks.study.work_folder import check_work_folder
 from tokfilter.errors import DataError
 from tokfilter.runtime.measure.record import header
 from tokfilter.train.data import Progress, quiet
+from tokfilter.train.recipe_file import recipe_from_source, text_from_recipe
 
 __all__ = ["CANDIDATES", "SETS", "main"]
 
@@ -108,6 +110,7 @@ def main(
     """Compare candidates for the default recipe on held-out training images: an hour of one core for a seed."""
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
+    check_work_folder(work / "recipe-search", text_from_recipe(recipe_from_source("default")), "recipe.json")
     sets: list[dict[str, Any]] = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         tasks = [task for name, task in SETS.items() if name in data or not data]
@@ -145,4 +148,4 @@ def _rows_of_seed(work: Path, name: str, seed: int, candidates: tuple[str, ...])
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
-    return f"{name:17} {row['candidate']:20} seed {row['seed']}  {row['tokens']:3} tokens  top-1 {row['top1']:.2%}"
+    return f"{name:17} {row['candidate']:41} seed {row['seed']}  {row['tokens']:3} tokens  top-1 {row['top1']:.2%}"

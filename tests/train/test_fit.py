@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from tokfilter.artifacts.bundle import Architecture
+from tokfilter.artifacts.bundle import Architecture, FilterConfig
 from tokfilter.benchmarks.study.scenes import SceneConfig, write_scenes
 from tokfilter.errors import DataError, RecipeError, UnsupportedModelError
 from tokfilter.train.fit import fit
@@ -127,6 +127,15 @@ def test_a_new_filter_reads_neighbours_and_is_trained():
     fit(model, images(), overrides=QUICK)
     assert model.scorer.config.neighbours and model.scorer.trained
     assert model.scorer.neighbours.convolution.weight.abs().max() > 0, "zero at initialisation"
+
+
+def test_fit_takes_neighbours_away_and_leaves_the_models_own_shape_where_it_is_asked_for_them():
+    model = small()
+    model.drop.scorer = model.new_filter(FilterConfig(width=12, neighbours=True))
+    fit(model, images(), overrides={**QUICK, "filter.neighbours": False})
+    assert (model.scorer.config.width, model.scorer.config.neighbours) == (12, False)
+    fit(model, images(), overrides={**QUICK, "filter.neighbours": True})
+    assert (model.scorer.config.width, model.scorer.config.neighbours) == (12, True)
 
 
 def test_a_trained_context_stays_when_the_filter_is_trained_again():

@@ -1,5 +1,7 @@
 """What a new filter has that no setting asked for, and the models and trainings that get none of it."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 from small_models import small_embedding_model, small_mask_model, small_model
@@ -8,7 +10,7 @@ from tokfilter.artifacts.bundle import FilterConfig
 from tokfilter.errors import UnsupportedModelError
 from tokfilter.train.built_in import FROZEN
 from tokfilter.train.config import TrainConfig
-from tokfilter.train.new_filter import with_defaults, with_parts_of
+from tokfilter.train.new_filter import shape_of_new_filter
 from tokfilter.train.recipe import Recipe, config_from_recipe
 from tokfilter.train.recipe_file import changed_recipe
 from tokfilter.vit.model import FilteredViT
@@ -27,6 +29,11 @@ def with_registers_alone():
 
 
 STAGES = ("label", "filter", "finetune")
+DEFAULTS = TrainConfig(stages=STAGES, new_context=16, neighbours=None)
+
+
+def shape_of(config, old=None, trained=False, model=small_model, shape=FilterConfig(width=8)):  # noqa: B008
+    return shape_of_new_filter(shape, old, trained, model(), config)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +42,14 @@ STAGES = ("label", "filter", "finetune")
         (small_model, STAGES, 16, True),
         (small_embedding_model, STAGES, 16, True),
         (small_model, ("label", "filter"), 0, True),
+        (small_model, ("backbone",), 0, False),
         (small_mask_model, STAGES, 0, False),
         (without_class_token, STAGES, 0, True),
         (with_registers_alone, STAGES, 0, True),
     ],
 )
-def test_a_new_filter_gets_a_context_where_it_is_trained_and_read(model, stages, width, neighbours):
-    config = TrainConfig(stages=stages, new_context=16, new_neighbours=True)
-    found = with_defaults(FilterConfig(width=8), model(), config)
+def test_a_new_filter_gets_what_is_trained_and_read(model, stages, width, neighbours):
+    found = shape_of(replace(DEFAULTS, stages=stages), model=model)
     assert found == FilterConfig(width=8, summary=width, neighbours=neighbours)
 
 
@@ -51,26 +58,25 @@ def test_registers_are_no_class_token():
         with_registers_alone().new_filter(FilterConfig(summary=4))
 
 
-def test_a_width_that_was_asked_for_stays_and_none_is_none():
-    shape = FilterConfig(summary=3)
-    assert with_defaults(shape, small_model(), TrainConfig(stages=STAGES, new_context=16)) == shape
-    assert with_defaults(FilterConfig(), small_model(), TrainConfig(stages=STAGES)) == FilterConfig()
+def test_what_was_asked_for_stays_and_none_is_none():
+    asked = FilterConfig(summary=3, neighbours=True)
+    assert shape_of(replace(DEFAULTS, filter_config=asked), shape=asked) == asked
+    assert shape_of(TrainConfig(stages=STAGES)) == FilterConfig(width=8)
+    old = FilterConfig(neighbours=True)
+    for trained in (True, False):
+        assert not shape_of(replace(DEFAULTS, neighbours=False), old, trained, shape=old).neighbours
 
 
-def test_a_filter_that_is_trained_again_keeps_what_no_setting_asks_for():
-    old, unset = FilterConfig(width=8, summary=3, neighbours=True), TrainConfig(new_context=16, new_neighbours=True)
-    assert with_parts_of(old, FilterConfig(), unset) == FilterConfig(summary=3, neighbours=True)
-    assert with_parts_of(FilterConfig(), FilterConfig(width=8), unset) == FilterConfig(width=8)
-    assert with_parts_of(old, FilterConfig(summary=5), TrainConfig()) == FilterConfig(summary=5)
+def test_a_trained_filter_that_is_trained_again_keeps_what_no_setting_asks_for():
+    old = FilterConfig(summary=3, neighbours=True)
+    for config in (DEFAULTS, replace(DEFAULTS, frozen=True)):
+        assert shape_of(config, old, trained=True) == FilterConfig(width=8, summary=3, neighbours=True)
+        assert shape_of(config, FilterConfig(), trained=True) == FilterConfig(width=8)
 
 
-def test_the_recipe_adds_neighbours_unless_it_says_or_the_backbone_is_frozen():
-    asked = {name: changed_recipe(Recipe(), {"filter.neighbours": name}) for name in (True, False)}
-    for recipe, shape, new in (
-        (Recipe(), False, True),
-        (asked[True], True, False),
-        (asked[False], False, False),
-        (FROZEN, False, False),
-    ):
-        found = config_from_recipe(recipe, images=100)
-        assert (found.filter_config.neighbours, found.new_neighbours) == (shape, new)
+def test_a_frozen_backbone_and_embeddings_get_no_neighbours_by_default():
+    for recipe in (FROZEN, changed_recipe(Recipe(), {"loss": "feature"})):
+        config = config_from_recipe(recipe, 100)
+        assert config.neighbours is None and not shape_of(config).neighbours
+        asked = config_from_recipe(changed_recipe(recipe, {"filter.neighbours": True}), 100)
+        assert shape_of(asked).neighbours

@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, splits):
 
 def test_the_filter_of_a_backbones_bundle_is_new_and_gets_the_recipes_context(tmp_path, splits):
     save_bundle(bundle_from_start(start(), splits, short(("backbone",)), RunDir()), tmp_path / "backbone.pt")
-    rest = dataclasses.replace(short(("label", "filter", "finetune")), new_context=16, new_neighbours=True)
+    rest = dataclasses.replace(short(("label", "filter", "finetune")), new_context=16, neighbours=None)
     found = bundle_from_start(start_from_bundle(tmp_path / "backbone.pt", None), splits, rest, RunDir(tmp_path / "a"))
     assert found.filter_config.summary == 16 and found.filter_config.neighbours
     save_bundle(found, tmp_path / "model.pt")

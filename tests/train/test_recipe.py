@@ -42,7 +42,7 @@ def test_the_default_recipe_is_the_one_that_the_study_measures():
             TrainingPlan(500, lr=3e-4, weight_decay=0.05, **plan), 0.1, 0.125, 4, None, 1.0, Augmentation(1.0, 0.0)
         ),
         new_context=16,
-        new_neighbours=True,
+        neighbours=None,
     )
     assert isinstance(found.keep, float)
     assert (Recipe().data.holdout, Recipe().data.crop_pct, Recipe().save_seconds) == (0.1, None, 20.0)
