@@ -8,7 +8,7 @@ PYTHON310 ?= $(shell .ci/python 3.10)
 # What keeps mypy from reading the wheel tensorrt-stubs: parameters called "in", a default before none, two names of types.
 STUBS := 's/\bin: list\[/in_: list[/; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = -1) -> IScaleLayer/; s/^(bool|float|int|str): /\1_: /'
 
-.PHONY: install demo test test-py310 check format plugin test-gpu gpu-proof triton tensorrt arm64 campaign bench install-check lock release clean
+.PHONY: install demo test test-py310 test-lowest check format plugin test-gpu gpu-proof triton tensorrt arm64 campaign bench install-check lock release clean
 # LOCKED=1 installs what .ci/requirements.txt lists, and pip compares the hash of every file.
 install: $(INSTALLED)
 
@@ -31,6 +31,13 @@ test: install
 test-py310: install
 	@python=$(PYTHON310); if [ -n "$$python" ]; then .ci/edge "$$python"; \
 	else echo "No Python 3.10 here (pyenv or PATH): the edge bundle is not tried on it."; fi
+
+# The oldest packages that pyproject.toml allows, torch included (6 GB). Not warnings as errors: they are of new packages below old ones.
+test-lowest: install
+	$(PYTHON) -m venv build/lowest && build/lowest/bin/pip install --quiet uv==0.13.9
+	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	PYTHONPATH=$(CURDIR)/.typing build/lowest/bin/python -m pytest -W default -o cache_dir=build/cache-lowest \
+	  tests/artifacts tests/vit tests/train tests/export tests/commands
 
 check: install
 	$(BIN)/ruff check .

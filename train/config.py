@@ -29,8 +29,7 @@ class TrainConfig:
     label_chunk: masked variants per forward pass; bounds the memory
     seed: of every random draw
     new_context: hidden width of the global context of a new filter, where filter_config has none (``new_filter.py``)
-    neighbours: whether the filter reads neighbours, where filter_config does not say so; None: as the trained filter of
-        the start, or where a new one gains by them (``new_filter.py``)
+    neighbours: whether a new filter reads neighbours, where filter_config does not say so; None: as the one before it
     reducer: what gets rid of tokens; another one than the filter has the stages backbone and finetune only
     frozen: train no weight of the backbone: the filter, and in the stage finetune its global context
     test_precision: of the forward passes that measure top-1, by autocast

@@ -139,8 +139,8 @@ class FilterSettings(StageSettings):
     neighbours: bool | None = field(
         default=None,
         metadata=about(
-            "a convolution over the 3 x 3 tokens around each in the MLP's first layer; unset: as a trained filter "
-            "had it; true for a first one, but not on a frozen backbone, for the loss feature or with a mask head"
+            "a convolution over the 3 x 3 tokens around each in the MLP's first layer; unset: as the bundle; a "
+            "first filter has none"
         ),
     )
     global_context: int | None = field(

@@ -1,6 +1,6 @@
 """model.pt and graphs of one model with random weights: ``export_worker SETTINGS NAME VERSION-OF-TENSORRT``.
 
-The filter reads neighbours and has a global context, as the default recipe makes it.
+The filter has a global context, as the default recipe makes it.
 """
 
 import sys
@@ -36,12 +36,10 @@ def export_model(settings: Settings, model: ModelSpec, version: str) -> None:
     torch.manual_seed(0)
     architecture = Architecture(model.architecture, dict(model.arguments))
     backbone: Any = create_backbone(architecture).eval()
-    embed, config = backbone.patch_embed, FilterConfig(summary=CONTEXT, neighbours=True)
-    scorer = TokenFilter(backbone.embed_dim, config, embed.num_patches, embed.grid_size)
+    scorer = TokenFilter(backbone.embed_dim, FilterConfig(summary=CONTEXT), backbone.patch_embed.num_patches)
     scorer.trained = True  # a random filter is meant here: no warning
-    assert scorer.summary is not None and scorer.neighbours is not None
-    for added in (scorer.summary.expand, scorer.neighbours.convolution):
-        torch.nn.init.normal_(added.weight, std=0.02)  # zero when new, and then nothing would be compared
+    assert scorer.summary is not None
+    torch.nn.init.normal_(scorer.summary.expand.weight, std=0.02)  # zero when new, and then nothing would be compared
     filtered = patch(backbone, filter=scorer, architecture=(architecture.name, architecture.kwargs))
     images = clear_images(filtered, model.golden)
     bundle = bundle_from_model(filtered, examples=images)

@@ -12,7 +12,7 @@ _PACKAGES: Final = ("torch", "timm")
 _NAMES: Final = {
     "full_before_fine_tuning": "backbone, every token",
     "default recipe": "**token filter**",
-    "default recipe, no neighbours": "filter without neighbours",
+    "default recipe, neighbours": "filter with neighbours",
     "default recipe: ToMe": "ToMe",
     "default recipe: EViT": "EViT",
     "default recipe: resolution": "lower resolution",

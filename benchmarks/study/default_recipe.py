@@ -173,4 +173,4 @@ def _recipe() -> str:
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
     top1, lost = (mean_and_half_width(row[key])[0] for key in ("top1", "lost"))
-    return f"{name:17} {row['method']:29} {row['tokens']:3} tokens  top-1 {top1:.1%}, {lost:.2f} points lost"
+    return f"{name:17} {row['method']:26} {row['tokens']:3} tokens  top-1 {top1:.1%}, {lost:.2f} points lost"

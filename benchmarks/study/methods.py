@@ -63,7 +63,7 @@ LONG_SPECIALISTS: Final = "longer: with summary, one checkpoint per budget"
 
 RECIPE: Final = {"default recipe": FILTER, "default recipe: ToMe": "tome", "default recipe: EViT": "evit"}
 """Row name -> reducer that is trained by the default recipe of ``tokfilter train``; see ``default_recipe.py``."""
-RECIPE_VARIANTS: Final[dict[str, tuple[str, ...]]] = {"default recipe, no neighbours": ("filter.neighbours=false",)}
+RECIPE_VARIANTS: Final[dict[str, tuple[str, ...]]] = {"default recipe, neighbours": ("filter.neighbours=true",)}
 """Row name -> settings of the filter's training that differ from the default recipe's."""
 RECIPE_BASELINES: Final = {f"default recipe: {name}": name for name in TOKEN_BASELINES}
 """Row name -> baseline that gets the default recipe's fine-tuning."""

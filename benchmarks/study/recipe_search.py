@@ -37,14 +37,13 @@ __all__ = ["CANDIDATES", "SETS", "main"]
 
 HELD_OUT: Final = 10_000
 
-_ALONE: Final = "filter.neighbours=false"
-
 CANDIDATES: Final[dict[str, tuple[str, ...]]] = {
     "default": (),
-    "no neighbours": (_ALONE,),
-    "no neighbours, no global context": (_ALONE, "filter.global_context=0"),
-    "no neighbours, no global context, ranking": (_ALONE, "filter.global_context=0", "filter.objective=ranking"),
-    "no neighbours, budgets from 35 %": (_ALONE, "finetune.min_keep=0.35"),
+    "neighbours": ("filter.neighbours=true",),
+    "budgets from 35 %": ("finetune.min_keep=0.35",),
+    "no global context": ("filter.global_context=0",),
+    "ranking, no global context": ("filter.objective=ranking", "filter.global_context=0"),
+    "threshold, no global context": ("filter.objective=threshold", "filter.global_context=0"),
     "ranking": ("filter.objective=ranking",),
     "threshold": ("filter.objective=threshold",),
     "not distilled": ("finetune.distill=0",),
@@ -148,4 +147,4 @@ def _rows_of_seed(work: Path, name: str, seed: int, candidates: tuple[str, ...])
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
-    return f"{name:17} {row['candidate']:41} seed {row['seed']}  {row['tokens']:3} tokens  top-1 {row['top1']:.2%}"
+    return f"{name:17} {row['candidate']:28} seed {row['seed']}  {row['tokens']:3} tokens  top-1 {row['top1']:.2%}"

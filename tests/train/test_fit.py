@@ -122,9 +122,9 @@ def test_the_recipe_shapes_the_filter_or_leaves_the_models_shape():
     assert model.scorer.config.width == 8
 
 
-def test_a_new_filter_reads_neighbours_and_is_trained():
+def test_a_filter_that_reads_neighbours_is_trained():
     model = small()
-    fit(model, images(), overrides=QUICK)
+    fit(model, images(), overrides={**QUICK, "filter.neighbours": True})
     assert model.scorer.config.neighbours and model.scorer.trained
     assert model.scorer.neighbours.convolution.weight.abs().max() > 0, "zero at initialisation"
 

@@ -37,20 +37,19 @@ def shape_of(config, old=None, trained=False, model=small_model, shape=FilterCon
 
 
 @pytest.mark.parametrize(
-    ("model", "stages", "width", "neighbours"),
+    ("model", "stages", "width"),
     [
-        (small_model, STAGES, 16, True),
-        (small_embedding_model, STAGES, 16, True),
-        (small_model, ("label", "filter"), 0, True),
-        (small_model, ("backbone",), 0, False),
-        (small_mask_model, STAGES, 0, False),
-        (without_class_token, STAGES, 0, True),
-        (with_registers_alone, STAGES, 0, True),
+        (small_model, STAGES, 16),
+        (small_embedding_model, STAGES, 16),
+        (small_model, ("label", "filter"), 0),
+        (small_mask_model, STAGES, 0),
+        (without_class_token, STAGES, 0),
+        (with_registers_alone, STAGES, 0),
     ],
 )
-def test_a_new_filter_gets_what_is_trained_and_read(model, stages, width, neighbours):
+def test_a_new_filter_gets_a_context_where_it_is_trained_and_read(model, stages, width):
     found = shape_of(replace(DEFAULTS, stages=stages), model=model)
-    assert found == FilterConfig(width=8, summary=width, neighbours=neighbours)
+    assert found == FilterConfig(width=8, summary=width)
 
 
 def test_registers_are_no_class_token():
@@ -74,9 +73,11 @@ def test_a_trained_filter_that_is_trained_again_keeps_what_no_setting_asks_for()
         assert shape_of(config, FilterConfig(), trained=True) == FilterConfig(width=8)
 
 
-def test_a_frozen_backbone_and_embeddings_get_no_neighbours_by_default():
-    for recipe in (FROZEN, changed_recipe(Recipe(), {"loss": "feature"})):
-        config = config_from_recipe(recipe, 100)
-        assert config.neighbours is None and not shape_of(config).neighbours
-        asked = config_from_recipe(changed_recipe(recipe, {"filter.neighbours": True}), 100)
-        assert shape_of(asked).neighbours
+def test_the_recipe_asks_for_neighbours_or_leaves_them_unset():
+    old = FilterConfig(neighbours=True)
+    for recipe, first, again in ((Recipe(), False, True), (FROZEN, False, True)):
+        assert shape_of(config_from_recipe(recipe, 100)).neighbours is first
+        assert shape_of(config_from_recipe(recipe, 100), old, trained=True).neighbours is again
+        for asked in (True, False):
+            config = config_from_recipe(changed_recipe(recipe, {"filter.neighbours": asked}), 100)
+            assert shape_of(config).neighbours is shape_of(config, old, trained=True).neighbours is asked

@@ -154,7 +154,7 @@ def test_the_published_models_have_the_recipes_context_and_others_never_cost_les
     for one in document["sets"]:
         task = {DIGITS.name: DIGITS, FASHION.name: FASHION}[one["name"]]
         classes = Architecture(task.architecture.name, {**task.architecture.kwargs, "num_classes": 10})
-        model = filtered_model(classes, FilterConfig(width=32, summary=CONTEXT, neighbours=True))
+        model = filtered_model(classes, FilterConfig(width=32, summary=CONTEXT))
         for row in one["rows"]:
             if row["method"] == NAME:
                 assert row["macs"] == macs(model, row["tokens"])
