@@ -110,20 +110,15 @@ def main(
     if not seeds:
         raise click.UsageError("--seeds is empty; give at least one seed, such as --seeds 0")
     check_work_folder(work / "recipe-search", text_from_recipe(recipe_from_source("default")), "recipe.json")
+    tasks = [task for name, task in SETS.items() if name in data or not data]
+    chosen = {(task.name, seed): _chosen(work, task.name, seed, names, present) for seed in seeds for task in tasks}
+    if lacking := [task.name for task in tasks if not any(chosen[task.name, seed] for seed in seeds)]:
+        raise DataError(f"{work} has no rows of {lacking[0]}: leave --present out to train its models.")
     sets: list[dict[str, Any]] = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        tasks = [task for name, task in SETS.items() if name in data or not data]
-        pending = {
-            (task.name, seed): pool.submit(
-                _rows_of_seed, work, task.name, seed, _chosen(work, task.name, seed, names, present)
-            )
-            for seed in seeds
-            for task in tasks
-        }
+        pending = {of: pool.submit(_rows_of_seed, work, *of, candidates) for of, candidates in chosen.items()}
         for task in tasks:
             rows = [row for seed in seeds for row in pending[task.name, seed].result()]
-            if not rows:
-                raise DataError(f"{work} has no rows of {task.name}: leave --present out to train its models.")
             sets.append({"name": task.name, "rows": rows})
     settings = {"seeds": seeds, "held_out": HELD_OUT, "candidates": {name: list(CANDIDATES[name]) for name in names}}
     document = {**header("recipe-search", command_line()), "settings": settings, "sets": sets}

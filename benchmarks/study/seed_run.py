@@ -270,8 +270,7 @@ def _reducer(run: SeedRun, method: str, name: str, config: TrainConfig, compared
     start = start_from_bundle(run.backbone, run.splits.train.class_names)
     model = reduced_model(start.architecture, name)
     shape = config.filter_config
-    summary, near = shape.summary or config.new_context, shape.neighbours or bool(config.neighbours)
-    shape = replace(shape, summary=summary, neighbours=near)  # what the default recipe adds costs, too
+    shape = replace(shape, summary=shape.summary or config.new_context)  # the default recipe's context costs, too
     patches, filtered = model.num_patches, filtered_model(start.architecture, shape)
     wanted = [tokens_from_keep(keep, patches) for keep in run.task.budgets if keep != 1.0]
     own, _ = equal_budgets(model, filtered, wanted)

@@ -91,6 +91,28 @@ def test_a_set_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_the_search_takes_the_rows_that_are_there_and_says_where_there_are_none(tmp_path):
+    folder = tmp_path / "recipe-search" / "fashion-mnist" / "seed-1"
+    arguments = [
+        str(tmp_path),
+        "--present",
+        "--seeds",
+        "0,1",
+        "--data",
+        "fashion-mnist",
+        "-o",
+        str(tmp_path / "a.json"),
+    ]
+    result = CliRunner().invoke(recipe_search.main, arguments)
+    assert isinstance(result.exception, DataError) and "no rows of fashion-mnist" in str(result.exception)
+    (folder / "rows").mkdir(parents=True)
+    (folder / "rows" / "default.json").write_text("{}")
+    names = ("default", "neighbours")
+    assert recipe_search._chosen(tmp_path, "fashion-mnist", 1, names, True) == ("default",)
+    assert recipe_search._chosen(tmp_path, "fashion-mnist", 0, names, True) == ()
+    assert recipe_search._chosen(tmp_path, "fashion-mnist", 0, names, False) == names
+
+
 def test_other_reducers_can_have_rows_before_the_filter_has():
     rows = rows_of_set([[row for row in seed_rows(0.9, 0.88, 0.85) if row["method"] != NAME]])
     assert {(row["method"], row["tokens"]): row["ahead"] for row in rows} == {(BEFORE, 64): [], (MERGED, 32): []}
